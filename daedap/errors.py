@@ -1,0 +1,35 @@
+"""What a user can mend. Each message says what is wrong, where (file, line, value), and what to do next."""
+
+from __future__ import annotations
+
+from daedap.language import say
+
+
+class DaedapError(Exception):
+    """A user's mistake or bad input: one clear line, exit code 1, no traceback.
+
+    `what` and `remedy` are `str.format` templates filled from `fields` and told in the user's language.
+    """
+
+    def __init__(self, what: str, remedy: str = "", /, **fields: object) -> None:
+        super().__init__(" ".join(say(part, **fields) for part in (what, remedy) if part))
+
+
+class DataError(DaedapError):
+    """A file of pairs that can't be read, or holds nothing to learn from."""
+
+
+class BaseError(DaedapError):
+    """A base model that can't be had, or that failed its self-test."""
+
+
+class RunError(DaedapError):
+    """A run that is unknown, unfinished, damaged or busy."""
+
+
+class SettingsError(DaedapError):
+    """Options that contradict each other or the data."""
+
+
+class StorageError(DaedapError):
+    """A folder that can't be written, or a full disk."""
