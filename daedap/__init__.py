@@ -1,3 +1,49 @@
-"""daedap (대답): from a file of Korean questions and answers to a chatbot that answers to the point."""
+"""daedap (대답): from a file of Korean questions and answers to a chatbot that answers to the point.
 
-__version__ = "0.1.0"
+import daedap
+
+run = daedap.train("qa.csv", num_train_epochs=5)
+bot = daedap.Bot.open(run.folder)
+print(bot.reply("오늘 너무 피곤해").text)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+__all__ = ["Bot", "DaedapError", "Evaluation", "Message", "Pair", "Reply", "Run", "check", "evaluate", "train"]
+
+if TYPE_CHECKING:
+    from daedap.answer.bot import Bot
+    from daedap.commands.check import check
+    from daedap.commands.evaluate import evaluate
+    from daedap.commands.train import train
+    from daedap.errors import DaedapError
+    from daedap.judge.evaluation import Evaluation
+    from daedap.pair import Message, Pair, Reply
+    from daedap.runs import Run
+
+_NOUNS = {
+    "Bot": "answer.bot",
+    "DaedapError": "errors",
+    "Evaluation": "judge.evaluation",
+    "Message": "pair",
+    "Pair": "pair",
+    "Reply": "pair",
+    "Run": "runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that `import daedap` costs nothing."""
+    if name == "__version__":
+        return version("daedap")
+    if name in _NOUNS:
+        return getattr(import_module(f"daedap.{_NOUNS[name]}"), name)
+    if name in __all__:
+        from daedap.api import flat
+
+        return flat(getattr(import_module(f"daedap.commands.{name}"), name))
+    raise AttributeError(f"module 'daedap' has no attribute '{name}'")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["retrieved", "generated", "lesson", "fallback"]
@@ -45,6 +45,19 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """What a model said by itself."""
+
+    text: str
+    ended: bool
+    """Whether it came to its end token, rather than to the limit."""
+    tokens: int
+    """Its length, the end token included."""
+    log2_probability: float
+    """Mean over its tokens, the end token included; at most 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """The nearest known question and its answer."""
 
@@ -64,3 +77,18 @@ class Reply:
     score: float
     """Retrieved: cosine of the nearest question. Generated: mean log2-probability of its tokens (at most 0)."""
     evidence: Evidence | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object: question, answer, source, score, evidence."""
+        evidence = asdict(self.evidence) if self.evidence else None
+        return {
+            "question": self.question,
+            "answer": self.text,
+            "source": self.source,
+            "score": round(self.score, 6),
+            "evidence": evidence,
+        }
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        return self.text.splitlines()

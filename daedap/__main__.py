@@ -1,0 +1,5 @@
+"""`python -m daedap`, for `torchrun` and `accelerate launch`."""
+
+from daedap.cli import main
+
+main()

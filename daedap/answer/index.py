@@ -1,0 +1,200 @@
+"""The nearest known questions: TF-IDF over characters and pairs of characters, saved without pickle.
+
+Folder: `matrix.npz` (posting lists), `idf.npy`, `pairs.jsonl`. Measured choices: docs/EXPERIMENTS.md, "Retrieval".
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from daedap.errors import RunError
+from daedap.korean import comparison_form
+from daedap.pair import Evidence, Message, Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+FEATURES = 2**18
+"""Hash buckets: about ten for each pair of characters that a file of 12,000 questions holds."""
+CELLS = 8_000_000
+"""Similarities held at once, 4 bytes each: 32 MB."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The k nearest rows of each question, best first; rows that are equally near stand in file order."""
+
+    rows: NDArray[np.int64]
+    """(questions, k)"""
+    similarities: NDArray[np.float32]
+    """(questions, k): cosine, 0 to 1."""
+
+
+class NGrams:
+    """Texts as unit vectors: characters and pairs of characters of the comparison form, weighted by rarity.
+
+    The two ends of a text count as characters, because how a Korean question begins and ends says much about it.
+    """
+
+    def __init__(self, idf: NDArray[np.float32]) -> None:
+        assert idf.shape == (FEATURES,), f"idf has shape {idf.shape}"
+        self.idf = idf
+
+    @classmethod
+    def fit(cls, texts: Sequence[str]) -> NGrams:
+        """Learn how rare each n-gram is: ln((1 + n) / (1 + document frequency)) + 1."""
+        counts = _counts(texts)
+        frequency = np.bincount(counts.indices, minlength=FEATURES)
+        idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
+        return cls(idf.astype(np.float32))
+
+    def vectors(self, texts: Sequence[str]) -> sparse.csr_array[np.float32]:
+        """(texts, FEATURES), each row of length 1; a text without characters is all zeros."""
+        found = _counts(texts)
+        found.data *= self.idf[found.indices]
+        length = np.sqrt(np.asarray(found.multiply(found).sum(axis=1), dtype=np.float64)).ravel()
+        rows = np.repeat(length, np.diff(found.indptr))  # the length of each entry's own row
+        found.data /= rows.astype(np.float32)
+        return found
+
+
+class Index:
+    """Training pairs, found by question."""
+
+    def __init__(self, pairs: Sequence[Pair], ngrams: NGrams, postings: sparse.csr_array[np.float32]) -> None:
+        assert postings.shape == (FEATURES, len(pairs)), f"{len(pairs)} pairs, postings of shape {postings.shape}"
+        self.pairs = tuple(pairs)
+        self.ngrams = ngrams
+        # N-grams down, pairs across: a question reads only the rows of its own n-grams.
+        self._postings = postings
+
+    @classmethod
+    def build(cls, pairs: Sequence[Pair]) -> Index:
+        """Index the questions of `pairs` (at least one)."""
+        assert pairs, "an index needs at least one pair"
+        questions = [pair.question for pair in pairs]
+        ngrams = NGrams.fit(questions)
+        return cls(pairs, ngrams, ngrams.vectors(questions).T.tocsr())
+
+    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> Neighbours:
+        """Rows and cosines of the `k` nearest pairs (all of them, when there are fewer).
+
+        Questions are taken in parts, so that at most `cells` similarities are in memory at once.
+        """
+        k = min(k, len(self.pairs))
+        rows = np.zeros((len(questions), k), dtype=np.int64)
+        similarities = np.zeros((len(questions), k), dtype=np.float32)
+        step = max(1, cells // len(self.pairs))
+        for start in range(0, len(questions), step):
+            part = slice(start, start + step)
+            near = (self.ngrams.vectors(questions[part]) @ self._postings).toarray()
+            rows[part] = _largest(near, k)
+            similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
+        return Neighbours(rows, similarities)
+
+    def nearest(self, questions: Sequence[str], k: int = 1) -> list[list[Evidence]]:
+        """The `k` nearest known questions with their answers, best first, for each question."""
+        found = self.search(questions, k)
+        return [
+            [self._evidence(row, similarity) for row, similarity in zip(rows, similarities, strict=True)]
+            for rows, similarities in zip(found.rows.tolist(), found.similarities.tolist(), strict=True)
+        ]
+
+    def _evidence(self, row: int, similarity: float) -> Evidence:
+        pair = self.pairs[row]
+        return Evidence(pair.question, pair.answer, similarity)
+
+    def save(self, folder: Path) -> None:
+        """Write the index; the same pairs give the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        sparse.save_npz(folder / "matrix.npz", self._postings)
+        np.save(folder / "idf.npy", self.ngrams.idf, allow_pickle=False)
+        with (folder / "pairs.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in self.pairs)
+
+    @classmethod
+    def open(cls, folder: Path) -> Index:
+        """Read a saved index. Raises RunError when a file is missing, damaged or of another index."""
+        pairs = _read(folder / "pairs.jsonl", _read_pairs)
+        idf = _read(folder / "idf.npy", _read_idf)
+        postings = _read(folder / "matrix.npz", _read_postings)
+        if postings.shape != (FEATURES, len(pairs)):
+            raise _damaged(folder / "matrix.npz", f"{postings.shape}, {len(pairs)} pairs")
+        return cls(pairs, NGrams(idf), postings)
+
+
+def _counts(texts: Sequence[str]) -> sparse.csr_array[np.float32]:
+    """(texts, FEATURES): how often each n-gram occurs."""
+    forms = [comparison_form(text) for text in texts]
+    marked = [f"\x02{form}\x03" if form else "" for form in forms]
+    counts: sparse.csr_array[np.float32] = sparse.csr_array(_hasher().transform(marked))
+    return counts
+
+
+@cache
+def _hasher() -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer  # 1 s
+
+    shape = {"analyzer": "char", "ngram_range": (1, 2), "n_features": FEATURES, "lowercase": False}
+    return HashingVectorizer(**shape, norm=None, alternate_sign=False, dtype=np.float32)
+
+
+def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """(rows, k): columns of the k largest values of each row, largest first, equal ones by column."""
+    kth = np.partition(values, -k, axis=1)[:, -k]
+    best = np.zeros((len(values), k), dtype=np.int64)
+    for row, (line, least) in enumerate(zip(values, kth, strict=True)):
+        # argpartition alone would choose freely among those that tie for the last place.
+        columns = np.flatnonzero(line >= least)
+        best[row] = columns[np.argsort(-line[columns], kind="stable")[:k]]
+    return best
+
+
+def _read(file: Path, reader: Any) -> Any:
+    if not file.exists():
+        raise RunError("{file}: this part of the index is missing.", "Train again to make a whole run.", file=file)
+    try:
+        return reader(file)
+    except _DAMAGE as error:
+        raise _damaged(file, str(error)) from error
+
+
+def _damaged(file: Path, problem: str) -> RunError:
+    return RunError(
+        "{file}: the index is damaged ({problem}).", "Train again to make a whole run.", file=file, problem=problem
+    )
+
+
+def _read_pairs(file: Path) -> list[Pair]:
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    if not rows:
+        raise ValueError("no pairs")
+    return [Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])}) for row in rows]
+
+
+def _read_idf(file: Path) -> NDArray[np.float32]:
+    with file.open("rb") as stream:
+        idf: NDArray[np.float32] = np.load(stream, allow_pickle=False)
+    if idf.shape != (FEATURES,) or idf.dtype != np.float32:
+        raise ValueError(f"{idf.dtype} {idf.shape}")
+    return idf
+
+
+def _read_postings(file: Path) -> sparse.csr_array[np.float32]:
+    with file.open("rb") as stream:  # given a path, numpy would leave a broken file open
+        postings: sparse.csr_array[np.float32] = sparse.csr_array(sparse.load_npz(stream))
+    postings.check_format(full_check=True)  # an index out of range would read foreign memory
+    return postings

@@ -1,0 +1,105 @@
+"""The command line: names → commands, each imported only when asked for, so that `daedap --help` is instant."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+from cyclopts import App, CycloptsError
+
+from daedap.errors import DaedapError
+from daedap.language import say
+from daedap.runs import storage
+
+COMMANDS = {
+    "check": "Examine a file of questions and answers.",
+    "train": "Make the next run from a file of questions and answers.",
+    "answer": "Answer one question, or a file of them.",
+    "chat": "Talk with a run in the terminal.",
+    "evaluate": "Score a run, with baselines beside the scores.",
+    "runs": "List all runs.",
+}
+
+
+class Result(Protocol):
+    """What a command gives back."""
+
+    def to_json(self) -> dict[str, Any]:
+        """For programs."""
+        ...
+
+    def lines(self) -> Sequence[str]:
+        """For people."""
+        ...
+
+
+def main() -> None:
+    """The `daedap` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command. Returns 0 done, 1 a user's mistake or bad input, 2 wrong usage, 130 stopped by Ctrl-C."""
+    _set_up_streams()
+    words = _completed([word for word in arguments if word != "--json"])
+    try:
+        with storage(Path.cwd()):
+            _tell(_app()(words), as_json="--json" in arguments)
+    except CycloptsError:
+        return 2
+    except DaedapError as error:
+        sys.stderr.write(f"daedap: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("\n" + say("Stopped. Go on with an interrupted training: daedap train --resume") + "\n")
+        return 130
+    return 0
+
+
+def _app() -> App:
+    app = App(
+        name="daedap",
+        help=say("From a file of Korean questions and answers to a chatbot that answers to the point."),
+        help_epilogue=say("Every command takes --json: one JSON document on stdout and nothing else."),
+        help_format="plaintext",
+        version=version("daedap"),
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    for name, purpose in COMMANDS.items():
+        app.command(f"daedap.commands.{name}:{name}", name=name, help=say(purpose))
+    return app
+
+
+def _completed(words: list[str]) -> list[str]:
+    """`--resume` may stand alone: it then means the latest interrupted run."""
+    for place, word in enumerate(words):
+        alone = place + 1 == len(words) or words[place + 1].startswith("--")
+        if word == "--resume" and alone:
+            return [*words[: place + 1], "latest", *words[place + 1 :]]
+    return words
+
+
+def _set_up_streams() -> None:
+    """Progress to stderr, and Korean on terminals whose code page can't show every character."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("daedap").setLevel(logging.INFO)
+
+
+def _tell(result: Result | None, *, as_json: bool) -> None:
+    if result is None:
+        return
+    if as_json:
+        sys.stdout.write(json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in result.lines())

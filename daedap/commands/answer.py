@@ -1,0 +1,86 @@
+"""`daedap answer`: one question or a file of them → replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from daedap.answer.bot import Bot
+from daedap.data.encoding import detect, open_text
+from daedap.errors import DataError, SettingsError
+from daedap.language import say
+from daedap.pair import Reply
+from daedap.runs import FOLDER, write_lines
+
+_AT_ONCE = 512
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A batch that was answered."""
+
+    out: Path
+    counts: dict[str, int]
+    """Replies by source."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"out": str(self.out), "replies": self.counts}
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        return [say("{count:,} replies written to {out}", count=sum(self.counts.values()), out=self.out)]
+
+
+def answer(
+    question: str | None = None,
+    *,
+    run: str = "latest",
+    in_: Path | None = None,
+    out: Path | None = None,
+    runs: Path = FOLDER,
+) -> Reply | Answered:
+    """Answer one question, or a file with one question a line.
+
+    Raises RunError, DataError and SettingsError.
+
+    Parameters
+    ----------
+    question
+        What to answer.
+    run
+        Number, folder, latest or best.
+    in_
+        A text file, one question a line.
+    out
+        Where the replies go: one JSON object a line.
+    runs
+        Folder of the runs.
+    """
+    if question is not None and in_ is None and out is None:
+        return Bot.open(run, runs=runs).reply(question)
+    if question is not None or in_ is None or out is None:
+        raise SettingsError("Nothing to answer.", "Give a question, or both --in FILE and --out FILE.")
+    return _answer_file(Bot.open(run, runs=runs), in_, out)
+
+
+def _answer_file(bot: Bot, questions: Path, out: Path) -> Answered:
+    if out.exists() and out.samefile(questions):
+        raise SettingsError("--out {out}: this is the file of questions.", "Choose another name.", out=out)
+    lines = _lines(questions)
+    replies: list[Reply] = []
+    while some := list(islice(lines, _AT_ONCE)):
+        replies += bot.reply_many(some)
+    if not replies:
+        raise DataError("{file}: holds no question.", "Write one question a line.", file=questions)
+    write_lines(out, [reply.to_json() for reply in replies])
+    sources = [reply.source for reply in replies]
+    return Answered(out, {source: sources.count(source) for source in sorted(set(sources))})
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with open_text(file, detect(file)) as text:
+        yield from (line.strip() for line in text if line.strip())

@@ -1,0 +1,88 @@
+"""`daedap chat`: talk with a run in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+
+from daedap.answer.bot import Bot
+from daedap.language import say
+from daedap.pair import Message, Reply
+from daedap.runs import FOLDER
+
+_REMEMBERED = 6
+"""Messages of the conversation that the next answer is based on."""
+
+
+def chat(*, run: str = "latest", runs: Path = FOLDER) -> None:
+    """Talk with a run. /good and /bad judge the last answer, /quit ends; Ctrl-C stops an answer.
+
+    Raises RunError.
+
+    Parameters
+    ----------
+    run
+        Number, folder, latest or best.
+    runs
+        Folder of the runs.
+    """
+    talk = Talk(Bot.open(run, runs=runs))
+    _tell(say("Run {number}. /good and /bad judge the last answer, /quit ends.", number=talk.bot.run.number) + "\n")
+    while (line := _ask()) is not None:
+        try:
+            if not talk.take(line):
+                return
+        except KeyboardInterrupt:  # ends the answer, not the chat
+            _tell("\n")
+
+
+class Talk:
+    """One conversation."""
+
+    def __init__(self, bot: Bot) -> None:
+        self.bot = bot
+        self.turns: list[Message] = []
+        self.last: Reply | None = None
+
+    def take(self, line: str) -> bool:
+        """Answer a line or obey a command; False ends the chat."""
+        if not line.startswith("/"):
+            self._answer(line)
+        elif line in ("/good", "/bad"):
+            self._judge(line[1:])
+        elif line in ("/quit", "/exit", "/q"):
+            return False
+        else:
+            _tell(say("Commands: /good /bad /quit") + "\n")
+        return True
+
+    def _answer(self, question: str) -> None:
+        self.last = self.bot.stream(question, _tell, self.turns[-_REMEMBERED:])
+        _tell("\n")
+        self.turns += [Message("user", question), Message("assistant", self.last.text)]
+
+    def _judge(self, verdict: str) -> None:
+        if self.last is None:
+            _tell(say("Nothing has been answered yet.") + "\n")
+            return
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self.bot.run.note(verdict, time=now, **asdict(self.last))
+        _tell(say("Noted.") + "\n")
+
+
+def _ask() -> str | None:
+    """The next line; None at the end of input or on Ctrl-C."""
+    try:
+        while not (line := input("> ").strip()):
+            pass
+    except (EOFError, KeyboardInterrupt):
+        _tell("\n")
+        return None
+    return line
+
+
+def _tell(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

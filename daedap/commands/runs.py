@@ -1,0 +1,65 @@
+"""`daedap runs`: every run with its lineage and headline scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import daedap.runs as store
+from daedap.errors import RunError
+from daedap.judge.table import align
+from daedap.language import say
+from daedap.runs import FOLDER, Json, Run
+
+
+@dataclass(frozen=True)
+class RunList:
+    """The runs of one folder."""
+
+    runs: list[Run]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {"runs": [_entry(run) for run in self.runs]}
+
+    def lines(self) -> list[str]:
+        """A table."""
+        heads = ["run", "state", "parent", "rows", "base", "method", "BPC", "question gain", "Hits@1/20", "finished"]
+        return align([[say(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
+
+
+def runs(*, runs: Path = FOLDER) -> RunList:
+    """List all runs.
+
+    Parameters
+    ----------
+    runs
+        Folder of the runs.
+    """
+    return RunList(store.every(runs))
+
+
+def _entry(run: Run) -> Json:
+    if not run.complete:
+        return {"number": run.number, "folder": str(run.folder), "state": "interrupted"}
+    try:
+        return {"folder": str(run.folder), "state": "complete", **run.manifest}
+    except RunError as error:
+        return {"number": run.number, "folder": str(run.folder), "state": "damaged", "error": str(error)}
+
+
+def _cells(entry: Json) -> list[str]:
+    if entry["state"] != "complete":
+        return [str(entry["number"]), say(entry["state"]), *[""] * 8]
+    scores = [entry["headline"].get(name) for name in ("bpc", "question_gain", "hits_at_1")]
+    return [
+        str(entry["number"]),
+        say("complete"),
+        str(entry["parent"] or ""),
+        f"{entry['rows']['train']:,}",
+        entry["base"]["name"],
+        entry["method"],
+        *("" if score is None else f"{score:.3f}" for score in scores),
+        entry["finished"][:16].replace("T", " "),
+    ]

@@ -1,0 +1,174 @@
+"""`daedap train`: a file of pairs → the next run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import daedap.runs as store
+from daedap.answer.index import Index
+from daedap.commands.evaluate import judge_run
+from daedap.data.check import Fits, Loaded, load
+from daedap.data.source import Layout
+from daedap.data.split import Split, Splitting, split
+from daedap.data.store import read_side, write_sides
+from daedap.errors import DataError
+from daedap.language import say
+from daedap.lm.recipe import Learner, Recipe
+from daedap.runs import FOLDER, Json, Run
+
+STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
+_log = logging.getLogger("daedap")
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where runs are kept."""
+
+    runs: Path = FOLDER
+    """Folder of the runs."""
+    resume: str | None = None
+    """Go on with an interrupted run: its number or folder; without a value, the latest one."""
+    evaluate: bool = True
+    """Score the finished run on its test rows."""
+
+
+def train(
+    file: Path | None = None,
+    *,
+    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
+    splitting: Annotated[Splitting, Parameter(name="*")] = Splitting(),
+    learner: Annotated[Learner, Parameter(name="*")] = Learner(),
+    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+    place: Annotated[Place, Parameter(name="*")] = Place(),
+) -> Run:
+    """Make the next run from a file of questions and answers.
+
+    Raises DataError, BaseError, SettingsError, RunError and StorageError.
+
+    Parameters
+    ----------
+    file
+        CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
+    """
+    if place.resume:
+        run = store.interrupted(place.resume, place.runs)
+    else:
+        run = _begin(file or STARTER, layout, splitting, learner, recipe, place)
+    with run.locked():
+        return _finish(run)
+
+
+def _begin(file: Path, layout: Layout, splitting: Splitting, learner: Learner, recipe: Recipe, place: Place) -> Run:
+    """Everything that can be refused is refused before the run gets its number."""
+    started = time.perf_counter()
+    loaded = load(file, layout, fits=_fits(learner))
+    for line in loaded.report.lines():
+        _log.info(line)
+    parts = split(loaded.pairs, splitting, seed=recipe.seed)
+    _need_rows(file, parts)
+    run = store.create(place.runs)
+    write_sides(run.folder, parts)
+    store.write_json(run.folder / "data" / "source.json", _source(file, loaded, splitting, parts))
+    store.write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
+    settings = {
+        "file": str(file),
+        "layout": asdict(layout),
+        "splitting": asdict(splitting),
+        "learner": asdict(learner),
+        "recipe": asdict(recipe),
+        "evaluate": place.evaluate,
+        "prepare_seconds": round(time.perf_counter() - started, 1),
+    }
+    store.write_json(run.folder / "settings.json", settings)
+    return run
+
+
+def _fits(learner: Learner) -> Fits:
+    """Whether question, answer and end token fit: by the base's own tokenizer, or as if a character were a token."""
+    if not learner.base:
+        return lambda pair: len(pair.question) + len(pair.answer) + 8 <= learner.max_length
+    from daedap.lm.base import load_base  # torch takes seconds to import
+
+    return load_base(learner.base).prompt(learner.max_length).fits
+
+
+def _need_rows(file: Path, parts: Split) -> None:
+    if not parts.rows("train"):
+        raise DataError(
+            "{file}: {rows} usable row(s), none of which is left to train on.",
+            "Add rows, or keep none apart: --dev-size 0 --test-size 0",
+            file=file,
+            rows=len(parts.pairs),
+        )
+
+
+def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> Json:
+    counts = {side: parts.sides.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
+    leak = asdict(parts.leak)
+    _log.info(
+        say(
+            "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
+            "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training.",
+            **counts,
+            **leak,
+        )
+    )
+    return {
+        "file": str(file),
+        "sha256": store.digest(file),
+        "format": loaded.report.source.format,
+        "encoding": loaded.report.source.encoding,
+        "rows": loaded.report.rows,
+        "usable": loaded.report.usable,
+        **counts,
+        "components": len(set(parts.components)),
+        "split": splitting.split,
+        "leak": leak,
+    }
+
+
+def _finish(run: Run) -> Run:
+    """Train, index, score; the manifest comes last."""
+    from daedap.lm.learn import learn  # torch takes seconds to import
+
+    seconds = {"prepare": run.settings["prepare_seconds"]}
+    learn(run)
+    seconds["train"] = run.learned["training"]["seconds"]
+    started = time.perf_counter()
+    with store.new_folder(run.folder / "index") as folder:
+        Index.build(read_side(run.folder, "train")).save(folder)
+    headline = judge_run(run) if run.settings["evaluate"] else {}
+    seconds["evaluate"] = round(time.perf_counter() - started, 1)
+    store.write_json(run.folder / "manifest.json", _manifest(run, seconds, headline))
+    _log.info(say("Run {number} is complete: {folder}", number=run.number, folder=run.folder))
+    return run
+
+
+def _manifest(run: Run, seconds: Json, headline: Json) -> Json:
+    from daedap.lm.device import peak_memory
+
+    return {
+        "number": run.number,
+        "parent": None,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "daedap": version("daedap"),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "data": json.loads((run.folder / "data" / "source.json").read_text(encoding="utf-8")),
+        **run.learned,
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory(),
+        "headline": headline,
+        "files": store.sizes(run.folder),
+    }

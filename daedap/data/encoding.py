@@ -1,0 +1,232 @@
+"""Which encoding a text file is in, told from the whole file: it may be ASCII for its first megabyte."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from daedap.errors import DataError
+
+_CHUNK = 1 << 20
+_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's, so it comes first
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_BINARY = {
+    b"PK\x03\x04": "zip",
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+    b"\xd0\xcf\x11\xe0": "xls / doc / hwp",
+    b"SQLite format 3": "SQLite",
+    b"PAR1": "Parquet",
+}
+_HANGUL = re.compile("[가-힣]")
+_LEGIBLE = re.compile("[\t\r\n -~가-힣ㄱ-ㅣ]")
+# The 2,350 syllables of KS X 1001: real Korean consists of them; UTF-8 misread as CP949 gives Hanja and rare syllables.
+_COMMON_HANGUL = re.compile(
+    "["
+    + "".join(bytes((lead, trail)).decode("cp949") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF))
+    + "]"
+)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How to decode a file."""
+
+    name: str
+    """Python's name of the codec."""
+    damaged: bool = False
+    """A few lines can't be decoded: their broken bytes read as U+FFFD."""
+
+
+def open_text(path: Path, encoding: Encoding) -> TextIO:
+    """The file as text, line ends untouched (a quoted field keeps the ones inside it)."""
+    return path.open(encoding=encoding.name, errors="replace" if encoding.damaged else "strict", newline="")
+
+
+def detect(path: Path) -> Encoding:
+    """The encoding of the whole file.
+
+    A mark decides; then strict UTF-8; then line by line UTF-8 or CP949 (which holds EUC-KR); a guess comes last.
+
+    Raises:
+        DataError: not a text file, encodings mixed within the file, or none that fits.
+    """
+    with path.open("rb") as file:
+        head = file.read(1 << 16)
+    _refuse_binary(path, head)
+    mark = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
+    if mark in ("utf-16", "utf-32"):
+        return _marked(path, mark)
+    if line := _line_of_nul(path):
+        return _utf16_without_mark(path, head) or _refuse_nul(path, line)
+    if _decodes(path, mark):
+        return Encoding(mark)
+    return _by_lines(path, mark)
+
+
+def _refuse_binary(path: Path, head: bytes) -> None:
+    for magic, kind in _BINARY.items():
+        if head.startswith(magic):
+            raise DataError(
+                "{file} is not a text file but {kind}.",
+                "Save it as CSV (UTF-8), JSONL or Excel (.xlsx).",
+                file=path,
+                kind=kind,
+            )
+
+
+def _refuse_nul(path: Path, line: int) -> NoReturn:
+    raise DataError(
+        "{file}, line {line}: a NUL byte; this is not a text file, or it is damaged.",
+        "Save it again as CSV (UTF-8), JSONL or Excel (.xlsx).",
+        file=path,
+        line=line,
+    )
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _decodes(path: Path, name: str) -> bool:
+    decoder = codecs.getincrementaldecoder(name)("strict")
+    try:
+        for chunk in _chunks(path):
+            decoder.decode(chunk)
+        decoder.decode(b"", True)
+    except UnicodeError:
+        return False
+    return True
+
+
+def _marked(path: Path, name: str) -> Encoding:
+    if _decodes(path, name):
+        return Encoding(name)
+    raise DataError(
+        "{file} begins like {encoding} but can't be decoded as such.",
+        "Open it in an editor and save it again as UTF-8.",
+        file=path,
+        encoding=name.upper(),
+    )
+
+
+def _line_of_nul(path: Path) -> int:
+    """The line of the first NUL byte; 0 when there is none."""
+    line = 1
+    for chunk in _chunks(path):
+        if (at := chunk.find(0)) >= 0:
+            return line + chunk.count(b"\n", 0, at)
+        line += chunk.count(b"\n")
+    return 0
+
+
+def _utf16_without_mark(path: Path, head: bytes) -> Encoding | None:
+    """Read the right way round it is Korean and ASCII; the wrong way round, or binary, it is anything but."""
+
+    def legible(name: str) -> float:
+        text = head.decode(name, "ignore")
+        return len(_LEGIBLE.findall(text)) / max(len(text), 1)
+
+    name = max("utf-16-le", "utf-16-be", key=legible)
+    return Encoding(name) if legible(name) > 0.7 and _decodes(path, name) else None
+
+
+@dataclass
+class _Survey:
+    """What the lines that are not ASCII can be."""
+
+    lines: int = 0
+    korean: dict[str, int] = field(default_factory=lambda: {"utf-8": 0, "cp949": 0})
+    """How many lines are Korean beyond doubt in each encoding."""
+    broken: dict[str, int] = field(default_factory=lambda: {"utf-8": 0, "cp949": 0})
+    """How many lines each encoding can't decode."""
+    first_korean: dict[str, int] = field(default_factory=dict)
+    first_broken: dict[str, int] = field(default_factory=dict)
+    sample: bytearray = field(default_factory=bytearray)
+
+    def add(self, number: int, line: bytes) -> None:
+        self.lines += 1
+        texts = {"utf-8": _decoded(line, "utf-8"), "cp949": _decoded(line, "cp949")}
+        for name, text in texts.items():
+            if text is None:
+                self.broken[name] += 1
+                self.first_broken.setdefault(name, number)
+        if name := _korean_in(texts, len(line)):
+            self.korean[name] += 1
+            self.first_korean.setdefault(name, number)
+        if len(self.sample) < 1 << 15:
+            self.sample += line
+
+
+def _decoded(line: bytes, name: str) -> str | None:
+    try:
+        return line.decode(name)
+    except UnicodeDecodeError:
+        return None
+
+
+def _korean_in(texts: dict[str, str | None], size: int) -> str:
+    """The encoding in which a line of `size` bytes is Korean, or nothing when it shows too little."""
+    if _HANGUL.search(texts["utf-8"] or ""):
+        return "utf-8"
+    text = texts["cp949"] or ""
+    # A character that is not ASCII takes two bytes in CP949, so the difference counts them.
+    return "cp949" if text and 2 * len(_COMMON_HANGUL.findall(text)) >= size - len(text) else ""
+
+
+def _by_lines(path: Path, mark: str) -> Encoding:
+    survey = _Survey()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.isascii():
+                survey.add(number, line)
+    main, minor = sorted(survey.korean, key=lambda name: -survey.korean[name])
+    if survey.korean[minor]:
+        raise DataError(
+            "{file}, line {line}: this line is {minor}, the others are {main}: the encodings are mixed.",
+            "Convert the parts to UTF-8 before you join them, or save the file again as UTF-8.",
+            file=path,
+            line=survey.first_korean[minor],
+            minor=minor.upper(),
+            main=main.upper(),
+        )
+    if not survey.korean[main]:
+        return _guess(path, survey)
+    # Cut-off characters in a row or two are common in exports: those rows are lost, not the file.
+    if survey.broken[main] > max(1, survey.lines // 10):
+        _refuse_undecodable(path, survey.first_broken[main])
+    return Encoding(mark if main == "utf-8" else main, damaged=survey.broken[main] > 0)
+
+
+def _guess(path: Path, survey: _Survey) -> Encoding:
+    import charset_normalizer  # slow to import, seldom needed
+
+    best = charset_normalizer.from_bytes(bytes(survey.sample)).best()
+    if best is None or not _decodes(path, best.encoding):
+        _refuse_undecodable(path, survey.first_broken["utf-8"])
+    return Encoding(best.encoding)
+
+
+def _refuse_undecodable(path: Path, line: int) -> NoReturn:
+    raise DataError(
+        "{file}, line {line}: the text is neither UTF-8 nor CP949 (EUC-KR).",
+        "Open it in the program that wrote it and save it as UTF-8.",
+        file=path,
+        line=line,
+    )

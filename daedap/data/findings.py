@@ -1,0 +1,220 @@
+"""What the data doctor found, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from daedap.data.source import Source
+from daedap.language import say
+
+Action = Literal["dropped", "repaired", "kept"]
+
+
+class Kind(NamedTuple):
+    """One kind of finding."""
+
+    action: Action
+    told: str
+    """What it is, as a template for `say`."""
+
+
+KINDS: dict[str, Kind] = {
+    # unreadable rows
+    "quote": Kind("dropped", "a quote that is not closed or not doubled"),
+    "fields": Kind("dropped", "wrong number of fields"),
+    "json": Kind("dropped", "not a JSON object"),
+    "keys": Kind("dropped", "no text under the keys of question and answer"),
+    "turns": Kind("dropped", "a conversation without an answer, or with a turn that can't be read"),
+    "damaged": Kind("dropped", "broken characters"),
+    "attachment": Kind("dropped", "chat messages without text (photos, emoticons, deleted messages)"),
+    "system": Kind("dropped", "notices of the chat program"),
+    # rows with nothing to learn
+    "blank": Kind("dropped", "an empty row"),
+    "empty_question": Kind("dropped", "empty question"),
+    "empty_answer": Kind("dropped", "empty answer"),
+    "duplicate": Kind("dropped", "exact duplicate of an earlier pair"),
+    "too_long": Kind("dropped", "too long for the model: the end of the answer would be cut off"),
+    # rows mended
+    "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
+    "control": Kind("repaired", "control characters"),
+    "zero_width": Kind("repaired", "invisible characters"),
+    "decomposed": Kind("repaired", "letters in pieces (NFD, as typed on a Mac)"),
+    "label": Kind("repaired", "label with stray characters"),
+    # what the user may want to look at
+    "conflict": Kind("kept", "one question with several answers"),
+    "similar_label": Kind("kept", "label that looks like a more frequent one"),
+    "very_long": Kind("kept", "much longer than the others"),
+}
+NOT_ROWS = frozenset({"attachment", "system"})
+"""Lines of a chat that never were part of a pair."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """Where a finding was made."""
+
+    line: int
+    value: str
+    """What stands there, shortened and safe to print."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something found, how often, and where first."""
+
+    kind: str
+    """One of `KINDS`."""
+    count: int
+    """Rows; for `conflict` questions, for `similar_label` labels."""
+    examples: tuple[Example, ...]
+
+    @property
+    def action(self) -> Action:
+        """What is done about it."""
+        return KINDS[self.kind].action
+
+    @property
+    def told(self) -> str:
+        """What it is, in the user's language."""
+        return say(KINDS[self.kind].told)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Lengths in characters and speech level of the usable questions, or answers."""
+
+    mean: float = 0.0
+    p50: int = 0
+    p95: int = 0
+    p99: int = 0
+    max: int = 0
+    polite: float = 0.0
+    """Share that ends politely, 0 to 1."""
+
+    @property
+    def mixed(self) -> bool:
+        """Whether both speech levels are common: a model learns to mix them too."""
+        return 0.1 < self.polite < 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The state of a file of pairs."""
+
+    source: Source
+    rows: int
+    """Pairs and unreadable rows; a conversation counts once for every answer."""
+    usable: int
+    """Pairs that are left to learn from."""
+    findings: tuple[Finding, ...]
+    """In the order of `KINDS`."""
+    labels: Mapping[str, int] = field(default_factory=dict)
+    """Usable pairs by label, the most frequent first."""
+    questions: Texts = Texts()
+    answers: Texts = Texts()
+    near_duplicates: int | None = None
+    """Questions that nearly repeat another one; None when nobody counted."""
+
+    def found(self, kind: str) -> Finding | None:
+        """The finding of a kind, if there is one."""
+        return next((finding for finding in self.findings if finding.kind == kind), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        columns = self.source.columns
+        chosen = {part: getattr(columns, part, None) for part in ("question", "answer", "label")}
+        return {
+            "file": str(self.source.path),
+            "format": self.source.format,
+            "encoding": self.source.encoding or None,
+            "columns": {part: column.name if column else None for part, column in chosen.items()},
+            "rows": self.rows,
+            "usable": self.usable,
+            "findings": [_finding_json(finding) for finding in self.findings],
+            "labels": dict(self.labels),
+            "questions": asdict(self.questions),
+            "answers": asdict(self.answers),
+            "near_duplicates": self.near_duplicates,
+        }
+
+    def lines(self) -> list[str]:
+        """The report as text in the user's language."""
+        said = [
+            say(
+                "{file}: {rows:,} rows, {usable:,} usable ({format}{encoding})",
+                file=self.source.path,
+                rows=self.rows,
+                usable=self.usable,
+                format=self.source.format,
+                encoding=f", {self.source.encoding}" if self.source.encoding else "",
+            ),
+            *_told_columns(self.source),
+            *map(_told_finding, self.findings),
+        ]
+        if self.near_duplicates is not None:
+            said.append(say("kept: questions that nearly repeat another one: {count:,}", count=self.near_duplicates))
+        if self.usable:
+            said += [_told_texts(say("questions"), self.questions), _told_texts(say("answers"), self.answers)]
+        if self.answers.mixed:
+            said.append(say("The answers mix polite and casual speech; the chatbot will too."))
+        return said + _told_labels(self.labels)
+
+
+def _finding_json(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind,
+        "action": finding.action,
+        "told": finding.told,
+        "count": finding.count,
+        "examples": [asdict(example) for example in finding.examples],
+    }
+
+
+def _told_columns(source: Source) -> list[str]:
+    columns = source.columns
+    if not columns:
+        return []
+    fields = {
+        "question": columns.question.name,
+        "answer": columns.answer.name,
+        "label": columns.label.name if columns.label else "-",
+    }
+    if columns.header:
+        return [say("columns: question = {question}, answer = {answer}, label = {label}", **fields)]
+    return [say("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields)]
+
+
+def _told_finding(finding: Finding) -> str:
+    shown = [_told_example(example) for example in finding.examples[:3]]
+    if finding.count > len(shown):
+        shown.append("…")
+    fields = {"count": finding.count, "what": finding.told, "where": ", ".join(shown)}
+    if finding.action == "dropped":
+        return say("dropped: {what}: {count:,} ({where})", **fields)
+    if finding.action == "repaired":
+        return say("repaired: {what}: {count:,} ({where})", **fields)
+    return say("kept: {what}: {count:,} ({where})", **fields)
+
+
+def _told_example(example: Example) -> str:
+    if not example.value:
+        return say("line {line}", line=example.line)
+    return say("line {line} '{value}'", line=example.line, value=example.value)
+
+
+def _told_texts(name: str, texts: Texts) -> str:
+    return say(
+        "{name}: {mean:.1f} characters on average (median {p50}, 95 % up to {p95}, 99 % up to {p99}, longest {max:,});"
+        " {polite:.0%} polite",
+        name=name,
+        **asdict(texts),
+    )
+
+
+def _told_labels(labels: Mapping[str, int]) -> list[str]:
+    if not any(labels):
+        return []
+    shown = [f"{label or '-'} {count:,}" for label, count in list(labels.items())[:10]]
+    return [say("labels: {labels}", labels=", ".join(shown) + (", …" if len(labels) > 10 else ""))]

@@ -1,0 +1,180 @@
+"""Training, dev and test rows, parted so that no near-duplicate of a held-out question is ever trained on.
+
+A component is a set of questions chained together by near-duplicates, and falls to one side as a whole. Its side is a
+hash of its first question, and rows are taken in file order, so a row keeps its side whatever is appended to the file.
+The price: a new row that would join components of different sides is left out (about 2 in 1,000 on real data).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from daedap.data.similar import near_duplicates
+from daedap.errors import SettingsError
+from daedap.korean import comparison_form
+from daedap.pair import Pair
+
+Side = Literal["train", "dev", "test", "left_out", "unused"]
+Method = Literal["components", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splitting:
+    """How rows are parted. Sizes are shares (0.1) or numbers of rows (1000), as in scikit-learn."""
+
+    split: Method = "components"
+    """components keeps near-duplicates together; random is the usual practice, and the run says how much leaks."""
+    dev_size: float = 0.05
+    """Rows that decide when to stop: a share, or a number of rows."""
+    test_size: float = 0.1
+    """Rows that are never learned, for the scores: a share, or a number of rows."""
+    fraction: float = 1.0
+    """Learn only this share of the training rows; a smaller share is part of a larger one."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise SettingsError("--fraction {value}: must be above 0 and at most 1.", "Try 0.2.", value=self.fraction)
+        for name, value in (("dev-size", self.dev_size), ("test-size", self.test_size)):
+            if value < 0:
+                raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=name, value=value)
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """How much of the test rows can be copied from the training rows (shares, 0 to 1)."""
+
+    questions: float
+    """Test questions with a near-duplicate in train."""
+    answers: float
+    """Test answers that are also the answer of a training row."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Every pair with its side and its component, in file order."""
+
+    pairs: Sequence[Pair]
+    sides: Sequence[Side]
+    components: Sequence[int]
+    """Row of the component's first question."""
+    leak: Leak
+
+    def rows(self, side: Side) -> list[Pair]:
+        """The pairs of one side, in file order."""
+        return [pair for pair, its_side in zip(self.pairs, self.sides, strict=True) if its_side == side]
+
+    def components_of(self, side: Side) -> list[str]:
+        """The component of each row of one side, named by the id of its first pair."""
+        chosen = zip(self.components, self.sides, strict=True)
+        return [self.pairs[component].id for component, its_side in chosen if its_side == side]
+
+
+def split(pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Split:
+    """Part the pairs. Raises SettingsError when nothing would be left to train on."""
+    dev, test = (_share(size, len(pairs)) for size in (splitting.dev_size, splitting.test_size))
+    if dev + test >= 1:
+        raise SettingsError(
+            "--dev-size {dev} and --test-size {test} together take all {rows} rows.",
+            "Lower one of them.",
+            rows=len(pairs),
+            dev=splitting.dev_size,
+            test=splitting.test_size,
+        )
+    parts = _at_random(pairs, dev, test, seed) if splitting.split == "random" else _by_components(pairs, dev, test)
+    return parts if splitting.fraction == 1 else _thinned(parts, splitting.fraction)
+
+
+def context(pair: Pair) -> str:
+    """What a pair asks: the question after its conversation, so that a bare "네" is not one question everywhere."""
+    return "\n".join([*(turn.content for turn in pair.history), pair.question])
+
+
+def _share(size: float, rows: int) -> float:
+    return size if 0 <= size < 1 else size / max(rows, 1)
+
+
+def _thinned(parts: Split, fraction: float) -> Split:
+    """Keep a share of the training rows: those whose ids are the smallest, so that shares are nested."""
+    ids = sorted(pair.id for pair in parts.rows("train"))
+    last = ids[max(round(fraction * len(ids)), 1) - 1] if ids else ""
+    sides: list[Side] = [
+        "unused" if side == "train" and pair.id > last else side
+        for pair, side in zip(parts.pairs, parts.sides, strict=True)
+    ]
+    return Split(parts.pairs, sides, parts.components, parts.leak)
+
+
+def _by_components(pairs: Sequence[Pair], dev: float, test: float) -> Split:
+    components = _Components(len(pairs))
+    sides: list[Side] = []
+    threads: dict[str, int] = {}
+    for row, near in near_duplicates([context(pair) for pair in pairs]):
+        pair = pairs[row]
+        linked = [*near, threads[pair.thread]] if pair.thread in threads else near
+        roots = {components.root(other) for other in linked if sides[other] != "left_out"}
+        met = {sides[root] for root in roots}
+        if len(met) > 1:
+            sides.append("left_out")
+            continue
+        sides.append(met.pop() if met else _side_of(pair, dev, test))
+        components.join(row, roots)
+        if pair.thread:
+            threads.setdefault(pair.thread, row)
+    roots_of = [components.root(row) for row in range(len(pairs))]
+    return Split(pairs, sides, roots_of, Leak(questions=0.0, answers=_answers_leaked(pairs, sides)))
+
+
+def _side_of(pair: Pair, dev: float, test: float) -> Side:
+    """A function of the question alone, uniform over questions."""
+    digest = hashlib.blake2b(comparison_form(context(pair)).encode(), digest_size=8).digest()
+    point = int.from_bytes(digest, "big") / 2**64
+    return "test" if point < test else "dev" if point < test + dev else "train"
+
+
+def _at_random(pairs: Sequence[Pair], dev: float, test: float, seed: int) -> Split:
+    """The usual practice, kept for comparison: it leaks, and `leak` says how much."""
+    order = random.Random(seed).sample(range(len(pairs)), len(pairs))
+    n_test, n_dev = round(test * len(pairs)), round(dev * len(pairs))
+    sides: list[Side] = ["train"] * len(pairs)
+    for place, row in enumerate(order[: n_test + n_dev]):
+        sides[row] = "test" if place < n_test else "dev"
+    near = near_duplicates([context(pair) for pair in pairs])
+    leak = Leak(questions=_questions_leaked(near, sides), answers=_answers_leaked(pairs, sides))
+    return Split(pairs, sides, range(len(pairs)), leak)
+
+
+def _questions_leaked(near: Iterable[tuple[int, list[int]]], sides: Sequence[Side]) -> float:
+    leaked = set()
+    for row, others in near:
+        for other in others:
+            if {sides[row], sides[other]} == {"train", "test"}:
+                leaked.add(row if sides[row] == "test" else other)
+    return len(leaked) / max(sides.count("test"), 1)
+
+
+def _answers_leaked(pairs: Sequence[Pair], sides: Sequence[Side]) -> float:
+    known = {comparison_form(pair.answer) for pair, side in zip(pairs, sides, strict=True) if side == "train"}
+    test = [pair for pair, side in zip(pairs, sides, strict=True) if side == "test"]
+    return sum(comparison_form(pair.answer) in known for pair in test) / max(len(test), 1)
+
+
+class _Components:
+    """Disjoint sets whose root is always their first row."""
+
+    def __init__(self, size: int) -> None:
+        self._parent = list(range(size))
+
+    def root(self, row: int) -> int:
+        while self._parent[row] != row:
+            self._parent[row] = self._parent[self._parent[row]]
+            row = self._parent[row]
+        return row
+
+    def join(self, row: int, roots: set[int]) -> None:
+        first = min(roots, default=row)
+        for other in roots | {row}:
+            self._parent[other] = first

@@ -1,0 +1,48 @@
+"""A run's pairs on disk: `data/train.jsonl`, `dev.jsonl`, `test.jsonl`, each row with its id and its component."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from daedap.data.split import Split
+from daedap.pair import Message, Pair
+from daedap.runs import write_lines
+
+HeldSide = Literal["train", "dev", "test"]
+
+
+def write_sides(folder: Path, parts: Split) -> None:
+    """Write each side of a split."""
+    sides: tuple[HeldSide, ...] = ("train", "dev", "test")
+    for side in sides:
+        rows = zip(parts.rows(side), parts.components_of(side), strict=True)
+        records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
+        write_lines(_file(folder, side), records)
+
+
+def read_side(folder: Path, side: HeldSide) -> list[Pair]:
+    """The pairs of one side."""
+    return [_pair(record) for record in _records(folder, side)]
+
+
+def read_components(folder: Path, side: HeldSide) -> list[str]:
+    """The component of each pair of one side."""
+    return [str(record["component"]) for record in _records(folder, side)]
+
+
+def _file(folder: Path, side: HeldSide) -> Path:
+    return folder / "data" / f"{side}.jsonl"
+
+
+def _records(folder: Path, side: HeldSide) -> list[dict[str, object]]:
+    with _file(folder, side).open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def _pair(record: dict[str, object]) -> Pair:
+    fields = {name: value for name, value in record.items() if name not in ("id", "component")}
+    fields["history"] = tuple(Message(**turn) for turn in fields["history"])  # type: ignore[attr-defined]
+    return Pair(**fields)  # type: ignore[arg-type]

@@ -1,0 +1,211 @@
+"""Test pairs and systems → scores: every system faces the same questions, candidates and resamples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import daedap.judge.metrics as measure
+from daedap.errors import RunError
+from daedap.judge.evaluation import Evaluation, Row, Sample
+from daedap.judge.exam import Exam, Options, set_exam
+from daedap.judge.metrics import FloatArray, Score, Tally
+from daedap.judge.retrieval import NearestQuestion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from daedap.answer.index import Index
+    from daedap.judge.speaker import Speaker
+    from daedap.pair import Pair
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What one system did."""
+
+    tallies: Mapping[str, Tally]
+    replies: tuple[str, ...]
+    """To each asked row."""
+    seconds: tuple[float, ...] = ()
+    """Of each question that was asked by itself."""
+    human: bool = False
+    """The replies are the right answers themselves."""
+
+
+def evaluate(
+    test: Sequence[Pair],
+    *,
+    components: Sequence[int | str],
+    train: Sequence[Pair],
+    speakers: Mapping[str, Speaker],
+    index: Index,
+    options: Options | None = None,
+) -> Evaluation:
+    """Score each of `speakers`, with retrieval from `index` and people's own answers ("human") beside them.
+
+    `components` names the component of each test pair; `index` must be built on `train`. Raises RunError when there
+    is nothing to test on.
+    """
+    assert len(components) == len(test), f"{len(components)} components for {len(test)} pairs"
+    if not test:
+        raise RunError("There are no pairs to evaluate on.", "Name a file of questions and answers with --data.")
+    exam = set_exam(test, components, train, options or Options())
+    outcomes = {name: _examine(speaker, exam) for name, speaker in speakers.items()}
+    outcomes |= {"retrieval": _retrieve(index, exam), "human": _human(exam)}
+    size = len(exam.candidates[0])
+    return Evaluation(
+        pairs=len(test),
+        components=len(set(components)),
+        candidates=size,
+        chance=measure.chance(size),
+        scores={name: _scores(outcome, exam) for name, outcome in outcomes.items()},
+        samples=_samples(exam, outcomes, index),
+        rows=_rows(exam, outcomes, components),
+    )
+
+
+def _examine(speaker: Speaker, exam: Exam) -> _Outcome:
+    own = speaker.log2_probability(exam.test)[:, 0]
+    spoken = speaker.reply(exam.questions)
+    replies = tuple(reply.text for reply in spoken)
+    tallies = {
+        "bpc": measure.bits_per_character(own, exam.answers),
+        "question_gain": measure.question_gain(own, _misled(speaker, exam), exam.answers, exam.misled),
+        **measure.ranking(exam.spread(measure.gold_ranks(_preferences(speaker, exam)), np.nan)),
+        **_style(replies, exam),
+        "ended": _rate(measure.ended(spoken), exam),
+    }
+    return _Outcome(tallies, replies, _time(lambda pair: speaker.reply([pair]), exam))
+
+
+def _time(ask: Callable[[Pair], object], exam: Exam) -> tuple[float, ...]:
+    """Seconds that each of the first questions takes by itself; the model is warm by now."""
+    seconds = []
+    for pair in exam.questions[: exam.options.timed]:
+        start = perf_counter()
+        ask(pair)
+        seconds.append(perf_counter() - start)
+    return tuple(seconds)
+
+
+def _misled(speaker: Speaker, exam: Exam) -> FloatArray:
+    """(pairs,): log2 p of each answer after another question, 0 where there is no other."""
+    asked = zip(exam.test, exam.others, strict=True)
+    swapped = [replace(pair, question=other) for pair, other in asked if other is not None]
+    found = np.zeros(len(exam.test))
+    if swapped:
+        found[exam.misled] = speaker.log2_probability(swapped)[:, 0]
+    return found
+
+
+def _preferences(speaker: Speaker, exam: Exam) -> FloatArray:
+    """(asked, candidates): mean log2 p of a candidate's tokens."""
+    offered = zip(exam.questions, exam.candidates, strict=True)
+    pairs = [replace(pair, answer=text) for pair, texts in offered for text in texts]
+    found = speaker.log2_probability(pairs)
+    mean: FloatArray = found[:, 0] / np.maximum(found[:, 1], 1)
+    return mean.reshape(len(exam.asked), -1)
+
+
+def _retrieve(index: Index, exam: Exam) -> _Outcome:
+    questions = [pair.question for pair in exam.questions]
+    replies = tuple(nearest[0].answer for nearest in index.nearest(questions))
+    ranks = measure.gold_ranks(NearestQuestion(index).scores(questions, exam.candidates))
+    seconds = _time(lambda pair: index.nearest([pair.question]), exam)
+    return _Outcome({**measure.ranking(exam.spread(ranks, np.nan)), **_style(replies, exam)}, replies, seconds)
+
+
+def _human(exam: Exam) -> _Outcome:
+    answers = tuple(pair.answer for pair in exam.questions)
+    return _Outcome(_style(answers, exam), answers, human=True)
+
+
+def _style(replies: Sequence[str], exam: Exam) -> dict[str, Tally]:
+    return {
+        "bland": _rate(measure.bland(replies, exam.frequent), exam),
+        "polite": _rate(measure.polite(replies), exam),
+    }
+
+
+def _rate(values: FloatArray, exam: Exam) -> Tally:
+    return Tally(exam.spread(values, 0.0), exam.spread(np.ones(len(values)), 0.0))
+
+
+def _scores(outcome: _Outcome, exam: Exam) -> dict[str, dict[str, Score]]:
+    words = measure.cut(outcome.replies)
+    return {name: _slice(outcome, words, inside, exam) for name, inside in exam.slices.items()}
+
+
+def _slice(
+    outcome: _Outcome, words: Sequence[Sequence[str]], inside: NDArray[np.bool_], exam: Exam
+) -> dict[str, Score]:
+    found: dict[str, Score | None] = {}
+    options = exam.options
+    for metric, tally in outcome.tallies.items():
+        part = Tally(tally.numerators[inside], tally.denominators[inside])
+        found[metric] = measure.ratio(part, exam.groups[inside], resamples=options.resamples, seed=options.seed)
+    chosen = [place for place, row in enumerate(exam.asked) if inside[row]]
+    if chosen:
+        found |= _corpus(outcome, words, chosen, exam)
+    return {metric: score for metric, score in found.items() if score is not None}
+
+
+def _corpus(
+    outcome: _Outcome, words: Sequence[Sequence[str]], chosen: Sequence[int], exam: Exam
+) -> dict[str, Score | None]:
+    """Metrics of the chosen replies taken together."""
+    replies = [outcome.replies[place] for place in chosen]
+    cut = [words[place] for place in chosen]
+    found: dict[str, Score | None] = {"unique": measure.unique(replies)}
+    found |= {"distinct_1": measure.distinct(cut, 1), "distinct_2": measure.distinct(cut, 2)}
+    if not outcome.human:
+        found |= measure.overlap(replies, [exam.questions[place].answer for place in chosen])
+    if outcome.seconds and len(chosen) == len(exam.asked):
+        found |= measure.latency(outcome.seconds)  # of the whole only; a slice has too few
+    return found
+
+
+def _samples(exam: Exam, outcomes: Mapping[str, _Outcome], index: Index) -> tuple[Sample, ...]:
+    pairs = exam.questions[: exam.options.samples]
+    evidence = index.nearest([pair.question for pair in pairs])
+    seen = exam.slices.get("seen", np.zeros(len(exam.test), dtype=np.bool_))
+    return tuple(
+        Sample(pair.question, pair.answer, bool(seen[row]), _said(outcomes, place), near[0])
+        for place, (row, pair, near) in enumerate(zip(exam.asked, pairs, evidence, strict=False))
+    )
+
+
+def _said(outcomes: Mapping[str, _Outcome], place: int) -> dict[str, str]:
+    return {name: outcome.replies[place] for name, outcome in outcomes.items() if not outcome.human}
+
+
+def _rows(exam: Exam, outcomes: Mapping[str, _Outcome], components: Sequence[int | str]) -> tuple[Row, ...]:
+    place = {row: i for i, row in enumerate(exam.asked)}
+    seen = exam.slices.get("seen", np.zeros(len(exam.test), dtype=np.bool_))
+    return tuple(
+        Row(
+            id=pair.id,
+            component=components[row],
+            label=pair.label,
+            seen=bool(seen[row]),
+            question=pair.question,
+            answer=pair.answer,
+            replies=_said(outcomes, place[row]) if row in place else {},
+            shares={name: _shares(outcome, row) for name, outcome in outcomes.items()},
+        )
+        for row, pair in enumerate(exam.test)
+    )
+
+
+def _shares(outcome: _Outcome, row: int) -> dict[str, tuple[float, float]]:
+    return {
+        metric: (float(tally.numerators[row]), float(tally.denominators[row]))
+        for metric, tally in outcome.tallies.items()
+        if tally.denominators[row] > 0
+    }

@@ -1,0 +1,90 @@
+"""The outcome of an evaluation, for people (a table), for programs (JSON) and for comparing runs (rows)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from daedap.judge.table import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from daedap.judge.metrics import Score
+    from daedap.pair import Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test question and what everybody answered."""
+
+    question: str
+    answer: str
+    seen: bool
+    """The answer also occurs in the training pairs."""
+    replies: Mapping[str, str]
+    """System → its reply."""
+    evidence: Evidence
+    """The nearest known question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One test pair's share of every score: what a paired comparison of two runs needs."""
+
+    id: str
+    component: int | str
+    label: str
+    seen: bool
+    question: str
+    answer: str
+    replies: Mapping[str, str]
+    """System → its reply; empty where the pair was not asked."""
+    shares: Mapping[str, Mapping[str, tuple[float, float]]]
+    """System → metric → (numerator, denominator); a metric that wasn't measured on this pair is left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        cleaned: dict[str, Any] = _clean(asdict(self))
+        return cleaned
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of the systems under test, with their baselines beside them."""
+
+    pairs: int
+    components: int
+    candidates: int
+    """How many answers each ranking chooses from: 20, fewer in a small test set."""
+    chance: Mapping[str, float]
+    """What blind guessing scores in `hits_at_1`, `recall_at_5` and `mrr`."""
+    scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
+    """System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
+    samples: tuple[Sample, ...]
+    rows: tuple[Row, ...]
+    """In the order of the test pairs; not part of `to_json`."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object; a value that is not a number becomes null."""
+        fields = ("pairs", "components", "candidates", "chance")
+        document = {name: getattr(self, name) for name in fields}
+        scores = {
+            system: {name: {metric: asdict(score) for metric, score in found.items()} for name, found in slices.items()}
+            for system, slices in self.scores.items()
+        }
+        cleaned: dict[str, Any] = _clean({**document, "scores": scores, "samples": [asdict(s) for s in self.samples]})
+        return cleaned
+
+    def lines(self) -> list[str]:
+        """Lines for a terminal: one block for each slice, metrics down, systems across."""
+        return draw(self.scores, self.chance, self.candidates)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,104 @@
+"""What every system under test is asked: the same questions, candidates and slices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from daedap.judge.candidates import candidates, other_questions
+from daedap.judge.metrics import FloatArray, frequent_answers
+from daedap.korean import comparison_form
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from daedap.pair import Pair
+
+LABELS = 10
+"""So many of the most frequent labels are scored apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How much is measured."""
+
+    rows: int = 500
+    """At most so many pairs are ranked and replied to (BPC and question gain take all); the same ones in every run."""
+    resamples: int = 1000
+    seed: int = 0
+    """Of the bootstrap alone."""
+    samples: int = 20
+    timed: int = 20
+    """So many questions are asked one by one, for the latency."""
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What every system is asked."""
+
+    test: tuple[Pair, ...]
+    groups: NDArray[np.int64]
+    """(pairs,): component numbers."""
+    asked: tuple[int, ...]
+    """Rows that are ranked and replied to, in the order of their ids."""
+    candidates: tuple[tuple[str, ...], ...]
+    """Of each asked row, its own answer first."""
+    others: tuple[str | None, ...]
+    """Of each row, another question."""
+    frequent: frozenset[str]
+    slices: Mapping[str, NDArray[np.bool_]]
+    """Name → (pairs,)."""
+    options: Options
+
+    @property
+    def questions(self) -> list[Pair]:
+        """The asked pairs."""
+        return [self.test[row] for row in self.asked]
+
+    @property
+    def answers(self) -> list[str]:
+        """Every right answer."""
+        return [pair.answer for pair in self.test]
+
+    @property
+    def misled(self) -> NDArray[np.bool_]:
+        """(pairs,): there is another question."""
+        return np.array([other is not None for other in self.others])
+
+    def spread(self, values: FloatArray, empty: float) -> FloatArray:
+        """(asked,) → (pairs,), `empty` where nothing was asked."""
+        whole = np.full(len(self.test), empty)
+        whole[list(self.asked)] = values
+        return whole
+
+
+def set_exam(test: Sequence[Pair], components: Sequence[int | str], train: Sequence[Pair], options: Options) -> Exam:
+    """Choose the rows, candidates and slices; none of it depends on the order of the rows."""
+    _, groups = np.unique([str(component) for component in components], return_inverse=True)
+    asked = sorted(range(len(test)), key=lambda row: test[row].id)[: options.rows]
+    offered = candidates(test)
+    return Exam(
+        test=tuple(test),
+        groups=groups.astype(np.int64),
+        asked=tuple(asked),
+        candidates=tuple(offered[row] for row in asked),
+        others=tuple(other_questions(test)),
+        frequent=frequent_answers([pair.answer for pair in train]),
+        slices=_slices(test, train),
+        options=options,
+    )
+
+
+def _slices(test: Sequence[Pair], train: Sequence[Pair]) -> dict[str, NDArray[np.bool_]]:
+    known = {comparison_form(pair.answer) for pair in train}
+    seen = np.array([comparison_form(pair.answer) in known for pair in test])
+    slices = {"all": np.ones(len(test), dtype=np.bool_), "seen": seen, "unseen": ~seen}
+    labels = Counter(pair.label for pair in test if pair.label)
+    for label in sorted(sorted(labels), key=lambda label: -labels[label])[:LABELS]:
+        slices[f"label:{label}"] = np.array([pair.label == label for pair in test])
+    return {name: inside for name, inside in slices.items() if inside.any()}

@@ -1,0 +1,72 @@
+"""Which weights are trained: LoRA on every linear layer, or all of them; in all blocks, or the top ones only."""
+
+from __future__ import annotations
+
+import re
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from daedap.errors import SettingsError
+
+Linear = (nn.Linear, Conv1D)
+_BLOCK = re.compile(r"\.(?:h|layers|blocks|layer)\.(\d+)\.")
+
+
+def with_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, layers: int | None) -> PeftModel:
+    """Freeze the model and add LoRA to all linear layers of the top `layers` blocks (None: all)."""
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=_linear(model, _top(model, layers)),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 keeps (in, out)
+    )
+    adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel), "mixed adapters are not asked for"
+    return adapted
+
+
+def train_in_full(model: PreTrainedModel, *, layers: int | None) -> PreTrainedModel:
+    """Train every weight, or only the top `layers` blocks with what comes after them."""
+    top = _top(model, layers)
+    if top is None:
+        return model
+    for name, weight in model.named_parameters():
+        block = _BLOCK.search(f".{name}")
+        tied = weight is model.get_input_embeddings().weight
+        weight.requires_grad = int(block[1]) in top if block else not tied
+    return model
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Give every dropout that the architecture has this probability."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = probability  # type: ignore[assignment]
+
+
+def _linear(model: PreTrainedModel, blocks: list[int] | None) -> list[str]:
+    """Full names of the linear layers inside these blocks (None: all); the head is in none."""
+    found = ((name, _BLOCK.search(f".{name}.")) for name, part in model.named_modules() if isinstance(part, Linear))
+    return [name for name, block in found if block and (blocks is None or int(block[1]) in blocks)]
+
+
+def _top(model: PreTrainedModel, layers: int | None) -> list[int] | None:
+    """Numbers of the top blocks. Raises SettingsError when there are not so many."""
+    if layers is None:
+        return None
+    blocks = int(model.config.get_text_config().num_hidden_layers)
+    if not 1 <= layers <= blocks:
+        raise SettingsError(
+            "--layers {layers}: the base has {blocks} layers.",
+            "Give a number from 1 to {blocks}.",
+            layers=layers,
+            blocks=blocks,
+        )
+    return list(range(blocks - layers, blocks))

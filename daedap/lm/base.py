@@ -1,0 +1,165 @@
+"""Base models: found by hub name or folder, loaded safely, and self-tested before anything is built on them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from huggingface_hub import snapshot_download
+from torch.nn import Embedding
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging
+
+from daedap.errors import BaseError
+from daedap.korean import comparison_form
+from daedap.lm.prompt import Prompt, prompt_for
+from daedap.lm.tokenizer import decode, encode, load_tokenizer
+
+logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
+KOGPT2_LICENCE = "cc-by-nc-sa-4.0"
+_TEXTS = ("안녕하세요, 오늘 기분은 어때요?", "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.", "ㅋㅋ 고마워ㅠㅠ!")
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+@dataclass(frozen=True)
+class Base:
+    """A causal language model with its tokenizer, as published."""
+
+    name: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerFast
+    licence: str
+    digest: str
+    """SHA-256 over weights and tokenizer."""
+
+    def prompt(self, max_length: int) -> Prompt:
+        """How conversations are rendered for it, in at most `max_length` ids and never more than it has places for."""
+        places = getattr(self.model.config, "max_position_embeddings", max_length)
+        return prompt_for(self.tokenizer, min(max_length, places))
+
+
+def load_base(name: str) -> Base:
+    """Load a base by folder or hub name. Raises BaseError when it can't be had or fails its self-test."""
+    folder = _folder(name)
+    tokenizer = load_tokenizer(folder)
+    model = _load_model(folder)
+    self_test(name, model, tokenizer)
+    return Base(name, model, tokenizer, _licence(name, folder), _digest(folder))
+
+
+def _folder(name: str) -> Path:
+    """The base's own folder, or the hub's files in the local cache, which also serves when there is no network."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise BaseError(
+            "{name}: neither a folder nor a name on the hub (like skt/kogpt2-base-v2).",
+            "Give --base a folder that holds config.json, the weights and the tokenizer.",
+            name=name,
+        )
+    try:
+        return _download(name)
+    except Exception as error:  # httpx, huggingface_hub and OS errors alike mean that it can't be had
+        raise BaseError(
+            "{name}: can't be had from the hub ({error}).",
+            "Download it elsewhere and give its folder: --base FOLDER",
+            name=name,
+            error=type(error).__name__,
+        ) from error
+
+
+def _download(name: str) -> Path:
+    wanted = ["*.json", "*.model", "*.txt", "*.jinja", "README.md"]
+    folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.safetensors"]))
+    if not any(folder.glob("*.safetensors")):  # pickles only where there is nothing better
+        folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.bin"]))
+    return folder
+
+
+def _load_model(folder: Path) -> PreTrainedModel:
+    """Read config and weights; pickles with `weights_only`, so that a file can hold tensors and nothing that runs."""
+    if not (folder / "config.json").exists():
+        raise BaseError(
+            "{folder}: no config.json, so it is not a model's folder.",
+            "Give the folder that holds config.json, the weights and the tokenizer.",
+            folder=folder,
+        )
+    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise BaseError(
+            "{folder}: no weights (model.safetensors or pytorch_model.bin).",
+            "Copy the model's weights into the folder.",
+            folder=folder,
+        )
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, weights_only=True)
+    except Exception as error:  # each format has its own errors; none of them is a reason to go on
+        raise BaseError(
+            "{folder}: its weights can't be loaded ({error}).",
+            "The files may be cut short, unsafe or of an unknown architecture; get them again.",
+            folder=folder,
+            error=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
+        ) from error
+    return model
+
+
+def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Refuse a base that would garble Korean, look up rows it does not have, never end, or obey typed control tokens.
+
+    Raises BaseError.
+    """
+    _test_vocabulary(name, model, tokenizer)
+    for text in _TEXTS:
+        back = decode(tokenizer, encode(tokenizer, text))
+        if comparison_form(back) != comparison_form(text):
+            raise BaseError(
+                "{name}: its tokenizer does not keep Korean: '{text}' comes back as '{back}'.",
+                "Use the tokenizer that the model was trained with, and a base that knows Korean.",
+                name=name,
+                text=text,
+                back=back[:60],
+            )
+    specials = set(tokenizer.all_special_ids) | {prompt_for(tokenizer, 64).template.end}
+    for special in specials - {tokenizer.unk_token_id}:
+        typed = tokenizer.convert_ids_to_tokens(special)
+        if special in encode(tokenizer, f"{typed} {typed}"):
+            raise BaseError(
+                "{name}: its tokenizer turns a typed '{typed}' into the control token.",
+                "Save it again as a fast tokenizer whose control tokens are marked special.",
+                name=name,
+                typed=typed,
+            )
+
+
+def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    highest, rows = max(tokenizer.get_vocab().values()), cast("Embedding", model.get_input_embeddings()).num_embeddings
+    if highest >= rows:
+        raise BaseError(
+            "{name}: its tokenizer has ids up to {highest} but the model only {rows} embeddings.",
+            "Tokenizer and model do not belong together; get both from the same place.",
+            name=name,
+            highest=highest,
+            rows=rows,
+        )
+
+
+def _licence(name: str, folder: Path) -> str:
+    """The licence in the model card's header, as the hub reads it; "unknown" when the card names none."""
+    card = folder / "README.md"
+    found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.M) if card.exists() else None
+    if found:
+        return found[1]
+    return KOGPT2_LICENCE if "kogpt2" in name.lower() else "unknown"
+
+
+def _digest(folder: Path) -> str:
+    sha = hashlib.sha256()
+    for path in sorted(path for pattern in (*_WEIGHTS, "tokenizer.json") for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                sha.update(block)
+    return sha.hexdigest()

@@ -1,0 +1,70 @@
+"""Checkpoints: everything that the next step depends on, in accelerate's layout, without the frozen weights."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from daedap.errors import RunError
+from daedap.runs import new_folder
+
+_WEIGHTS = "trained.safetensors"
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name, on the CPU."""
+    return {name: weight.detach().cpu() for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def save_weights(model: nn.Module, folder: Path) -> None:
+    """Write the trained weights into a folder that replaces the one before it."""
+    with new_folder(folder) as temporary:
+        save_file({name: weight.contiguous() for name, weight in trained_weights(model).items()}, temporary / _WEIGHTS)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Put the saved weights back in place. Raises RunError when the file is cut short or belongs to another model."""
+    try:
+        keys = model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
+    except Exception as error:  # safetensors and torch have their own errors
+        raise RunError(
+            "{folder}: the checkpoint can't be read ({error}).",
+            "Delete this folder and resume again: the checkpoint before it is used.",
+            folder=folder,
+            error=error,
+        ) from error
+    assert not keys.unexpected_keys, f"{folder} holds weights of another model"
+
+
+def keep_only_trained(accelerator: Accelerator) -> None:
+    """Make `save_state` and `load_state` handle trained weights only: a LoRA checkpoint is megabytes, not gigabytes."""
+
+    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        save_file(
+            {name: weight.contiguous() for name, weight in trained_weights(models[0]).items()}, Path(folder) / _WEIGHTS
+        )
+        weights.clear()  # accelerate writes what is left in this list: nothing
+
+    def load(models: list[nn.Module], folder: str) -> None:
+        load_weights(models.pop(), Path(folder))
+
+    accelerator.register_save_state_pre_hook(save)
+    accelerator.register_load_state_pre_hook(load)
+
+
+def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, limit: int) -> None:
+    """Write `step-000200/` whole or not at all, then delete all but the newest `limit`."""
+    with new_folder(folder / f"step-{step:06d}") as temporary:
+        accelerator.save_state(str(temporary))
+    for old in checkpoints(folder)[:-limit]:
+        shutil.rmtree(old)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    return sorted(folder.glob("step-*"))

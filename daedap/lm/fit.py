@@ -1,0 +1,219 @@
+"""Training: every step the same whether it was interrupted or not."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from torch import nn
+from tqdm import tqdm
+from transformers import get_scheduler
+
+from daedap.language import say
+from daedap.lm.batches import epoch_batches
+from daedap.lm.checkpoint import checkpoints, keep_only_trained, load_weights, save_checkpoint, save_weights
+from daedap.lm.device import Machine
+from daedap.lm.loss import answer_losses, collate, score_answers
+from daedap.lm.prompt import Example
+from daedap.lm.recipe import Recipe
+from daedap.runs import Json, write_text
+
+
+@dataclass
+class Progress:
+    """How far training is. accelerate keeps it in every checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    stale_epochs: int = 0
+    seconds: float = 0.0
+    done: bool = False
+
+    def state_dict(self) -> Json:
+        """The state as plain values."""
+        return asdict(self)
+
+    def load_state_dict(self, state: Json) -> None:
+        """Put a saved state back."""
+        self.__dict__.update(state)
+
+
+class Fitted(NamedTuple):
+    """What training came to. `seconds` counts all sittings, as far as their checkpoints."""
+
+    epochs: int
+    steps: int
+    best_epoch: int
+    best_dev_loss: float | None
+    seconds: float
+
+
+@dataclass
+class Fitting:
+    """One training, from its first step or from its newest checkpoint to its end."""
+
+    model: nn.Module
+    recipe: Recipe
+    machine: Machine
+    folder: Path
+    pad: int
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        AcceleratorState._reset_state(
+            reset_partial_state=True
+        )  # an earlier run of this process may have used another precision
+        self.accelerator = Accelerator(
+            cpu=self.machine.device == "cpu",
+            mixed_precision="bf16" if self.machine.precision == "bf16" else "no",
+            log_with=None if self.recipe.report_to == "none" else self.recipe.report_to,
+            project_dir=self.folder,
+        )
+        keep_only_trained(self.accelerator)
+        self.accelerator.register_for_checkpointing(self.progress)
+
+    def run(self, train: Sequence[Example], dev: Sequence[Example]) -> Fitted:
+        """Train to the end. The model is left with the weights to keep; checkpoints and log lie in the run's folder."""
+        set_seed(self.recipe.seed)
+        self._prepare(len(self._batches(train, 0)) * self.recipe.num_train_epochs)
+        self._resume()
+        self._since = time.perf_counter()
+        with tqdm(total=self.total_steps, initial=self.progress.step, unit="step", desc=say("training")) as bar:
+            while not self.progress.done:
+                self._epoch(train, bar)
+                self._after_epoch(dev)
+        self.accelerator.end_training()
+        self.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        if dev and self.recipe.load_best_model_at_end:
+            load_weights(self.model, self.folder / "checkpoints" / "best")
+        best = self.progress.best_loss if dev else None
+        progress = self.progress
+        return Fitted(progress.epoch, progress.step, progress.best_epoch, best, round(progress.seconds, 1))
+
+    def _prepare(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+        optimizer = torch.optim.AdamW(
+            _groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0
+        )
+        warmup = math.ceil(self.recipe.warmup_ratio * total_steps)
+        scheduler = get_scheduler(self.recipe.lr_scheduler_type, optimizer, warmup, total_steps)
+        self.model, self.optimizer, self.scheduler = self.accelerator.prepare(self.model, optimizer, scheduler)
+        if self.recipe.report_to != "none":
+            self.accelerator.init_trackers("daedap", {k: v for k, v in asdict(self.recipe).items() if v is not None})
+
+    def _resume(self) -> None:
+        """Go back to the newest checkpoint, and cut from the log what came after it."""
+        found = checkpoints(self.folder / "checkpoints")
+        if found:
+            self.accelerator.load_state(str(found[-1]))
+        log = self.folder / "log.jsonl"
+        if log.exists():
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(log, "".join(line for line in lines if json.loads(line).get("step", 0) <= self.progress.step))
+
+    def _batches(self, train: Sequence[Example], epoch: int) -> list[list[int]]:
+        lengths = [len(example.ids) for example in train]
+        return epoch_batches(lengths, self.recipe.per_device_train_batch_size, seed=self.recipe.seed, epoch=epoch)
+
+    def _epoch(self, train: Sequence[Example], bar: tqdm[NoReturn]) -> None:
+        """The rest of the current epoch."""
+        batches = self._batches(train, self.progress.epoch)
+        first = self.progress.step - self.progress.epoch * len(batches)
+        self.model.train()
+        window = _Window()
+        for rows in batches[first:]:
+            window.add(*self._step([train[row] for row in rows]), rows=len(rows))
+            self.progress.step += 1
+            bar.update()
+            if self.progress.step % self.recipe.logging_steps == 0:
+                bar.set_postfix(loss=f"{window.loss:.3f}")
+                self._log("train", **window.summary(), learning_rate=self.scheduler.get_last_lr()[0])
+                window = _Window()
+            if self.progress.step % self.recipe.save_steps == 0 and rows is not batches[-1]:
+                self._save()
+
+    def _step(self, examples: Sequence[Example]) -> tuple[float, int, float]:
+        """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
+        batch = collate(examples, self.pad, self.accelerator.device)
+        losses = answer_losses(self.model, batch)
+        self.accelerator.backward(losses.mean())
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return float(losses.detach().sum()), len(losses), float(norm)
+
+    def _after_epoch(self, dev: Sequence[Example]) -> None:
+        progress, recipe = self.progress, self.recipe
+        progress.epoch += 1
+        if dev:
+            bits, labels = score_answers(self.model, dev, self.pad, self.accelerator.device).sum(axis=0)
+            self._judge(float(-bits / labels * math.log(2)))
+        patience = recipe.early_stopping_patience
+        stopped = bool(patience) and progress.stale_epochs >= patience
+        progress.done = stopped or progress.epoch >= recipe.num_train_epochs
+        self._save()
+
+    def _judge(self, loss: float) -> None:
+        better = loss < self.progress.best_loss
+        self._log("dev", loss=loss)
+        if not better:
+            self.progress.stale_epochs += 1
+            return
+        self.progress.best_loss, self.progress.best_epoch, self.progress.stale_epochs = loss, self.progress.epoch, 0
+        save_weights(self.accelerator.unwrap_model(self.model), self.folder / "checkpoints" / "best")
+
+    def _save(self) -> None:
+        now = time.perf_counter()
+        self.progress.seconds += now - self._since
+        self._since = now
+        save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit)
+
+    def _log(self, event: str, **fields: float) -> None:
+        line = {"event": event, "step": self.progress.step, "epoch": self.progress.epoch, **fields}
+        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+        self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
+
+
+@dataclass
+class _Window:
+    """The steps since the last line of the log."""
+
+    total: float = 0.0
+    labels: int = 0
+    rows: int = 0
+    norm: float = 0.0
+    since: float = field(default_factory=time.perf_counter)
+
+    def add(self, total: float, labels: int, norm: float, *, rows: int) -> None:
+        self.total, self.labels, self.rows, self.norm = self.total + total, self.labels + labels, self.rows + rows, norm
+
+    @property
+    def loss(self) -> float:
+        """Mean over labels, nats."""
+        return self.total / self.labels
+
+    def summary(self) -> dict[str, float]:
+        rate = self.rows / (time.perf_counter() - self.since)
+        return {"loss": self.loss, "grad_norm": self.norm, "samples_per_second": round(rate, 2)}
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay pulls on matrices, not on norms and biases (as in Trainer)."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    return [
+        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
+    ]

@@ -1,0 +1,92 @@
+"""What a run has learned, as files that other programs read too: PEFT's adapter layout, or a whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from daedap.errors import RunError
+from daedap.lm.base import Base, load_base
+from daedap.lm.fresh import NAME as FRESH
+from daedap.lm.fresh import fresh_model
+from daedap.lm.prompt import Prompt, prompt_for
+from daedap.lm.speaker import Speaker
+from daedap.lm.tokenizer import load_tokenizer, save_tokenizer
+from daedap.runs import Run, new_folder
+
+
+def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
+    """Write `adapter/` (LoRA) or `model/` (everything), each with the tokenizer and its chat template."""
+    name = "adapter" if isinstance(model, PeftModel) else "model"
+    if isinstance(model, PreTrainedModel) and model.generation_config:
+        model.generation_config.eos_token_id = prompt.template.end
+    with new_folder(run_folder / name) as temporary:
+        cast("PreTrainedModel", model).save_pretrained(temporary)
+        save_tokenizer(prompt.tokenizer, temporary)
+
+
+def open_learned(run: Run, device: str = "cpu") -> Speaker:
+    """The trained model of a complete run. Raises RunError when its files or its base have changed."""
+    adapter = run.folder / "adapter"
+    if adapter.is_dir():
+        return _speaker(run, _adapted(run, adapter), load_tokenizer(adapter), device)
+    return _speaker(run, _whole(run.folder / "model"), load_tokenizer(run.folder / "model"), device)
+
+
+def open_untuned(run: Run, device: str = "cpu") -> Speaker:
+    """The base that the run started from, before any training."""
+    recorded = run.learned["base"]
+    if recorded["name"] == FRESH:
+        tokenizer = load_tokenizer(run.folder / "model")
+        return _speaker(run, fresh_model(tokenizer, recorded["seed"]), tokenizer, device)
+    base = _same_base(run)
+    return _speaker(run, base.model, base.tokenizer, device)
+
+
+def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> Speaker:
+    limits = run.learned["limits"]
+    prompt = prompt_for(tokenizer, limits["max_length"])
+    return Speaker(model.to(device), prompt, limits["max_new_tokens"], device)  # type: ignore[arg-type]
+
+
+def _whole(folder: Path) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    except Exception as error:  # a damaged file fails in safetensors, torch or transformers
+        raise _damaged(folder, error) from error
+    return model
+
+
+def _adapted(run: Run, folder: Path) -> PreTrainedModel:
+    """Base and adapter merged into one plain model: no cost left when it answers."""
+    base = _same_base(run)
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    except Exception as error:  # as above
+        raise _damaged(folder, error) from error
+    return merged
+
+
+def _same_base(run: Run) -> Base:
+    recorded = run.learned["base"]
+    base = load_base(recorded["name"])
+    if base.digest != recorded["digest"]:
+        raise RunError(
+            "{folder}: its base {name} has changed since the run was trained.",
+            "Put the old base back, or train again.",
+            folder=run.folder,
+            name=recorded["name"],
+        )
+    return base
+
+
+def _damaged(folder: Path, error: Exception) -> RunError:
+    return RunError(
+        "{folder}: the weights can't be read ({error}).",
+        "Restore the folder from a backup or train again.",
+        folder=folder,
+        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+    )

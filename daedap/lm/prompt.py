@@ -1,0 +1,154 @@
+"""The one function that turns a conversation into ids and says which of them are learned.
+
+Training, scoring and generation all render through it, so they can't disagree. The control tokens come from the
+tokenizer's chat template; what people wrote is encoded apart from them, so it never becomes a control token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerFast
+
+from daedap.errors import BaseError, DataError
+from daedap.lm.tokenizer import encode
+from daedap.pair import Message, Pair, Role
+
+KOGPT2_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}<usr>{{ message.content }}{% else %}<sys>{{ message.content }}</s>{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<sys>{% endif %}"
+)
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message.role == 'user' %}질문: {{ message.content }}\n"
+    "{% else %}답변: {{ message.content }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}답변: {% endif %}"
+)
+_MARKS = [f"MARK{n}MARK" for n in range(4)]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A rendered conversation. `ids[answer:]` are the answer and its end token: the part that is learned."""
+
+    ids: list[int]
+    answer: int
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The control ids around what people write, cut out of the tokenizer's chat template.
+
+    opening Q answered_before A asking Q … answering A end
+    """
+
+    opening: list[int]
+    answered_before: list[int]
+    asking: list[int]
+    answering: list[int]
+    end: int
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Renders conversations for one tokenizer, in at most `max_length` ids."""
+
+    tokenizer: PreTrainedTokenizerFast
+    template: Template
+    max_length: int
+
+    def example(self, pair: Pair) -> Example:
+        """Question and answer as ids. The oldest turns go first when it is too long; see `fits` for the rest."""
+        answer = [*encode(self.tokenizer, pair.answer), self.template.end]
+        question = self.question(pair, room=self.max_length - len(answer))
+        return Example([*question, *answer], len(question))
+
+    def fits(self, pair: Pair) -> bool:
+        """Whether question, answer and end token fit without cutting any of them."""
+        parts = [self.template.opening, self.template.answering, [self.template.end]]
+        texts = [encode(self.tokenizer, text) for text in (pair.question, pair.answer)]
+        return sum(map(len, parts + texts)) <= self.max_length
+
+    def question(self, pair: Pair, room: int | None = None) -> list[int]:
+        """Everything up to where the answer begins. Raises DataError when the question alone is too long."""
+        room = self.max_length if room is None else room
+        history = list(_alternating(pair))
+        while len(ids := self._render(history)) > room:
+            if len(history) == 1:
+                raise DataError(
+                    "The question is {tokens} tokens long; the model takes {room}.",
+                    "Shorten it, or train with a larger --max-length.",
+                    tokens=len(ids),
+                    room=room,
+                )
+            del history[:2]
+        return ids
+
+    def _render(self, turns: Sequence[Message]) -> list[int]:
+        """`turns` alternate and both begin and end with the user."""
+        ids = list(self.template.opening)
+        for turn in turns[:-1]:
+            ids += encode(self.tokenizer, turn.content)
+            ids += self.template.answered_before if turn.role == "user" else self.template.asking
+        return ids + encode(self.tokenizer, turns[-1].content) + self.template.answering
+
+
+def _alternating(pair: Pair) -> list[Message]:
+    """History and question as strictly alternating turns: neighbours of one role and system turns are joined."""
+    turns: list[Message] = []
+    for turn in (*pair.history, Message("user", pair.question)):
+        role: Role = "assistant" if turn.role == "assistant" else "user"
+        if turns and turns[-1].role == role:
+            turns[-1] = Message(role, f"{turns[-1].content}\n{turn.content}")
+        else:
+            turns.append(Message(role, turn.content))
+    return turns[1:] if turns[0].role == "assistant" else turns
+
+
+def prompt_for(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
+    """The prompt of a tokenizer: its own chat template, else KoGPT2's roles, else plain words.
+
+    The template is kept on the tokenizer, so that it is saved with it. Raises BaseError when it can't be used.
+    """
+    if not tokenizer.chat_template:
+        roles = {"<usr>", "<sys>", "</s>"} <= set(tokenizer.all_special_tokens) | set(tokenizer.added_tokens_encoder)
+        tokenizer.chat_template = KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE
+    return Prompt(tokenizer, _cut(tokenizer), max_length)
+
+
+def _cut(tokenizer: PreTrainedTokenizerFast) -> Template:
+    """Render two turns whose contents are marks, and keep what stands between the marks."""
+    roles = ("user", "assistant", "user", "assistant")
+    turns = [{"role": role, "content": mark} for role, mark in zip(roles, _MARKS, strict=True)]
+    try:
+        texts = re.split("|".join(_MARKS), str(tokenizer.apply_chat_template(turns, tokenize=False)))
+        opening, answered_before, asking, answering, closing = (_control(tokenizer, text) for text in texts)
+    except Exception as error:  # jinja2 raises what the template's author chose
+        raise BaseError(
+            "The base's chat template can't be used ({error}).",
+            "Remove chat_template from its tokenizer_config.json to use daedap's own.",
+            error=error,
+        ) from error
+    return Template(opening, answered_before, asking, answering, _end(tokenizer, closing))
+
+
+def _control(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    return ids
+
+
+def _end(tokenizer: PreTrainedTokenizerFast, closing: Sequence[int]) -> int:
+    """The token that ends an answer: the template's own (`<|im_end|>`) when it is a control token, else EOS."""
+    if closing and closing[0] in tokenizer.added_tokens_decoder:
+        return closing[0]
+    if tokenizer.eos_token_id is None:
+        raise BaseError(
+            "The base's tokenizer has no end token.",
+            "Set eos_token in its tokenizer_config.json.",
+        )
+    return int(tokenizer.eos_token_id)

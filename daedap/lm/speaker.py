@@ -1,0 +1,110 @@
+"""A model that can be asked: how likely an answer is, and what it would say itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, TextStreamer
+
+from daedap.korean import compatibility_jamo
+from daedap.lm.batches import sorted_batches
+from daedap.lm.loss import FloatArray, score_answers
+from daedap.lm.prompt import Prompt
+from daedap.lm.tokenizer import decode
+from daedap.pair import Pair, Spoken
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """A model with its prompt, on one device."""
+
+    model: PreTrainedModel
+    prompt: Prompt
+    max_new_tokens: int
+    """Of the longest reply: what the longest answer it learned takes."""
+    device: str = "cpu"
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+        """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
+        examples = [self.prompt.example(pair) for pair in pairs]
+        return score_answers(self.model, examples, self.pad, self.device)
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+        """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
+        questions = [self._question(pair) for pair in pairs]
+        spoken: dict[int, Spoken] = {}
+        for rows in sorted_batches([len(ids) for ids in questions], _AT_ONCE):
+            spoken |= zip(rows, self._generate([questions[row] for row in rows]), strict=True)
+        return [spoken[row] for row in range(len(pairs))]
+
+    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
+        """Answer one question, telling each word as soon as it is whole."""
+        return self._generate([self._question(pair)], _Teller(self.prompt.tokenizer, tell))[0]
+
+    @property
+    def pad(self) -> int:
+        """The id that fills short rows; never looked at."""
+        return pad_id(self.prompt)
+
+    def _question(self, pair: Pair) -> list[int]:
+        return self.prompt.question(pair, room=self.prompt.max_length - self.max_new_tokens)
+
+    @torch.inference_mode()
+    def _generate(self, questions: Sequence[list[int]], teller: TextStreamer | None = None) -> list[Spoken]:
+        self.model.eval()
+        length = max(map(len, questions))
+        ids = torch.tensor([[self.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
+        mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in questions], device=self.device)
+        output = cast("Any", self.model).generate(
+            ids, attention_mask=mask, generation_config=self._settings(), streamer=teller
+        )
+        scores: Tensor = cast("Any", self.model).compute_transition_scores(
+            output.sequences, output.scores, normalize_logits=True
+        )
+        rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), strict=True)
+        return [self._spoken(*row) for row in rows]
+
+    def _settings(self) -> GenerationConfig:
+        """Greedy, and of all control tokens only the end token can be said."""
+        end = self.prompt.template.end
+        mute = sorted({*self.prompt.tokenizer.all_special_ids, *self.prompt.tokenizer.added_tokens_decoder} - {end})
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_id=end,
+            pad_token_id=self.pad,
+            suppress_tokens=mute or None,
+            output_scores=True,
+            return_dict_in_generate=True,
+        )
+
+    def _spoken(self, ids: list[int], nats: list[float]) -> Spoken:
+        end = self.prompt.template.end
+        ended = end in ids
+        said = ids[: ids.index(end)] if ended else ids
+        counted = nats[: len(said) + ended]
+        mean = sum(counted) / len(counted) / math.log(2)
+        return Spoken(decode(self.prompt.tokenizer, said), ended, len(counted), mean)
+
+
+def pad_id(prompt: Prompt) -> int:
+    """The tokenizer's padding id, or the end token where it has none."""
+    pad = prompt.tokenizer.pad_token_id
+    return prompt.template.end if pad is None else int(pad)
+
+
+class _Teller(TextStreamer):
+    def __init__(self, tokenizer: Any, tell: Callable[[str], None]) -> None:
+        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        self._tell = tell
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        if text:
+            self._tell(compatibility_jamo(text))

@@ -1,0 +1,268 @@
+"""Run folders: numbered, never overwritten, complete once their manifest is there.
+
+    runs/0007/settings.json   written first: enough to resume
+              data/ log.jsonl checkpoints/ model/ or adapter/ index/ evaluation/
+              manifest.json   written last
+
+Every file and folder is made under a temporary name and renamed, so that what bears its name is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from daedap.errors import RunError, StorageError
+
+Json = dict[str, Any]
+FOLDER = Path(os.environ.get("DAEDAP_RUNS") or "runs")
+"""Where runs are kept unless the user says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run's folder. It is complete when its manifest exists."""
+
+    folder: Path
+
+    @property
+    def number(self) -> int:
+        """The run's number; its folder's name."""
+        return int(self.folder.name) if self.folder.name.isdigit() else 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether training went to its end."""
+        return (self.folder / "manifest.json").exists()
+
+    @property
+    def manifest(self) -> Json:
+        """What the run is and where it came from. Raises RunError when unfinished or broken."""
+        return self._json("manifest.json")
+
+    @property
+    def settings(self) -> Json:
+        """The options the run was started with."""
+        return self._json("settings.json")
+
+    @property
+    def learned(self) -> Json:
+        """What training came to; part of the manifest later."""
+        return self._json("learned.json")
+
+    def to_json(self) -> Json:
+        """The manifest and where it lies."""
+        return {"folder": str(self.folder), **self.manifest}
+
+    def lines(self) -> list[str]:
+        """The scores, for a terminal."""
+        table = self.folder / "evaluation" / "table.txt"
+        return table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+
+    def _json(self, name: str) -> Json:
+        try:
+            value: Json = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                "{folder}: the run has no {name}: it was interrupted or damaged.",
+                "Go on with it: daedap train --resume {folder}",
+                folder=self.folder,
+                name=name,
+            ) from error
+        except (ValueError, OSError) as error:
+            raise RunError(
+                "{folder}: {name} can't be read ({error}).",
+                "Restore the folder from a backup or train again.",
+                folder=self.folder,
+                name=name,
+                error=error,
+            ) from error
+        return value
+
+    def check_files(self) -> None:
+        """Raise RunError when a file that the manifest names is missing or has another size."""
+        for name, size in self.manifest["files"].items():
+            path = self.folder / name
+            found = path.stat().st_size if path.exists() else 0
+            if found != size:
+                raise RunError(
+                    "{path}: {found:,} bytes instead of {size:,}: the run is damaged.",
+                    "Restore the file from a backup or train again.",
+                    path=path,
+                    found=found,
+                    size=size,
+                )
+
+    def note(self, event: str, **fields: object) -> None:
+        """Append one line to the run's log."""
+        line = json.dumps({"event": event, **fields}, ensure_ascii=False)
+        with storage(self.folder), (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run while it is trained; the system lets go of it when the process dies."""
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise RunError(
+                "{folder}: another process is training this run.",
+                "Wait until it ends, or end it first.",
+                folder=self.folder,
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def create(runs: Path) -> Run:
+    """Make the next numbered folder; several processes may ask at once."""
+    with storage(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        while True:
+            number = 1 + max((run.number for run in every(runs)), default=0)
+            with suppress(FileExistsError):  # somebody else was faster: take the next number
+                (runs / f"{number:04d}").mkdir()
+                return Run(runs / f"{number:04d}")
+
+
+def every(runs: Path) -> list[Run]:
+    """All runs by number, unfinished ones too."""
+    if not runs.is_dir():
+        return []
+    folders = sorted(path for path in runs.iterdir() if path.is_dir() and path.name.isdigit())
+    return sorted((Run(folder) for folder in folders), key=lambda run: run.number)
+
+
+def find(name: str, runs: Path) -> Run:
+    """A complete, undamaged run by number (`3`), folder, `latest` or `best`. Raises RunError."""
+    run = _named(name, runs)
+    run.check_files()
+    return run
+
+
+def interrupted(name: str, runs: Path) -> Run:
+    """An unfinished run by number or folder, or the latest unfinished one. Raises RunError."""
+    if name == "latest":
+        waiting = [run for run in every(runs) if not run.complete and (run.folder / "settings.json").exists()]
+        if not waiting:
+            raise RunError("{runs}: no interrupted run.", "Start one: daedap train FILE", runs=runs)
+        return waiting[-1]
+    run = _named(name, runs)
+    if run.complete:
+        raise RunError(
+            "{folder}: the run is complete; there is nothing to resume.",
+            "Start the next one: daedap train FILE",
+            folder=run.folder,
+        )
+    return run
+
+
+def _named(name: str, runs: Path) -> Run:
+    if name in ("latest", "best"):
+        return _latest_or_best(name, runs)
+    folder = runs / f"{int(name):04d}" if name.isdigit() else Path(name)
+    if not folder.is_dir():
+        known = ", ".join(str(run.number) for run in every(runs) if run.complete) or "-"
+        raise RunError(
+            "{folder}: no such run.",
+            "Runs in {runs}: {known}. See them with: daedap runs",
+            folder=folder,
+            runs=runs,
+            known=known,
+        )
+    return Run(folder)
+
+
+def _latest_or_best(name: str, runs: Path) -> Run:
+    complete = [run for run in every(runs) if run.complete]
+    if not complete:
+        raise RunError("{runs}: no complete run yet.", "Make one: daedap train FILE", runs=runs)
+    return complete[-1] if name == "latest" else max(complete, key=_goodness)
+
+
+def _goodness(run: Run) -> tuple[float, int]:
+    """Hits@1/20 of the model on all its test rows; the later run among equals."""
+    return run.manifest.get("headline", {}).get("hits@1", 0.0), run.number
+
+
+@contextmanager
+def storage(place: Path) -> Iterator[None]:
+    """Tell a full or unwritable disk in one clear line (StorageError)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            what, remedy = "{place}: no space left to write.", "Free some space or choose another folder with --runs."
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            what, remedy = "{place}: can't be written ({error}).", "Choose another folder with --runs."
+        else:
+            raise
+        raise StorageError(what, remedy, place=error.filename or place, error=error.strerror) from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `path` once the block ends well; an older `path` is replaced."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with storage(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.replace(path)
+
+
+def write_json(path: Path, value: Mapping[str, object]) -> None:
+    """Write a JSON document whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
+    """Write one JSON document a line, whole or not at all."""
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes of every file of a run that must not change after its end, by relative path."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("log.jsonl", ".lock"))
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(paths)}
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from daedap.answer.index import Index
+from daedap.errors import RunError
+from daedap.judge.evaluate import evaluate
+from daedap.judge.evaluation import Evaluation
+from daedap.judge.exam import Options
+from daedap.judge.speaker import Speaker
+from daedap.judge.table import width
+from daedap.pair import Pair, Spoken
+
+NOUNS = tuple("밥물술옷집차책꽃별달해눈비강산길말글꿈손발귀코입목")
+TRAIN = [Pair(f"{noun} 좋아해?", f"{noun}이라면 정말 좋지요.", str(i % 2)) for i, noun in enumerate(NOUNS)]
+# The answers to the first 15 are known word for word, the other 10 are new.
+TEST = [
+    Pair(f"너는 {noun} 좋아하니", f"{noun}이라면 정말 좋지요." if i < 15 else f"{noun}? 난 싫어", str(i % 2))
+    for i, noun in enumerate(NOUNS)
+]
+COMPONENTS = list(range(25))
+
+
+def spoken(text: str, *, ended: bool = True, tokens: int = 5) -> Spoken:
+    return Spoken(text=text, ended=ended, tokens=tokens, log2_probability=-1.0)
+
+
+@dataclass
+class Knowing:
+    """Knows every right answer: 1 bit for each character of it, 3 for each of any other, and the end for free."""
+
+    truth: dict[str, str]
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+        bits = [1 if self.truth[pair.question] == pair.answer else 3 for pair in pairs]
+        return np.array([[-b * len(pair.answer), len(pair.answer) + 1] for b, pair in zip(bits, pairs, strict=True)])
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+        return [spoken(self.truth[pair.question]) for pair in pairs]
+
+
+class Deaf:
+    """Never listens to the question: 2 bits for each character and the end."""
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+        return np.array([[-2.0 * (len(pair.answer) + 1), len(pair.answer) + 1] for pair in pairs])
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+        return [spoken("밥이라면 정말 좋지요", tokens=32 + i % 2) for i, _ in enumerate(pairs)]
+
+
+class Broken:
+    """Its weights have become NaN."""
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+        return np.array([[np.nan, len(pair.answer) + 1] for pair in pairs])
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+        return [spoken("", ended=False) for _ in pairs]
+
+
+def judged(test: Sequence[Pair] = TEST, options: Options | None = None, **speakers: Speaker) -> Evaluation:
+    components = COMPONENTS[: len(test)]
+    index = Index.build(TRAIN)
+    return evaluate(test, components=components, train=TRAIN, speakers=speakers, index=index, options=options)
+
+
+@pytest.fixture(scope="module")
+def both() -> Evaluation:
+    return judged(model=Knowing({pair.question: pair.answer for pair in TEST}), base=Deaf())
+
+
+def test_a_model_that_knows_everything(both: Evaluation) -> None:
+    scores = both.scores["model"]["all"]
+    assert scores["bpc"].value == 1
+    assert scores["question_gain"].value == 2
+    assert (scores["question_gain"].low, scores["question_gain"].high) == (2, 2)
+    assert [scores[name].value for name in ("hits_at_1", "recall_at_5", "mrr", "unique", "ended")] == [1, 1, 1, 1, 1]
+    assert scores["chrf"].value == pytest.approx(100)
+    assert 0 <= scores["latency_p50_ms"].value <= scores["latency_p95_ms"].value
+    assert "latency_p50_ms" not in both.scores["model"]["seen"]
+    assert scores["polite"].value == 15 / 25
+
+
+def test_a_model_that_ignores_the_question_gains_exactly_nothing(both: Evaluation) -> None:
+    scores = both.scores["base"]["all"]
+    assert (scores["question_gain"].value, scores["question_gain"].low, scores["question_gain"].high) == (0, 0, 0)
+    # 2 bits for each character and the end: known answers have 12 characters, new ones 7.
+    characters = sum(len(pair.answer) for pair in TEST)
+    assert scores["bpc"].value == 2 * (characters + 25) / characters
+    # Mean log p is the same for every candidate: all tie, at rank 10.5.
+    assert [scores["hits_at_1"].value, scores["mrr"].value] == pytest.approx([0, 1 / 10.5])
+    assert scores["bland"].value == 1
+    assert scores["unique"].value == 1 / 25
+    assert scores["ended"].value == 13 / 25  # every other reply is one token too long
+
+
+def test_a_broken_model_can_not_win() -> None:
+    evaluation = judged(model=Broken())
+    assert evaluation.scores["model"]["all"]["hits_at_1"].value == 0
+    document = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
+    assert document["scores"]["model"]["all"]["bpc"] == {"value": None, "low": None, "high": None, "n": 25}
+    assert any("?" in line for line in evaluation.lines())
+
+
+def test_slices(both: Evaluation) -> None:
+    assert list(both.scores["model"]) == ["all", "seen", "unseen", "label:0", "label:1"]
+    sizes = {name: scores["bpc"].n for name, scores in both.scores["model"].items()}
+    assert sizes == {"all": 25, "seen": 15, "unseen": 10, "label:0": 13, "label:1": 12}
+    assert both.scores["model"]["unseen"]["polite"].value == 0
+    assert both.scores["base"]["seen"]["bpc"].value == 2 * 13 / 12
+
+
+def test_retrieval_finds_known_answers(both: Evaluation) -> None:
+    scores = both.scores["retrieval"]
+    assert scores["seen"]["hits_at_1"].value == 1
+    assert scores["seen"]["chrf"].value == pytest.approx(100)
+    assert scores["unseen"]["chrf"].value < 30
+    assert "bpc" not in scores["all"]
+    assert both.samples[0].replies["retrieval"] == both.samples[0].evidence.answer
+
+
+def test_people_are_the_yardstick(both: Evaluation) -> None:
+    scores = both.scores["human"]["all"]
+    assert (scores["unique"].value, scores["polite"].value, scores["bland"].value) == (1, 15 / 25, 15 / 25)
+    assert set(scores) == {"bland", "polite", "unique", "distinct_1", "distinct_2"}
+
+
+def test_chance_and_samples(both: Evaluation) -> None:
+    assert both.candidates == 20
+    assert both.chance["hits_at_1"] == 0.05
+    assert len(both.samples) == 20
+    assert all(set(sample.replies) == {"model", "base", "retrieval"} for sample in both.samples)
+
+
+def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
+    evaluation = judged(options=Options(rows=7, samples=3, resamples=10), model=Deaf())
+    scores = evaluation.scores["model"]["all"]
+    assert (scores["bpc"].n, scores["question_gain"].n, scores["hits_at_1"].n, scores["unique"].n) == (25, 25, 7, 7)
+    assert sum("hits_at_1" in row.shares["model"] for row in evaluation.rows) == 7
+    assert sum(bool(row.replies) for row in evaluation.rows) == 7
+
+
+def test_rows_add_up_to_the_scores(both: Evaluation) -> None:
+    shares = [row.shares["model"]["bpc"] for row in both.rows]
+    assert sum(n for n, _ in shares) / sum(d for _, d in shares) == both.scores["model"]["all"]["bpc"].value
+    assert [row.id for row in both.rows] == [pair.id for pair in TEST]
+    assert json.loads(json.dumps(both.rows[3].to_json()))["shares"]["base"]["question_gain"] == [0, len(TEST[3].answer)]
+
+
+def test_the_same_again(both: Evaluation) -> None:
+    untimed = Options(timed=0)
+    truth = {pair.question: pair.answer for pair in TEST}
+    first, again = (judged(options=untimed, model=Knowing(truth), base=Deaf()) for _ in range(2))
+    assert first == again
+    assert first.rows == both.rows
+
+
+def test_one_pair_is_enough() -> None:
+    evaluation = judged(TEST[:1], model=Deaf())
+    assert evaluation.chance == {"hits_at_1": 1, "recall_at_5": 1, "mrr": 1}
+    assert "question_gain" not in evaluation.scores["model"]["all"]
+    assert evaluation.scores["model"]["all"]["bpc"].low is None
+
+
+def test_no_pairs_are_refused() -> None:
+    with pytest.raises(RunError, match="--data"):
+        judged([])
+
+
+def test_history_stays_when_the_question_is_swapped() -> None:
+    asked: list[Pair] = []
+
+    class Listening(Deaf):
+        def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+            asked.extend(pairs)
+            return super().log2_probability(pairs)
+
+    talk = [replace(pair, history=pair.messages) for pair in TEST]
+    judged(talk, Options(rows=1), model=Listening())
+    swapped = asked[25:50]
+    assert all(a.history == b.history and a.answer == b.answer for a, b in zip(swapped, talk, strict=True))
+    assert all(a.question != b.question for a, b in zip(swapped, talk, strict=True))
+
+
+def test_the_table_is_aligned(both: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAEDAP_LANG", "en")
+    lines = both.lines()
+    assert lines[0].split() == ["all", "pairs", "(n=25)", "model", "base", "retrieval", "human", "chance"]
+    assert lines[1].startswith("bits per character ")
+    assert "  1.000 [1.000, 1.000]  " in lines[1]
+    column = lines[0].index("model")
+    assert all(line[column - 1] == " " and line[column] != " " for line in lines[1 : lines.index("")])
+
+
+def test_hangul_is_two_columns_wide() -> None:
+    assert (width("BPC"), width("글자당 비트"), width("\u1112\u1161\u11ab")) == (3, 11, 2)
