@@ -50,7 +50,8 @@ def run(arguments: Sequence[str]) -> int:
     words = _completed([word for word in arguments if word != "--json"])
     try:
         with storage(Path.cwd()):
-            _tell(_app()(words), as_json="--json" in arguments)
+            result: Result | None = _app()(words)
+            _tell(result, as_json="--json" in arguments)
     except CycloptsError:
         return 2
     except DaedapError as error:
@@ -59,7 +60,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\n" + say("Stopped. Go on with an interrupted training: daedap train --resume") + "\n")
         return 130
-    return 0
+    return getattr(result, "exit_code", 0)
 
 
 def _app() -> App:

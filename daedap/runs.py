@@ -65,9 +65,12 @@ class Run:
         return {"folder": str(self.folder), **self.manifest}
 
     def lines(self) -> list[str]:
-        """The scores, for a terminal."""
+        """The scores on all test rows, for a terminal; the table goes on with slices of them."""
         table = self.folder / "evaluation" / "table.txt"
-        return table.read_text(encoding="utf-8").splitlines() if table.exists() else []
+        if not table.exists():
+            return []
+        lines = table.read_text(encoding="utf-8").splitlines()
+        return [*lines[: lines.index("") + 1], lines[-1]]
 
     def _json(self, name: str) -> Json:
         try:

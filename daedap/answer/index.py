@@ -88,6 +88,13 @@ class Index:
         ngrams = NGrams.fit(questions)
         return cls(pairs, ngrams, ngrams.vectors(questions).T.tocsr())
 
+    def extended(self, pairs: Sequence[Pair]) -> Index:
+        """The same index with more pairs behind its own; how rare an n-gram is stays as it was fitted."""
+        if not pairs:
+            return self
+        more = self.ngrams.vectors([pair.question for pair in pairs]).T.tocsr()
+        return Index([*self.pairs, *pairs], self.ngrams, sparse.hstack([self._postings, more], format="csr"))
+
     def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> Neighbours:
         """Rows and cosines of the `k` nearest pairs (all of them, when there are fewer).
 

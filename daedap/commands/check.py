@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
-from daedap.data import check as doctor
+import daedap.data.check as doctor
 from daedap.data.findings import Report
+from daedap.data.read import rows
+from daedap.data.similar import near_duplicates
 from daedap.data.source import Layout
+from daedap.pair import Pair
+
+COMPARED = 100_000
+"""Rows whose questions are compared with each other; the other findings are counted over the whole file."""
 
 
 def check(file: Path, *, layout: Annotated[Layout, Parameter(name="*")] = Layout()) -> Report:
@@ -22,4 +30,8 @@ def check(file: Path, *, layout: Annotated[Layout, Parameter(name="*")] = Layout
     file
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export.
     """
-    return doctor.check(file, layout)
+    report = doctor.check(file, layout)
+    pairs = (row for row in rows(report.source) if isinstance(row, Pair))
+    questions = [pair.question for pair in islice(pairs, COMPARED)]
+    near = sum(bool(earlier) for _, earlier in near_duplicates(questions))
+    return replace(report, near_duplicates=near, compared=len(questions))

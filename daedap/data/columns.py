@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
+from daedap.data.problem import excerpt
 from daedap.errors import DataError
 from daedap.korean import comparison_form
 
@@ -181,5 +182,5 @@ def _columns(places: dict[Part, int], names: Sequence[str], file: Path, header: 
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = [name.strip()[:30] or "''" for name in names[:12]]
+    shown = [excerpt(name.strip())[:30] or "''" for name in names[:12]]
     return ", ".join(shown) + (", …" if len(names) > 12 else "")

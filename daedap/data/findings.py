@@ -115,11 +115,17 @@ class Report:
     questions: Texts = Texts()
     answers: Texts = Texts()
     near_duplicates: int | None = None
-    """Questions that nearly repeat another one; None when nobody counted."""
+    """Questions that nearly repeat an earlier one, of the first `compared`; None when nobody counted."""
+    compared: int = 0
 
     def found(self, kind: str) -> Finding | None:
         """The finding of a kind, if there is one."""
         return next((finding for finding in self.findings if finding.kind == kind), None)
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command: 1 when there is nothing to learn from."""
+        return 0 if self.usable else 1
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON types."""
@@ -137,6 +143,7 @@ class Report:
             "questions": asdict(self.questions),
             "answers": asdict(self.answers),
             "near_duplicates": self.near_duplicates,
+            "compared": self.compared,
         }
 
     def lines(self) -> list[str]:
@@ -154,7 +161,8 @@ class Report:
             *map(_told_finding, self.findings),
         ]
         if self.near_duplicates is not None:
-            said.append(say("kept: questions that nearly repeat another one: {count:,}", count=self.near_duplicates))
+            template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
+            said.append(say(template, count=self.near_duplicates, compared=self.compared))
         if self.usable:
             said += [_told_texts(say("questions"), self.questions), _told_texts(say("answers"), self.answers)]
         if self.answers.mixed:
@@ -216,5 +224,5 @@ def _told_texts(name: str, texts: Texts) -> str:
 def _told_labels(labels: Mapping[str, int]) -> list[str]:
     if not any(labels):
         return []
-    shown = [f"{label or '-'} {count:,}" for label, count in list(labels.items())[:10]]
+    shown = [f"{label or '-'} ({count:,})" for label, count in list(labels.items())[:10]]
     return [say("labels: {labels}", labels=", ".join(shown) + (", …" if len(labels) > 10 else ""))]

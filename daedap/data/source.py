@@ -235,7 +235,7 @@ def _open_chat(source: Source) -> Source:
 
 def _wrong_speaker(source: Source, counts: Counter[str]) -> DataError:
     """Nobody of that name speaks, or none was given; the message lists who does."""
-    shown = ", ".join(f"{name} ({count:,})" for name, count in counts.most_common(10))
+    shown = ", ".join(f"{excerpt(name)} ({count:,})" for name, count in counts.most_common(10))
     listed = shown + (", …" if len(counts) > 10 else "")
     if not counts:
         return DataError("{file} is a KakaoTalk chat without any message.", "Export the chat again.", file=source.path)

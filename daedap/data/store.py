@@ -11,33 +11,34 @@ from daedap.data.split import Split
 from daedap.pair import Message, Pair
 from daedap.runs import write_lines
 
-HeldSide = Literal["train", "dev", "test"]
+StoredSide = Literal["train", "dev", "test"]
+HELD_OUT: tuple[StoredSide, ...] = ("dev", "test")
 
 
 def write_sides(folder: Path, parts: Split) -> None:
     """Write each side of a split."""
-    sides: tuple[HeldSide, ...] = ("train", "dev", "test")
+    sides: tuple[StoredSide, ...] = ("train", *HELD_OUT)
     for side in sides:
         rows = zip(parts.rows(side), parts.components_of(side), strict=True)
         records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
         write_lines(_file(folder, side), records)
 
 
-def read_side(folder: Path, side: HeldSide) -> list[Pair]:
+def read_side(folder: Path, side: StoredSide) -> list[Pair]:
     """The pairs of one side."""
     return [_pair(record) for record in _records(folder, side)]
 
 
-def read_components(folder: Path, side: HeldSide) -> list[str]:
+def read_components(folder: Path, side: StoredSide) -> list[str]:
     """The component of each pair of one side."""
     return [str(record["component"]) for record in _records(folder, side)]
 
 
-def _file(folder: Path, side: HeldSide) -> Path:
+def _file(folder: Path, side: StoredSide) -> Path:
     return folder / "data" / f"{side}.jsonl"
 
 
-def _records(folder: Path, side: HeldSide) -> list[dict[str, object]]:
+def _records(folder: Path, side: StoredSide) -> list[dict[str, object]]:
     with _file(folder, side).open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 

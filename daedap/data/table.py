@@ -94,10 +94,11 @@ def _regularity(sample: Sequence[str], delimiter: str) -> float:
 
 def is_excel(path: Path) -> bool:
     """Whether a file is an Excel workbook, whatever its name ends with."""
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "xl/workbook.xml" in archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # no archive, or a damaged one
         return False
-    with zipfile.ZipFile(path) as archive:
-        return "xl/workbook.xml" in archive.namelist()
 
 
 def excel_records(path: Path) -> Iterator[Record]:
