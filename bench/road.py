@@ -38,6 +38,7 @@ class Road:
 
 
 def main() -> None:
+    """Measure, print, and append to the results."""
     parser = ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--epochs", type=int, default=5)
@@ -95,8 +96,8 @@ def report(road: Road, file: Path, epochs: int) -> list[str]:
         f"| `daedap --help`, median of 7 | {road.help_seconds:.2f} s |",
         f"| {PAIRS} pairs, fresh model, 60 epochs: exact answers by greedy decoding | {road.exact:.1%} |",
         f"| … every one ended | {road.ended:.1%} |",
-        f"| whole file, {manifest['rows']['train']:,} rows × {manifest['training']['epochs']} epochs: prepare + train + "
-        f"evaluate | {seconds['prepare']:.0f} + {seconds['train']:.0f} + {seconds['evaluate']:.0f} s |",
+        f"| {manifest['rows']['train']:,} rows × {manifest['training']['epochs']} epochs: prepare + train + evaluate"
+        f" | {seconds['prepare']:.0f} + {seconds['train']:.0f} + {seconds['evaluate']:.0f} s |",
         f"| precision that the probe chose | {manifest['machine']['precision']} |",
         f"| peak memory | {manifest['peak_memory_bytes'] / 1e9:.2f} GB |",
         f"| dev loss after each epoch | {', '.join(f'{loss:.3f}' for loss in road.dev)} |",

@@ -16,14 +16,18 @@ from typing import TYPE_CHECKING, Any
 __all__ = ["Bot", "DaedapError", "Evaluation", "Message", "Pair", "Reply", "Run", "check", "evaluate", "train"]
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daedap.answer.bot import Bot
-    from daedap.commands.check import check
-    from daedap.commands.evaluate import evaluate
-    from daedap.commands.train import train
+    from daedap.data.findings import Report
     from daedap.errors import DaedapError
     from daedap.judge.evaluation import Evaluation
     from daedap.pair import Message, Pair, Reply
     from daedap.runs import Run
+
+    check: Callable[..., Report]
+    evaluate: Callable[..., Evaluation]
+    train: Callable[..., Run]
 
 _NOUNS = {
     "Bot": "answer.bot",

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 Result = TypeVar("Result")
 
@@ -25,12 +25,23 @@ def flat(command: Callable[..., Result]) -> Callable[..., Result]:
         for name, group in groups.items():
             if name not in options:
                 mine = {field.name for field in fields(group)} & options.keys()
-                options[name] = group(**_as_paths(group, {key: options.pop(key) for key in mine}))
-        return command(*(Path(value) if isinstance(value, str) else value for value in positional), **options)
+                options[name] = group(**_as_told(group, {key: options.pop(key) for key in mine}))
+        named = dict(zip(defaults, positional, strict=False))
+        extra = positional[len(named) :]  # for Python to complain about
+        return command(*_as_told(command, named).values(), *extra, **_as_told(command, options))
 
     return call
 
 
-def _as_paths(group: type, options: dict[str, Any]) -> dict[str, Any]:
-    hints = get_type_hints(group)
-    return {name: Path(value) if hints[name] is Path else value for name, value in options.items()}
+def _as_told(command: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Strings as files and folders, and a run's number or folder as a string, where the type hints say so."""
+    hints = get_type_hints(command)
+    return {name: _converted(value, hints.get(name)) for name, value in options.items()}
+
+
+def _converted(value: Any, hint: Any) -> Any:
+    if isinstance(value, str) and Path in (hint, *get_args(hint)):
+        return Path(value)
+    if isinstance(value, int | Path) and not isinstance(value, bool) and str in (hint, *get_args(hint)):
+        return str(value)
+    return value

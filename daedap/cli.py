@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cyclopts import App, CycloptsError
+from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import DaedapError
 from daedap.language import say
 from daedap.runs import storage
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
 
 COMMANDS = {
     "check": "Examine a file of questions and answers.",
@@ -52,6 +57,9 @@ def run(arguments: Sequence[str]) -> int:
         with storage(Path.cwd()):
             result: Result | None = _app()(words)
             _tell(result, as_json="--json" in arguments)
+    except BrokenPipeError:  # whoever reads, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
+        return 0
     except CycloptsError:
         return 2
     except DaedapError as error:
@@ -73,10 +81,25 @@ def _app() -> App:
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
         result_action="return_value",
+        help_formatter=_HelpPage(),
     )
     for name, purpose in COMMANDS.items():
         app.command(f"daedap.commands.{name}:{name}", name=name, help=say(purpose))
     return app
+
+
+class _HelpPage(DefaultFormatter):
+    """Tells the docstrings that the help page is made of like any other message."""
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        entries = [entry.copy(description=_told(entry.description)) for entry in panel.entries]
+        told = panel.copy(title=_told(panel.title), description=_told(panel.description), entries=entries)
+        super().__call__(console, options, told)
+
+
+def _told(text: Any) -> Any:
+    plain = str(getattr(text, "primary_renderable", text) or "")
+    return say(" ".join(plain.split())) if plain.strip() else text
 
 
 def _completed(words: list[str]) -> list[str]:
@@ -89,8 +112,8 @@ def _completed(words: list[str]) -> list[str]:
 
 
 def _set_up_streams() -> None:
-    """Progress to stderr, and Korean on terminals whose code page can't show every character."""
-    for stream in (sys.stdout, sys.stderr):
+    """Progress to stderr; what can't be shown on a terminal, or decoded from a pipe, is no reason to stop."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -104,3 +127,4 @@ def _tell(result: Result | None, *, as_json: bool) -> None:
         sys.stdout.write(json.dumps(result.to_json(), ensure_ascii=False, indent=1) + "\n")
     else:
         sys.stdout.writelines(f"{line}\n" for line in result.lines())
+    sys.stdout.flush()

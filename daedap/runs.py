@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,8 @@ from daedap.errors import RunError, StorageError
 Json = dict[str, Any]
 FOLDER = Path(os.environ.get("DAEDAP_RUNS") or "runs")
 """Where runs are kept unless the user says otherwise."""
+_NO_SPACE = re.compile(r"os error (27|28|122)|PytorchStreamWriter|inline_container")
+"""What safetensors and torch say when the disk is full; neither raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Run:
     @property
     def number(self) -> int:
         """The run's number; its folder's name."""
-        return int(self.folder.name) if self.folder.name.isdigit() else 0
+        return int(self.folder.name) if self.folder.name.isdecimal() else 0
 
     @property
     def complete(self) -> bool:
@@ -75,7 +78,16 @@ class Run:
     def _json(self, name: str) -> Json:
         try:
             value: Json = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            if not isinstance(value, dict):
+                raise ValueError(f"{type(value).__name__}, not an object")
         except FileNotFoundError as error:
+            if name == "settings.json":
+                raise RunError(
+                    "{folder}: not a run, or one that ended before it began: it has no {name}.",
+                    "Train again: daedap train FILE",
+                    folder=self.folder,
+                    name=name,
+                ) from error
             raise RunError(
                 "{folder}: the run has no {name}: it was interrupted or damaged.",
                 "Go on with it: daedap train --resume {folder}",
@@ -109,7 +121,7 @@ class Run:
     def note(self, event: str, **fields: object) -> None:
         """Append one line to the run's log."""
         line = json.dumps({"event": event, **fields}, ensure_ascii=False)
-        with storage(self.folder), (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        with storage(self.folder), (self.folder / "log.jsonl").open("a", encoding="utf-8", errors="replace") as log:
             log.write(line + "\n")
 
     @contextmanager
@@ -145,7 +157,7 @@ def every(runs: Path) -> list[Run]:
     """All runs by number, unfinished ones too."""
     if not runs.is_dir():
         return []
-    folders = sorted(path for path in runs.iterdir() if path.is_dir() and path.name.isdigit())
+    folders = sorted(path for path in runs.iterdir() if path.is_dir() and path.name.isdecimal())
     return sorted((Run(folder) for folder in folders), key=lambda run: run.number)
 
 
@@ -176,7 +188,7 @@ def interrupted(name: str, runs: Path) -> Run:
 def _named(name: str, runs: Path) -> Run:
     if name in ("latest", "best"):
         return _latest_or_best(name, runs)
-    folder = runs / f"{int(name):04d}" if name.isdigit() else Path(name)
+    folder = runs / f"{int(name):04d}" if name.isdecimal() else Path(name)
     if not folder.is_dir():
         known = ", ".join(str(run.number) for run in every(runs) if run.complete) or "-"
         raise RunError(
@@ -198,7 +210,7 @@ def _latest_or_best(name: str, runs: Path) -> Run:
 
 def _goodness(run: Run) -> tuple[float, int]:
     """Hits@1/20 of the model on all its test rows; the later run among equals."""
-    return run.manifest.get("headline", {}).get("hits@1", 0.0), run.number
+    return run.manifest.get("headline", {}).get("hits_at_1", 0.0), run.number
 
 
 @contextmanager
@@ -209,7 +221,7 @@ def storage(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             what, remedy = "{place}: no space left to write.", "Free some space or choose another folder with --runs."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             what, remedy = "{place}: can't be written ({error}).", "Choose another folder with --runs."
         else:
             raise
@@ -225,8 +237,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         try:
             yield temporary
-        except BaseException:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            if _NO_SPACE.search(str(error)):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise
         if path.exists():
             shutil.rmtree(path)
@@ -249,9 +263,10 @@ def write_text(path: Path, text: str) -> None:
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_text(text, encoding="utf-8")
+            # The name of the user's file may hold bytes that no encoding knows: they become "?".
+            temporary.write_text(text, encoding="utf-8", errors="replace")
             temporary.replace(path)
-        except OSError:
+        except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 

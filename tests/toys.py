@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -22,6 +23,8 @@ from transformers import (
 
 from daedap.lm.tokenizer import save_tokenizer, train_tokenizer
 from daedap.pair import Pair
+
+torch.set_num_threads(1)  # on a busy machine a second one only waits
 
 KOGPT2_SPECIALS = ["<s>", "</s>", "<usr>", "<pad>", "<sys>", "<unk>", "<mask>", "<d>", "</d>"]
 KOGPT2_SPECIALS += [f"<unused{n}>" for n in range(8)]
@@ -230,7 +233,7 @@ def gemma3(folder: Path) -> Path:
 
 
 BASES: dict[str, Callable[[Path], Path]] = {"kogpt2": kogpt2, "llama": llama, "qwen3": qwen3, "gemma3": gemma3}
-_SMALL = {
+_SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 64,
     "num_hidden_layers": 2,

@@ -49,20 +49,23 @@ class Bot:
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
-        return self._answer([Pair(question, "", history=tuple(history))])[0]
+        return self._answer([_asked(question, history)])[0]
 
     def reply_many(self, questions: Sequence[str]) -> list[Reply]:
         """Answer many questions that have nothing to do with each other; faster than one by one."""
-        return self._answer([Pair(question, "") for question in questions])
+        return self._answer([_asked(question) for question in questions])
 
     def stream(self, question: str, tell: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
         """Like `reply`, telling each word as soon as it is there."""
-        pair = Pair(question, "", history=tuple(history))
+        pair = _asked(question, history)
         if not pair.question.strip() or (near := self._nearest([pair])[0]).similarity >= self.known:
             reply = self._answer([pair])[0]
             tell(reply.text)
             return reply
-        return _generated(pair, self.speaker.stream(pair, tell), near)
+        reply = _generated(pair, self.speaker.stream(pair, tell), near)
+        if reply.source == "fallback":  # the model said nothing
+            tell(reply.text)
+        return reply
 
     def _answer(self, pairs: Sequence[Pair]) -> list[Reply]:
         near = self._nearest(pairs)
@@ -81,6 +84,11 @@ class Bot:
 
     def _nearest(self, pairs: Sequence[Pair]) -> list[Evidence]:
         return [near[0] for near in self.index.nearest([pair.question for pair in pairs])]
+
+
+def _asked(question: str, history: Sequence[Message] = ()) -> Pair:
+    """The question as a pair without an answer; bytes that a terminal could not decode become "?"."""
+    return Pair(question.encode("utf-8", "replace").decode(), "", history=tuple(history))
 
 
 def _generated(pair: Pair, spoken: Spoken, evidence: Evidence) -> Reply:

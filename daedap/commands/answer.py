@@ -68,7 +68,9 @@ def answer(
 
 
 def _answer_file(bot: Bot, questions: Path, out: Path) -> Answered:
-    if out.exists() and out.samefile(questions):
+    if out.is_dir():
+        raise SettingsError("--out {out}: this is a folder.", "Give the name of a file.", out=out)
+    if out.exists() and questions.exists() and out.samefile(questions):
         raise SettingsError("--out {out}: this is the file of questions.", "Choose another name.", out=out)
     lines = _lines(questions)
     replies: list[Reply] = []
@@ -82,5 +84,11 @@ def _answer_file(bot: Bot, questions: Path, out: Path) -> Answered:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    with open_text(file, detect(file)) as text:
+    try:
+        text = open_text(file, detect(file))
+    except OSError as error:
+        raise DataError(
+            "{file} can't be read ({error}).", "Check the name and the folder.", file=file, error=error.strerror
+        ) from error
+    with text:
         yield from (line.strip() for line in text if line.strip())

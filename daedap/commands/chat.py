@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
 
 from daedap.answer.bot import Bot
+from daedap.errors import DataError
 from daedap.language import say
 from daedap.pair import Message, Reply
 from daedap.runs import FOLDER
@@ -36,6 +36,8 @@ def chat(*, run: str = "latest", runs: Path = FOLDER) -> None:
                 return
         except KeyboardInterrupt:  # ends the answer, not the chat
             _tell("\n")
+        except DataError as error:  # the question is too long
+            _tell(f"{error}\n")
 
 
 class Talk:
@@ -68,7 +70,7 @@ class Talk:
             _tell(say("Nothing has been answered yet.") + "\n")
             return
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.bot.run.note(verdict, time=now, **asdict(self.last))
+        self.bot.run.note(verdict, time=now, **self.last.to_json())
         _tell(say("Noted.") + "\n")
 
 

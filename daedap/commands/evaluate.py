@@ -16,6 +16,7 @@ from daedap.data.check import load
 from daedap.data.source import Layout
 from daedap.data.split import Splitting, split
 from daedap.data.store import read_components, read_side
+from daedap.errors import SettingsError
 from daedap.judge.evaluate import evaluate as judge
 from daedap.judge.evaluation import Evaluation
 from daedap.judge.exam import Options
@@ -44,7 +45,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a run on its own test rows, or on a file.
 
-    Raises RunError and DataError.
+    Raises RunError, DataError and SettingsError.
 
     Parameters
     ----------
@@ -57,6 +58,8 @@ def evaluate(
     runs
         Folder of the runs.
     """
+    if rows < 1:
+        raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
     found = store.find(run, runs)
     return _judge(found, _own_exam(found) if data is None else _foreign_exam(data, layout), rows)
 
@@ -65,9 +68,7 @@ def judge_run(run: Run) -> Json:
     """Score a run that is being finished; write `evaluation/` and return the headline. Without test rows, nothing."""
     exam = _own_exam(run)
     if not exam.pairs:
-        _log.warning(
-            say("No test rows, so no scores. Set --test-size, or score on a file: daedap evaluate --data FILE")
-        )
+        _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
     result = _judge(run, exam, Options().rows)
     with store.new_folder(run.folder / "evaluation") as folder:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shutil
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -21,10 +25,13 @@ from daedap.data.check import Fits, Loaded, load
 from daedap.data.source import Layout
 from daedap.data.split import Split, Splitting, split
 from daedap.data.store import read_side, write_sides
-from daedap.errors import DataError
+from daedap.errors import BaseError, DataError, SettingsError, StorageError
 from daedap.language import say
 from daedap.lm.recipe import Learner, Recipe
 from daedap.runs import FOLDER, Json, Run
+
+if TYPE_CHECKING:
+    from daedap.lm.base import Base
 
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 _log = logging.getLogger("daedap")
@@ -63,44 +70,78 @@ def train(
     """
     if place.resume:
         run = store.interrupted(place.resume, place.runs)
-    else:
-        run = _begin(file or STARTER, layout, splitting, learner, recipe, place)
-    with run.locked():
-        return _finish(run)
-
-
-def _begin(file: Path, layout: Layout, splitting: Splitting, learner: Learner, recipe: Recipe, place: Place) -> Run:
-    """Everything that can be refused is refused before the run gets its number."""
+        with run.locked():
+            return _finish(run)
     started = time.perf_counter()
-    loaded = load(file, layout, fits=_fits(learner))
-    for line in loaded.report.lines():
-        _log.info(line)
+    file = file or STARTER
+    _need_tracker(recipe)
+    base = _load_base(learner)
+    loaded = load(file, layout, fits=_fits(learner, base))
+    _tell(loaded.report.lines())
     parts = split(loaded.pairs, splitting, seed=recipe.seed)
     _need_rows(file, parts)
-    run = store.create(place.runs)
-    write_sides(run.folder, parts)
-    store.write_json(run.folder / "data" / "source.json", _source(file, loaded, splitting, parts))
-    store.write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
-    settings = {
+    source = _source(file, loaded, splitting, parts)
+    settings: Json = {
         "file": str(file),
         "layout": asdict(layout),
         "splitting": asdict(splitting),
         "learner": asdict(learner),
         "recipe": asdict(recipe),
         "evaluate": place.evaluate,
-        "prepare_seconds": round(time.perf_counter() - started, 1),
     }
-    store.write_json(run.folder / "settings.json", settings)
-    return run
+    run = store.create(place.runs)
+    with _kept_if_begun(run), run.locked():
+        write_sides(run.folder, parts)
+        store.write_json(run.folder / "data" / "source.json", source)
+        store.write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
+        settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
+        store.write_json(run.folder / "settings.json", settings)
+        return _finish(run, base)
 
 
-def _fits(learner: Learner) -> Fits:
-    """Whether question, answer and end token fit: by the base's own tokenizer, or as if a character were a token."""
+@contextmanager
+def _kept_if_begun(run: Run) -> Iterator[None]:
+    """A new run that is refused, or finds no space, before its first checkpoint leaves nothing behind."""
+    try:
+        yield
+    except (BaseError, DataError, SettingsError, StorageError):  # RunError: somebody else has it
+        if not any((run.folder / "checkpoints").glob("step-*")):
+            shutil.rmtree(run.folder, ignore_errors=True)
+        raise
+
+
+def _need_tracker(recipe: Recipe) -> None:
+    """Without the package, accelerate would only warn, and the curves be nowhere."""
+    found = None if recipe.report_to == "none" else find_spec(recipe.report_to)
+    if recipe.report_to != "none" and not (found and found.origin):  # a folder of that name has no origin
+        raise SettingsError(
+            "--report-to {name}: the package {name} is not installed.",
+            "Install it: pip install {name}",
+            name=recipe.report_to,
+        )
+
+
+def _load_base(learner: Learner) -> Base | None:
+    """The named base; None when a fresh model will be made, which needs the training rows first."""
     if not learner.base:
-        return lambda pair: len(pair.question) + len(pair.answer) + 8 <= learner.max_length
+        return None
     from daedap.lm.base import load_base  # torch takes seconds to import
 
-    return load_base(learner.base).prompt(learner.max_length).fits
+    base = load_base(learner.base)
+    _tell([say("Base {name}, licence: {licence}", name=learner.base, licence=base.licence)])
+    return base
+
+
+def _fits(learner: Learner, base: Base | None) -> Fits:
+    """Whether question, answer and end token fit: by the base's own tokenizer, or as if a character were a token."""
+    if base:
+        return base.prompt(learner.max_length).fits
+    return lambda pair: len(pair.question) + len(pair.answer) + 8 <= learner.max_length
+
+
+def _tell(lines: Sequence[str]) -> None:
+    for line in lines:
+        _log.info(line)
 
 
 def _need_rows(file: Path, parts: Split) -> None:
@@ -116,14 +157,11 @@ def _need_rows(file: Path, parts: Split) -> None:
 def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> Json:
     counts = {side: parts.sides.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
     leak = asdict(parts.leak)
-    _log.info(
-        say(
-            "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
-            "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training.",
-            **counts,
-            **leak,
-        )
+    told = (
+        "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
+        "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training."
     )
+    _tell([say(told, **counts, **leak)])
     return {
         "file": str(file),
         "sha256": store.digest(file),
@@ -138,12 +176,12 @@ def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> J
     }
 
 
-def _finish(run: Run) -> Run:
+def _finish(run: Run, base: Base | None = None) -> Run:
     """Train, index, score; the manifest comes last."""
     from daedap.lm.learn import learn  # torch takes seconds to import
 
     seconds = {"prepare": run.settings["prepare_seconds"]}
-    learn(run)
+    learn(run, base)
     seconds["train"] = run.learned["training"]["seconds"]
     started = time.perf_counter()
     with store.new_folder(run.folder / "index") as folder:
@@ -151,7 +189,7 @@ def _finish(run: Run) -> Run:
     headline = judge_run(run) if run.settings["evaluate"] else {}
     seconds["evaluate"] = round(time.perf_counter() - started, 1)
     store.write_json(run.folder / "manifest.json", _manifest(run, seconds, headline))
-    _log.info(say("Run {number} is complete: {folder}", number=run.number, folder=run.folder))
+    _tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
 
 

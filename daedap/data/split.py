@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +39,7 @@ class Splitting:
         if not 0 < self.fraction <= 1:
             raise SettingsError("--fraction {value}: must be above 0 and at most 1.", "Try 0.2.", value=self.fraction)
         for name, value in (("dev-size", self.dev_size), ("test-size", self.test_size)):
-            if value < 0:
+            if not value >= 0:  # nor NaN
                 raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=name, value=value)
 
 
@@ -84,8 +84,13 @@ def split(pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Spli
             dev=splitting.dev_size,
             test=splitting.test_size,
         )
-    parts = _at_random(pairs, dev, test, seed) if splitting.split == "random" else _by_components(pairs, dev, test)
-    return parts if splitting.fraction == 1 else _thinned(parts, splitting.fraction)
+    if splitting.split == "random":
+        sides = _thinned(pairs, _at_random(len(pairs), dev, test, seed), splitting.fraction)
+        leak = Leak(questions=_questions_leaked(pairs, sides), answers=_answers_leaked(pairs, sides))
+        return Split(pairs, sides, range(len(pairs)), leak)
+    sides, components = _by_components(pairs, dev, test)
+    sides = _thinned(pairs, sides, splitting.fraction)
+    return Split(pairs, sides, components, Leak(questions=0.0, answers=_answers_leaked(pairs, sides)))
 
 
 def context(pair: Pair) -> str:
@@ -97,35 +102,38 @@ def _share(size: float, rows: int) -> float:
     return size if 0 <= size < 1 else size / max(rows, 1)
 
 
-def _thinned(parts: Split, fraction: float) -> Split:
+def _thinned(pairs: Sequence[Pair], sides: list[Side], fraction: float) -> list[Side]:
     """Keep a share of the training rows: those whose ids are the smallest, so that shares are nested."""
-    ids = sorted(pair.id for pair in parts.rows("train"))
+    ids = sorted(pair.id for pair, side in zip(pairs, sides, strict=True) if side == "train")
     last = ids[max(round(fraction * len(ids)), 1) - 1] if ids else ""
-    sides: list[Side] = [
-        "unused" if side == "train" and pair.id > last else side
-        for pair, side in zip(parts.pairs, parts.sides, strict=True)
-    ]
-    return Split(parts.pairs, sides, parts.components, parts.leak)
+    return ["unused" if side == "train" and pair.id > last else side for pair, side in zip(pairs, sides, strict=True)]
 
 
-def _by_components(pairs: Sequence[Pair], dev: float, test: float) -> Split:
+def _by_components(pairs: Sequence[Pair], dev: float, test: float) -> tuple[list[Side], list[int]]:
     components = _Components(len(pairs))
     sides: list[Side] = []
     threads: dict[str, int] = {}
+    first = _first_rows(pairs)
     for row, near in near_duplicates([context(pair) for pair in pairs]):
         pair = pairs[row]
         linked = [*near, threads[pair.thread]] if pair.thread in threads else near
         roots = {components.root(other) for other in linked if sides[other] != "left_out"}
         met = {sides[root] for root in roots}
-        if len(met) > 1:
+        again = first[row] != row and sides[first[row]] == "left_out"  # it would join the same components
+        if again or len(met) > 1:
             sides.append("left_out")
             continue
         sides.append(met.pop() if met else _side_of(pair, dev, test))
         components.join(row, roots)
         if pair.thread:
             threads.setdefault(pair.thread, row)
-    roots_of = [components.root(row) for row in range(len(pairs))]
-    return Split(pairs, sides, roots_of, Leak(questions=0.0, answers=_answers_leaked(pairs, sides)))
+    return sides, [components.root(row) for row in range(len(pairs))]
+
+
+def _first_rows(pairs: Sequence[Pair]) -> list[int]:
+    """For each row, the first one that asks the very same."""
+    first: dict[str, int] = {}
+    return [first.setdefault(comparison_form(context(pair)), row) for row, pair in enumerate(pairs)]
 
 
 def _side_of(pair: Pair, dev: float, test: float) -> Side:
@@ -135,25 +143,27 @@ def _side_of(pair: Pair, dev: float, test: float) -> Side:
     return "test" if point < test else "dev" if point < test + dev else "train"
 
 
-def _at_random(pairs: Sequence[Pair], dev: float, test: float, seed: int) -> Split:
+def _at_random(rows: int, dev: float, test: float, seed: int) -> list[Side]:
     """The usual practice, kept for comparison: it leaks, and `leak` says how much."""
-    order = random.Random(seed).sample(range(len(pairs)), len(pairs))
-    n_test, n_dev = round(test * len(pairs)), round(dev * len(pairs))
-    sides: list[Side] = ["train"] * len(pairs)
+    order = random.Random(seed).sample(range(rows), rows)
+    n_test, n_dev = round(test * rows), round(dev * rows)
+    sides: list[Side] = ["train"] * rows
     for place, row in enumerate(order[: n_test + n_dev]):
         sides[row] = "test" if place < n_test else "dev"
-    near = near_duplicates([context(pair) for pair in pairs])
-    leak = Leak(questions=_questions_leaked(near, sides), answers=_answers_leaked(pairs, sides))
-    return Split(pairs, sides, range(len(pairs)), leak)
+    return sides
 
 
-def _questions_leaked(near: Iterable[tuple[int, list[int]]], sides: Sequence[Side]) -> float:
-    leaked = set()
-    for row, others in near:
-        for other in others:
-            if {sides[row], sides[other]} == {"train", "test"}:
-                leaked.add(row if sides[row] == "test" else other)
-    return len(leaked) / max(sides.count("test"), 1)
+def _questions_leaked(pairs: Sequence[Pair], sides: Sequence[Side]) -> float:
+    first = _first_rows(pairs)
+    learned = {first[row] for row, side in enumerate(sides) if side == "train"}
+    leaked = set(learned)
+    for row, others in near_duplicates([context(pair) for pair in pairs]):
+        for other in others:  # a first row, as `first[row]` is
+            if first[row] in learned:
+                leaked.add(other)
+            if other in learned:
+                leaked.add(first[row])
+    return sum(side == "test" and first[row] in leaked for row, side in enumerate(sides)) / max(sides.count("test"), 1)
 
 
 def _answers_leaked(pairs: Sequence[Pair], sides: Sequence[Side]) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from daedap.data.split import Split
+from daedap.errors import RunError
 from daedap.pair import Message, Pair
 from daedap.runs import write_lines
 
@@ -39,8 +40,17 @@ def _file(folder: Path, side: StoredSide) -> Path:
 
 
 def _records(folder: Path, side: StoredSide) -> list[dict[str, object]]:
-    with _file(folder, side).open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    path = _file(folder, side)
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise RunError(
+            "{file}: the run's rows can't be read ({error}).",
+            "Restore the file from a backup or train again.",
+            file=path,
+            error=error,
+        ) from error
 
 
 def _pair(record: dict[str, object]) -> Pair:

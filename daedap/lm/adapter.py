@@ -35,10 +35,11 @@ def train_in_full(model: PreTrainedModel, *, layers: int | None) -> PreTrainedMo
     top = _top(model, layers)
     if top is None:
         return model
+    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]  # of tokens and of positions
+    below = {id(weight) for table in tables for weight in table.parameters()}
     for name, weight in model.named_parameters():
         block = _BLOCK.search(f".{name}")
-        tied = weight is model.get_input_embeddings().weight
-        weight.requires_grad = int(block[1]) in top if block else not tied
+        weight.requires_grad = int(block[1]) in top if block else id(weight) not in below
     return model
 
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
@@ -22,7 +22,7 @@ from daedap.lm.tokenizer import decode, encode, load_tokenizer
 logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
 KOGPT2_LICENCE = "cc-by-nc-sa-4.0"
 _TEXTS = ("안녕하세요, 오늘 기분은 어때요?", "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.", "ㅋㅋ 고마워ㅠㅠ!")
-_WEIGHTS = ("*.safetensors", "*.bin")
+_WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Base:
     tokenizer: PreTrainedTokenizerFast
     licence: str
     digest: str
-    """SHA-256 over weights and tokenizer."""
+    """SHA-256 over weights, shape and tokenizer."""
 
     def prompt(self, max_length: int) -> Prompt:
         """How conversations are rendered for it, in at most `max_length` ids and never more than it has places for."""
@@ -48,6 +48,8 @@ def load_base(name: str) -> Base:
     tokenizer = load_tokenizer(folder)
     model = _load_model(folder)
     self_test(name, model, tokenizer)
+    if Path(name).is_dir():
+        name = str(folder.resolve())  # a run must find its base again from anywhere
     return Base(name, model, tokenizer, _licence(name, folder), _digest(folder))
 
 
@@ -96,7 +98,9 @@ def _load_model(folder: Path) -> PreTrainedModel:
             folder=folder,
         )
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, weights_only=True)
+        model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
+            folder, dtype=torch.float32, weights_only=True, trust_remote_code=False, output_loading_info=True
+        )
     except Exception as error:  # each format has its own errors; none of them is a reason to go on
         raise BaseError(
             "{folder}: its weights can't be loaded ({error}).",
@@ -104,7 +108,15 @@ def _load_model(folder: Path) -> PreTrainedModel:
             folder=folder,
             error=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
         ) from error
-    return model
+    if missing := sorted(report["missing_keys"]):  # transformers only warns, and fills them at random
+        raise BaseError(
+            "{folder}: its weights are not all there: {count} are missing, {first} among them.",
+            "The files may belong to another model or be incomplete; get them again.",
+            folder=folder,
+            count=len(missing),
+            first=missing[0],
+        )
+    return cast("PreTrainedModel", model)
 
 
 def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -150,7 +162,8 @@ def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
 def _licence(name: str, folder: Path) -> str:
     """The licence in the model card's header, as the hub reads it; "unknown" when the card names none."""
     card = folder / "README.md"
-    found = re.search(r"^license:\s*(\S+)", card.read_text(encoding="utf-8"), re.M) if card.exists() else None
+    header = card.read_text(encoding="utf-8") if card.exists() else ""
+    found = re.search(r"^license: *(?:\n *- )?['\"]?([\w.-]+)", header, re.M)
     if found:
         return found[1]
     return KOGPT2_LICENCE if "kogpt2" in name.lower() else "unknown"
@@ -158,7 +171,9 @@ def _licence(name: str, folder: Path) -> str:
 
 def _digest(folder: Path) -> str:
     sha = hashlib.sha256()
-    for path in sorted(path for pattern in (*_WEIGHTS, "tokenizer.json") for path in folder.glob(pattern)):
+    for path in sorted(
+        path for pattern in (*_WEIGHTS, "config.json", "tokenizer*.json") for path in folder.glob(pattern)
+    ):
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 sha.update(block)

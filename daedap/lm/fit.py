@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from daedap.errors import SettingsError
 from daedap.language import say
 from daedap.lm.batches import epoch_batches
 from daedap.lm.checkpoint import checkpoints, keep_only_trained, load_weights, save_checkpoint, save_weights
@@ -106,7 +107,7 @@ class Fitting:
         optimizer = torch.optim.AdamW(
             _groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0
         )
-        warmup = math.ceil(self.recipe.warmup_ratio * total_steps)
+        warmup = int(self.recipe.warmup_ratio * total_steps)  # 0 in a short run: its first step must count
         scheduler = get_scheduler(self.recipe.lr_scheduler_type, optimizer, warmup, total_steps)
         self.model, self.optimizer, self.scheduler = self.accelerator.prepare(self.model, optimizer, scheduler)
         if self.recipe.report_to != "none":
@@ -120,7 +121,8 @@ class Fitting:
         log = self.folder / "log.jsonl"
         if log.exists():
             lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(log, "".join(line for line in lines if json.loads(line).get("step", 0) <= self.progress.step))
+            whole = (line for line in lines if line.endswith("\n"))  # a full disk cuts the last one short
+            write_text(log, "".join(line for line in whole if json.loads(line).get("step", 0) <= self.progress.step))
 
     def _batches(self, train: Sequence[Example], epoch: int) -> list[list[int]]:
         lengths = [len(example.ids) for example in train]
@@ -137,7 +139,7 @@ class Fitting:
             self.progress.step += 1
             bar.update()
             if self.progress.step % self.recipe.logging_steps == 0:
-                bar.set_postfix(loss=f"{window.loss:.3f}")
+                bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
                 self._log("train", **window.summary(), learning_rate=self.scheduler.get_last_lr()[0])
                 window = _Window()
             if self.progress.step % self.recipe.save_steps == 0 and rows is not batches[-1]:
@@ -152,7 +154,14 @@ class Fitting:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        return float(losses.detach().sum()), len(losses), float(norm)
+        total = float(losses.detach().sum())
+        if not math.isfinite(total):
+            raise SettingsError(
+                "The loss is no longer a number at step {step}.",
+                "Lower --learning-rate, or give --precision fp32.",
+                step=self.progress.step + 1,
+            )
+        return total, len(losses), float(norm)
 
     def _after_epoch(self, dev: Sequence[Example]) -> None:
         progress, recipe = self.progress, self.recipe

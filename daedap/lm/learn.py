@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from accelerate.utils import set_seed
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -46,6 +47,7 @@ def learn(run: Run, base: Base | None = None) -> None:
     prompt = base.prompt(learner.max_length)
     examples = _render(prompt, train, dev)
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
+    set_seed(recipe.seed)  # LoRA's matrices start at random
     model = _trainable(base, learner)
     machine = _machine(run, model, learner, examples.train, pad_id(prompt))
     fitting = Fitting(model.to(machine.device), recipe, machine, run.folder, pad_id(prompt))  # type: ignore[arg-type]

@@ -54,7 +54,9 @@ def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
 
 def _whole(folder: Path) -> PreTrainedModel:
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", weights_only=True, trust_remote_code=False
+        )
     except Exception as error:  # a damaged file fails in safetensors, torch or transformers
         raise _damaged(folder, error) from error
     return model

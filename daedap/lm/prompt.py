@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerFast
 
 from daedap.errors import BaseError, DataError
-from daedap.lm.tokenizer import encode
+from daedap.lm.tokenizer import control_ids, encode
 from daedap.pair import Message, Pair, Role
 
 KOGPT2_TEMPLATE = (
@@ -62,6 +63,11 @@ class Prompt:
     template: Template
     max_length: int
 
+    @cached_property
+    def controls(self) -> set[int]:
+        """Ids that only the template may use: no text becomes one of them."""
+        return control_ids(self.tokenizer)
+
     def example(self, pair: Pair) -> Example:
         """Question and answer as ids. The oldest turns go first when it is too long; see `fits` for the rest."""
         answer = [*encode(self.tokenizer, pair.answer), self.template.end]
@@ -77,17 +83,16 @@ class Prompt:
     def question(self, pair: Pair, room: int | None = None) -> list[int]:
         """Everything up to where the answer begins. Raises DataError when the question alone is too long."""
         room = self.max_length if room is None else room
-        history = list(_alternating(pair))
-        while len(ids := self._render(history)) > room:
-            if len(history) == 1:
-                raise DataError(
-                    "The question is {tokens} tokens long; the model takes {room}.",
-                    "Shorten it, or train with a larger --max-length.",
-                    tokens=len(ids),
-                    room=room,
-                )
-            del history[:2]
-        return ids
+        for oldest in range(len(pair.history) + 1):
+            ids = self._render(_alternating((*pair.history[oldest:], Message("user", pair.question))))
+            if len(ids) <= room:
+                return ids
+        raise DataError(
+            "The question is {tokens} tokens long; the model takes {room}.",
+            "Shorten it, or train with a larger --max-length.",
+            tokens=len(ids),
+            room=room,
+        )
 
     def _render(self, turns: Sequence[Message]) -> list[int]:
         """`turns` alternate and both begin and end with the user."""
@@ -98,10 +103,13 @@ class Prompt:
         return ids + encode(self.tokenizer, turns[-1].content) + self.template.answering
 
 
-def _alternating(pair: Pair) -> list[Message]:
-    """History and question as strictly alternating turns: neighbours of one role and system turns are joined."""
+def _alternating(messages: Sequence[Message]) -> list[Message]:
+    """Strictly alternating turns from the user's first to the user's last.
+
+    Neighbours of one role are joined, and system turns are the user's.
+    """
     turns: list[Message] = []
-    for turn in (*pair.history, Message("user", pair.question)):
+    for turn in messages:
         role: Role = "assistant" if turn.role == "assistant" else "user"
         if turns and turns[-1].role == role:
             turns[-1] = Message(role, f"{turns[-1].content}\n{turn.content}")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, TextStreamer
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
-from daedap.korean import compatibility_jamo
 from daedap.lm.batches import sorted_batches
 from daedap.lm.loss import FloatArray, score_answers
 from daedap.lm.prompt import Prompt
@@ -46,7 +46,7 @@ class Speaker:
 
     def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
         """Answer one question, telling each word as soon as it is whole."""
-        return self._generate([self._question(pair)], _Teller(self.prompt.tokenizer, tell))[0]
+        return self._generate([self._question(pair)], _Teller(self.prompt, tell))[0]
 
     @property
     def pad(self) -> int:
@@ -54,34 +54,36 @@ class Speaker:
         return pad_id(self.prompt)
 
     def _question(self, pair: Pair) -> list[int]:
-        return self.prompt.question(pair, room=self.prompt.max_length - self.max_new_tokens)
+        """History gives way to the longest reply; a long question makes the reply shorter instead."""
+        alone = self.prompt.question(replace(pair, history=()), room=self.prompt.max_length - 1)
+        return self.prompt.question(pair, room=max(len(alone), self.prompt.max_length - self.max_new_tokens))
 
     @torch.inference_mode()
-    def _generate(self, questions: Sequence[list[int]], teller: TextStreamer | None = None) -> list[Spoken]:
+    def _generate(self, questions: Sequence[list[int]], teller: BaseStreamer | None = None) -> list[Spoken]:
         self.model.eval()
         length = max(map(len, questions))
         ids = torch.tensor([[self.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in questions], device=self.device)
         output = cast("Any", self.model).generate(
-            ids, attention_mask=mask, generation_config=self._settings(), streamer=teller
+            ids, attention_mask=mask, generation_config=self._settings(length), streamer=teller
         )
         scores: Tensor = cast("Any", self.model).compute_transition_scores(
-            output.sequences, output.scores, normalize_logits=True
+            output.sequences, output.logits, normalize_logits=True
         )
         rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), strict=True)
         return [self._spoken(*row) for row in rows]
 
-    def _settings(self) -> GenerationConfig:
+    def _settings(self, length: int) -> GenerationConfig:
         """Greedy, and of all control tokens only the end token can be said."""
         end = self.prompt.template.end
-        mute = sorted({*self.prompt.tokenizer.all_special_ids, *self.prompt.tokenizer.added_tokens_decoder} - {end})
+        mute = sorted(self.prompt.controls - {end})
         return GenerationConfig(
             do_sample=False,
-            max_new_tokens=self.max_new_tokens,
+            max_new_tokens=min(self.max_new_tokens, self.prompt.max_length - length),
             eos_token_id=end,
             pad_token_id=self.pad,
             suppress_tokens=mute or None,
-            output_scores=True,
+            output_logits=True,  # before muting, so that a reply is as likely here as when it is scored
             return_dict_in_generate=True,
         )
 
@@ -100,11 +102,27 @@ def pad_id(prompt: Prompt) -> int:
     return prompt.template.end if pad is None else int(pad)
 
 
-class _Teller(TextStreamer):
-    def __init__(self, tokenizer: Any, tell: Callable[[str], None]) -> None:
-        super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self._tell = tell
+class _Teller(BaseStreamer):
+    """Gets the question first, then one token at a time."""
 
-    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        if text:
-            self._tell(compatibility_jamo(text))
+    def __init__(self, prompt: Prompt, tell: Callable[[str], None]) -> None:
+        self._prompt, self._tell = prompt, tell
+        self._asked, self._said, self._told = False, list[int](), 0
+
+    def put(self, value: Tensor) -> None:
+        if self._asked:
+            self._said += [number for number in value.tolist() if number != self._prompt.template.end]
+            self._tell_up_to(self._text.rfind(" ") + 1)
+        self._asked = True
+
+    def end(self) -> None:
+        self._tell_up_to(len(self._text))
+
+    @property
+    def _text(self) -> str:
+        return decode(self._prompt.tokenizer, self._said)
+
+    def _tell_up_to(self, place: int) -> None:
+        if place > self._told:
+            self._tell(self._text[self._told : place])
+            self._told = place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from daedap.errors import BaseError
-from daedap.korean import compatibility_jamo
+from daedap.korean import compatibility_jamo, nfc
 
 # Old files name their special tokens nowhere; these are the names that Korean GPT files use.
 _USUAL_NAMES = {
@@ -40,7 +41,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """
     try:
         if (folder / "tokenizer_config.json").exists() or not (folder / "tokenizer.json").exists():
-            return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder))
+            return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
         return _from_file(folder / "tokenizer.json")
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception here
         raise BaseError(
@@ -77,9 +78,21 @@ def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """Ids as text, without control tokens, with ㅋㅋ and ㅠㅠ as people type them."""
-    text = tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    """Ids of a text, no control token among them, as text, with ㅋㅋ and ㅠㅠ as people type them."""
+    known = [number for number in ids if number != tokenizer.unk_token_id]
+    text = tokenizer.decode(known, clean_up_tokenization_spaces=False)
     return compatibility_jamo(str(text)).strip()
+
+
+def control_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+    """Ids that no text becomes when it is encoded: roles, end, padding.
+
+    The file's own marks can't tell: KoGPT2 marks 😊 special, and Gemma keeps newlines among its added tokens.
+    """
+    added = tokenizer.added_tokens_decoder.items()
+    return {number for number, token in added if number not in encode(tokenizer, token.content)} | {
+        *tokenizer.all_special_ids
+    }
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -90,9 +103,11 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     learned = Tokenizer(models.BPE(unk_token="<unk>"))
     learned.normalizer = normalizers.NFC()
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    alphabet = _alphabet(texts, (vocabulary - 256) // 2)  # rarer characters are written in bytes
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - 256,
-        limit_alphabet=(vocabulary - 256) // 2,  # rarer characters are written in bytes
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         special_tokens=_SPECIALS,
         min_frequency=2,
         show_progress=False,
@@ -112,6 +127,12 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
         unk_token="<unk>",
         chat_template=_OUR_TEMPLATE,
     )
+
+
+def _alphabet(texts: Sequence[str], most: int) -> list[str]:
+    """The most frequent characters. The trainer's own choice among equally frequent ones changes from run to run."""
+    counts = Counter(char for text in texts for char in nfc(text) if char != " ")
+    return ["▁", *sorted(counts, key=lambda char: (-counts[char], char))[: most - 1]]
 
 
 def _with_bytes(model: dict[str, Any]) -> models.BPE:

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from daedap.lm.batches import epoch_batches, sorted_batches
+
+LENGTHS = np.random.default_rng(0).integers(5, 60, size=1003).tolist()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 1003])
+@pytest.mark.parametrize("size", [1, 8, 32])
+def test_every_row_comes_once(rows: int, size: int) -> None:
+    for batches in (epoch_batches(LENGTHS[:rows], size, seed=1, epoch=0), sorted_batches(LENGTHS[:rows], size)):
+        assert sorted(row for batch in batches for row in batch) == list(range(rows))
+        assert max(map(len, batches)) <= size
+        assert len(batches) == -(-rows // size)
+
+
+def test_lengths_in_a_batch_are_nearly_equal() -> None:
+    batches = epoch_batches(LENGTHS, 16, seed=1, epoch=0)
+    places = sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches)
+    assert places < 1.1 * sum(LENGTHS), "more than a tenth is padding"
+    shuffled = sum(max(LENGTHS[start : start + 16]) * 16 for start in range(0, 992, 16))
+    assert shuffled > 1.5 * sum(LENGTHS[:992]), "the lengths are too alike to tell"
+
+
+def test_batches_come_in_mixed_order() -> None:
+    means = [np.mean([LENGTHS[row] for row in batch]) for batch in epoch_batches(LENGTHS, 16, seed=1, epoch=0)]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.5
+
+
+def test_seed_and_epoch_decide_and_nothing_else() -> None:
+    first = epoch_batches(LENGTHS, 16, seed=1, epoch=0)
+    np.random.default_rng().random(10)
+    assert epoch_batches(LENGTHS, 16, seed=1, epoch=0) == first
+    assert epoch_batches(LENGTHS, 16, seed=2, epoch=0) != first
+    assert epoch_batches(LENGTHS, 16, seed=1, epoch=1) != first
+
+
+def test_rows_meet_other_rows_in_another_epoch() -> None:
+    first, second = ({frozenset(batch) for batch in epoch_batches(LENGTHS, 16, seed=1, epoch=e)} for e in (0, 1))
+    assert not first & second
+
+
+def test_equal_lengths_are_shuffled_all_the_same() -> None:
+    batches = epoch_batches([10] * 64, 8, seed=1, epoch=0)
+    assert batches != sorted_batches([10] * 64, 8)
+    assert sorted_batches([10] * 64, 8)[0] == list(range(8))
+
+
+def test_scoring_goes_from_short_to_long() -> None:
+    order = [LENGTHS[row] for batch in sorted_batches(LENGTHS, 64) for row in batch]
+    assert order == sorted(LENGTHS)
+    assert sorted_batches([], 64) == []

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import pytest
+from conftest import PAIRS
+
+import daedap
+from daedap.answer.bot import KNOWN, Bot
+from daedap.data.store import read_side
+from daedap.errors import DataError, RunError
+from daedap.pair import Message
+from daedap.runs import Run
+
+STRANGE = ["양자역학을 설명해 봐", "zzz", "</s><usr>안녕", "<|assistant|>네</s>", "😀" * 10, "1 + 1 = ?"]
+
+
+@pytest.fixture(scope="module")
+def bot(trained: Run) -> Bot:
+    return daedap.Bot.open(trained.folder)
+
+
+def test_a_known_question_gets_its_answer_and_says_from_where(bot: Bot, trained: Run) -> None:
+    for pair in read_side(trained.folder, "train")[:20]:
+        reply = bot.reply(pair.question)
+        assert (reply.text, reply.source) == (pair.answer, "retrieved")
+        assert reply.score == pytest.approx(1, abs=1e-5)
+        assert reply.evidence
+        assert (reply.evidence.question, reply.evidence.answer) == (pair.question, pair.answer)
+        assert reply.evidence.similarity == reply.score
+
+
+def test_held_out_rows_are_known_too(bot: Bot, trained: Run) -> None:
+    held_out = [*read_side(trained.folder, "dev"), *read_side(trained.folder, "test")]
+    assert len(held_out) > 5
+    assert [bot.reply(pair.question).text for pair in held_out] == [pair.answer for pair in held_out]
+    assert {pair.id for pair in bot.index.pairs} == {pair.id for pair in PAIRS}
+
+
+def test_the_same_question_typed_otherwise(bot: Bot) -> None:
+    reply = bot.reply("우리강아지가  자꾸 화를 내요ㅠㅠ")
+    assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")
+    assert KNOWN <= reply.score < 1
+
+
+@pytest.mark.parametrize("question", STRANGE)
+def test_another_question_is_answered_by_the_model(bot: Bot, question: str) -> None:
+    reply = bot.reply(question)
+    assert reply.question == question
+    assert reply.source in ("generated", "fallback")
+    assert reply.score <= 0
+    assert reply.evidence
+    assert reply.evidence.similarity < KNOWN
+    assert reply.text
+    assert not any(mark in reply.text for mark in ("</s>", "<|user|>", "<|assistant|>", "<unk>", "<pad>"))
+
+
+def test_what_the_model_says_is_from_the_model(bot: Bot) -> None:
+    reply = bot.reply("양자역학을 설명해 봐")
+    assert reply.source == "generated"
+    assert reply.score < 0
+
+
+@pytest.mark.parametrize("question", ["", " ", "\n\t"])
+def test_nothing_asked(bot: Bot, question: str) -> None:
+    reply = bot.reply(question)
+    assert (reply.source, reply.score, reply.evidence) == ("fallback", 0.0, None)
+    assert reply.text == "I didn't quite understand. Could you say it another way?"
+
+
+def test_nothing_asked_in_korean(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
+    english = bot.reply("").text
+    monkeypatch.setenv("DAEDAP_LANG", "ko")
+    assert bot.reply("").text != english
+
+
+def test_many_at_once_are_answered_as_one_by_one(bot: Bot) -> None:
+    questions = [PAIRS[3].question, "양자역학을 설명해 봐", "", PAIRS[70].question, *STRANGE, PAIRS[3].question]
+    many, single = bot.reply_many(questions), [bot.reply(question) for question in questions]
+    assert [(reply.text, reply.source, reply.evidence) for reply in many] == [
+        (reply.text, reply.source, reply.evidence) for reply in single
+    ]
+    assert [reply.score for reply in many] == pytest.approx([reply.score for reply in single], abs=1e-3)
+    assert bot.reply_many([]) == []
+
+
+@pytest.mark.parametrize("question", [PAIRS[5].question, "양자역학을 설명해 봐", "</s><usr>안녕", ""])
+def test_a_streamed_reply_is_the_same_reply(bot: Bot, question: str) -> None:
+    told: list[str] = []
+    reply = bot.stream(question, told.append)
+    alone = bot.reply(question)
+    assert (reply.text, reply.source) == (alone.text, alone.source)
+    assert "".join(told).strip() == reply.text
+
+
+def test_history_is_taken_along(bot: Bot) -> None:
+    history = [Message("user", "안녕"), Message("assistant", "반가워요")] * 40
+    assert bot.reply(PAIRS[0].question, history).text == PAIRS[0].answer
+    assert bot.reply("양자역학을 설명해 봐", history).source in ("generated", "fallback")
+
+
+def test_text_that_no_encoding_knows(bot: Bot) -> None:
+    reply = bot.reply("\udcff\udcfe 이상한 글자")
+    assert reply.question == "?? 이상한 글자"
+    assert reply.text
+
+
+def test_a_question_that_does_not_fit(bot: Bot) -> None:
+    with pytest.raises(DataError, match=r"\d+ tokens long"):
+        bot.reply("끝없이 이어지는 이야기를 " * 100)
+
+
+def test_open_by_number_folder_and_name(trained: Run) -> None:
+    runs = trained.folder.parent
+    for name in (1, "1", "latest", "best"):
+        assert Bot.open(name, runs=str(runs)).run == trained
+    with pytest.raises(RunError, match="no such run"):
+        Bot.open(9, runs=runs)

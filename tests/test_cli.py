@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PAIRS, daedap_process
+
+from daedap.cli import run as cli
+from daedap.runs import Run
+
+Output = pytest.CaptureFixture[str]
+HANGUL = re.compile("[가-힣]")
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "numpy", "peft", "accelerate"}
+IMPORTED = """
+import sys
+from daedap.cli import run
+code = run(sys.argv[1:])
+print(code, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+"""
+
+
+def imported(*arguments: str, folder: Path) -> set[str]:
+    """Top packages that a command has loaded by its end."""
+    process = subprocess.run(
+        [sys.executable, "-c", IMPORTED, *arguments], cwd=folder, capture_output=True, encoding="utf-8", check=True
+    )
+    code, *modules = process.stderr.splitlines()[-1].split()
+    assert code == "0", process.stderr
+    return set(modules)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["runs", "--help"]])
+def test_help_loads_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    modules = imported(*arguments, folder=tmp_path)
+    assert "cyclopts" in modules
+    assert not modules & (HEAVY - {"numpy"} if arguments[:1] == ["runs"] else HEAVY)
+
+
+def test_light_commands_load_no_torch(tmp_path: Path, trained: Run, qa: Path) -> None:
+    runs = ["--runs", str(trained.folder.parent)]
+    for command in (["runs", *runs], ["check", str(qa)], ["answer", PAIRS[0].question, *runs]):
+        assert not imported(*command, folder=tmp_path) & {"torch", "transformers", "peft"}
+
+
+def test_help_names_every_command_and_option(capsys: Output) -> None:
+    assert cli(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(name in page for name in ("check", "train", "answer", "chat", "evaluate", "runs", "--json"))
+    assert cli(["train", "--help"]) == 0
+    page = capsys.readouterr().out
+    options = (
+        "--base --method --layers --fraction --num-train-epochs --learning-rate --seed --resume --runs --report-to"
+    )
+    assert all(option in page for option in options.split())
+
+
+def test_help_in_korean(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAEDAP_LANG", "ko")
+    assert cli(["train", "--help"]) == 0
+    assert len(HANGUL.findall(capsys.readouterr().out)) > 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frob"],
+        ["train", "qa.csv", "--nope", "1"],
+        ["train", "qa.csv", "--num-train-epochs", "many"],
+        ["train", "qa.csv", "--method", "magic"],
+        ["train", "--num-train-epochs"],
+        ["check"],
+        ["check", "a.csv", "b.csv"],
+        ["answer", "안녕", "--rows", "3"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "Traceback" not in output.err
+    assert output.err.strip()
+    assert not list(tmp_path.iterdir())
+
+
+def test_exit_codes_of_the_program(tmp_path: Path, qa: Path) -> None:
+    assert daedap_process("check", str(qa), folder=tmp_path).returncode == 0
+    mistaken = daedap_process("check", "없는파일.csv", folder=tmp_path)
+    assert (mistaken.returncode, mistaken.stdout) == (1, "")
+    assert mistaken.stderr == "daedap: 없는파일.csv doesn't exist. Check the name and the folder.\n"
+    wrong = daedap_process("check", "--frob", folder=tmp_path)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+
+
+def test_messages_in_korean(tmp_path: Path) -> None:
+    told = daedap_process("check", "qa.csv", folder=tmp_path, DAEDAP_LANG="ko").stderr
+    assert HANGUL.search(told)
+    assert "qa.csv" in told
+    posix = {"DAEDAP_LANG": "", "LC_ALL": "ko_KR.UTF-8"}
+    assert daedap_process("check", "qa.csv", folder=tmp_path, **posix).stderr == told
+
+
+def test_the_folder_of_runs(tmp_path: Path, trained: Run) -> None:
+    runs = str(trained.folder.parent)
+    listed = daedap_process("runs", "--json", folder=tmp_path, DAEDAP_RUNS=runs)
+    assert [entry["number"] for entry in json.loads(listed.stdout)["runs"]] == [1]
+    given = daedap_process("runs", "--json", "--runs", str(tmp_path), folder=tmp_path, DAEDAP_RUNS=runs)
+    assert json.loads(given.stdout)["runs"] == []
+    (tmp_path / "runs").symlink_to(runs)
+    assert json.loads(daedap_process("runs", "--json", folder=tmp_path).stdout)["runs"][0]["number"] == 1
+
+
+def test_resume_without_a_value_is_the_latest(tmp_path: Path, capsys: Output) -> None:
+    runs = str(tmp_path)
+    for words in (["--resume", "--runs", runs], ["--runs", runs, "--resume"], ["--resume=latest", "--runs", runs]):
+        assert cli(["train", *words]) == 1
+        assert capsys.readouterr().err == f"daedap: {runs}: no interrupted run. Start one: daedap train FILE\n"
+    assert cli(["train", "--resume", "7", "--runs", runs]) == 1
+    assert "0007: no such run" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough(tmp_path: Path, qa: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "daedap", "check", str(qa)]
+    process = subprocess.run(command, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, check=False, encoding="utf-8")
+    os.close(write)
+    assert (process.returncode, process.stderr) == (0, "")
+
+
+# ---- chat: a conversation through a pipe, and at a terminal ----
+
+
+def verdicts(run: Run) -> list[dict[str, Any]]:
+    lines = (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] in ("good", "bad")]
+
+
+@pytest.fixture
+def own(trained: Run, tmp_path: Path) -> Run:
+    """A copy of the trained run, to be written into."""
+    shutil.copytree(trained.folder, tmp_path / "runs" / "0001")
+    return Run(tmp_path / "runs" / "0001")
+
+
+def piped(own: Run, lines: bytes) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "daedap", "chat", "--runs", str(own.folder.parent)]
+    variables = {**os.environ, "DAEDAP_LANG": "en", "PYTHONUTF8": "1"}
+    process = subprocess.run(command, input=lines, env=variables, capture_output=True, check=False, timeout=60)
+    return process.returncode, process.stdout.decode(), process.stderr.decode()
+
+
+def test_chat_through_a_pipe(own: Run) -> None:
+    typed = ["/good", PAIRS[0].question, "/good", "", PAIRS[9].question, "/bad", "/what", "/quit", "never read"]
+    code, out, err = piped(own, "\n".join(typed).encode())
+    assert (code, err) == (0, "")
+    assert out.replace("> ", "").splitlines() == [
+        "Run 1. /good and /bad judge the last answer, /quit ends.",
+        "Nothing has been answered yet.",
+        PAIRS[0].answer,
+        "Noted.",
+        PAIRS[9].answer,
+        "Noted.",
+        "Commands: /good /bad /quit",
+    ]
+    good, bad = verdicts(own)
+    assert (good["event"], good["question"], good["answer"]) == ("good", PAIRS[0].question, PAIRS[0].answer)
+    assert (bad["event"], bad["source"], bad["evidence"]["question"]) == ("bad", "retrieved", PAIRS[9].question)
+    assert good["time"] <= bad["time"]
+    own.check_files()
+
+
+def test_chat_ends_with_its_input(own: Run) -> None:
+    code, out, err = piped(own, PAIRS[1].question.encode())
+    assert (code, err) == (0, "")
+    assert PAIRS[1].answer in out
+    assert verdicts(own) == []
+
+
+def test_chat_survives_what_it_can_not_answer(own: Run) -> None:
+    """Bytes that are no UTF-8, and a question longer than the model."""
+    too_long = "끝없이 이어지는 이야기를 ".encode() * 100
+    code, out, err = piped(own, b"\n".join([b"\xbe\xc8\xb3\xe7", too_long, PAIRS[1].question.encode(), b"/good"]))
+    assert (code, err) == (0, "")
+    assert "tokens long" in out
+    assert PAIRS[1].answer in out
+    assert [event["question"] for event in verdicts(own)] == [PAIRS[1].question]
+
+
+class Terminal:
+    """A chat at a terminal."""
+
+    def __init__(self, own: Run) -> None:
+        import pty  # not on Windows
+
+        self.master, side = pty.openpty()
+        variables = {**os.environ, "DAEDAP_LANG": "en", "PYTHONUTF8": "1", "TERM": "dumb"}
+        command = [sys.executable, "-m", "daedap", "chat", "--runs", str(own.folder.parent)]
+        self.process = subprocess.Popen(
+            command, stdin=side, stdout=side, stderr=side, env=variables, start_new_session=True
+        )
+        os.close(side)
+        self.shown = b""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait_for(self, text: str) -> None:
+        """Read until the screen shows a text; what comes after it is for the next time."""
+        end = time.monotonic() + 60
+        while text.encode() not in self.shown:
+            assert time.monotonic() < end, f"{text!r} is not in {self.shown.decode()!r}"
+            self.read(1)
+        self.shown = self.shown.partition(text.encode())[2]
+
+    def read(self, seconds: float) -> None:
+        ready, _, _ = select.select([self.master], [], [], seconds)
+        with contextlib.suppress(OSError):  # Linux says so when the other side is closed
+            self.shown += os.read(self.master, 4096) if ready else b""
+
+    def end(self, signals: Sequence[signal.Signals] = ()) -> tuple[int | None, str]:
+        """The exit code, and what was shown last."""
+        end = time.monotonic() + 60
+        while self.process.poll() is None and time.monotonic() < end:
+            for number in () if self.shown else signals:  # again: Python may miss one just before it waits for a line
+                self.process.send_signal(number)
+            self.read(1)
+        self.read(0)
+        return self.process.returncode, self.shown.decode()
+
+    def close(self) -> None:
+        self.process.kill()  # nothing, when it has ended
+        self.process.wait()
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal(own: Run) -> Iterator[Terminal]:
+    if os.name == "nt":
+        pytest.skip("no pseudo-terminals")
+    terminal = Terminal(own)
+    yield terminal
+    terminal.close()
+
+
+def test_chat_at_a_terminal(terminal: Terminal, own: Run) -> None:
+    terminal.wait_for("> ")
+    terminal.type(PAIRS[0].question + "\n")
+    terminal.wait_for(PAIRS[0].answer)
+    terminal.wait_for("> ")
+    terminal.type("/good\n")
+    terminal.wait_for("Noted.")
+    terminal.type("/quit\n")
+    code, shown = terminal.end()
+    assert code == 0
+    assert "Traceback" not in shown
+    assert [event["event"] for event in verdicts(own)] == ["good"]
+
+
+@pytest.mark.parametrize("key", ["interrupt", "end of input"])
+def test_chat_ends_at_ctrl_c_and_ctrl_d(terminal: Terminal, key: str) -> None:
+    terminal.wait_for("> ")
+    if key == "end of input":
+        terminal.type("\x04")
+    code, shown = terminal.end([signal.SIGINT] if key == "interrupt" else [])
+    assert code == 0
+    assert shown.replace("^C", "").strip() == ""

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+
+from daedap.korean import comparison_form, compatibility_jamo, morphemes, nfc, speech_level
+
+
+def test_nfc_joins_what_a_mac_takes_apart() -> None:
+    apart = unicodedata.normalize("NFD", "한글을 써요")
+    assert apart != "한글을 써요"
+    assert nfc(apart) == "한글을 써요"
+
+
+@pytest.mark.parametrize("text", ["ㅋㅋㅋ", "ㅠㅠ", "ㅎㅎ 그래ㅜㅜ", "ㄱㄱ", "ㅇㅇ", "ㄳ", "ㅏㅑㅓㅕ", "ㅉㅉ ㅃㅃ"])
+def test_jamo_that_nfkc_changed_come_back(text: str) -> None:
+    changed = unicodedata.normalize("NFKC", text)
+    assert changed != text
+    assert compatibility_jamo(changed) == text
+
+
+def test_jamo_leave_whole_syllables_alone() -> None:
+    assert compatibility_jamo("가나다 abc 123 😀") == "가나다 abc 123 😀"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("오늘 날씨 어때?", "오늘날씨어때"),
+        ("ＡＢＣ 마트", "abc마트"),
+        ("웃겨 ㅋㅋ", "웃겨ㅋㅋㅋㅋㅋ!!"),
+        (unicodedata.normalize("NFD", "한글"), "한글"),
+        ("ㅠㅠ", unicodedata.normalize("NFKC", "ㅠㅠㅠ")),
+    ],
+)
+def test_the_same_question_has_the_same_form(one: str, other: str) -> None:
+    assert comparison_form(one) == comparison_form(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("밥 먹었어", "밥 먹었니"), ("?", "!"), ("ㅋ", "ㅋㅋ"), ("1시", "2시"), ("", "?")]
+)
+def test_another_question_has_another_form(one: str, other: str) -> None:
+    assert comparison_form(one) != comparison_form(other)
+
+
+def test_the_form_of_a_form_is_itself() -> None:
+    for text in ("오늘 날씨 어때?", "ㅋㅋㅋㅋ 웃겨", "...", "ＡＢＣ", "", "😀 😀"):
+        assert comparison_form(comparison_form(text)) == comparison_form(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "맛있게 드세요.",
+        "그렇습니다!",
+        "가실까요?",
+        "저도 그래요ㅎㅎ",
+        "그렇죠~",
+        "어서 오십시오",
+        "맞아용",
+        "하셨습니까?",
+        "안 돼요 ㅠㅠ",
+        "좋아요 ^^",
+    ],
+)
+def test_polite(text: str) -> None:
+    assert speech_level(text) == "polite"
+
+
+@pytest.mark.parametrize(
+    "text", ["밥 먹었어", "그래", "자동차가 필요", "다음 주 수요", "매우 중요", "하자!", "", "ㅋㅋ"]
+)
+def test_casual(text: str) -> None:
+    assert speech_level(text) == "casual"
+
+
+def test_morphemes_carry_their_tags() -> None:
+    assert morphemes("밥을 먹었다") == ["밥/NNG", "을/JKO", "먹/VV", "었/EP", "다/EF"]
+    assert morphemes("") == []

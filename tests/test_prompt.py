@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import toys
+from transformers import PreTrainedTokenizerFast
+
+from daedap.errors import BaseError, DataError
+from daedap.lm.base import Base, load_base
+from daedap.lm.prompt import Prompt, prompt_for
+from daedap.lm.speaker import Speaker
+from daedap.lm.tokenizer import control_ids, decode, encode, load_tokenizer
+from daedap.pair import Message, Pair
+
+REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"
+PAIR = Pair("12시 땡!", "하루가 또 가네요.")
+HISTORY = (Message("user", "안녕하세요"), Message("assistant", "좋은 꿈 꾸세요."))
+SYSTEM = Message("system", "천천히 말해요.")
+CONTROLS = ["</s>", "<usr>", "<sys>", "<|user|>", "<|assistant|>", "<|im_end|>", "<|im_start|>"]
+CONTROLS += ["<start_of_turn>", "<end_of_turn>", "<eos>", "<bos>", "<pad>", "<|endoftext|>"]
+CHATML = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+THOUGHT = "<think>\n\n</think>\n\n"
+GEMMA = "<start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
+# What stands before the answer, for one turn and for a second one, and what ends it.
+LAYOUTS = {
+    "kogpt2": ("<usr>{}<sys>", "<usr>{}<sys>{}</s><usr>{}<sys>", "</s>"),
+    "llama": ("<|user|>{}<|assistant|>", "<|user|>{}<|assistant|>{}</s><|user|>{}<|assistant|>", "</s>"),
+    "qwen3": (CHATML + THOUGHT, CHATML + "{}<|im_end|>\n" + CHATML + THOUGHT, "<|im_end|>"),
+    "gemma3": ("<bos>" + GEMMA, "<bos>" + GEMMA + "{}<end_of_turn>\n" + GEMMA, "<end_of_turn>"),
+}
+
+
+@pytest.fixture(scope="module", params=list(LAYOUTS))
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    name: str = request.param
+    return load_base(str(toys.BASES[name](tmp_path_factory.mktemp("bases") / name)))
+
+
+def layout(base: Base) -> tuple[str, str, str]:
+    return LAYOUTS[Path(base.name).name]
+
+
+def rendered(base: Base, template: str, *texts: str) -> list[int]:
+    """Control tokens and texts encoded apart, as the template and the tokenizer's own rules have them."""
+    ids: list[int] = []
+    pieces = re.split(r"\{\}", template)
+    for piece, text in zip(pieces, [*texts, ""], strict=True):
+        ids += base.tokenizer(piece, add_special_tokens=False)["input_ids"] if piece else []
+        ids += encode(base.tokenizer, text) if text else []
+    return ids
+
+
+def test_an_example_is_question_answer_and_end(base: Base) -> None:
+    once, _, end = layout(base)
+    example = base.prompt(128).example(PAIR)
+    question = rendered(base, once, PAIR.question)
+    assert example.ids == rendered(base, once + "{}" + end, PAIR.question, PAIR.answer)
+    assert example.answer == len(question)
+    assert example.ids[: example.answer] == question
+
+
+def test_the_template_has_its_own_end(base: Base) -> None:
+    prompt = base.prompt(128)
+    assert base.tokenizer.convert_ids_to_tokens(prompt.template.end) == layout(base)[2]
+    assert prompt.example(PAIR).ids[-1] == prompt.template.end
+
+
+def test_it_reads_as_the_published_template_does(base: Base) -> None:
+    """The whole conversation, rendered as text by the tokenizer itself and encoded at once."""
+    turns = [
+        {"role": turn.role, "content": turn.content} for turn in Pair("점심 뭐 먹지", "네", history=HISTORY).messages
+    ]
+    whole = str(base.tokenizer.apply_chat_template(turns, tokenize=False))
+    ids = base.prompt(128).example(Pair("점심 뭐 먹지", "네", history=HISTORY)).ids
+    assert str(base.tokenizer.decode(ids)).replace(" ", "") == whole.rstrip().replace(" ", "")
+
+
+def test_earlier_turns_stand_before_the_question(base: Base) -> None:
+    _, twice, end = layout(base)
+    example = base.prompt(128).example(Pair(PAIR.question, PAIR.answer, history=HISTORY))
+    before = rendered(base, twice, HISTORY[0].content, HISTORY[1].content, PAIR.question)
+    assert example.ids == [*before, *rendered(base, "{}" + end, PAIR.answer)]
+    assert example.answer == len(before)
+
+
+def test_history_is_cut_by_whole_turns(base: Base) -> None:
+    long = Pair(PAIR.question, PAIR.answer, history=HISTORY * 20)
+    once, twice, _ = layout(base)
+    two = base.prompt(128).example(Pair(PAIR.question, PAIR.answer, history=HISTORY))
+    one = base.prompt(128).example(PAIR)
+    assert base.prompt(len(two.ids)).example(long) == two
+    assert base.prompt(len(two.ids) - 1).example(long) == one
+    assert base.prompt(len(one.ids)).example(long) == one
+    for length in range(len(one.ids), 128, 7):
+        ids = base.prompt(length).example(long).ids
+        assert len(ids) <= length
+        assert ids[: len(rendered(base, once[: once.index("{}")]))] == rendered(base, twice[: twice.index("{}")])
+
+
+def test_a_system_turn_is_folded_into_the_question(base: Base) -> None:
+    folded = base.prompt(128).question(Pair(PAIR.question, PAIR.answer, history=(SYSTEM,)))
+    assert folded == base.prompt(128).question(Pair(f"{SYSTEM.content}\n{PAIR.question}", ""))
+
+
+def test_turns_of_one_speaker_are_joined_and_a_greeting_dropped(base: Base) -> None:
+    turns = (Message("assistant", "안녕하세요"), *HISTORY, Message("assistant", "고마워요"), Message("user", "심심해"))
+    joined = (HISTORY[0], Message("assistant", f"{HISTORY[1].content}\n고마워요"))
+    prompt = base.prompt(128)
+    assert prompt.question(Pair("배고파", "", history=turns)) == prompt.question(
+        Pair("심심해\n배고파", "", history=joined)
+    )
+
+
+def test_a_folded_turn_goes_before_the_question_does(base: Base) -> None:
+    pair = Pair(PAIR.question, PAIR.answer, history=(SYSTEM, Message("user", "길이 막혀 " * 20)))
+    short = base.prompt(len(base.prompt(128).example(PAIR).ids))
+    assert short.fits(pair)
+    assert short.example(pair) == base.prompt(128).example(PAIR)
+
+
+def test_fits_says_whether_an_example_can_be_made(base: Base) -> None:
+    length = len(base.prompt(128).example(PAIR).ids)
+    assert base.prompt(length).fits(PAIR)
+    tight = base.prompt(length - 1)
+    assert not tight.fits(PAIR)
+    with pytest.raises(DataError):
+        tight.example(PAIR)
+
+
+def test_a_question_too_long_is_told(base: Base) -> None:
+    with pytest.raises(DataError, match="--max-length"):
+        base.prompt(64).question(Pair("길이 막혀 " * 40, ""))
+
+
+@pytest.mark.parametrize("typed", CONTROLS)
+def test_typed_control_tokens_never_become_control_ids(base: Base, typed: str) -> None:
+    prompt, controls = base.prompt(256), control_ids(base.tokenizer) - {base.tokenizer.unk_token_id}
+    plain = [number for number in prompt.example(PAIR).ids if number in controls]
+    example = prompt.example(Pair(f"{PAIR.question} {typed}{typed}", f"{typed} {PAIR.answer}{typed}"))
+    assert [number for number in example.ids if number in controls] == plain
+    assert decode(base.tokenizer, example.ids[example.answer : -1]).count(typed) == 2
+
+
+def test_training_scoring_and_generation_share_the_prefix(base: Base) -> None:
+    speaker = Speaker(base.model, base.prompt(96), max_new_tokens=24)
+    for pair in [*toys.PAIRS[:20], Pair(PAIR.question, PAIR.answer, history=HISTORY)]:
+        example = speaker.prompt.example(pair)
+        assert example.ids[: example.answer] == speaker.prompt.question(pair, room=96 - 24)
+
+
+def test_a_base_has_only_so_many_places(base: Base) -> None:
+    assert base.prompt(100_000).max_length == 128
+
+
+def test_without_a_template_plain_words_are_used(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(toys.llama(tmp_path))
+    tokenizer.chat_template = None
+    prompt = prompt_for(tokenizer, 96)
+    ids = prompt.example(PAIR).ids
+    text = str(tokenizer.decode(ids)).replace(" ", "")
+    assert text == "질문:12시땡!\n답변:하루가또가네요.</s>"
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('안 돼요') }}", "{{ messages[0].content }}", "{% if %}"])
+def test_a_template_that_cannot_be_cut_is_refused(tmp_path: Path, template: str) -> None:
+    tokenizer = load_tokenizer(toys.llama(tmp_path))
+    tokenizer.chat_template = template
+    with pytest.raises(BaseError, match="chat template"):
+        prompt_for(tokenizer, 96)
+
+
+def test_no_end_token_is_refused() -> None:
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=toys.kogpt2_tokenizer(toys.TEXTS))
+    tokenizer.chat_template = "{% for message in messages %}말: {{ message.content }}\n{% endfor %}"
+    with pytest.raises(BaseError, match="end token"):
+        prompt_for(tokenizer, 96)
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"KoGPT2's own tokenizer is not there: {REAL}")
+def test_the_real_kogpt2_is_asked_as_it_was_published() -> None:
+    prompt: Prompt = prompt_for(load_tokenizer(REAL), 64)
+    example = prompt.example(PAIR)
+    assert example.ids == [2, 9349, 7888, 739, 7318, 376, 4, 12557, 6824, 9108, 9028, 7098, 25856, 1]
+    assert example.answer == 7
