@@ -16,8 +16,8 @@ from cyclopts import App, CycloptsError
 from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import DaedapError
+from daedap.files import storage
 from daedap.language import say
-from daedap.runs import storage
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions

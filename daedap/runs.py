@@ -9,13 +9,9 @@ Every file and folder is made under a temporary name and renamed, so that what b
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
-import re
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +19,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from daedap.errors import RunError, StorageError
+from daedap.errors import RunError
+from daedap.files import storage
 
 Json = dict[str, Any]
 FOLDER = Path(os.environ.get("DAEDAP_RUNS") or "runs")
 """Where runs are kept unless the user says otherwise."""
-_NO_SPACE = re.compile(r"os error (27|28|122)|PytorchStreamWriter|inline_container")
-"""What safetensors and torch say when the disk is full; neither raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +119,15 @@ class Run:
         with storage(self.folder), (self.folder / "log.jsonl").open("a", encoding="utf-8", errors="replace") as log:
             log.write(line + "\n")
 
+    @property
+    def busy(self) -> bool:
+        """Whether a process is training it right now."""
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run while it is trained; the system lets go of it when the process dies."""
@@ -209,78 +213,14 @@ def _latest_or_best(name: str, runs: Path) -> Run:
 
 
 def _goodness(run: Run) -> tuple[float, int]:
-    """Hits@1/20 of the model on all its test rows; the later run among equals."""
-    return run.manifest.get("headline", {}).get("hits_at_1", 0.0), run.number
-
-
-@contextmanager
-def storage(place: Path) -> Iterator[None]:
-    """Tell a full or unwritable disk in one clear line (StorageError)."""
+    """Hits@1/20 of the model on all its test rows; the later run among equals; a damaged run is never the best."""
     try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            what, remedy = "{place}: no space left to write.", "Free some space or choose another folder with --runs."
-        elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
-            what, remedy = "{place}: can't be written ({error}).", "Choose another folder with --runs."
-        else:
-            raise
-        raise StorageError(what, remedy, place=error.filename or place, error=error.strerror) from error
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `path` once the block ends well; an older `path` is replaced."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with storage(path):
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        try:
-            yield temporary
-        except BaseException as error:
-            shutil.rmtree(temporary, ignore_errors=True)
-            if _NO_SPACE.search(str(error)):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
-            raise
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.replace(path)
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write a JSON document whole or not at all."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
-
-
-def write_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    """Write one JSON document a line, whole or not at all."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # The name of the user's file may hold bytes that no encoding knows: they become "?".
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        return run.manifest.get("headline", {}).get("hits_at_1", 0.0), run.number
+    except RunError:
+        return -1.0, run.number
 
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a run that must not change after its end, by relative path."""
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("log.jsonl", ".lock"))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(paths)}
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()

@@ -14,6 +14,7 @@ from daedap.pair import Pair
 from daedap.runs import Run
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # toy models gain nothing from more, and lose tenfold on a busy machine
 
 WHO = {
     "우리 강아지가": "강아지도",

@@ -14,6 +14,7 @@ import daedap.runs as store
 from daedap.cli import run as cli
 from daedap.data.store import read_side
 from daedap.errors import RunError, SettingsError
+from daedap.files import digest
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]
@@ -37,7 +38,7 @@ def test_manifest_says_what_the_run_is(trained: Run, qa: Path) -> None:
     assert (manifest["number"], manifest["parent"], manifest["daedap"]) == (1, None, daedap.__version__)
     assert {"torch", "transformers", "peft"} <= manifest["libraries"].keys()
     data = manifest["data"]
-    assert (data["sha256"], data["encoding"], data["rows"]) == (store.digest(qa), "utf-8", 80)
+    assert (data["sha256"], data["encoding"], data["rows"]) == (digest(qa), "utf-8", 80)
     assert data["train"] + data["dev"] + data["test"] == data["usable"] == 80
     assert data["leak"]["questions"] == 0
     assert manifest["base"]["name"] == "fresh"
@@ -60,7 +61,7 @@ def test_the_run_folder_is_whole(trained: Run) -> None:
     assert sorted(pair.line for pair in sides) == list(range(2, 82))
     lines = (trained.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
-    assert [event["step"] for event in events if event["event"] == "train"] == [10, 20, 30, 40, 50]
+    assert [event["step"] for event in events if event["event"] == "train"] == [10, 20, 30, 40, 50, 54]
     assert [event["epoch"] for event in events if event["event"] == "dev"] == [1, 2, 3, 4, 5, 6]
     evaluation = {path.name for path in (trained.folder / "evaluation").iterdir()}
     assert evaluation == {"scores.json", "rows.jsonl", "table.txt"}

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
 language errors pair
-korean
+korean files
 runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check similar split store
 lm: recipe tokenizer prompt base fresh batches loss device adapter checkpoint fit speaker learned learn

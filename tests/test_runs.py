@@ -11,6 +11,7 @@ import pytest
 
 import daedap.runs as store
 from daedap.errors import RunError, StorageError
+from daedap.files import digest, new_folder, write_json, write_lines, write_text
 from daedap.runs import Run
 
 
@@ -28,11 +29,11 @@ def script(code: str, *arguments: object) -> subprocess.Popen[str]:
 def finished(runs: Path, hits: float | None = None) -> Run:
     """A run that is complete as far as its folder tells."""
     run = store.create(runs)
-    store.write_text(run.folder / "model" / "weights", "무게" * 100)
-    store.write_json(run.folder / "settings.json", {})
+    write_text(run.folder / "model" / "weights", "무게" * 100)
+    write_json(run.folder / "settings.json", {})
     headline = {} if hits is None else {"hits_at_1": hits}
     manifest = {"number": run.number, "headline": headline, "files": store.sizes(run.folder)}
-    store.write_json(run.folder / "manifest.json", manifest)
+    write_json(run.folder / "manifest.json", manifest)
     return run
 
 
@@ -123,7 +124,7 @@ def test_interrupted_runs(tmp_path: Path) -> None:
         store.interrupted("latest", tmp_path)
     complete, older, newer, empty = finished(tmp_path), *(store.create(tmp_path) for _ in range(3))
     for run in (older, newer):
-        store.write_json(run.folder / "settings.json", {})
+        write_json(run.folder / "settings.json", {})
     assert store.interrupted("latest", tmp_path) == newer
     assert store.interrupted("2", tmp_path) == store.interrupted(str(older.folder), tmp_path) == older
     with pytest.raises(RunError, match="is complete; there is nothing to resume"):
@@ -149,28 +150,28 @@ def test_another_process_is_refused_while_one_trains(tmp_path: Path) -> None:
     assert process.stdout.readline() == "locked\n"
     with pytest.raises(RunError, match="another process is training this run"), run.locked():
         pass
+    assert run.busy
     process.kill()  # as when the machine runs out of memory
     process.communicate()
-    with run.locked():
-        pass
+    assert not run.busy
     with run.locked():
         pass
 
 
 def test_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "index"
-    with pytest.raises(KeyboardInterrupt), store.new_folder(path) as folder:
+    with pytest.raises(KeyboardInterrupt), new_folder(path) as folder:
         (folder / "a").write_text("반쪽", encoding="utf-8")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
-    with store.new_folder(path) as folder:
+    with new_folder(path) as folder:
         (folder / "a").write_text("하나", encoding="utf-8")
         assert not path.exists()
-    with pytest.raises(ValueError, match="안 됨"), store.new_folder(path) as folder:
+    with pytest.raises(ValueError, match="안 됨"), new_folder(path) as folder:
         (folder / "a").write_text("둘", encoding="utf-8")
         raise ValueError("안 됨")
     assert (path / "a").read_text(encoding="utf-8") == "하나"
-    with store.new_folder(path) as folder:
+    with new_folder(path) as folder:
         (folder / "b").write_text("셋", encoding="utf-8")
     assert [file.name for file in path.iterdir()] == ["b"]
     assert [file.name for file in tmp_path.iterdir()] == ["index"]
@@ -178,20 +179,20 @@ def test_new_folder_is_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     path = tmp_path / "a" / "manifest.json"
-    store.write_json(path, {"이름": "대답"})
+    write_json(path, {"이름": "대답"})
     with pytest.raises(TypeError):
-        store.write_json(path, {"이름": object()})
+        write_json(path, {"이름": object()})
     with pytest.raises(TypeError):
-        store.write_lines(path, [{"하나": 1}, {"둘": object()}])
+        write_lines(path, [{"하나": 1}, {"둘": object()}])
     assert json.loads(path.read_text(encoding="utf-8")) == {"이름": "대답"}
-    store.write_lines(path, [{"하나": 1}, {"둘": 2}])
+    write_lines(path, [{"하나": 1}, {"둘": 2}])
     assert path.read_text(encoding="utf-8") == '{"하나": 1}\n{"둘": 2}\n'
     assert [file.name for file in path.parent.iterdir()] == ["manifest.json"]
 
 
 def test_a_file_name_in_another_encoding_can_be_written_down(tmp_path: Path) -> None:
     name = os.fsdecode("질문.csv".encode("cp949"))
-    store.write_json(tmp_path / "settings.json", {"file": name})
+    write_json(tmp_path / "settings.json", {"file": name})
     assert "file" in Run(tmp_path).settings
 
 
@@ -203,11 +204,11 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path, work: str) -> None:
         if work == "create":
             store.create(file)
         elif work == "write":
-            store.write_text(file / "0001" / "a.txt", "글")
+            write_text(file / "0001" / "a.txt", "글")
         elif work == "note":
             Run(file).note("good")
         else:
-            with store.new_folder(file / "index"):
+            with new_folder(file / "index"):
                 pass
     assert file.read_text(encoding="utf-8") == "파일"
 
@@ -215,7 +216,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path, work: str) -> None:
 def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(StorageError, match="out"):
-        store.write_text(tmp_path / "out", "글")
+        write_text(tmp_path / "out", "글")
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
 
 
@@ -235,7 +236,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from daedap.errors import StorageError
-        from daedap.runs import new_folder, write_text
+        from daedap.files import new_folder, write_text
         path = Path(sys.argv[1])
         write_text(path / "a.txt", "전")
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
@@ -282,4 +283,4 @@ def test_sizes_leave_out_what_grows(tmp_path: Path) -> None:
 
 def test_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
-    assert store.digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -11,9 +11,10 @@ from typing import Any
 from daedap.answer.bot import Bot
 from daedap.data.encoding import detect, open_text
 from daedap.errors import DataError, SettingsError
+from daedap.files import write_lines
 from daedap.language import say
 from daedap.pair import Reply
-from daedap.runs import FOLDER, write_lines
+from daedap.runs import FOLDER
 
 _AT_ONCE = 512
 

@@ -17,6 +17,7 @@ from daedap.data.source import Layout
 from daedap.data.split import Splitting, split
 from daedap.data.store import read_components, read_side
 from daedap.errors import SettingsError
+from daedap.files import new_folder, write_json, write_lines, write_text
 from daedap.judge.evaluate import evaluate as judge
 from daedap.judge.evaluation import Evaluation
 from daedap.judge.exam import Options
@@ -71,10 +72,10 @@ def judge_run(run: Run) -> Json:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
     result = _judge(run, exam, Options().rows)
-    with store.new_folder(run.folder / "evaluation") as folder:
-        store.write_json(folder / "scores.json", result.to_json())
-        store.write_lines(folder / "rows.jsonl", [row.to_json() for row in result.rows])
-        store.write_text(folder / "table.txt", "\n".join(result.lines()) + "\n")
+    with new_folder(run.folder / "evaluation") as folder:
+        write_json(folder / "scores.json", result.to_json())
+        write_lines(folder / "rows.jsonl", [row.to_json() for row in result.rows])
+        write_text(folder / "table.txt", "\n".join(result.lines()) + "\n")
     return {metric: score.value for metric, score in result.scores["model"]["all"].items()}
 
 

@@ -42,7 +42,8 @@ def runs(*, runs: Path = FOLDER) -> RunList:
 
 def _entry(run: Run) -> Json:
     if not run.complete:
-        return {"number": run.number, "folder": str(run.folder), "state": "interrupted"}
+        state = "training" if run.busy else "interrupted"
+        return {"number": run.number, "folder": str(run.folder), "state": state}
     try:
         return {"folder": str(run.folder), "state": "complete", **run.manifest}
     except RunError as error:

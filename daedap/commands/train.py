@@ -26,6 +26,7 @@ from daedap.data.source import Layout
 from daedap.data.split import Split, Splitting, split
 from daedap.data.store import read_side, write_sides
 from daedap.errors import BaseError, DataError, SettingsError, StorageError
+from daedap.files import digest, new_folder, write_json
 from daedap.language import say
 from daedap.lm.recipe import Learner, Recipe
 from daedap.runs import FOLDER, Json, Run
@@ -69,6 +70,7 @@ def train(
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
     if place.resume:
+        _refuse_file(file)
         run = store.interrupted(place.resume, place.runs)
         with run.locked():
             return _finish(run)
@@ -92,11 +94,20 @@ def train(
     run = store.create(place.runs)
     with _kept_if_begun(run), run.locked():
         write_sides(run.folder, parts)
-        store.write_json(run.folder / "data" / "source.json", source)
-        store.write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
+        write_json(run.folder / "data" / "source.json", source)
+        write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
-        store.write_json(run.folder / "settings.json", settings)
+        write_json(run.folder / "settings.json", settings)
         return _finish(run, base)
+
+
+def _refuse_file(file: Path | None) -> None:
+    if file:
+        raise SettingsError(
+            "--resume goes on with the run's own file and settings, not with {file}.",
+            "Leave {file} out, or leave --resume out to start the next run.",
+            file=file,
+        )
 
 
 @contextmanager
@@ -152,6 +163,8 @@ def _need_rows(file: Path, parts: Split) -> None:
             file=file,
             rows=len(parts.pairs),
         )
+    if not parts.rows("dev"):
+        _tell([say("No dev rows: training can't stop early, and the last weights are kept.")])
 
 
 def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> Json:
@@ -164,7 +177,7 @@ def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> J
     _tell([say(told, **counts, **leak)])
     return {
         "file": str(file),
-        "sha256": store.digest(file),
+        "sha256": digest(file),
         "format": loaded.report.source.format,
         "encoding": loaded.report.source.encoding,
         "rows": loaded.report.rows,
@@ -184,11 +197,11 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     learn(run, base)
     seconds["train"] = run.learned["training"]["seconds"]
     started = time.perf_counter()
-    with store.new_folder(run.folder / "index") as folder:
+    with new_folder(run.folder / "index") as folder:
         Index.build(read_side(run.folder, "train")).save(folder)
     headline = judge_run(run) if run.settings["evaluate"] else {}
     seconds["evaluate"] = round(time.perf_counter() - started, 1)
-    store.write_json(run.folder / "manifest.json", _manifest(run, seconds, headline))
+    write_json(run.folder / "manifest.json", _manifest(run, seconds, headline))
     _tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
 

@@ -29,9 +29,9 @@ class Splitting:
     split: Method = "components"
     """components keeps near-duplicates together; random is the usual practice, and the run says how much leaks."""
     dev_size: float = 0.05
-    """Rows that decide when to stop: a share, or a number of rows."""
+    """Rows that decide when to stop: a share, or about so many rows."""
     test_size: float = 0.1
-    """Rows that are never learned, for the scores: a share, or a number of rows."""
+    """Rows that are never learned, for the scores: a share, or about so many rows."""
     fraction: float = 1.0
     """Learn only this share of the training rows; a smaller share is part of a larger one."""
 

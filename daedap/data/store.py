@@ -9,8 +9,8 @@ from typing import Literal
 
 from daedap.data.split import Split
 from daedap.errors import RunError
+from daedap.files import write_lines
 from daedap.pair import Message, Pair
-from daedap.runs import write_lines
 
 StoredSide = Literal["train", "dev", "test"]
 HELD_OUT: tuple[StoredSide, ...] = ("dev", "test")

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daedap.errors import RunError
-from daedap.runs import new_folder
+from daedap.files import new_folder
 
 _WEIGHTS = "trained.safetensors"
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from daedap.errors import SettingsError
+from daedap.files import write_text
 from daedap.language import say
 from daedap.lm.batches import epoch_batches
 from daedap.lm.checkpoint import checkpoints, keep_only_trained, load_weights, save_checkpoint, save_weights
@@ -26,7 +27,7 @@ from daedap.lm.device import Machine
 from daedap.lm.loss import answer_losses, collate, score_answers
 from daedap.lm.prompt import Example
 from daedap.lm.recipe import Recipe
-from daedap.runs import Json, write_text
+from daedap.runs import Json
 
 
 @dataclass
@@ -138,7 +139,7 @@ class Fitting:
             window.add(*self._step([train[row] for row in rows]), rows=len(rows))
             self.progress.step += 1
             bar.update()
-            if self.progress.step % self.recipe.logging_steps == 0:
+            if self.progress.step % self.recipe.logging_steps == 0 or self.progress.step == self.total_steps:
                 bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
                 self._log("train", **window.summary(), learning_rate=self.scheduler.get_last_lr()[0])
                 window = _Window()

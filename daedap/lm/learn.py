@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from daedap.data.store import read_side
 from daedap.errors import SettingsError
+from daedap.files import write_json
 from daedap.lm.adapter import set_dropout, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
 from daedap.lm.device import Machine, choose_device, choose_precision, this_machine
@@ -24,7 +25,7 @@ from daedap.lm.prompt import Example, Prompt
 from daedap.lm.recipe import Learner, Recipe
 from daedap.lm.speaker import pad_id
 from daedap.pair import Pair
-from daedap.runs import Json, Run, write_json
+from daedap.runs import Json, Run
 
 _DEFAULT_RATES = {"fresh": 1e-3, "lora": 5e-4, "full": 5e-5}
 

@@ -9,13 +9,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.errors import RunError
+from daedap.files import new_folder
 from daedap.lm.base import Base, load_base
 from daedap.lm.fresh import NAME as FRESH
 from daedap.lm.fresh import fresh_model
 from daedap.lm.prompt import Prompt, prompt_for
 from daedap.lm.speaker import Speaker
 from daedap.lm.tokenizer import load_tokenizer, save_tokenizer
-from daedap.runs import Run, new_folder
+from daedap.runs import Run
 
 
 def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:

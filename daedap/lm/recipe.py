@@ -78,6 +78,8 @@ class Recipe:
         _at_least_one(self, "num_train_epochs", "per_device_train_batch_size")
         _at_least_one(self, "save_steps", "save_total_limit", "logging_steps")
         _share(self, "warmup_ratio")
+        if not 0 <= self.seed < 2**32:
+            raise SettingsError("--seed {value}: must lie between 0 and 4294967295.", "Try 42.", value=self.seed)
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise SettingsError(
                 "--learning-rate {value}: must lie between 0 and 1.", "Try 5e-4.", value=self.learning_rate
