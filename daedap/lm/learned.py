@@ -48,9 +48,10 @@ def open_untuned(run: Run, device: str = "cpu") -> Speaker:
 
 
 def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> Speaker:
-    limits = run.learned["limits"]
-    prompt = prompt_for(tokenizer, limits["max_length"])
-    return Speaker(model.to(device), prompt, limits["max_new_tokens"], device)  # type: ignore[arg-type]
+    learned = run.learned
+    prompt = prompt_for(tokenizer, learned["limits"]["max_length"])
+    model.to(device)  # type: ignore[arg-type]
+    return Speaker(model, prompt, learned["limits"]["max_new_tokens"], device, learned["machine"]["precision"])
 
 
 def _whole(folder: Path) -> PreTrainedModel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -30,11 +30,14 @@ class Speaker:
     max_new_tokens: int
     """Of the longest reply: what the longest answer it learned takes."""
     device: str = "cpu"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of scoring; replies are always made in fp32."""
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
         """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
         examples = [self.prompt.example(pair) for pair in pairs]
-        return score_answers(self.model, examples, self.pad, self.device)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            return score_answers(self.model, examples, self.pad, self.device)
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
