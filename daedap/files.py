@@ -76,10 +76,11 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+def digest(*paths: Path) -> str:
+    """SHA-256 of files one after the other, in hexadecimal."""
     sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                sha.update(block)
     return sha.hexdigest()

@@ -14,7 +14,6 @@ from daedap.lm.adapter import with_lora
 from daedap.lm.base import Base, load_base
 from daedap.lm.loss import answer_losses, collate, score_answers
 from daedap.lm.prompt import Example
-from daedap.lm.speaker import pad_id
 
 
 @pytest.fixture(scope="module", params=list(toys.BASES))
@@ -40,7 +39,7 @@ def by_hand(base: Base, example: Example) -> Tensor:
 
 
 def test_labels_are_the_answer_and_its_end(base: Base, examples: list[Example]) -> None:
-    batch = collate(examples, pad_id(base.prompt(128)), "cpu")
+    batch = collate(examples, base.prompt(128).pad, "cpu")
     expected = [number for example in examples for number in example.ids[example.answer :]]
     assert batch.label.tolist() == expected
     assert expected.count(base.prompt(128).template.end) == len(examples)
@@ -48,7 +47,7 @@ def test_labels_are_the_answer_and_its_end(base: Base, examples: list[Example]) 
 
 
 def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[Example]) -> None:
-    batch = collate(examples, pad_id(base.prompt(128)), "cpu")
+    batch = collate(examples, base.prompt(128).pad, "cpu")
     labels = torch.full_like(batch.ids, -100)
     for row, example in enumerate(examples):
         labels[row, example.answer : len(example.ids)] = torch.tensor(example.ids[example.answer :])
@@ -60,7 +59,7 @@ def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[
 
 
 def test_gradients_are_those_of_all_logits(base: Base, examples: list[Example]) -> None:
-    batch = collate(examples, pad_id(base.prompt(128)), "cpu")
+    batch = collate(examples, base.prompt(128).pad, "cpu")
     weights = [weight for weight in base.model.parameters() if weight.requires_grad]
     ours = torch.autograd.grad(answer_losses(base.model, batch).mean(), weights)
     logits = base.model(input_ids=batch.ids, attention_mask=batch.mask).logits
@@ -70,7 +69,7 @@ def test_gradients_are_those_of_all_logits(base: Base, examples: list[Example]) 
 
 
 def test_padding_does_not_matter(base: Base, examples: list[Example]) -> None:
-    together = score_answers(base.model, examples, pad_id(base.prompt(128)), "cpu")
+    together = score_answers(base.model, examples, base.prompt(128).pad, "cpu")
     alone = np.concatenate([score_answers(base.model, [example], 0, "cpu") for example in examples])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-4)
     other_pad = score_answers(base.model, examples, 7, "cpu")
@@ -78,7 +77,7 @@ def test_padding_does_not_matter(base: Base, examples: list[Example]) -> None:
 
 
 def test_scores_are_those_computed_by_hand(base: Base, examples: list[Example]) -> None:
-    scores = score_answers(base.model, examples, pad_id(base.prompt(128)), "cpu")
+    scores = score_answers(base.model, examples, base.prompt(128).pad, "cpu")
     hand = [by_hand(base, example) for example in examples]
     np.testing.assert_allclose(scores[:, 0], [float(nats.sum()) / math.log(2) for nats in hand], rtol=1e-4)
     assert scores[:, 1].tolist() == [len(nats) for nats in hand]
@@ -87,7 +86,7 @@ def test_scores_are_those_computed_by_hand(base: Base, examples: list[Example]) 
 
 def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[Example]) -> None:
     many = [examples[i % 12] for i in range(150)]
-    scores = score_answers(base.model, many, pad_id(base.prompt(128)), "cpu")
+    scores = score_answers(base.model, many, base.prompt(128).pad, "cpu")
     np.testing.assert_allclose(scores, score_answers(base.model, examples, 0, "cpu")[np.arange(150) % 12], rtol=1e-4)
 
 

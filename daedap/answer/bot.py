@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ class Bot:
     run: Run
     index: Index
     known: float = KNOWN
-    device: str = field(default="cpu")
+    device: str = "cpu"
 
     @classmethod
     def open(cls, run: str | int | Path = "latest", *, runs: str | Path = FOLDER) -> Bot:

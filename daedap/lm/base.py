@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from transformers.utils import logging
 
 from daedap.errors import BaseError
+from daedap.files import digest
 from daedap.korean import comparison_form
 from daedap.lm.prompt import Prompt, prompt_for
 from daedap.lm.tokenizer import decode, encode, load_tokenizer
@@ -170,11 +170,5 @@ def _licence(name: str, folder: Path) -> str:
 
 
 def _digest(folder: Path) -> str:
-    sha = hashlib.sha256()
-    for path in sorted(
-        path for pattern in (*_WEIGHTS, "config.json", "tokenizer*.json") for path in folder.glob(pattern)
-    ):
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                sha.update(block)
-    return sha.hexdigest()
+    patterns = (*_WEIGHTS, "config.json", "tokenizer*.json")
+    return digest(*sorted(path for pattern in patterns for path in folder.glob(pattern)))

@@ -17,14 +17,15 @@ _WEIGHTS = "trained.safetensors"
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that training changes, by name, on the CPU."""
-    return {name: weight.detach().cpu() for name, weight in model.named_parameters() if weight.requires_grad}
+    """The weights that training changes, by name, on the CPU, as safetensors wants them."""
+    trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
+    return {name: weight.detach().cpu().contiguous() for name, weight in trained}
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
     """Write the trained weights into a folder that replaces the one before it."""
     with new_folder(folder) as temporary:
-        save_file({name: weight.contiguous() for name, weight in trained_weights(model).items()}, temporary / _WEIGHTS)
+        save_file(trained_weights(model), temporary / _WEIGHTS)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -45,9 +46,7 @@ def keep_only_trained(accelerator: Accelerator) -> None:
     """Make `save_state` and `load_state` handle trained weights only: a LoRA checkpoint is megabytes, not gigabytes."""
 
     def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
-        save_file(
-            {name: weight.contiguous() for name, weight in trained_weights(models[0]).items()}, Path(folder) / _WEIGHTS
-        )
+        save_file(trained_weights(models[0]), Path(folder) / _WEIGHTS)
         weights.clear()  # accelerate writes what is left in this list: nothing
 
     def load(models: list[nn.Module], folder: str) -> None:

@@ -27,7 +27,7 @@ from daedap.lm.device import Machine
 from daedap.lm.loss import answer_losses, collate, score_answers
 from daedap.lm.prompt import Example
 from daedap.lm.recipe import Recipe
-from daedap.runs import Json
+from daedap.runs import Json, Run
 
 
 @dataclass
@@ -191,9 +191,7 @@ class Fitting:
         save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit)
 
     def _log(self, event: str, **fields: float) -> None:
-        line = {"event": event, "step": self.progress.step, "epoch": self.progress.epoch, **fields}
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
 
 

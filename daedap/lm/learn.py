@@ -23,7 +23,6 @@ from daedap.lm.learned import save_learned
 from daedap.lm.loss import answer_losses, collate
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.recipe import Learner, Recipe
-from daedap.lm.speaker import pad_id
 from daedap.pair import Pair
 from daedap.runs import Json, Run
 
@@ -50,8 +49,8 @@ def learn(run: Run, base: Base | None = None) -> None:
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
     set_seed(recipe.seed)  # LoRA's matrices start at random
     model = _trainable(base, learner)
-    machine = _machine(run, model, learner, examples.train, pad_id(prompt))
-    fitting = Fitting(model.to(machine.device), recipe, machine, run.folder, pad_id(prompt))  # type: ignore[arg-type]
+    machine = _machine(run, model, learner, examples.train, prompt.pad)
+    fitting = Fitting(model.to(machine.device), recipe, machine, run.folder, prompt.pad)  # type: ignore[arg-type]
     fitted = fitting.run(examples.train, examples.dev)
     save_learned(fitting.model, prompt, run.folder)  # type: ignore[arg-type]
     write_json(
@@ -70,14 +69,9 @@ def learn(run: Run, base: Base | None = None) -> None:
 
 
 def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base:
-    """The named base, or a fresh one fitted on the training rows alone. Raises BaseError and SettingsError."""
+    """The named base, or a fresh one fitted on the training rows alone. Raises BaseError."""
     if learner.base:
         return load_base(learner.base)
-    if learner.method == "lora":
-        raise SettingsError(
-            "--method lora needs a base to adapt; a fresh model has nothing to keep.",
-            "Name one with --base, or leave --method out.",
-        )
     return fresh_base([text for pair in train for text in (pair.question, pair.answer)], recipe.seed)
 
 

@@ -68,6 +68,12 @@ class Prompt:
         """Ids that only the template may use: no text becomes one of them."""
         return control_ids(self.tokenizer)
 
+    @property
+    def pad(self) -> int:
+        """The id that fills short rows and is never looked at: padding, or the end token where there is none."""
+        pad = self.tokenizer.pad_token_id
+        return self.template.end if pad is None else int(pad)
+
     def example(self, pair: Pair) -> Example:
         """Question and answer as ids. The oldest turns go first when it is too long; see `fits` for the rest."""
         answer = [*encode(self.tokenizer, pair.answer), self.template.end]

@@ -39,6 +39,11 @@ class Learner:
     def __post_init__(self) -> None:
         _at_least_one(self, "lora_r", "lora_alpha", "max_length")
         _share(self, "dropout")
+        if self.method == "lora" and not self.base:
+            raise SettingsError(
+                "--method lora needs a base to adapt; a fresh model has nothing to keep.",
+                "Name one with --base, or leave --method out.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,7 @@ class Speaker:
         """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
         examples = [self.prompt.example(pair) for pair in pairs]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            return score_answers(self.model, examples, self.pad, self.device)
+            return score_answers(self.model, examples, self.prompt.pad, self.device)
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
@@ -51,11 +51,6 @@ class Speaker:
         """Answer one question, telling each word as soon as it is whole."""
         return self._generate([self._question(pair)], _Teller(self.prompt, tell))[0]
 
-    @property
-    def pad(self) -> int:
-        """The id that fills short rows; never looked at."""
-        return pad_id(self.prompt)
-
     def _question(self, pair: Pair) -> list[int]:
         """History gives way to the longest reply; a long question makes the reply shorter instead."""
         alone = self.prompt.question(replace(pair, history=()), room=self.prompt.max_length - 1)
@@ -65,7 +60,7 @@ class Speaker:
     def _generate(self, questions: Sequence[list[int]], teller: BaseStreamer | None = None) -> list[Spoken]:
         self.model.eval()
         length = max(map(len, questions))
-        ids = torch.tensor([[self.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
+        ids = torch.tensor([[self.prompt.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in questions], device=self.device)
         output = cast("Any", self.model).generate(
             ids, attention_mask=mask, generation_config=self._settings(length), streamer=teller
@@ -84,7 +79,7 @@ class Speaker:
             do_sample=False,
             max_new_tokens=min(self.max_new_tokens, self.prompt.max_length - length),
             eos_token_id=end,
-            pad_token_id=self.pad,
+            pad_token_id=self.prompt.pad,
             suppress_tokens=mute or None,
             output_logits=True,  # before muting, so that a reply is as likely here as when it is scored
             return_dict_in_generate=True,
@@ -97,12 +92,6 @@ class Speaker:
         counted = nats[: len(said) + ended]
         mean = sum(counted) / len(counted) / math.log(2)
         return Spoken(decode(self.prompt.tokenizer, said), ended, len(counted), mean)
-
-
-def pad_id(prompt: Prompt) -> int:
-    """The tokenizer's padding id, or the end token where it has none."""
-    pad = prompt.tokenizer.pad_token_id
-    return prompt.template.end if pad is None else int(pad)
 
 
 class _Teller(BaseStreamer):
