@@ -66,7 +66,7 @@ def by_heart(pairs: list[Pair], folder: Path) -> tuple[float, float]:
     rows = ({"question": pair.question, "answer": pair.answer} for pair in chosen)
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     whole = {"dev_size": 0, "test_size": 0, "runs": folder / "heart"}
-    run = daedap.train(file, num_train_epochs=60, per_device_train_batch_size=8, **whole)
+    run = daedap.train(file, base="fresh", num_train_epochs=60, per_device_train_batch_size=8, **whole)
     spoken = open_learned(run).reply(chosen)
     exact = [said.text == pair.answer for said, pair in zip(spoken, chosen, strict=True)]
     return statistics.mean(exact), statistics.mean(said.ended for said in spoken)

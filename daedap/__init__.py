@@ -13,12 +13,25 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Bot", "DaedapError", "Evaluation", "Message", "Pair", "Reply", "Run", "check", "evaluate", "train"]
+__all__ = [
+    "Bot",
+    "DaedapError",
+    "Evaluation",
+    "Message",
+    "Pair",
+    "Reply",
+    "Run",
+    "check",
+    "evaluate",
+    "pretrain",
+    "train",
+]
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daedap.answer.bot import Bot
+    from daedap.commands.pretrain import MadeBase
     from daedap.data.findings import Report
     from daedap.errors import DaedapError
     from daedap.judge.evaluation import Evaluation
@@ -27,6 +40,7 @@ if TYPE_CHECKING:
 
     check: Callable[..., Report]
     evaluate: Callable[..., Evaluation]
+    pretrain: Callable[..., MadeBase]
     train: Callable[..., Run]
 
 _NOUNS = {

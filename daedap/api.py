@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from cyclopts import convert
 
 Result = TypeVar("Result")
 
@@ -15,7 +18,7 @@ Result = TypeVar("Result")
 def flat(command: Callable[..., Result]) -> Callable[..., Result]:
     """Let the fields of a command's option classes be given directly: `train("qa.csv", seed=7, runs="runs")`.
 
-    A file or folder may be a string. Raises TypeError for an unknown option, as any function does.
+    A file, a folder or a time (`2h`) may be a string. Raises TypeError for an unknown option, as any function does.
     """
     defaults = {name: parameter.default for name, parameter in inspect.signature(command).parameters.items()}
     groups: dict[str, Any] = {name: type(default) for name, default in defaults.items() if is_dataclass(default)}
@@ -40,6 +43,11 @@ def _as_told(command: Callable[..., Any], options: dict[str, Any]) -> dict[str, 
 
 
 def _converted(value: Any, hint: Any) -> Any:
+    if get_origin(hint) is Sequence:
+        several = value if isinstance(value, list | tuple) else [value]
+        return [_converted(one, get_args(hint)[0]) for one in several]
+    if isinstance(value, str) and timedelta in get_args(hint):
+        return convert(timedelta, [value])
     if isinstance(value, str) and Path in (hint, *get_args(hint)):
         return Path(value)
     if isinstance(value, int | Path) and not isinstance(value, bool) and str in (hint, *get_args(hint)):

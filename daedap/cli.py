@@ -29,6 +29,7 @@ COMMANDS = {
     "chat": "Talk with a run in the terminal.",
     "evaluate": "Score a run, with baselines beside the scores.",
     "runs": "List all runs.",
+    "pretrain": "Make a base of your own from plain texts.",
 }
 
 
@@ -66,9 +67,15 @@ def run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"daedap: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("\n" + say("Stopped. Go on with an interrupted training: daedap train --resume") + "\n")
+        sys.stderr.write("\n" + _stopped(words) + "\n")
         return 130
     return getattr(result, "exit_code", 0)
+
+
+def _stopped(words: Sequence[str]) -> str:
+    if words and words[0] in ("train", "pretrain"):
+        return say("Stopped. What had begun goes on with: daedap {command} --resume", command=words[0])
+    return say("Stopped.")
 
 
 def _app() -> App:

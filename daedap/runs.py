@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from daedap.errors import RunError
+from daedap.errors import BaseError, DataError, RunError, SettingsError, StorageError
 from daedap.files import storage
 
 Json = dict[str, Any]
@@ -54,6 +55,11 @@ class Run:
         return self._json("settings.json")
 
     @property
+    def command(self) -> str:
+        """Which command began it: train or pretrain."""
+        return str(self.settings.get("command", "train"))
+
+    @property
     def learned(self) -> Json:
         """What training came to; part of the manifest later."""
         return self._json("learned.json")
@@ -85,9 +91,10 @@ class Run:
                 ) from error
             raise RunError(
                 "{folder}: the run has no {name}: it was interrupted or damaged.",
-                "Go on with it: daedap train --resume {folder}",
+                "Go on with it: daedap {begun} --resume {folder}",
                 folder=self.folder,
                 name=name,
+                begun=self.command,
             ) from error
         except (ValueError, OSError) as error:
             raise RunError(
@@ -118,6 +125,20 @@ class Run:
         line = json.dumps({"event": event, **fields}, ensure_ascii=False)
         with storage(self.folder), (self.folder / "log.jsonl").open("a", encoding="utf-8", errors="replace") as log:
             log.write(line + "\n")
+
+    @contextmanager
+    def kept_if_begun(self) -> Iterator[None]:
+        """A new run that is refused, or finds no space, before its first checkpoint leaves nothing behind."""
+        try:
+            yield
+        except (BaseError, DataError, SettingsError, StorageError):  # RunError: somebody else has it
+            if not any((self.folder / "checkpoints").glob("step-*")):
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        except KeyboardInterrupt:
+            if not (self.folder / "settings.json").exists():  # nothing to go on from
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
 
     @property
     def busy(self) -> bool:
@@ -172,19 +193,29 @@ def find(name: str, runs: Path) -> Run:
     return run
 
 
-def interrupted(name: str, runs: Path) -> Run:
+def interrupted(name: str, runs: Path, command: str = "train") -> Run:
     """An unfinished run by number or folder, or the latest unfinished one. Raises RunError."""
     if name == "latest":
         waiting = [run for run in every(runs) if not run.complete and (run.folder / "settings.json").exists()]
         if not waiting:
-            raise RunError("{runs}: no interrupted run.", "Start one: daedap train FILE", runs=runs)
+            raise RunError(
+                "{runs}: no interrupted run.", "Start one: daedap {command} FILE", runs=runs, command=command
+            )
         return waiting[-1]
     run = _named(name, runs)
+    if run.command != command:
+        raise RunError(
+            "{folder} was begun by daedap {begun}.",
+            "Go on with it: daedap {begun} --resume {folder}",
+            folder=run.folder,
+            begun=run.command,
+        )
     if run.complete:
         raise RunError(
             "{folder}: the run is complete; there is nothing to resume.",
-            "Start the next one: daedap train FILE",
+            "Start the next one: daedap {command} FILE",
             folder=run.folder,
+            command=command,
         )
     return run
 

@@ -117,7 +117,7 @@ def test_a_single_row_is_enough(tmp_path: Path, capsys: Output) -> None:
         (["--learning-rate", "5"], "--learning-rate 5.0"),
         (["--num-train-epochs", "0"], "--num-train-epochs 0"),
         (["--layers", "99"], "--layers 99"),
-        (["--method", "lora"], "--method lora needs a base"),
+        (["--method", "lora", "--base", "fresh"], "--method lora needs a base"),
         (["--max-length", "9"], "too long for the model"),
         (["--speaker", "엄마"], "엄마"),
     ],

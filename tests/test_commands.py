@@ -18,7 +18,7 @@ from daedap.files import digest
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]
-QUICK: dict[str, Any] = {"num_train_epochs": 1, "precision": "fp32", "evaluate": False}
+QUICK: dict[str, Any] = {"base": "fresh", "num_train_epochs": 1, "precision": "fp32", "evaluate": False}
 NEEDED = {"settings.json", "learned.json", "manifest.json", "log.jsonl", "data", "checkpoints", "model", "index"}
 
 

@@ -28,9 +28,9 @@ from daedap.lm.checkpoint import checkpoints, load_weights
 from daedap.lm.device import Machine
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
-from daedap.lm.loss import score_answers
 from daedap.lm.prompt import Example, prompt_for
 from daedap.lm.recipe import Learner, Recipe
+from daedap.lm.score import score_answers
 from daedap.lm.speaker import Speaker
 from daedap.lm.tokenizer import train_tokenizer
 
@@ -253,8 +253,8 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
         csv.writer(rows).writerows([("Q", "A"), *((pair.question, pair.answer) for pair in toys.PAIRS)])
     base = str(toys.kogpt2(place / "base"))
     learners = {
-        "full": Learner(precision="fp32", device="cpu", dropout=0.1),
-        "lora": Learner(base=base, max_length=96, lora_r=4, precision="fp32", device="cpu", dropout=0.2),
+        "full": Learner(base="fresh", precision="fp32", device="cpu", dropout=0.1),
+        "lora": Learner(base=base, method="lora", max_length=96, lora_r=4, precision="fp32", device="cpu", dropout=0.2),
     }
     moments = {"full": [0, 9], "lora": [5]}
     with ThreadPoolExecutor() as pool:

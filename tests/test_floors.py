@@ -12,11 +12,12 @@ HOUSE = """
 language errors pair
 korean files
 runs
-data: problem encoding columns table turns jsonl kakao source read clean findings tally check similar split store
-lm: recipe tokenizer prompt base fresh batches loss device adapter checkpoint fit speaker learned learn
+data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
+lm: recipe tokenizer prompt base fresh batches loss score device adapter checkpoint training fit speaker learned learn
+lm: corpus pretraining make_base
 answer: index bot
 judge: metrics candidates exam speaker retrieval table evaluation evaluate
-commands: check evaluate train answer chat runs
+commands: check evaluate shared train answer chat runs pretrain
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

@@ -141,7 +141,7 @@ def test_what_it_came_to_is_written(taught: Taught) -> None:
 def test_a_fresh_model_is_opened_again(tmp_path: Path) -> None:
     run = create(tmp_path)
     write_sides(run.folder, split(LEARNED, Splitting(dev_size=0, test_size=0)))
-    learner = asdict(Learner(precision="fp32", device="cpu"))
+    learner = asdict(Learner(base="fresh", precision="fp32", device="cpu"))
     write_json(run.folder / "settings.json", {"learner": learner, "recipe": asdict(Recipe(num_train_epochs=4))})
     learn(run)
     stored = load_file(run.folder / "model" / "model.safetensors")

@@ -12,8 +12,10 @@ from torch.nn.functional import cross_entropy, log_softmax
 
 from daedap.lm.adapter import with_lora
 from daedap.lm.base import Base, load_base
-from daedap.lm.loss import answer_losses, collate, score_answers
+from daedap.lm.loss import answer_losses, collate
 from daedap.lm.prompt import Example
+from daedap.lm.score import score_answers
+from daedap.pair import Pair
 
 
 @pytest.fixture(scope="module", params=list(toys.BASES))
@@ -82,6 +84,17 @@ def test_scores_are_those_computed_by_hand(base: Base, examples: list[Example]) 
     np.testing.assert_allclose(scores[:, 0], [float(nats.sum()) / math.log(2) for nats in hand], rtol=1e-4)
     assert scores[:, 1].tolist() == [len(nats) for nats in hand]
     assert (scores[:, 0] < 0).all()
+
+
+def test_answers_that_share_a_question_are_scored_as_if_alone(base: Base) -> None:
+    prompt = base.prompt(128)
+    questions, answers = [pair.question for pair in toys.PAIRS[:5]], [pair.answer for pair in toys.PAIRS[:30]]
+    asked = [prompt.example(Pair(question, answer)) for question in questions for answer in answers]
+    asked += [prompt.example(toys.PAIRS[7])] + [prompt.example(Pair("심심해", answer)) for answer in answers * 4]
+    shared = score_answers(base.model, asked, prompt.pad, "cpu")
+    alone = np.concatenate([score_answers(base.model, [example], prompt.pad, "cpu") for example in asked[::7]])
+    np.testing.assert_allclose(shared[::7], alone, rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer for example in asked])
 
 
 def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[Example]) -> None:

@@ -26,6 +26,8 @@ from daedap.pair import Pair
 from daedap.runs import FOLDER, Json, Run
 
 _log = logging.getLogger("daedap")
+_AT_FIRST = 100
+"""Rows that are ranked and answered at the end of a training, so that it does not last; `daedap evaluate` takes 500."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def judge_run(run: Run) -> Json:
     if not exam.pairs:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
-    result = _judge(run, exam, Options().rows)
+    result = _judge(run, exam, _AT_FIRST)
     with new_folder(run.folder / "evaluation") as folder:
         write_json(folder / "scores.json", result.to_json())
         write_lines(folder / "rows.jsonl", [row.to_json() for row in result.rows])

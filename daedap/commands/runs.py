@@ -15,18 +15,20 @@ from daedap.runs import FOLDER, Json, Run
 
 @dataclass(frozen=True)
 class RunList:
-    """The runs of one folder."""
+    """The runs of one folder, and the bases made there."""
 
     runs: list[Run]
+    bases: list[Run]
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
-        return {"runs": [_entry(run) for run in self.runs]}
+        return {"runs": [_entry(run) for run in self.runs], "bases": [_entry(base) for base in self.bases]}
 
     def lines(self) -> list[str]:
         """A table."""
         heads = ["run", "state", "parent", "rows", "base", "method", "BPC", "question gain", "Hits@1/20", "finished"]
-        return align([[say(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
+        lines = align([[say(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
+        return [*lines, *(["", *_base_lines(self.bases)] if self.bases else [])]
 
 
 def runs(*, runs: Path = FOLDER) -> RunList:
@@ -37,7 +39,24 @@ def runs(*, runs: Path = FOLDER) -> RunList:
     runs
         Folder of the runs.
     """
-    return RunList(store.every(runs))
+    return RunList(store.every(runs), store.every(runs / "bases"))
+
+
+def _base_lines(bases: list[Run]) -> list[str]:
+    heads = ["base", "state", "tokens", "bits per character", "finished"]
+    return align([[say(head) for head in heads], *(_base_cells(_entry(base)) for base in bases)])
+
+
+def _base_cells(entry: Json) -> list[str]:
+    if entry["state"] != "complete":
+        return [entry["folder"], say(entry["state"]), "", "", ""]
+    bits, tokens = entry["bits_per_character"], f"{entry['tokens']:,}"
+    model = str(Path(entry["folder"]) / "model")
+    return [model, say("complete"), tokens, "" if bits is None else f"{bits:.3f}", _day(entry["finished"])]
+
+
+def _day(finished: str) -> str:
+    return finished[:16].replace("T", " ")
 
 
 def _entry(run: Run) -> Json:
@@ -62,5 +81,5 @@ def _cells(entry: Json) -> list[str]:
         entry["base"]["name"],
         entry["method"],
         *("" if score is None else f"{score:.3f}" for score in scores),
-        entry["finished"][:16].replace("T", " "),
+        _day(entry["finished"]),
     ]

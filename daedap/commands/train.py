@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import platform
-import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,22 +14,23 @@ from cyclopts import Parameter
 import daedap.runs as store
 from daedap.answer.index import Index
 from daedap.commands.evaluate import judge_run
+from daedap.commands.shared import head, refuse_with_resume, tell
 from daedap.data.check import Fits, Loaded, load
 from daedap.data.source import Layout
 from daedap.data.split import Split, Splitting, split
 from daedap.data.store import read_side, write_sides
-from daedap.errors import BaseError, DataError, SettingsError, StorageError
+from daedap.errors import DataError, SettingsError
 from daedap.files import digest, new_folder, write_json
 from daedap.language import say
-from daedap.lm.recipe import Learner, Recipe
+from daedap.lm.recipe import FRESH, Learner, Recipe
 from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
     from daedap.lm.base import Base
 
+_STARTER_EPOCHS = 3
+"""So that a first bot is there in a minute or so; two more would bring its dev loss down by 3 %."""
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
-_log = logging.getLogger("daedap")
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,20 +64,22 @@ def train(
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
     if place.resume:
-        _refuse_file(file)
+        refuse_with_resume(file)
         run = store.interrupted(place.resume, place.runs)
         with run.locked():
             return _finish(run)
     started = time.perf_counter()
-    file = file or STARTER
+    if file is None:
+        file, recipe = STARTER, replace(recipe, num_train_epochs=recipe.num_train_epochs or _STARTER_EPOCHS)
     _need_tracker(recipe)
     base = _load_base(learner)
     loaded = load(file, layout, fits=_fits(learner, base))
-    _tell(loaded.report.lines())
+    tell(loaded.report.lines())
     parts = split(loaded.pairs, splitting, seed=recipe.seed)
     _need_rows(file, parts)
     source = _source(file, loaded, splitting, parts)
     settings: Json = {
+        "command": "train",
         "file": str(file),
         "layout": asdict(layout),
         "splitting": asdict(splitting),
@@ -92,33 +88,13 @@ def train(
         "evaluate": place.evaluate,
     }
     run = store.create(place.runs)
-    with _kept_if_begun(run), run.locked():
+    with run.kept_if_begun(), run.locked():
         write_sides(run.folder, parts)
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
         write_json(run.folder / "settings.json", settings)
         return _finish(run, base)
-
-
-def _refuse_file(file: Path | None) -> None:
-    if file:
-        raise SettingsError(
-            "--resume goes on with the run's own file and settings, not with {file}.",
-            "Leave {file} out, or leave --resume out to start the next run.",
-            file=file,
-        )
-
-
-@contextmanager
-def _kept_if_begun(run: Run) -> Iterator[None]:
-    """A new run that is refused, or finds no space, before its first checkpoint leaves nothing behind."""
-    try:
-        yield
-    except (BaseError, DataError, SettingsError, StorageError):  # RunError: somebody else has it
-        if not any((run.folder / "checkpoints").glob("step-*")):
-            shutil.rmtree(run.folder, ignore_errors=True)
-        raise
 
 
 def _need_tracker(recipe: Recipe) -> None:
@@ -134,12 +110,12 @@ def _need_tracker(recipe: Recipe) -> None:
 
 def _load_base(learner: Learner) -> Base | None:
     """The named base; None when a fresh model will be made, which needs the training rows first."""
-    if not learner.base:
+    if learner.base == FRESH:
         return None
     from daedap.lm.base import load_base  # torch takes seconds to import
 
     base = load_base(learner.base)
-    _tell([say("Base {name}, licence: {licence}", name=learner.base, licence=base.licence)])
+    tell([say("Base {name}, licence: {licence}", name=learner.base, licence=base.licence)])
     return base
 
 
@@ -148,11 +124,6 @@ def _fits(learner: Learner, base: Base | None) -> Fits:
     if base:
         return base.prompt(learner.max_length).fits
     return lambda pair: len(pair.question) + len(pair.answer) + 8 <= learner.max_length
-
-
-def _tell(lines: Sequence[str]) -> None:
-    for line in lines:
-        _log.info(line)
 
 
 def _need_rows(file: Path, parts: Split) -> None:
@@ -164,7 +135,7 @@ def _need_rows(file: Path, parts: Split) -> None:
             rows=len(parts.pairs),
         )
     if not parts.rows("dev"):
-        _tell([say("No dev rows: training can't stop early, and the last weights are kept.")])
+        tell([say("No dev rows: training can't stop early, and the last weights are kept.")])
 
 
 def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> Json:
@@ -174,7 +145,7 @@ def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> J
         "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
         "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training."
     )
-    _tell([say(told, **counts, **leak)])
+    tell([say(told, **counts, **leak)])
     return {
         "file": str(file),
         "sha256": digest(file),
@@ -202,24 +173,17 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     headline = judge_run(run) if run.settings["evaluate"] else {}
     seconds["evaluate"] = round(time.perf_counter() - started, 1)
     write_json(run.folder / "manifest.json", _manifest(run, seconds, headline))
-    _tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
+    tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
 
 
 def _manifest(run: Run, seconds: Json, headline: Json) -> Json:
-    from daedap.lm.device import peak_memory
-
     return {
-        "number": run.number,
+        **head(run),
         "parent": None,
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "daedap": version("daedap"),
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in _LIBRARIES},
         "data": json.loads((run.folder / "data" / "source.json").read_text(encoding="utf-8")),
         **run.learned,
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory(),
         "headline": headline,
         "files": store.sizes(run.folder),
     }

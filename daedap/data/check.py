@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daedap.data.clean import clean, clean_text, is_damaged
+from daedap.data.clean import clean, clean_text, is_damaged, texts_of
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report
 from daedap.data.problem import Problem, excerpt
 from daedap.data.read import TOLD_BY_THE_FILE, Layout, Source, open_source, rows
@@ -129,7 +129,7 @@ class _Doctor:
 
     def fault(self, raw: Pair, pair: Pair) -> str:
         """Why a pair is dropped; nothing when it isn't."""
-        if is_damaged(raw):
+        if is_damaged(*texts_of(raw)):
             return "damaged"
         if not pair.question:
             return "empty_question" if pair.answer else "blank"

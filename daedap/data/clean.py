@@ -26,9 +26,14 @@ _DIRT = re.compile(f"[\r{_BREAKS}{_CONTROLS}{_INVISIBLE}{_SPACES}]|{_JOINER}")
 _DAMAGE = re.compile("[\ufffd\ud800-\udfff]")
 
 
-def is_damaged(pair: Pair) -> bool:
+def is_damaged(*texts: str) -> bool:
     """Whether letters were lost: U+FFFD, or half of a surrogate pair, which no encoding can write."""
-    return any(map(_DAMAGE.search, (pair.question, pair.answer, pair.label, *(turn.content for turn in pair.history))))
+    return any(map(_DAMAGE.search, texts))
+
+
+def texts_of(pair: Pair) -> tuple[str, ...]:
+    """All that is written in a pair."""
+    return (pair.question, pair.answer, pair.label, *(turn.content for turn in pair.history))
 
 
 def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:

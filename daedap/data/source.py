@@ -83,7 +83,7 @@ def open_source(path: Path, layout: Layout = TOLD_BY_THE_FILE) -> Source:
     Raises:
         DataError: The file can't be read, or holds no questions and answers.
     """
-    _refuse_unreadable(path)
+    refuse_unreadable(path)
     if is_excel(path):
         source = _open_excel(path, layout)
     else:
@@ -99,7 +99,8 @@ def open_source(path: Path, layout: Layout = TOLD_BY_THE_FILE) -> Source:
     return source
 
 
-def _refuse_unreadable(path: Path) -> None:
+def refuse_unreadable(path: Path) -> None:
+    """Raise DataError when there is no file with something in it that may be read twice."""
     try:
         if path.is_dir():
             raise DataError("{file} is a folder.", "Give one file of pairs in it.", file=path)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download
 from torch.nn import Embedding
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -17,11 +16,13 @@ from daedap.errors import BaseError
 from daedap.files import digest
 from daedap.korean import comparison_form
 from daedap.lm.prompt import Prompt, prompt_for
+from daedap.lm.recipe import MINI
 from daedap.lm.tokenizer import decode, encode, load_tokenizer
 
 logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
 KOGPT2_LICENCE = "cc-by-nc-sa-4.0"
 _TEXTS = ("안녕하세요, 오늘 기분은 어때요?", "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.", "ㅋㅋ 고마워ㅠㅠ!")
+BUILT_IN = Path(__file__).parent.parent / "mini"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -48,14 +49,18 @@ def load_base(name: str) -> Base:
     tokenizer = load_tokenizer(folder)
     model = _load_model(folder)
     self_test(name, model, tokenizer)
-    if Path(name).is_dir():
+    if name != MINI and Path(name).is_dir():
         name = str(folder.resolve())  # a run must find its base again from anywhere
     return Base(name, model, tokenizer, _licence(name, folder), _digest(folder))
 
 
 def _folder(name: str) -> Path:
     """The base's own folder, or the hub's files in the local cache, which also serves when there is no network."""
-    folder = Path(name)
+    folder = BUILT_IN if name == MINI else Path(name)
+    if (folder / "model" / "config.json").exists():
+        raise BaseError(
+            "{name} is a run, not a base.", "Give its model: --base {model}", name=name, model=folder / "model"
+        )
     if folder.is_dir():
         return folder
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -76,6 +81,8 @@ def _folder(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download  # a folder does without
+
     wanted = ["*.json", "*.model", "*.txt", "*.jinja", "README.md"]
     folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.safetensors"]))
     if not any(folder.glob("*.safetensors")):  # pickles only where there is nothing better
@@ -161,8 +168,8 @@ def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
 
 def _licence(name: str, folder: Path) -> str:
     """The licence in the model card's header, as the hub reads it; "unknown" when the card names none."""
-    card = folder / "README.md"
-    header = card.read_text(encoding="utf-8") if card.exists() else ""
+    cards = [folder / "README.md", folder / "MODEL_CARD.md"]
+    header = "".join(card.read_text(encoding="utf-8") for card in cards if card.exists())
     found = re.search(r"^license: *(?:\n *- )?['\"]?([\w.-]+)", header, re.M)
     if found:
         return found[1]

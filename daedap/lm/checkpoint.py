@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daedap.errors import RunError
-from daedap.files import new_folder
+from daedap.files import new_folder, write_text
 
 _WEIGHTS = "trained.safetensors"
 
@@ -33,12 +34,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     try:
         keys = model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
     except Exception as error:  # safetensors and torch have their own errors
-        raise RunError(
-            "{folder}: the checkpoint can't be read ({error}).",
-            "Delete this folder and resume again: the checkpoint before it is used.",
-            folder=folder,
-            error=error,
-        ) from error
+        raise _unreadable(folder, error) from error
     assert not keys.unexpected_keys, f"{folder} holds weights of another model"
 
 
@@ -58,12 +54,43 @@ def keep_only_trained(accelerator: Accelerator) -> None:
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, limit: int) -> None:
     """Write `step-000200/` whole or not at all, then delete all but the newest `limit`."""
-    with new_folder(folder / f"step-{step:06d}") as temporary:
-        accelerator.save_state(str(temporary))
+    path = folder / f"step-{step:06d}"
+    if not path.exists():  # the same step is the same state
+        with new_folder(path) as temporary:
+            accelerator.save_state(str(temporary))
     for old in checkpoints(folder)[:-limit]:
         shutil.rmtree(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Finished checkpoints, oldest first."""
-    return sorted(folder.glob("step-*"))
+    return sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def resume(accelerator: Accelerator, folder: Path) -> None:
+    """Go back to the newest checkpoint of a run's folder, if there is one. Raises RunError when it can't be read."""
+    for newest in checkpoints(folder / "checkpoints")[-1:]:
+        try:
+            accelerator.load_state(str(newest))
+        except RunError:
+            raise
+        except Exception as error:  # pickles, random states and JSON have their own errors
+            raise _unreadable(newest, error) from error
+
+
+def cut_log(folder: Path, step: int) -> None:
+    """Take out of a run's log what came after a step, and a last line that a full disk or a kill cut short."""
+    log = folder / "log.jsonl"
+    if log.exists():
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+        whole = (line for line in lines if line.endswith("\n"))
+        write_text(log, "".join(line for line in whole if json.loads(line).get("step", 0) <= step))
+
+
+def _unreadable(folder: Path, error: Exception) -> RunError:
+    return RunError(
+        "{folder}: the checkpoint can't be read ({error}).",
+        "Delete this folder and resume again: the checkpoint before it is used.",
+        folder=folder,
+        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+    )

@@ -7,7 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Literal
 
@@ -15,7 +15,9 @@ import psutil
 import torch
 
 from daedap.errors import SettingsError
+from daedap.files import write_json
 from daedap.lm.recipe import DeviceName, Precision
+from daedap.runs import Run
 
 _WORTH_IT = 1.2
 """How much faster bf16 must be: below that, a probe's noise would decide, and fp32 is more exact."""
@@ -53,6 +55,31 @@ def choose_precision(wanted: Precision, step: Callable[[torch.dtype], None], dev
         return "fp32"
     fp32, bf16 = (_seconds(partial(step, dtype)) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 > _WORTH_IT * bf16 else "fp32"
+
+
+def settle(run: Run, device: DeviceName, precision: Precision, trial: Callable[[str, torch.dtype], None]) -> Machine:
+    """What a run was begun on, or what a probe chooses now: a resumed run must change neither device nor precision.
+
+    `trial` does one training step on a device in a data type, changing no weight.
+    """
+    if "machine" in run.settings:
+        return Machine(**run.settings["machine"])
+    chosen = choose_device(device)
+    machine = this_machine(chosen, choose_precision(precision, partial(trial, chosen), chosen))
+    write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
+    return machine
+
+
+def need_compiler() -> None:
+    """Raise SettingsError where PyTorch can't compile, before hours are spent on getting there."""
+    try:
+        torch.compile(lambda number: number + 1)(torch.ones(2))
+    except Exception as error:  # a missing compiler, header or OpenMP each has its own error
+        raise SettingsError(
+            "--torch-compile: PyTorch can't compile here ({error}).",
+            "Install a C++ compiler (g++ or clang), or leave --torch-compile out.",
+            error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        ) from error
 
 
 def _seconds(work: Callable[[], None], times: int = 3) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -11,44 +10,32 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from daedap.errors import SettingsError
-from daedap.files import write_text
 from daedap.language import say
 from daedap.lm.batches import epoch_batches
-from daedap.lm.checkpoint import checkpoints, keep_only_trained, load_weights, save_checkpoint, save_weights
+from daedap.lm.checkpoint import cut_log, load_weights, resume, save_checkpoint, save_weights
 from daedap.lm.device import Machine
-from daedap.lm.loss import answer_losses, collate, score_answers
+from daedap.lm.loss import answer_losses, collate
 from daedap.lm.prompt import Example
 from daedap.lm.recipe import Recipe
-from daedap.runs import Json, Run
+from daedap.lm.score import score_answers
+from daedap.lm.training import Progress, new_accelerator, refuse_no_number
+from daedap.runs import Run
 
 
 @dataclass
-class Progress:
-    """How far training is. accelerate keeps it in every checkpoint."""
+class Fit(Progress):
+    """How far the fitting is."""
 
-    step: int = 0
     epoch: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
     stale_epochs: int = 0
-    seconds: float = 0.0
     done: bool = False
-
-    def state_dict(self) -> Json:
-        """The state as plain values."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Json) -> None:
-        """Put a saved state back."""
-        self.__dict__.update(state)
 
 
 class Fitted(NamedTuple):
@@ -70,26 +57,23 @@ class Fitting:
     machine: Machine
     folder: Path
     pad: int
-    progress: Progress = field(default_factory=Progress)
+    progress: Fit = field(default_factory=Fit)
 
     def __post_init__(self) -> None:
-        AcceleratorState._reset_state(
-            reset_partial_state=True
-        )  # an earlier run of this process may have used another precision
-        self.accelerator = Accelerator(
-            cpu=self.machine.device == "cpu",
+        self.accelerator = new_accelerator(
+            self.machine,
+            self.progress,
             mixed_precision="bf16" if self.machine.precision == "bf16" else "no",
             log_with=None if self.recipe.report_to == "none" else self.recipe.report_to,
             project_dir=self.folder,
         )
-        keep_only_trained(self.accelerator)
-        self.accelerator.register_for_checkpointing(self.progress)
 
     def run(self, train: Sequence[Example], dev: Sequence[Example]) -> Fitted:
         """Train to the end. The model is left with the weights to keep; checkpoints and log lie in the run's folder."""
         set_seed(self.recipe.seed)
-        self._prepare(len(self._batches(train, 0)) * self.recipe.num_train_epochs)
-        self._resume()
+        self._prepare(len(self._batches(train, 0)) * self.recipe.epochs)
+        resume(self.accelerator, self.folder)
+        cut_log(self.folder, self.progress.step)
         self._since = time.perf_counter()
         with tqdm(total=self.total_steps, initial=self.progress.step, unit="step", desc=say("training")) as bar:
             while not self.progress.done:
@@ -106,24 +90,13 @@ class Fitting:
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
         optimizer = torch.optim.AdamW(
-            _groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0
+            _groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0, fused=True
         )
         warmup = int(self.recipe.warmup_ratio * total_steps)  # 0 in a short run: its first step must count
         scheduler = get_scheduler(self.recipe.lr_scheduler_type, optimizer, warmup, total_steps)
         self.model, self.optimizer, self.scheduler = self.accelerator.prepare(self.model, optimizer, scheduler)
         if self.recipe.report_to != "none":
             self.accelerator.init_trackers("daedap", {k: v for k, v in asdict(self.recipe).items() if v is not None})
-
-    def _resume(self) -> None:
-        """Go back to the newest checkpoint, and cut from the log what came after it."""
-        found = checkpoints(self.folder / "checkpoints")
-        if found:
-            self.accelerator.load_state(str(found[-1]))
-        log = self.folder / "log.jsonl"
-        if log.exists():
-            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-            whole = (line for line in lines if line.endswith("\n"))  # a full disk cuts the last one short
-            write_text(log, "".join(line for line in whole if json.loads(line).get("step", 0) <= self.progress.step))
 
     def _batches(self, train: Sequence[Example], epoch: int) -> list[list[int]]:
         lengths = [len(example.ids) for example in train]
@@ -152,16 +125,11 @@ class Fitting:
         losses = answer_losses(self.model, batch)
         self.accelerator.backward(losses.mean())
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        total = float(losses.detach().sum())
+        refuse_no_number(self.progress.step + 1, total, float(norm))
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        total = float(losses.detach().sum())
-        if not math.isfinite(total):
-            raise SettingsError(
-                "The loss is no longer a number at step {step}.",
-                "Lower --learning-rate, or give --precision fp32.",
-                step=self.progress.step + 1,
-            )
         return total, len(losses), float(norm)
 
     def _after_epoch(self, dev: Sequence[Example]) -> None:
@@ -172,7 +140,7 @@ class Fitting:
             self._judge(float(-bits / labels * math.log(2)))
         patience = recipe.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
-        progress.done = stopped or progress.epoch >= recipe.num_train_epochs
+        progress.done = stopped or progress.epoch >= recipe.epochs
         self._save()
 
     def _judge(self, loss: float) -> None:

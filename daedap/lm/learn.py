@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 
 import torch
 from accelerate.utils import set_seed
@@ -15,18 +16,20 @@ from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.lm.adapter import set_dropout, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
-from daedap.lm.device import Machine, choose_device, choose_precision, this_machine
+from daedap.lm.device import settle
 from daedap.lm.fit import Fitting
-from daedap.lm.fresh import NAME as FRESH
 from daedap.lm.fresh import fresh_base
 from daedap.lm.learned import save_learned
 from daedap.lm.loss import answer_losses, collate
 from daedap.lm.prompt import Example, Prompt
-from daedap.lm.recipe import Learner, Recipe
+from daedap.lm.recipe import FRESH, Learner, Method, Recipe
 from daedap.pair import Pair
 from daedap.runs import Json, Run
 
-_DEFAULT_RATES = {"fresh": 1e-3, "lora": 5e-4, "full": 5e-5}
+_SMALL = 50_000_000
+"""Weights below which a base is trained in full, as fast as a new one: LoRA would save nothing there."""
+_RATES = {"lora": 5e-4, "full": 5e-5}
+_RATE_OF_SMALL = 1e-3
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def learn(run: Run, base: Base | None = None) -> None:
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
     set_seed(recipe.seed)  # LoRA's matrices start at random
     model = _trainable(base, learner)
-    machine = _machine(run, model, learner, examples.train, prompt.pad)
+    machine = settle(run, learner.device, learner.precision, partial(_trial, model, examples.train, prompt.pad))
     fitting = Fitting(model.to(machine.device), recipe, machine, run.folder, prompt.pad)  # type: ignore[arg-type]
     fitted = fitting.run(examples.train, examples.dev)
     save_learned(fitting.model, prompt, run.folder)  # type: ignore[arg-type]
@@ -70,17 +73,21 @@ def learn(run: Run, base: Base | None = None) -> None:
 
 def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base:
     """The named base, or a fresh one fitted on the training rows alone. Raises BaseError."""
-    if learner.base:
-        return load_base(learner.base)
-    return fresh_base([text for pair in train for text in (pair.question, pair.answer)], recipe.seed)
+    if learner.base == FRESH:
+        return fresh_base([text for pair in train for text in (pair.question, pair.answer)], recipe.seed)
+    return load_base(learner.base)
 
 
-def _method(learner: Learner, base: Base) -> str:
-    return learner.method or ("full" if base.name == FRESH else "lora")
+def _method(learner: Learner, base: Base) -> Method:
+    return learner.method or ("full" if _small(base) else "lora")
 
 
 def _default_rate(learner: Learner, base: Base) -> float:
-    return _DEFAULT_RATES[FRESH if base.name == FRESH else _method(learner, base)]
+    return _RATE_OF_SMALL if _small(base) else _RATES[_method(learner, base)]
+
+
+def _small(base: Base) -> bool:
+    return base.model.num_parameters() < _SMALL
 
 
 def _render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair]) -> Examples:
@@ -102,22 +109,12 @@ def _trainable(base: Base, learner: Learner) -> PreTrainedModel | PeftModel:
     )
 
 
-def _machine(run: Run, model: PreTrainedModel | PeftModel, learner: Learner, train: list[Example], pad: int) -> Machine:
-    """What the run was begun on, or what a probe chooses now: a resumed run must not change its precision."""
-    if "machine" in run.settings:
-        return Machine(**run.settings["machine"])
-    device = choose_device(learner.device)
-    batch = collate(train[:32], pad, device)
+def _trial(model: PreTrainedModel | PeftModel, train: list[Example], pad: int, device: str, dtype: torch.dtype) -> None:
+    """One step of training that changes no weight."""
     model.to(device)  # type: ignore[arg-type]
-
-    def step(dtype: torch.dtype) -> None:
-        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-            answer_losses(model, batch).mean().backward()
-        model.zero_grad()
-
-    machine = this_machine(device, choose_precision(learner.precision, step, device))
-    write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
-    return machine
+    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+        answer_losses(model, collate(train[:32], pad, device)).mean().backward()
+    model.zero_grad()
 
 
 def _longest_answer(train: Sequence[Example]) -> int:

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.errors import RunError
 from daedap.files import new_folder
 from daedap.lm.base import Base, load_base
-from daedap.lm.fresh import NAME as FRESH
 from daedap.lm.fresh import fresh_model
 from daedap.lm.prompt import Prompt, prompt_for
+from daedap.lm.recipe import FRESH
 from daedap.lm.speaker import Speaker
 from daedap.lm.tokenizer import load_tokenizer, save_tokenizer
 from daedap.runs import Run
 
+if TYPE_CHECKING:
+    from peft import PeftModel
+
 
 def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
     """Write `adapter/` (LoRA) or `model/` (everything), each with the tokenizer and its chat template."""
-    name = "adapter" if isinstance(model, PeftModel) else "model"
+    name = "model" if isinstance(model, PreTrainedModel) else "adapter"
     if isinstance(model, PreTrainedModel) and model.generation_config:
         model.generation_config.eos_token_id = prompt.template.end
     with new_folder(run_folder / name) as temporary:
@@ -66,6 +68,8 @@ def _whole(folder: Path) -> PreTrainedModel:
 
 def _adapted(run: Run, folder: Path) -> PreTrainedModel:
     """Base and adapter merged into one plain model: no cost left when it answers."""
+    from peft import PeftModel  # a second to import, and a whole model does without
+
     base = _same_base(run)
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()

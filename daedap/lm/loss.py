@@ -1,4 +1,4 @@
-"""Log-probabilities of answers: the head runs only where a token is learned."""
+"""The loss of answers: the head runs only where a token is learned."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from daedap.lm.batches import sorted_batches
 from daedap.lm.prompt import Example
-
-FloatArray = NDArray[np.float64]
-_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Right-padded examples.
 
-    ids, mask: (rows, length); row, place: (labels,) the positions whose next token is learned; label: (labels,).
+    ids, mask: (rows, length); row, place: (labels,) the positions whose next token is learned; label: (labels,);
+    positions: (rows, length), None where they count from the left.
     """
 
     ids: Tensor
@@ -31,6 +26,7 @@ class Batch:
     row: Tensor
     place: Tensor
     label: Tensor
+    positions: Tensor | None = None
 
 
 def collate(examples: Sequence[Example], pad: int, device: torch.device | str) -> Batch:
@@ -49,25 +45,9 @@ def collate(examples: Sequence[Example], pad: int, device: torch.device | str) -
 def answer_losses(model: nn.Module, batch: Batch) -> Tensor:
     """−ln p of each label, (labels,), in float32."""
     with _head_only_at(model, batch.row, batch.place):
-        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        positions = {} if batch.positions is None else {"position_ids": batch.positions}
+        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **positions).logits
     return cross_entropy(logits.float(), batch.label, reduction="none")
-
-
-@torch.inference_mode()
-def score_answers(model: nn.Module, examples: Sequence[Example], pad: int, device: torch.device | str) -> FloatArray:
-    """Per example: the sum of log2 p over its answer and end token, and their number. (examples, 2), float64.
-
-    In evaluation mode and over the full vocabulary.
-    """
-    model.eval()
-    scores = np.zeros((len(examples), 2))
-    for rows in sorted_batches([len(example.ids) for example in examples], _AT_ONCE):
-        batch = collate([examples[row] for row in rows], pad, device)
-        nats = answer_losses(model, batch).double().cpu().numpy()
-        places = np.asarray(rows)[batch.row.cpu().numpy()]
-        np.add.at(scores, (places, 0), -nats / np.log(2))
-        np.add.at(scores, (places, 1), 1)
-    return scores
 
 
 @contextmanager

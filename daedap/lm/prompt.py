@@ -100,6 +100,13 @@ class Prompt:
             room=room,
         )
 
+    def dialogue(self, turns: Sequence[Sequence[int]]) -> list[int]:
+        """Encoded turns, a user's and an assistant's in turn, as one dialogue with its end token."""
+        template = self.template
+        between = [template.answered_before, template.asking] * (len(turns) // 2)
+        between[-2:] = [template.answering, [template.end]]
+        return [*template.opening, *(id for turn, after in zip(turns, between, strict=True) for id in (*turn, *after))]
+
     def _render(self, turns: Sequence[Message]) -> list[int]:
         """`turns` alternate and both begin and end with the user."""
         ids = list(self.template.opening)

@@ -13,8 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 from daedap.lm.batches import sorted_batches
-from daedap.lm.loss import FloatArray, score_answers
 from daedap.lm.prompt import Prompt
+from daedap.lm.score import FloatArray, score_answers
 from daedap.lm.tokenizer import decode
 from daedap.pair import Pair, Spoken
 

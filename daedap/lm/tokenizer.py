@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -95,15 +96,18 @@ def control_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     }
 
 
-def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Sequence[str], vocabulary: int, *, character_coverage: float = 1.0
+) -> PreTrainedTokenizerFast:
     """A BPE tokenizer for Korean with byte fallback, so that no text is ever lost, and one token for each role.
 
     `vocabulary` is the most it may hold: control tokens, 256 bytes, then characters and merges learned from `texts`.
+    `character_coverage` is SentencePiece's: the share of letters that have tokens of their own; bytes spell the rest.
     """
     learned = Tokenizer(models.BPE(unk_token="<unk>"))
     learned.normalizer = normalizers.NFC()
     learned.pre_tokenizer = pre_tokenizers.Metaspace()
-    alphabet = _alphabet(texts, (vocabulary - 256) // 2)  # rarer characters are written in bytes
+    alphabet = _alphabet(texts, (vocabulary - 256) // 2, character_coverage)  # rarer characters are written in bytes
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - 256,
         initial_alphabet=alphabet,
@@ -129,10 +133,13 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int) -> PreTrainedTokenize
     )
 
 
-def _alphabet(texts: Sequence[str], most: int) -> list[str]:
+def _alphabet(texts: Sequence[str], most: int, coverage: float) -> list[str]:
     """The most frequent characters. The trainer's own choice among equally frequent ones changes from run to run."""
     counts = Counter(char for text in texts for char in nfc(text) if char != " ")
-    return ["▁", *sorted(counts, key=lambda char: (-counts[char], char))[: most - 1]]
+    frequent = sorted(counts, key=lambda char: (-counts[char], char))
+    covered = np.cumsum([counts[char] for char in frequent])
+    enough = int(np.searchsorted(covered, coverage * covered[-1])) + 1 if frequent else 0
+    return ["▁", *frequent[: min(enough, most - 1)]]
 
 
 def _with_bytes(model: dict[str, Any]) -> models.BPE:

@@ -1,0 +1,167 @@
+"""`daedap pretrain`: plain texts and dialogues → a base of one's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import daedap.runs as store
+from daedap.commands.shared import head, refuse_with_resume, tell
+from daedap.data.source import Layout
+from daedap.data.texts import Document, hold_out, read_texts
+from daedap.errors import SettingsError
+from daedap.files import digest, write_json
+from daedap.language import say
+from daedap.lm.recipe import Schedule, Shape
+from daedap.runs import FOLDER, Json, Run
+
+_WORSE = 1.005
+"""How much worse than at its best a base must have become for a word about it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shelf:
+    """Where bases are kept, and what is kept apart to measure them."""
+
+    runs: Path = FOLDER
+    """Folder of the runs; bases stand in its folder bases."""
+    resume: str | None = None
+    """Go on with an interrupted base: its number or folder; without a value, the latest one."""
+    dev_size: float = 0.01
+    """Share of each file that is held out, in whole documents, to measure on; 0: none."""
+
+    @property
+    def bases(self) -> Path:
+        """Folder of the bases."""
+        return self.runs / "bases"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dev_size <= 0.5:
+            raise SettingsError("--dev-size {value}: must lie between 0 and 0.5.", "Try 0.01.", value=self.dev_size)
+
+
+@dataclass(frozen=True)
+class MadeBase:
+    """A finished base."""
+
+    run: Run
+
+    @property
+    def model(self) -> Path:
+        """The folder to give to `--base`."""
+        return self.run.folder / "model"
+
+    def to_json(self) -> Json:
+        """The manifest and where it lies."""
+        return self.run.to_json()
+
+    def lines(self) -> list[str]:
+        """What it is and how it's used, for a terminal."""
+        made = self.run.manifest
+        read = "Base {number} is complete: {tokens:,} tokens read in {minutes:.0f} minutes."
+        lines = [say(read, number=self.run.number, tokens=made["tokens"], minutes=made["seconds"] / 60)]
+        if (bits := made["bits_per_character"]) is not None:
+            lines.append(say("Held-out texts: {bits:.3f} bits per character.", bits=bits))
+            if bits > _WORSE * made["best_bits"]:
+                told = "It was better at step {step}: {best:.3f}. Give more texts, or a smaller --num-train-epochs."
+                lines.append(say(told, step=made["best_step"], best=made["best_bits"]))
+        return [*lines, say("Use it: daedap train FILE --base {folder}", folder=self.model)]
+
+
+def pretrain(
+    files: Sequence[Path] = (),
+    *,
+    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
+    shape: Annotated[Shape, Parameter(name="*")] = Shape(),
+    schedule: Annotated[Schedule, Parameter(name="*")] = Schedule(),
+    shelf: Annotated[Shelf, Parameter(name="*")] = Shelf(),
+) -> MadeBase:
+    """Make a base from texts, for `daedap train --base`.
+
+    Raises DataError, SettingsError, RunError and StorageError.
+
+    Parameters
+    ----------
+    files
+        Plain texts (.txt: one text a line, blank lines between documents; .jsonl with a text in each line) and
+        dialogues (any file that train reads). A file named twice is learned twice as often.
+    """
+    if shelf.resume:
+        refuse_with_resume(*files)
+        run = store.interrupted(shelf.resume, shelf.bases, "pretrain")
+        with run.locked():
+            return _finish(run)
+    _check(files, schedule)
+    run = store.create(shelf.bases)
+    with run.kept_if_begun(), run.locked():
+        _begin(run, files, layout, shelf.dev_size, shape, schedule)
+        return _finish(run)
+
+
+def _check(files: Sequence[Path], schedule: Schedule) -> None:
+    """Refuse at once what would fail only after all texts are read."""
+    if not files:
+        raise SettingsError("No file of texts is given.", "Name at least one: daedap pretrain texts.txt")
+    from daedap.lm.device import choose_device, need_compiler  # torch takes seconds to import
+
+    choose_device(schedule.device)
+    if schedule.torch_compile:
+        need_compiler()
+
+
+def _begin(run: Run, files: Sequence[Path], layout: Layout, dev_size: float, shape: Shape, schedule: Schedule) -> None:
+    """Read, part and encode the texts; the settings come last, and with them the run can be resumed."""
+    from daedap.lm.make_base import encode  # as above
+
+    times = Counter(file.resolve() for file in files)
+    digests = {file: digest(file) for file in times if file.is_file()}
+    train, dev = _parted(times, layout, dev_size, schedule.seed)
+    sizes = encode(run, train, dev, shape.vocab_size)
+    _tell_sizes(sizes)
+    settings = {
+        "command": "pretrain",
+        "texts": [{"file": str(file), "times": times[file], "sha256": digests[file]} for file in times],
+        "dev_size": dev_size,
+        "sizes": sizes,
+        "shape": asdict(shape),
+        "schedule": {**asdict(schedule), "budget": schedule.budget and schedule.budget.total_seconds()},
+    }
+    write_json(run.folder / "settings.json", settings)
+
+
+def _parted(times: Counter[Path], layout: Layout, dev_size: float, seed: int) -> tuple[list[Document], list[Document]]:
+    """Documents to train on, those of a file that is named twice twice, and held-out ones."""
+    found = []
+    for file in times:
+        texts = read_texts(file, layout)
+        found.append(texts.documents)
+        told = (
+            "{file}: {documents:,} documents, {characters:,} characters; {left_out:,} rows that can't be read left out"
+        )
+        characters = sum(document.characters for document in texts.documents)
+        documents = len(texts.documents)
+        tell([say(told, file=file.name, documents=documents, characters=characters, left_out=texts.left_out)])
+    return hold_out(found, dev_size, seed, repeat=list(times.values()))
+
+
+def _tell_sizes(sizes: Json) -> None:
+    learned, told = sizes["train"], "{tokens:,} tokens to learn, {vocabulary:,} of them different"
+    tell([say(told, tokens=learned["tokens"], vocabulary=sizes["vocabulary"])])
+    if "dev" in sizes:
+        tell([say("{characters:,} characters held out to measure on", characters=sizes["dev"]["characters"])])
+    else:
+        tell([say("No texts are held out, so nothing will be measured.")])
+
+
+def _finish(run: Run) -> MadeBase:
+    from daedap.lm.make_base import make_base  # as above
+
+    progress = make_base(run)
+    manifest = {**head(run), **run.settings, **asdict(progress), "files": store.sizes(run.folder)}
+    write_json(run.folder / "manifest.json", manifest)
+    return MadeBase(run)

@@ -1,0 +1,46 @@
+"""What the commands that make a run have in common."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+from daedap.errors import SettingsError
+from daedap.runs import Json, Run
+
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy")
+_log = logging.getLogger("daedap")
+
+
+def tell(lines: Sequence[str]) -> None:
+    """Say what is being done, on stderr."""
+    for line in lines:
+        _log.info(line)
+
+
+def refuse_with_resume(*files: Path | None) -> None:
+    """Raise SettingsError when a file stands beside `--resume`: it would be ignored."""
+    for file in filter(None, files):
+        raise SettingsError(
+            "--resume goes on with the run's own file and settings, not with {file}.",
+            "Leave {file} out, or leave --resume out to start the next run.",
+            file=file,
+        )
+
+
+def head(run: Run) -> Json:
+    """Number, time, versions and the most memory held."""
+    from daedap.lm.device import peak_memory  # torch takes seconds to import
+
+    return {
+        "number": run.number,
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "daedap": version("daedap"),
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "peak_memory_bytes": peak_memory(),
+    }

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import json
+import math
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import toys
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import daedap
+from daedap.cli import run as cli
+from daedap.commands.pretrain import MadeBase
+from daedap.errors import BaseError, SettingsError
+from daedap.files import digest, write_json
+from daedap.lm import pretraining
+from daedap.lm.base import load_base
+from daedap.lm.corpus import Corpus
+from daedap.lm.device import Machine, need_compiler
+from daedap.lm.fresh import SMALL, fresh_model
+from daedap.lm.pretraining import Pretraining, next_token_loss, optimizers, total_bits
+from daedap.lm.recipe import Schedule, Shape
+from daedap.lm.tokenizer import train_tokenizer
+from daedap.runs import Run
+
+ROLES = ("<|user|>", "<|assistant|>")
+CPU = Machine("cpu", "fp32", 1, "")
+TINY = ["--hidden-size", "32", "--intermediate-size", "64", "--num-hidden-layers", "1", "--num-attention-heads", "2"]
+TINY += ["--vocab-size", "1024", "--block-size", "32", "--per-device-train-batch-size", "2", "--precision", "fp32"]
+SHAPE = Shape(vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("texts") / "글.txt"
+    groups = ["\n".join(toys.TEXTS[start : start + 8]) for start in range(0, len(toys.TEXTS), 8)]
+    file.write_text("\n\n".join(groups), encoding="utf-8")
+    return file
+
+
+def log(run: Path, event: str) -> list[dict[str, Any]]:
+    lines = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if line["event"] == event]
+
+
+def model_of(run: Path) -> bytes:
+    return (run / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_base_is_made_and_trained_on(texts: Path, tmp_path: Path, capsys: Output) -> None:
+    options = ["--max-steps", "30", "--eval-steps", "10", "--dev-size", "0.1", "--warmup-steps", "2"]
+    assert cli(["pretrain", str(texts), *TINY, *options, "--runs", str(tmp_path)]) == 0
+    folder = tmp_path / "bases" / "0001"
+    told = capsys.readouterr().out
+    assert f"Use it: daedap train FILE --base {folder / 'model'}" in told
+    manifest = Run(folder).manifest
+    assert (manifest["step"], manifest["tokens"]) == (30, 30 * 2 * 32)
+    assert manifest["files"]["model/model.safetensors"]
+    assert manifest["texts"] == [{"file": str(texts), "times": 1, "sha256": digest(texts)}]
+    measured = log(folder, "dev")
+    assert [line["step"] for line in measured] == [10, 20, 30, 30]
+    assert measured[-1]["bits_per_character"] == manifest["bits_per_character"] < measured[0]["bits_per_character"]
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert (model.config.model_type, model.config.max_position_embeddings) == ("llama", 32)
+    assert tokenizer.decode(tokenizer("오늘 ☃", add_special_tokens=False)["input_ids"]) == "오늘 ☃"
+    assert {len(tokenizer(role, add_special_tokens=False)["input_ids"]) for role in ROLES} == {1}
+    assert {weight.dtype for weight in load_file(folder / "model" / "model.safetensors").values()} == {torch.float16}
+    rows = folder / "qa.csv"
+    rows.write_text("Q,A\n" + "".join(f"{pair.question},{pair.answer}\n" for pair in toys.PAIRS[:20]), encoding="utf-8")
+    run = daedap.train(rows, base=folder / "model", num_train_epochs=1, evaluate=False, runs=tmp_path)
+    assert (run.manifest["method"], run.manifest["learning_rate"]) == ("full", 1e-3)
+    assert run.manifest["base"]["licence"] == "other"
+    with pytest.raises(BaseError, match=r"not a base.*0001.model"):
+        load_base(str(folder))
+
+
+@pytest.mark.parametrize("optim", ["muon", "adamw_torch"])
+def test_killed_and_resumed_it_gives_the_same_bytes(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
+) -> None:
+    command = ["pretrain", str(texts), *TINY, "--max-steps", "40", "--save-steps", "4", "--eval-steps", "8"]
+    command += ["--dev-size", "0.1", "--logging-steps", "1", "--optim", optim, "--runs"]
+    assert cli([*command, str(tmp_path / "whole")]) == 0
+    step = Pretraining._step
+
+    def killed(self: Pretraining, batch: torch.Tensor) -> tuple[float, float]:
+        if self.progress.step == 26:
+            raise KeyboardInterrupt
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "_step", killed)
+        assert cli([*command, str(tmp_path / "killed")]) == 130
+    whole, again = (tmp_path / name / "bases" / "0001" for name in ("whole", "killed"))
+    assert sorted(path.name for path in (again / "checkpoints").iterdir()) == ["step-000020", "step-000024"]
+    assert cli(["pretrain", "--resume", "--runs", str(tmp_path / "killed")]) == 0
+    assert Run(whole).manifest["sizes"]["train"]["tokens"] < 26 * 64, "it was killed in its second pass"
+    assert model_of(whole) == model_of(again)
+    for event, steps in (("train", list(range(1, 41))), ("dev", [8, 16, 24, 32, 40, 40])):
+        assert [line["step"] for line in log(again, event)] == steps
+    figures = [[line["loss"] for line in log(folder, "train")] for folder in (whole, again)]
+    assert figures[0] == figures[1]
+
+
+def test_the_clock_ends_it(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(pretraining, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    words = ["pretrain", str(texts), *TINY, "--budget", "200s", "--logging-steps", "1", "--warmup-steps", "2"]
+    assert cli([*words, "--num-train-epochs", "1000", "--runs", str(tmp_path)]) == 0
+    folder = tmp_path / "bases" / "0001"
+    assert 200 <= Run(folder).manifest["seconds"] <= 210
+    rates = [line["learning_rate"] for line in log(folder, "train")]
+    assert max(rates) == 8e-3
+    assert rates[-1] < 0.05 * max(rates), "the learning rate falls to nothing as the budget ends"
+
+
+def test_it_does_not_learn_a_short_text_by_heart(texts: Path, tmp_path: Path) -> None:
+    assert cli(["pretrain", str(texts), *TINY, "--num-train-epochs", "2", "--runs", str(tmp_path)]) == 0
+    manifest = Run(tmp_path / "bases" / "0001").manifest
+    assert manifest["step"] == 2 * (manifest["sizes"]["train"]["tokens"] - 1) // 32 // 2 // 2 * 2
+
+
+def test_a_base_that_became_worse_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path / "0001")
+    run.folder.mkdir()
+    figures = {"number": 1, "tokens": 5, "seconds": 60, "bits_per_character": 4.2, "best_bits": 4.0, "best_step": 70}
+    write_json(run.folder / "manifest.json", figures)
+    assert "It was better at step 70: 4.000." in MadeBase(run).lines()[2]
+    write_json(run.folder / "manifest.json", figures | {"bits_per_character": 4.0})
+    assert len(MadeBase(run).lines()) == 3
+
+
+def test_a_file_named_twice_is_learned_twice_as_often(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(texts.parent)
+    for name, files in (("once", [str(texts)]), ("twice", [str(texts), f"./{texts.name}"])):
+        words = ["pretrain", *files, *TINY, "--max-steps", "1", "--dev-size", "0.2", "--runs", str(tmp_path / name)]
+        assert cli(words) == 0
+    once, twice = (Run(tmp_path / name / "bases" / "0001").settings["sizes"] for name in ("once", "twice"))
+    assert twice["train"]["characters"] == 2 * once["train"]["characters"]
+    assert twice["dev"]["characters"] == once["dev"]["characters"]
+
+
+def test_from_python(texts: Path, tmp_path: Path) -> None:
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    schedule = {"block_size": 32, "per_device_train_batch_size": 2, "budget": "10m", "num_train_epochs": 1}
+    for number, files in enumerate((str(texts), [texts, str(texts)]), 1):
+        made = daedap.pretrain(files, runs=str(tmp_path), vocab_size=1024, **shape, **schedule)
+        assert made.model == tmp_path / "bases" / f"000{number}" / "model"
+        assert made.run.settings["schedule"]["budget"] == 600
+
+
+def test_bases_are_listed_apart(texts: Path, tmp_path: Path, capsys: Output) -> None:
+    assert cli(["pretrain", str(texts), *TINY, "--max-steps", "1", "--runs", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert cli(["runs", "--runs", str(tmp_path)]) == 0
+    listed = capsys.readouterr().out
+    assert str(tmp_path / "bases" / "0001" / "model") in listed
+    assert cli(["runs", "--runs", str(tmp_path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["runs"], told["bases"][0]["step"]) == ([], 1)
+
+
+def test_each_command_resumes_its_own(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "_step", killed)
+        assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
+    assert "daedap pretrain --resume" in capsys.readouterr().err
+    folder = tmp_path / "bases" / "0001"
+    assert cli(["train", "--resume", str(folder)]) == 1
+    assert f"was begun by daedap pretrain. Go on with it: daedap pretrain --resume {folder}" in capsys.readouterr().err
+    assert cli(["pretrain", str(texts), "--resume", str(folder), "--runs", str(tmp_path)]) == 1
+    assert "--resume goes on with the run's own file" in capsys.readouterr().err
+
+
+def test_stopped_while_it_reads_it_leaves_nothing(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("daedap.lm.make_base.encode_documents", stopped)
+    assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
+    assert list((tmp_path / "bases").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "No file of texts is given. Name at least one: daedap pretrain texts.txt"),
+        (["없다.txt"], "없다.txt"),
+        (["글.txt", "--block-size", "4096"], "one step takes 65,537"),
+        (["글.txt", "--budget", "0s"], "--budget"),
+        (["글.txt", "--vocab-size", "100"], "--vocab-size 100: must be at least 1024"),
+        (["글.txt", "--hidden-size", "50", "--num-attention-heads", "3"], "Make it a multiple of 6."),
+        (["글.txt", "--dev-size", "0.9"], "--dev-size 0.9: must lie between 0 and 0.5"),
+        (["글.txt", "--max-steps", "0"], "--max-steps 0: must be at least 1."),
+        (["글.txt", "--max-steps", "9", "--budget", "1h"], "--budget and --max-steps both say how long to train."),
+        (["글.txt", "--weight-decay", "-1"], "--weight-decay -1.0: must not be negative."),
+        (["글.txt", "--device", "mps"], "--device mps: not available"),
+        (["글.txt", "."], "is a folder"),
+        (["--resume"], "no interrupted run. Start one: daedap pretrain FILE"),
+    ],
+)
+def test_what_is_wrong_is_told(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, words: list[str], told: str
+) -> None:
+    monkeypatch.chdir(texts.parent)
+    assert cli(["pretrain", *words, "--runs", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("daedap: ")
+    assert told in said
+    assert not list((tmp_path / "runs").rglob("*.safetensors"))
+    assert not list((tmp_path / "runs").rglob("00*")), "nothing is left behind"
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    schedule = Schedule(learning_rate=0.01, warmup_steps=10, decay_ratio=0.5)
+    rates = [schedule.rate(step, step / 100) for step in (0, 4, 9, 50, 75, 100)]
+    assert rates == pytest.approx([0.001, 0.005, 0.01, 0.01, 0.005, 0.0])
+
+
+def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
+    model = fresh_model(train_tokenizer(toys.TEXTS, 1000), 1, SHAPE)
+    adamw, muon = optimizers(model, Schedule())
+    sizes = [sum(weight.numel() for group in each.param_groups for weight in group["params"]) for each in (adamw, muon)]
+    assert sum(sizes) == model.num_parameters()
+    assert isinstance(muon, torch.optim.Muon)
+    assert sizes[1] == 4 * 32 * 32 + 3 * 32 * 64
+    (alone,) = optimizers(model, Schedule(optim="adamw_torch"))
+    assert [group["weight_decay"] for group in alone.param_groups] == [0.0, 0.1]
+
+
+def test_bits_are_those_of_a_plain_forward_pass() -> None:
+    tokenizer = train_tokenizer(toys.TEXTS, 1000)
+    model = fresh_model(tokenizer, 1, SHAPE).eval()
+    ids = np.random.default_rng(0).integers(6, len(tokenizer), 50)
+    corpus = Corpus(ids.astype(np.uint32), np.array([0]), 50)
+    bits = total_bits(model, next_token_loss(model, CPU, compiled=False), corpus, rows=2, length=16)
+    nats = 0.0
+    for start in range(0, 49, 16):
+        block = torch.from_numpy(ids[start : start + 17])
+        with torch.no_grad():
+            logs = model(input_ids=block[None, :-1]).logits[0].log_softmax(-1)
+        nats -= float(logs[torch.arange(len(block) - 1), block[1:]].sum())
+    assert bits == pytest.approx(nats / math.log(2), rel=1e-5)
+
+
+def test_compiled_and_plain_agree() -> None:
+    try:
+        need_compiler()
+    except SettingsError as error:
+        pytest.skip(str(error))
+    tokenizer = train_tokenizer(toys.TEXTS, 1000)
+    model = fresh_model(tokenizer, 1, SHAPE)
+    batch = torch.randint(6, len(tokenizer), (2, 17))
+    plain, compiled = (next_token_loss(model, CPU, compiled=compiled)(batch) for compiled in (False, True))
+    assert compiled.item() == pytest.approx(plain.item(), rel=1e-5)
+
+
+def test_defaults_make_a_base_of_fourteen_million_weights() -> None:
+    tokenizer = train_tokenizer(toys.TEXTS, 1000)
+    shape = Shape()
+    layers = shape.num_hidden_layers * (4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size)
+    assert 13.5e6 < layers + shape.vocab_size * shape.hidden_size < 14.5e6
+    assert fresh_model(tokenizer, 1, SMALL).config.num_hidden_layers == 4
+    assert Schedule().seconds == 7200
+    assert Schedule(budget=timedelta(minutes=5)).seconds == 300
+    assert Schedule(max_steps=10).seconds == math.inf
+
+
+def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("No working C++ compiler found\nlong explanation")
+
+    monkeypatch.setattr(torch, "compile", lambda _: broken)
+    with pytest.raises(SettingsError, match=r"can't compile here \(No working C\+\+ compiler found\)\. Install"):
+        need_compiler()
+
+
+def test_a_loss_that_is_no_number_never_gets_into_the_weights(texts: Path, tmp_path: Path, capsys: Output) -> None:
+    words = ["pretrain", str(texts), *TINY, "--max-steps", "60", "--max-grad-norm", "1e30", "--learning-rate", "0.99"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretraining, "cross_entropy", lambda logits, *_, **__: logits.sum() * math.nan)
+        assert cli([*words, "--runs", str(tmp_path)]) == 1
+    assert "The loss is no longer a number at step 1." in capsys.readouterr().err
+    assert list((tmp_path / "bases").iterdir()) == []
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(SettingsError, match="--learning-rate 2"):
+        Schedule(learning_rate=2)
+    with pytest.raises(SettingsError, match="--decay-ratio"):
+        Schedule(decay_ratio=1.5)
