@@ -39,7 +39,7 @@ def test_dialogues_are_rendered_as_training_renders_them(prompt: Prompt) -> None
 
 def test_every_id_but_the_first_is_predicted_once() -> None:
     corpus = Corpus(np.arange(1, 24, dtype=np.uint32), np.array([0]), 23)
-    blocks = np.concatenate(list(corpus.in_order(4, rows=2, padding=0)))
+    blocks = np.concatenate(list(corpus.in_order(4, rows=2)))
     assert blocks.shape == (6, 5)
     targets = blocks[:, 1:].ravel()
     assert targets[targets > 0].tolist() == list(range(2, 24))

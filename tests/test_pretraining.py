@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -80,6 +81,24 @@ def test_a_base_is_made_and_trained_on(texts: Path, tmp_path: Path, capsys: Outp
     assert run.manifest["base"]["licence"] == "other"
     with pytest.raises(BaseError, match=r"not a base.*0001.model"):
         load_base(str(folder))
+
+
+@pytest.mark.parametrize("layout", [toys.kogpt2, toys.qwen3])
+def test_it_goes_on_from_a_base(texts: Path, tmp_path: Path, capsys: Output, layout: Callable[[Path], Path]) -> None:
+    base = layout(tmp_path / "base")
+    options = ["--dev-size", "0.1", "--warmup-steps", "2", "--learning-rate", "2e-3", *TINY[-6:]]
+    words = ["pretrain", str(texts), "--base", str(base), *options, "--max-steps", "12", "--runs", str(tmp_path)]
+    assert cli([*words, "--eval-steps", "1"]) == 0
+    folder = tmp_path / "bases" / "0001"
+    measured = [line["bits_per_character"] for line in log(folder, "dev")]
+    assert measured[-1] < measured[0]
+    before, after = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(folder / "model")
+    assert before.get_vocab().items() >= after.get_vocab().items()
+    assert Run(folder).manifest["base"]["digest"] == load_base(str(base)).digest
+    assert cli([*words, "--vocab-size", "2048"]) == 1
+    assert "has its own shape and tokenizer. Leave the options of the shape out." in capsys.readouterr().err
+    assert cli(["pretrain", str(texts), "--base", str(base), "--block-size", "4096", "--runs", str(tmp_path)]) == 1
+    assert "places. Try" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("optim", ["muon", "adamw_torch"])

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -17,8 +17,11 @@ from daedap.data.texts import Document, hold_out, read_texts
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
 from daedap.language import say
-from daedap.lm.recipe import Schedule, Shape
+from daedap.lm.recipe import FRESH, Schedule, Shape
 from daedap.runs import FOLDER, Json, Run
+
+if TYPE_CHECKING:
+    from daedap.lm.base import Base
 
 _WORSE = 1.005
 """How much worse than at its best a base must have become for a word about it."""
@@ -26,8 +29,10 @@ _WORSE = 1.005
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """Where bases are kept, and what is kept apart to measure them."""
+    """Where bases are kept, which one to go on from, and what is kept apart to measure them."""
 
+    base: str = FRESH
+    """Go on from this base's weights, with its tokenizer and shape: daedap-mini, a folder, or a name on the hub."""
     runs: Path = FOLDER
     """Folder of the runs; bases stand in its folder bases."""
     resume: str | None = None
@@ -96,17 +101,21 @@ def pretrain(
         run = store.interrupted(shelf.resume, shelf.bases, "pretrain")
         with run.locked():
             return _finish(run)
-    _check(files, schedule)
+    _check(files, shelf.base, shape, schedule)
     run = store.create(shelf.bases)
     with run.kept_if_begun(), run.locked():
-        _begin(run, files, layout, shelf.dev_size, shape, schedule)
+        _begin(run, files, layout, shelf, shape, schedule)
         return _finish(run)
 
 
-def _check(files: Sequence[Path], schedule: Schedule) -> None:
+def _check(files: Sequence[Path], base: str, shape: Shape, schedule: Schedule) -> None:
     """Refuse at once what would fail only after all texts are read."""
     if not files:
         raise SettingsError("No file of texts is given.", "Name at least one: daedap pretrain texts.txt")
+    if base != FRESH and shape != Shape():
+        raise SettingsError(
+            "--base {base} has its own shape and tokenizer.", "Leave the options of the shape out.", base=base
+        )
     from daedap.lm.device import choose_device, need_compiler  # torch takes seconds to import
 
     choose_device(schedule.device)
@@ -114,24 +123,42 @@ def _check(files: Sequence[Path], schedule: Schedule) -> None:
         need_compiler()
 
 
-def _begin(run: Run, files: Sequence[Path], layout: Layout, dev_size: float, shape: Shape, schedule: Schedule) -> None:
+def _begin(run: Run, files: Sequence[Path], layout: Layout, shelf: Shelf, shape: Shape, schedule: Schedule) -> None:
     """Read, part and encode the texts; the settings come last, and with them the run can be resumed."""
-    from daedap.lm.make_base import encode  # as above
+    from daedap.lm.make_base import encode, fit_tokenizer  # as above
 
+    start = None if shelf.base == FRESH else _load(shelf.base, schedule)
     times = Counter(file.resolve() for file in files)
     digests = {file: digest(file) for file in times if file.is_file()}
-    train, dev = _parted(times, layout, dev_size, schedule.seed)
-    sizes = encode(run, train, dev, shape.vocab_size)
+    train, dev = _parted(times, layout, shelf.dev_size, schedule.seed)
+    tokenizer = start.tokenizer if start else fit_tokenizer(train, shape.vocab_size)
+    sizes = encode(run, tokenizer, train, dev)
     _tell_sizes(sizes)
     settings = {
         "command": "pretrain",
         "texts": [{"file": str(file), "times": times[file], "sha256": digests[file]} for file in times],
-        "dev_size": dev_size,
+        "dev_size": shelf.dev_size,
         "sizes": sizes,
-        "shape": asdict(shape),
+        "base": start and {"name": start.name, "digest": start.digest, "licence": start.licence},
+        "shape": None if start else asdict(shape),
         "schedule": {**asdict(schedule), "budget": schedule.budget and schedule.budget.total_seconds()},
     }
     write_json(run.folder / "settings.json", settings)
+
+
+def _load(name: str, schedule: Schedule) -> Base:
+    from daedap.lm.base import load_base  # as above
+
+    base = load_base(name)
+    if schedule.block_size > base.places:
+        raise SettingsError(
+            "--block-size {value}: {name} has only {places} places.",
+            "Try {places}.",
+            value=schedule.block_size,
+            name=name,
+            places=base.places,
+        )
+    return base
 
 
 def _parted(times: Counter[Path], layout: Layout, dev_size: float, seed: int) -> tuple[list[Document], list[Document]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +13,13 @@ from torch.nn import Embedding
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from daedap.errors import BaseError
+from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean import comparison_form
 from daedap.lm.prompt import Prompt, prompt_for
 from daedap.lm.recipe import MINI
 from daedap.lm.tokenizer import decode, encode, load_tokenizer
+from daedap.runs import Json, Run
 
 logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
 KOGPT2_LICENCE = "cc-by-nc-sa-4.0"
@@ -37,10 +39,14 @@ class Base:
     digest: str
     """SHA-256 over weights, shape and tokenizer."""
 
+    @property
+    def places(self) -> float:
+        """The most ids it can read at a time."""
+        return getattr(self.model.config, "max_position_embeddings", math.inf)
+
     def prompt(self, max_length: int) -> Prompt:
         """How conversations are rendered for it, in at most `max_length` ids and never more than it has places for."""
-        places = getattr(self.model.config, "max_position_embeddings", max_length)
-        return prompt_for(self.tokenizer, min(max_length, places))
+        return prompt_for(self.tokenizer, int(min(max_length, self.places)))
 
 
 def load_base(name: str) -> Base:
@@ -52,6 +58,19 @@ def load_base(name: str) -> Base:
     if name != MINI and Path(name).is_dir():
         name = str(folder.resolve())  # a run must find its base again from anywhere
     return Base(name, model, tokenizer, _licence(name, folder), _digest(folder))
+
+
+def same_base(run: Run, recorded: Json) -> Base:
+    """The base whose name and digest a run recorded. Raises BaseError, and RunError when it is no longer the same."""
+    base = load_base(recorded["name"])
+    if base.digest != recorded["digest"]:
+        raise RunError(
+            "{folder}: its base {name} has changed since the run was trained.",
+            "Put the old base back, or train again.",
+            folder=run.folder,
+            name=recorded["name"],
+        )
+    return base
 
 
 def _folder(name: str) -> Path:

@@ -16,7 +16,9 @@ from daedap.lm.prompt import Prompt
 
 _AT_ONCE = 10_000
 """Texts encoded at a time."""
-Ids = NDArray[np.unsignedinteger]
+PADDING = -100
+"""No token; PyTorch's cross entropy leaves it out."""
+Ids = NDArray[np.integer]
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,10 @@ class Corpus:
         for step in range(first, self.steps(length, rows)):
             yield blocks[order[step * rows : (step + 1) * rows]]
 
-    def in_order(self, length: int, rows: int, padding: int) -> Iterator[Ids]:
-        """All of it, every document in its place, the last batch filled up with padding."""
-        blocks = _cut(np.pad(self.ids, (0, -(len(self.ids) - 1) % (length * rows)), constant_values=padding), length)
+    def in_order(self, length: int, rows: int) -> Iterator[Ids]:
+        """All of it, every document in its place, the last batch filled up with `PADDING`."""
+        missing = -(len(self.ids) - 1) % (length * rows)
+        blocks = _cut(np.pad(self.ids.astype(np.int64), (0, missing), constant_values=PADDING), length)
         for start in range(0, len(blocks), rows):
             yield blocks[start : start + rows]
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from daedap.errors import RunError
 from daedap.files import new_folder
-from daedap.lm.base import Base, load_base
+from daedap.lm.base import same_base
 from daedap.lm.fresh import fresh_model
 from daedap.lm.prompt import Prompt, prompt_for
 from daedap.lm.recipe import FRESH
@@ -45,7 +45,7 @@ def open_untuned(run: Run, device: str = "cpu") -> Speaker:
     if recorded["name"] == FRESH:
         tokenizer = load_tokenizer(run.folder / "model")
         return _speaker(run, fresh_model(tokenizer, recorded["seed"]), tokenizer, device)
-    base = _same_base(run)
+    base = same_base(run, run.learned["base"])
     return _speaker(run, base.model, base.tokenizer, device)
 
 
@@ -70,25 +70,12 @@ def _adapted(run: Run, folder: Path) -> PreTrainedModel:
     """Base and adapter merged into one plain model: no cost left when it answers."""
     from peft import PeftModel  # a second to import, and a whole model does without
 
-    base = _same_base(run)
+    base = same_base(run, run.learned["base"])
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     except Exception as error:  # as above
         raise _damaged(folder, error) from error
     return merged
-
-
-def _same_base(run: Run) -> Base:
-    recorded = run.learned["base"]
-    base = load_base(recorded["name"])
-    if base.digest != recorded["digest"]:
-        raise RunError(
-            "{folder}: its base {name} has changed since the run was trained.",
-            "Put the old base back, or train again.",
-            folder=run.folder,
-            name=recorded["name"],
-        )
-    return base
 
 
 def _damaged(folder: Path, error: Exception) -> RunError:

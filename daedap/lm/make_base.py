@@ -7,13 +7,12 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.data.texts import Document
 from daedap.files import new_folder, write_text
-from daedap.lm.base import self_test
+from daedap.lm.base import same_base, self_test
 from daedap.lm.corpus import Corpus, encode_documents
 from daedap.lm.device import need_compiler, settle, this_machine
 from daedap.lm.fresh import fresh_model
@@ -36,10 +35,15 @@ Its licence follows from the texts'.
 """
 
 
-def encode(run: Run, train: Sequence[Document], dev: Sequence[Document], vocab_size: int) -> Json:
-    """Fit the tokenizer on the training texts, encode both sides, and write all three; returns their sizes."""
+def fit_tokenizer(train: Sequence[Document], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A tokenizer of the training texts."""
     texts = [text for document in train for text in document.texts]
-    prompt = prompt_for(train_tokenizer(texts, vocab_size, character_coverage=_COVERAGE), 0)
+    return train_tokenizer(texts, vocab_size, character_coverage=_COVERAGE)
+
+
+def encode(run: Run, tokenizer: PreTrainedTokenizerFast, train: Sequence[Document], dev: Sequence[Document]) -> Json:
+    """Encode both sides and write them with the tokenizer; returns their sizes."""
+    prompt = prompt_for(tokenizer, 0)
     sizes: Json = {"vocabulary": len(prompt.tokenizer)}
     with new_folder(run.folder / "data") as temporary:
         save_tokenizer(prompt.tokenizer, temporary)
@@ -53,15 +57,14 @@ def encode(run: Run, train: Sequence[Document], dev: Sequence[Document], vocab_s
 
 def make_base(run: Run) -> Reading:
     """Pretrain as the run's settings say, from its newest checkpoint on, and write `model/`."""
-    shape, schedule = Shape(**run.settings["shape"]), _schedule(run)
+    schedule = _schedule(run)
     train = Corpus.load(run.folder / "data" / "train.npz")
     dev = Corpus.load(run.folder / "data" / "dev.npz") if "dev" in run.settings["sizes"] else None
     steps_per_pass(train, schedule)  # refuses what is too short before anything takes time
     if schedule.torch_compile:
         need_compiler()
     tokenizer = load_tokenizer(run.folder / "data")
-    model = fresh_model(tokenizer, schedule.seed, shape, places=schedule.block_size)
-    self_test(str(run.folder), model, tokenizer)
+    model = _first_weights(run, tokenizer, schedule)
     machine = settle(run, schedule.device, schedule.precision, partial(_trial, model, train, schedule.block_size))
     pretraining = Pretraining(model, schedule, machine, run.folder)
     progress = pretraining.run(train, dev)
@@ -69,14 +72,23 @@ def make_base(run: Run) -> Reading:
     return progress
 
 
+def _first_weights(run: Run, tokenizer: PreTrainedTokenizerFast, schedule: Schedule) -> PreTrainedModel:
+    """The base's, or random ones of the shape that was told."""
+    if recorded := run.settings["base"]:
+        return same_base(run, recorded).model
+    model = fresh_model(tokenizer, schedule.seed, Shape(**run.settings["shape"]), places=schedule.block_size)
+    self_test(str(run.folder), model, tokenizer)
+    return model
+
+
 def _schedule(run: Run) -> Schedule:
     told = run.settings["schedule"]
     return Schedule(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
 
 
-def _trial(model: LlamaForCausalLM, train: Corpus, length: int, device: str, dtype: torch.dtype) -> None:
+def _trial(model: PreTrainedModel, train: Corpus, length: int, device: str, dtype: torch.dtype) -> None:
     """One step of training that changes no weight."""
-    batch = torch.from_numpy(next(train.in_order(length, 8, 0)).astype(np.int64)).to(device)
+    batch = torch.tensor(next(train.in_order(length, 8)), device=device)
     model.to(device)  # type: ignore[arg-type]
     machine = this_machine(device, "bf16" if dtype == torch.bfloat16 else "fp32")
     next_token_loss(model, machine, compiled=False)(batch).backward()

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from daedap.errors import SettingsError
 from daedap.language import say
 from daedap.lm.checkpoint import cut_log, resume, save_checkpoint
-from daedap.lm.corpus import Corpus, Ids
+from daedap.lm.corpus import PADDING, Corpus, Ids
 from daedap.lm.device import Machine
 from daedap.lm.recipe import Schedule
 from daedap.lm.training import Progress, new_accelerator, refuse_no_number
@@ -178,12 +178,11 @@ def _hidden(name: str, weight: Tensor) -> bool:
 
 def next_token_loss(model: nn.Module, machine: Machine, *, compiled: bool) -> Loss:
     """A function from blocks, (rows, length + 1), to the mean −ln p of what follows each id; padding is left out."""
-    padding = _padding(model)
 
     def loss(blocks: Tensor) -> Tensor:
         with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
-            logits = model(input_ids=blocks[:, :-1], use_cache=False).logits
-        return cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten(), ignore_index=padding)
+            logits = model(input_ids=blocks[:, :-1].clamp(min=0), use_cache=False).logits
+        return cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten(), ignore_index=PADDING)
 
     return torch.compile(loss) if compiled else loss
 
@@ -192,14 +191,10 @@ def next_token_loss(model: nn.Module, machine: Machine, *, compiled: bool) -> Lo
 def total_bits(model: nn.Module, loss: Loss, corpus: Corpus, rows: int, length: int) -> float:
     """−log2 p of every id of a corpus but the first, each read with what its block holds before it."""
     model.eval()
-    padding, device = _padding(model), next(model.parameters()).device
-    batches = (_tensor(blocks, device) for blocks in corpus.in_order(length, rows, padding))
-    nats = sum(loss(batch).item() * int(torch.count_nonzero(batch[:, 1:] != padding)) for batch in batches)
+    device = next(model.parameters()).device
+    batches = (_tensor(blocks, device) for blocks in corpus.in_order(length, rows))
+    nats = sum(loss(batch).item() * int(torch.count_nonzero(batch[:, 1:] != PADDING)) for batch in batches)
     return nats / math.log(2)
-
-
-def _padding(model: nn.Module) -> int:
-    return int(model.config.pad_token_id)  # type: ignore[union-attr, arg-type]
 
 
 def _tensor(blocks: Ids, device: torch.device) -> Tensor:
