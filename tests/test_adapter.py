@@ -44,10 +44,10 @@ def adapted(model: nn.Module) -> list[str]:
     return [part for part, module in model.named_modules() if hasattr(module, "lora_A")]
 
 
-def changed(model: nn.Module, tokens: int = 20) -> set[str]:
+def changed(model: PreTrainedModel | PeftModel, tokens: int = 20) -> set[str]:
     """Names of the weights that one training step would move."""
     example = Example(list(range(10, 10 + tokens)), answer=5)
-    answer_losses(model, collate([example], 0, "cpu")).mean().backward()
+    answer_losses(model, collate([example], "cpu")).mean().backward()
     return {part for part, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
 
 

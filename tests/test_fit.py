@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import torch
 import toys
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.commands.train import Place, train
 from daedap.data.source import Layout
@@ -59,9 +60,11 @@ def small(tokenizer: PreTrainedTokenizerFast, width: int = 16) -> LlamaForCausal
     return LlamaForCausalLM(LlamaConfig(**config, tie_word_embeddings=True))
 
 
-def fit(model: nn.Module, recipe: Recipe, folder: Path, train: list[Example], dev: list[Example]) -> Fitted:
+def fit(
+    model: PreTrainedModel | PeftModel, recipe: Recipe, folder: Path, train: list[Example], dev: list[Example]
+) -> Fitted:
     folder.mkdir(exist_ok=True)
-    return Fitting(model, recipe, MACHINE, folder, pad=0).run(train, dev)
+    return Fitting(toys.task(model, train, dev), recipe, MACHINE, folder).run()
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -107,7 +110,7 @@ def test_the_best_weights_are_kept_or_the_last(
     model = small(tokenizer, width=64)
     recipe = replace(RECIPE, num_train_epochs=40, load_best_model_at_end=keep_best, save_steps=1000)
     fitted = fit(model, recipe, tmp_path, examples[:40], examples[40:])
-    bits, labels = score_answers(model, examples[40:], 0, "cpu").sum(axis=0)
+    bits, labels = score_answers(model, examples[40:], "cpu").sum(axis=0)
     loss = float(-bits / labels) * 0.6931471805599453
     assert fitted.best_dev_loss
     assert (loss == pytest.approx(fitted.best_dev_loss, rel=1e-6)) is keep_best

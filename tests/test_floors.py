@@ -13,15 +13,18 @@ language errors pair
 korean files
 runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
-lm: recipe tokenizer prompt base fresh batches loss score device adapter checkpoint training fit speaker learned learn
+lm: recipe tokenizer prompt base fresh device batches halves loss score adapter cache shortlist task checkpoint
+lm: training plan fit speaker learned learn
 lm: corpus pretraining make_base
+lm: gauge shapes stock bench
 answer: index bot
 judge: metrics candidates exam speaker retrieval table evaluation evaluate
-commands: check evaluate shared train answer chat runs pretrain
+commands: check evaluate shared train answer chat runs pretrain bench
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""
 HEAVY = {"torch", "transformers", "peft", "accelerate", "ctranslate2", "tokenizers", "safetensors", "huggingface_hub"}
+HEAVY |= {"datasets", "trl"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

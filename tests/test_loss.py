@@ -40,46 +40,50 @@ def by_hand(base: Base, example: Example) -> Tensor:
     return torch.stack([log_softmax(logits[place - 1], dim=-1)[example.ids[place]] for place in places])
 
 
+def mask(examples: list[Example]) -> Tensor:
+    """Of everything but padding and the last token."""
+    places = torch.arange(max(len(example.ids) for example in examples) - 1)
+    return (places < torch.tensor([[len(example.ids) - 1] for example in examples])).long()
+
+
 def test_labels_are_the_answer_and_its_end(base: Base, examples: list[Example]) -> None:
-    batch = collate(examples, base.prompt(128).pad, "cpu")
+    batch = collate(examples, "cpu")
     expected = [number for example in examples for number in example.ids[example.answer :]]
     assert batch.label.tolist() == expected
     assert expected.count(base.prompt(128).template.end) == len(examples)
-    assert batch.mask.sum(1).tolist() == [len(example.ids) for example in examples]
+    assert batch.inputs.shape == (len(examples), max(len(example.ids) for example in examples) - 1)
 
 
 def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[Example]) -> None:
-    batch = collate(examples, base.prompt(128).pad, "cpu")
-    labels = torch.full_like(batch.ids, -100)
+    batch = collate(examples, "cpu")
+    labels = torch.full_like(batch.inputs, -100)
     for row, example in enumerate(examples):
-        labels[row, example.answer : len(example.ids)] = torch.tensor(example.ids[example.answer :])
+        labels[row, example.answer - 1 : len(example.ids) - 1] = torch.tensor(example.ids[example.answer :])
     with torch.no_grad():
-        logits = base.model(input_ids=batch.ids, attention_mask=batch.mask).logits[:, :-1].float()
+        logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits.float()
         losses = answer_losses(base.model, batch)
-    plain = cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="none", ignore_index=-100)
-    torch.testing.assert_close(losses, plain[labels[:, 1:].flatten() != -100], rtol=1e-4, atol=1e-4)
+    plain = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    torch.testing.assert_close(losses, plain[labels.flatten() != -100], rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_are_those_of_all_logits(base: Base, examples: list[Example]) -> None:
-    batch = collate(examples, base.prompt(128).pad, "cpu")
+    batch = collate(examples, "cpu")
     weights = [weight for weight in base.model.parameters() if weight.requires_grad]
     ours = torch.autograd.grad(answer_losses(base.model, batch).mean(), weights)
-    logits = base.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+    logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits
     plain = torch.autograd.grad(cross_entropy(logits[batch.row, batch.place], batch.label), weights)
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_padding_does_not_matter(base: Base, examples: list[Example]) -> None:
-    together = score_answers(base.model, examples, base.prompt(128).pad, "cpu")
-    alone = np.concatenate([score_answers(base.model, [example], 0, "cpu") for example in examples])
+    together = score_answers(base.model, examples, "cpu")
+    alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in examples])
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-4)
-    other_pad = score_answers(base.model, examples, 7, "cpu")
-    np.testing.assert_allclose(together, other_pad, rtol=1e-6, atol=1e-5)
 
 
 def test_scores_are_those_computed_by_hand(base: Base, examples: list[Example]) -> None:
-    scores = score_answers(base.model, examples, base.prompt(128).pad, "cpu")
+    scores = score_answers(base.model, examples, "cpu")
     hand = [by_hand(base, example) for example in examples]
     np.testing.assert_allclose(scores[:, 0], [float(nats.sum()) / math.log(2) for nats in hand], rtol=1e-4)
     assert scores[:, 1].tolist() == [len(nats) for nats in hand]
@@ -91,38 +95,38 @@ def test_answers_that_share_a_question_are_scored_as_if_alone(base: Base) -> Non
     questions, answers = [pair.question for pair in toys.PAIRS[:5]], [pair.answer for pair in toys.PAIRS[:30]]
     asked = [prompt.example(Pair(question, answer)) for question in questions for answer in answers]
     asked += [prompt.example(toys.PAIRS[7])] + [prompt.example(Pair("심심해", answer)) for answer in answers * 4]
-    shared = score_answers(base.model, asked, prompt.pad, "cpu")
-    alone = np.concatenate([score_answers(base.model, [example], prompt.pad, "cpu") for example in asked[::7]])
+    shared = score_answers(base.model, asked, "cpu")
+    alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in asked[::7]])
     np.testing.assert_allclose(shared[::7], alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer for example in asked])
 
 
 def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[Example]) -> None:
     many = [examples[i % 12] for i in range(150)]
-    scores = score_answers(base.model, many, base.prompt(128).pad, "cpu")
-    np.testing.assert_allclose(scores, score_answers(base.model, examples, 0, "cpu")[np.arange(150) % 12], rtol=1e-4)
+    scores = score_answers(base.model, many, "cpu")
+    np.testing.assert_allclose(scores, score_answers(base.model, examples, "cpu")[np.arange(150) % 12], rtol=1e-4)
 
 
 def test_the_question_is_not_learned(base: Base, examples: list[Example]) -> None:
     example = examples[0]
     later = replace(example, answer=len(example.ids) - 1)
-    score = score_answers(base.model, [later], 0, "cpu")
+    score = score_answers(base.model, [later], "cpu")
     assert score[0, 1] == 1
     assert score[0, 0] == pytest.approx(float(by_hand(base, example)[-1]) / math.log(2), rel=1e-4)
 
 
 def test_scoring_leaves_no_dropout_and_no_hook(base: Base, examples: list[Example]) -> None:
     base.model.train()
-    first, second = (score_answers(base.model, examples, 0, "cpu") for _ in range(2))
+    first, second = (score_answers(base.model, examples, "cpu") for _ in range(2))
     assert not base.model.training
     np.testing.assert_array_equal(first, second)
-    batch = collate(examples, 0, "cpu")
-    assert base.model(input_ids=batch.ids).logits.shape == (*batch.ids.shape, base.model.config.vocab_size)
+    batch = collate(examples, "cpu")
+    assert base.model(input_ids=batch.inputs).logits.shape == (*batch.inputs.shape, base.model.config.vocab_size)
 
 
 def test_an_adapter_that_learned_nothing_changes_nothing(base: Base, examples: list[Example]) -> None:
-    before = score_answers(base.model, examples, 0, "cpu")
+    before = score_answers(base.model, examples, "cpu")
     adapted = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=None)
-    np.testing.assert_allclose(score_answers(adapted, examples, 0, "cpu"), before, rtol=1e-6)
+    np.testing.assert_allclose(score_answers(adapted, examples, "cpu"), before, rtol=1e-6)
     adapted.unload()
     base.model.requires_grad_(requires_grad=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,7 @@ def bits(base: Base, text: str) -> float:
     ids = torch.tensor([[base.tokenizer.bos_token_id, *encode(base.tokenizer, text), base.tokenizer.eos_token_id]])
     with torch.no_grad():
         logs = base.model(input_ids=ids[:, :-1]).logits[0].log_softmax(-1)
-    return -float(logs.gather(1, ids[0, 1:, None]).sum()) / np.log(2)
+    return -float(logs.gather(1, ids[0, 1:, None]).sum()) / math.log(2)
 
 
 def test_training_starts_from_it(tmp_path: Path) -> None:

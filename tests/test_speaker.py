@@ -37,7 +37,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     base = load_base(str(toys.BASES[name](place / name)))
     prompt = base.prompt(128)
     examples = [prompt.example(pair) for pair in LEARNED]
-    Fitting(base.model, RECIPE, Machine("cpu", "fp32", 1, ""), place, pad=0).run(examples, [])
+    Fitting(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
     return Speaker(base.model, prompt, max_new_tokens=max(len(ids.ids) - ids.answer for ids in examples))
 
 

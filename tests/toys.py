@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     Gemma3ForCausalLM,
@@ -16,11 +17,15 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
+from daedap.lm.loss import AnswerLoss, Rendered
+from daedap.lm.prompt import Example
+from daedap.lm.task import Task
 from daedap.lm.tokenizer import save_tokenizer, train_tokenizer
 from daedap.pair import Pair
 
@@ -230,6 +235,12 @@ def gemma3(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     return _save(folder, Gemma3ForCausalLM(config), tokenizer)
+
+
+def task(model: PreTrainedModel | PeftModel, train: Sequence[Example], dev: Sequence[Example]) -> Task:
+    """All of a model, learning from ids over the whole vocabulary."""
+    loss, dev_loss = AnswerLoss(model), AnswerLoss(model)
+    return Task(model, loss, dev_loss, Rendered(train, "cpu"), Rendered(dev, "cpu"))
 
 
 BASES: dict[str, Callable[[Path], Path]] = {"kogpt2": kogpt2, "llama": llama, "qwen3": qwen3, "gemma3": gemma3}

@@ -84,7 +84,7 @@ def train(
         "layout": asdict(layout),
         "splitting": asdict(splitting),
         "learner": asdict(learner),
-        "recipe": asdict(recipe),
+        "recipe": {**asdict(recipe), "budget": recipe.budget and recipe.budget.total_seconds()},
         "evaluate": place.evaluate,
     }
     run = store.create(place.runs)

@@ -22,7 +22,7 @@ def with_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, 
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_linear(model, _top(model, layers)),
+        target_modules=_linear(model, top_blocks(model, layers)),
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 keeps (in, out)
     )
     adapted = get_peft_model(model, config)
@@ -32,7 +32,7 @@ def with_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, 
 
 def train_in_full(model: PreTrainedModel, *, layers: int | None) -> PreTrainedModel:
     """Train every weight, or only the top `layers` blocks with what comes after them."""
-    top = _top(model, layers)
+    top = top_blocks(model, layers)
     if top is None:
         return model
     tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]  # of tokens and of positions
@@ -41,6 +41,22 @@ def train_in_full(model: PreTrainedModel, *, layers: int | None) -> PreTrainedMo
         block = _BLOCK.search(f".{name}")
         weight.requires_grad = int(block[1]) in top if block else id(weight) not in below
     return model
+
+
+def lowest_trained(model: nn.Module) -> int:
+    """The number of the lowest block that learns anything: all that lies below it always says the same. 0: no block."""
+    trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    if any(weight.requires_grad and id(weight) in tables for weight in model.parameters()):
+        return 0
+    return min(int(block[1]) for name in trained if (block := _BLOCK.search(f".{name}")))
+
+
+def freeze_in_bf16(model: nn.Module) -> None:
+    """Keep what is frozen in half the memory: no step has to round it again."""
+    for weight in model.parameters():
+        if not weight.requires_grad:
+            weight.data = weight.data.bfloat16()
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
@@ -58,7 +74,7 @@ def _linear(model: PreTrainedModel, blocks: list[int] | None) -> list[str]:
     return [name for name, block in found if block and (blocks is None or int(block[1]) in blocks)]
 
 
-def _top(model: PreTrainedModel, layers: int | None) -> list[int] | None:
+def top_blocks(model: PreTrainedModel, layers: int | None) -> list[int] | None:
     """Numbers of the top blocks. Raises SettingsError when there are not so many."""
     if layers is None:
         return None

@@ -38,15 +38,19 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     assert not keys.unexpected_keys, f"{folder} holds weights of another model"
 
 
-def keep_only_trained(accelerator: Accelerator) -> None:
-    """Make `save_state` and `load_state` handle trained weights only: a LoRA checkpoint is megabytes, not gigabytes."""
+def keep_only_trained(accelerator: Accelerator, model: nn.Module) -> None:
+    """Make `save_state` and `load_state` handle the model's trained weights only: megabytes with LoRA, not gigabytes.
 
-    def save(models: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
-        save_file(trained_weights(models[0]), Path(folder) / _WEIGHTS)
+    What accelerate was given may be a part or a wrapper of the model, with other names for the same weights.
+    """
+
+    def save(_: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
+        save_file(trained_weights(model), Path(folder) / _WEIGHTS)
         weights.clear()  # accelerate writes what is left in this list: nothing
 
     def load(models: list[nn.Module], folder: str) -> None:
-        load_weights(models.pop(), Path(folder))
+        load_weights(model, Path(folder))
+        models.clear()  # as above
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
-import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import psutil
@@ -19,8 +18,12 @@ from daedap.files import write_json
 from daedap.lm.recipe import DeviceName, Precision
 from daedap.runs import Run
 
-_WORTH_IT = 1.2
-"""How much faster bf16 must be: below that, a probe's noise would decide, and fp32 is more exact."""
+# oneDNN keeps what it built for each shape, with its scratch memory: a thousand shapes of batches are a gigabyte.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+_COMPILED_SAVES, _COMPILING_TAKES = 0.25, 40.0
+"""Share of a step's time that compiling saves at least, and the seconds that it takes: see bench/RESULTS.md."""
+_WORTH_IT = 1.5
+"""How much faster bf16 must be: rounding weights to it takes time too, and fp32 is more exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class Machine:
     precision: Literal["fp32", "bf16"]
     threads: int
     processor: str
+    compiled: bool | None = None
+    """Whether the steps of training are; None: not yet decided."""
 
 
 def choose_device(wanted: DeviceName = "auto") -> str:
@@ -47,27 +52,57 @@ def choose_device(wanted: DeviceName = "auto") -> str:
     return wanted
 
 
-def choose_precision(wanted: Precision, step: Callable[[torch.dtype], None], device: str) -> Literal["fp32", "bf16"]:
-    """The wanted precision, or the faster one. `step` does one training step in a data type, changing no weight."""
+def choose_precision(wanted: Precision, width: int, device: str) -> Literal["fp32", "bf16"]:
+    """The wanted precision, or the one in which this machine multiplies matrices of a model's width the faster."""
     if wanted != "auto":
         return wanted
     if device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported()):
         return "fp32"
-    fp32, bf16 = (_seconds(partial(step, dtype)) for dtype in (torch.float32, torch.bfloat16))
+    fp32, bf16 = (shortest(_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 > _WORTH_IT * bf16 else "fp32"
 
 
-def settle(run: Run, device: DeviceName, precision: Precision, trial: Callable[[str, torch.dtype], None]) -> Machine:
-    """What a run was begun on, or what a probe chooses now: a resumed run must change neither device nor precision.
+def _product(width: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
+    """A feed-forward layer's product for a batch of 512 tokens."""
+    states, weights = torch.ones(512, width, dtype=dtype), torch.ones(width, 4 * width, dtype=dtype)
+    left, right = states.to(device), weights.to(device)
 
-    `trial` does one training step on a device in a data type, changing no weight.
-    """
+    def multiply() -> None:
+        (left @ right).sum().item()  # .item() waits for the GPU
+
+    return multiply
+
+
+def settle(run: Run, device: DeviceName, precision: Precision, width: int) -> Machine:
+    """What a run was begun on, or what a probe chooses now: a resumed run must change neither device nor precision."""
     if "machine" in run.settings:
         return Machine(**run.settings["machine"])
     chosen = choose_device(device)
-    machine = this_machine(chosen, choose_precision(precision, partial(trial, chosen), chosen))
+    machine = this_machine(chosen, choose_precision(precision, width, chosen))
     write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
     return machine
+
+
+def settle_compiler(run: Run, machine: Machine, wanted: bool | None, step: Callable[[], None], steps: int) -> Machine:
+    """Whether the steps of training are compiled: as wanted, else when `steps` of them win back what that costs.
+
+    `step` does one of them, changing no weight. As with the precision, a resumed run keeps what was chosen.
+    """
+    if machine.compiled is not None:
+        return machine
+    if wanted is None:
+        wanted = _COMPILED_SAVES * steps * shortest(step) > _COMPILING_TAKES and _can_compile()
+    machine = replace(machine, compiled=wanted)
+    write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
+    return machine
+
+
+def _can_compile() -> bool:
+    try:
+        need_compiler()
+    except SettingsError:
+        return False
+    return True
 
 
 def need_compiler() -> None:
@@ -82,14 +117,15 @@ def need_compiler() -> None:
         ) from error
 
 
-def _seconds(work: Callable[[], None], times: int = 3) -> float:
+def shortest(work: Callable[[], None], times: int = 5) -> float:
+    """The shortest of several times: what else the machine does only makes the others longer."""
     work()  # the first call allocates and picks kernels
     measured = []
     for _ in range(times):
         start = time.perf_counter()
         work()
         measured.append(time.perf_counter() - start)
-    return statistics.median(measured)
+    return min(measured)
 
 
 def this_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -13,18 +12,19 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 from tqdm import tqdm
-from transformers import get_scheduler
 
 from daedap.language import say
-from daedap.lm.batches import epoch_batches
+from daedap.lm.batches import epoch_batches, sorted_batches
 from daedap.lm.checkpoint import cut_log, load_weights, resume, save_checkpoint, save_weights
 from daedap.lm.device import Machine
-from daedap.lm.loss import answer_losses, collate
-from daedap.lm.prompt import Example
+from daedap.lm.loss import Batch
 from daedap.lm.recipe import Recipe
-from daedap.lm.score import score_answers
+from daedap.lm.task import Rows, Task
 from daedap.lm.training import Progress, new_accelerator, refuse_no_number
 from daedap.runs import Run
+
+_WATCHED = 16
+"""Dev rows at a time: their logits are those of the whole vocabulary."""
 
 
 @dataclass
@@ -52,37 +52,39 @@ class Fitted(NamedTuple):
 class Fitting:
     """One training, from its first step or from its newest checkpoint to its end."""
 
-    model: nn.Module
+    task: Task
     recipe: Recipe
     machine: Machine
     folder: Path
-    pad: int
+    seconds: float = math.inf
+    """End after so long at the latest, the learning rate falling accordingly."""
     progress: Fit = field(default_factory=Fit)
 
     def __post_init__(self) -> None:
         self.accelerator = new_accelerator(
             self.machine,
             self.progress,
+            self.task.model,
             mixed_precision="bf16" if self.machine.precision == "bf16" else "no",
             log_with=None if self.recipe.report_to == "none" else self.recipe.report_to,
             project_dir=self.folder,
         )
 
-    def run(self, train: Sequence[Example], dev: Sequence[Example]) -> Fitted:
+    def run(self) -> Fitted:
         """Train to the end. The model is left with the weights to keep; checkpoints and log lie in the run's folder."""
         set_seed(self.recipe.seed)
-        self._prepare(len(self._batches(train, 0)) * self.recipe.epochs)
+        self._prepare(len(self._batches(0)) * self.recipe.epochs)
         resume(self.accelerator, self.folder)
         cut_log(self.folder, self.progress.step)
         self._since = time.perf_counter()
         with tqdm(total=self.total_steps, initial=self.progress.step, unit="step", desc=say("training")) as bar:
             while not self.progress.done:
-                self._epoch(train, bar)
-                self._after_epoch(dev)
+                self._epoch(bar)
+                self._after_epoch()
         self.accelerator.end_training()
-        self.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        dev = self.task.dev.examples
         if dev and self.recipe.load_best_model_at_end:
-            load_weights(self.model, self.folder / "checkpoints" / "best")
+            load_weights(self.task.model, self.folder / "checkpoints" / "best")
         best = self.progress.best_loss if dev else None
         progress = self.progress
         return Fitted(progress.epoch, progress.step, progress.best_epoch, best, round(progress.seconds, 1))
@@ -90,58 +92,77 @@ class Fitting:
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
         optimizer = torch.optim.AdamW(
-            _groups(self.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0, fused=True
+            _groups(self.task.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0, fused=True
         )
-        warmup = int(self.recipe.warmup_ratio * total_steps)  # 0 in a short run: its first step must count
-        scheduler = get_scheduler(self.recipe.lr_scheduler_type, optimizer, warmup, total_steps)
-        self.model, self.optimizer, self.scheduler = self.accelerator.prepare(self.model, optimizer, scheduler)
+        if self.machine.compiled:
+            self.task.loss.compile(dynamic=True)
+        self.loss, self.optimizer = self.accelerator.prepare(self.task.loss, optimizer)
         if self.recipe.report_to != "none":
             self.accelerator.init_trackers("daedap", {k: v for k, v in asdict(self.recipe).items() if v is not None})
 
-    def _batches(self, train: Sequence[Example], epoch: int) -> list[list[int]]:
-        lengths = [len(example.ids) for example in train]
+    @property
+    def share(self) -> float:
+        """How much of the training is done, by steps or by the clock, whichever is further; at most 1."""
+        elapsed = self.progress.seconds + time.perf_counter() - self._since
+        return min(1.0, max(self.progress.step / self.total_steps, elapsed / self.seconds))
+
+    def _rate(self) -> float:
+        return self.recipe.rate(self.progress.step, self.total_steps, self.share)
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        lengths = [len(example.ids) for example in self.task.train.examples]
         return epoch_batches(lengths, self.recipe.per_device_train_batch_size, seed=self.recipe.seed, epoch=epoch)
 
-    def _epoch(self, train: Sequence[Example], bar: tqdm[NoReturn]) -> None:
+    def _epoch(self, bar: tqdm[NoReturn]) -> None:
         """The rest of the current epoch."""
-        batches = self._batches(train, self.progress.epoch)
+        batches = self._batches(self.progress.epoch)
         first = self.progress.step - self.progress.epoch * len(batches)
-        self.model.train()
+        self.loss.train()
         window = _Window()
         for rows in batches[first:]:
-            window.add(*self._step([train[row] for row in rows]), rows=len(rows))
+            if self.share >= 1:
+                break
+            window.add(*self._step(self.task.train.batch(rows)), rows=len(rows))
             self.progress.step += 1
             bar.update()
             if self.progress.step % self.recipe.logging_steps == 0 or self.progress.step == self.total_steps:
                 bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
-                self._log("train", **window.summary(), learning_rate=self.scheduler.get_last_lr()[0])
+                self._log("train", **window.summary(), learning_rate=self._rate())
                 window = _Window()
             if self.progress.step % self.recipe.save_steps == 0 and rows is not batches[-1]:
                 self._save()
 
-    def _step(self, examples: Sequence[Example]) -> tuple[float, int, float]:
+    def _step(self, batch: Batch) -> tuple[float, int, float]:
         """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
-        batch = collate(examples, self.pad, self.accelerator.device)
-        losses = answer_losses(self.model, batch)
+        losses = self.loss(batch)
         self.accelerator.backward(losses.mean())
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.recipe.max_grad_norm)
         total = float(losses.detach().sum())
         refuse_no_number(self.progress.step + 1, total, float(norm))
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._rate()
         self.optimizer.step()
-        self.scheduler.step()
         self.optimizer.zero_grad()
         return total, len(losses), float(norm)
 
-    def _after_epoch(self, dev: Sequence[Example]) -> None:
+    def _after_epoch(self) -> None:
         progress, recipe = self.progress, self.recipe
         progress.epoch += 1
-        if dev:
-            bits, labels = score_answers(self.model, dev, self.pad, self.accelerator.device).sum(axis=0)
-            self._judge(float(-bits / labels * math.log(2)))
+        if self.task.dev.examples:
+            self._judge(self._dev_loss(self.task.dev))
         patience = recipe.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
-        progress.done = stopped or progress.epoch >= recipe.epochs
+        progress.done = stopped or progress.epoch >= recipe.epochs or self.share >= 1
         self._save()
+
+    @torch.inference_mode()
+    def _dev_loss(self, dev: Rows) -> float:
+        """Mean −ln p of all labels, in nats."""
+        self.task.dev_loss.eval()
+        with self.accelerator.autocast():
+            batches = sorted_batches([len(example.ids) for example in dev.examples], _WATCHED)
+            losses = torch.cat([self.task.dev_loss(dev.batch(rows)) for rows in batches])
+        return float(losses.double().mean())
 
     def _judge(self, loss: float) -> None:
         better = loss < self.progress.best_loss
@@ -150,7 +171,7 @@ class Fitting:
             self.progress.stale_epochs += 1
             return
         self.progress.best_loss, self.progress.best_epoch, self.progress.stale_epochs = loss, self.progress.epoch, 0
-        save_weights(self.accelerator.unwrap_model(self.model), self.folder / "checkpoints" / "best")
+        save_weights(self.task.model, self.folder / "checkpoints" / "best")
 
     def _save(self) -> None:
         now = time.perf_counter()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 from accelerate.utils import set_seed
 from peft import PeftModel
@@ -14,20 +18,25 @@ from transformers import PreTrainedModel
 from daedap.data.store import read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
-from daedap.lm.adapter import set_dropout, train_in_full, with_lora
+from daedap.lm.adapter import freeze_in_bf16, set_dropout, top_blocks, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
-from daedap.lm.device import settle
-from daedap.lm.fit import Fitting
+from daedap.lm.device import Machine, settle, settle_compiler
+from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
 from daedap.lm.learned import save_learned
-from daedap.lm.loss import answer_losses, collate
+from daedap.lm.plan import Plan, choose, measure
 from daedap.lm.prompt import Example, Prompt
-from daedap.lm.recipe import FRESH, Learner, Method, Recipe
+from daedap.lm.recipe import FRESH, Learner, Method, Recipe, read_recipe
+from daedap.lm.task import Task, frozen_part, new_task
 from daedap.pair import Pair
 from daedap.runs import Json, Run
 
+_log = logging.getLogger("daedap")
 _SMALL = 50_000_000
 """Weights below which a base is trained in full, as fast as a new one: LoRA would save nothing there."""
+_TRIED = 32
+_SHORT = 64
+"""Tokens of a row up to which plain attention is the faster one."""
 _RATES = {"lora": 5e-4, "full": 5e-5}
 _RATE_OF_SMALL = 1e-3
 
@@ -42,33 +51,89 @@ class Examples:
     """Rows left out because question, answer and end token do not fit."""
 
 
-def learn(run: Run, base: Base | None = None) -> None:
+@dataclass(frozen=True)
+class Begun:
+    """A training that stands before its first step; afterwards, its model has learned."""
+
+    base: Base
+    learner: Learner
+    prompt: Prompt
+    examples: Examples
+    fitting: Fitting
+
+
+def learn(run: Run, base: Base | None = None) -> Begun:
     """Train what the run's settings ask for, from its newest checkpoint on; write the model and `learned.json`."""
-    learner, recipe = Learner(**run.settings["learner"]), Recipe(**run.settings["recipe"])
+    begun = begin(run, base)
+    fitted = begun.fitting.run()
+    save_learned(begun.fitting.task.model, begun.prompt, run.folder)
+    write_json(run.folder / "learned.json", _record(begun, fitted))
+    return begun
+
+
+def begin(run: Run, base: Base | None = None) -> Begun:
+    """Everything that comes before the first step: the plan, and what the frozen layers say."""
+    started = time.perf_counter()
+    learner, recipe = Learner(**run.settings["learner"]), read_recipe(run.settings["recipe"])
     train, dev = read_side(run.folder, "train"), read_side(run.folder, "dev")
     base = base or choose_base(learner, recipe, train)
     prompt = base.prompt(learner.max_length)
     examples = _render(prompt, train, dev)
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
-    set_seed(recipe.seed)  # LoRA's matrices start at random
-    model = _trainable(base, learner)
-    machine = settle(run, learner.device, learner.precision, partial(_trial, model, examples.train, prompt.pad))
-    fitting = Fitting(model.to(machine.device), recipe, machine, run.folder, prompt.pad)  # type: ignore[arg-type]
-    fitted = fitting.run(examples.train, examples.dev)
-    save_learned(fitting.model, prompt, run.folder)  # type: ignore[arg-type]
-    write_json(
-        run.folder / "learned.json",
-        {
-            "base": {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": recipe.seed},
-            "method": _method(learner, base),
-            "learning_rate": recipe.learning_rate,
-            "limits": {"max_length": prompt.max_length, "max_new_tokens": _longest_answer(examples.train)},
-            "rows": {"train": len(examples.train), "dev": len(examples.dev), "too_long": examples.too_long},
-            "parameters": _count(fitting.model),
-            "training": fitted._asdict(),
-            "machine": asdict(machine),
-        },
-    )
+    machine = settle(run, learner.device, learner.precision, base.model.config.get_text_config().hidden_size)
+    _choose_attention(base.model, examples.train)
+    plan = _settle_plan(run, partial(_plan, base, learner, recipe, examples, machine))
+    _log.info("\n".join(plan.lines()))
+    examples, recipe = _as_planned(examples, recipe, plan)
+    model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
+    frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
+    task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
+    steps = len(examples.train) * recipe.epochs // recipe.per_device_train_batch_size
+    machine = settle_compiler(run, machine, recipe.torch_compile, partial(_step, task, machine), steps)
+    seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
+    return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
+
+
+def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
+    """What the run was begun with, or what is chosen now."""
+    if "plan" not in run.settings:
+        write_json(run.folder / "settings.json", {**run.settings, "plan": asdict(choose())})
+    return Plan(**run.settings["plan"])
+
+
+def _plan(base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
+    """The default, or what fits into the budget best, by a few steps on this machine."""
+    blocks = int(base.model.config.get_text_config().num_hidden_layers)
+    top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
+    model = _trainable(base, learner, recipe, machine, layers=None)
+    costs = measure(model, examples.train, machine)
+    if isinstance(model, PeftModel):
+        model.unload()
+    budget = recipe.budget.total_seconds() if recipe.budget else None
+    wish = Plan(len(examples.train), 1.0, recipe.epochs, learner.layers or blocks, blocks, 0.0, budget)
+    return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
+
+
+def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:
+    """The share of the rows, the same ones for the same seed, and the epochs that the plan has time for."""
+    count = max(1, round(plan.fraction * len(examples.train)))
+    rows = sorted(np.random.default_rng(recipe.seed).permutation(len(examples.train))[:count])
+    fewer = replace(examples, train=[examples.train[row] for row in rows])
+    return fewer, replace(recipe, num_train_epochs=plan.epochs)
+
+
+def _record(begun: Begun, fitted: Fitted) -> Json:
+    base, examples, fitting = begun.base, begun.examples, begun.fitting
+    return {
+        "base": {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed},
+        "method": _method(begun.learner, base),
+        "learning_rate": fitting.recipe.learning_rate,
+        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": _longest_answer(examples.train)},
+        "rows": {"train": len(examples.train), "dev": len(examples.dev), "too_long": examples.too_long},
+        "parameters": _count(fitting.task.model),
+        "training": fitted._asdict(),
+        "machine": asdict(fitting.machine),
+    }
 
 
 def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base:
@@ -99,22 +164,38 @@ def _render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair]) -> Examp
     return Examples(learned, watched, len(train) + len(dev) - len(learned) - len(watched))
 
 
-def _trainable(base: Base, learner: Learner) -> PreTrainedModel | PeftModel:
+def _trainable(
+    base: Base, learner: Learner, recipe: Recipe, machine: Machine, layers: int | None
+) -> PreTrainedModel | PeftModel:
+    """The base with what learns, on the machine's device; with LoRA, what is frozen is kept in half the memory."""
+    set_seed(recipe.seed)  # LoRA's matrices start at random
+    base.model.to(machine.device)  # type: ignore[arg-type]
     if _method(learner, base) == "full":
         set_dropout(base.model, learner.dropout)
-        return train_in_full(base.model, layers=learner.layers)
+        return train_in_full(base.model, layers=layers)
     set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
-    return with_lora(
-        base.model, rank=learner.lora_r, alpha=learner.lora_alpha, dropout=learner.dropout, layers=learner.layers
-    )
+    model = with_lora(base.model, rank=learner.lora_r, alpha=learner.lora_alpha, dropout=learner.dropout, layers=layers)
+    if machine.precision == "bf16":
+        freeze_in_bf16(model)
+    return model
 
 
-def _trial(model: PreTrainedModel | PeftModel, train: list[Example], pad: int, device: str, dtype: torch.dtype) -> None:
+def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
+    """Plain products for short rows: PyTorch's fused attention spends ten times as long on 17 tokens (RESULTS.md)."""
+    if statistics.mean(len(example.ids) for example in train) < _SHORT:
+        model.set_attn_implementation("eager")
+
+
+def _step(task: Task, machine: Machine) -> None:
     """One step of training that changes no weight."""
-    model.to(device)  # type: ignore[arg-type]
-    with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
-        answer_losses(model, collate(train[:32], pad, device)).mean().backward()
-    model.zero_grad()
+    rows = range(min(_TRIED, len(task.train.examples)))
+    with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+        task.loss(task.train.batch(rows)).mean().backward()
+    task.model.zero_grad()
+
+
+def _shortlisted(learner: Learner, base: Base) -> bool:
+    return _method(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
 
 
 def _longest_answer(train: Sequence[Example]) -> int:

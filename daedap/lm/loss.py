@@ -2,63 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
+from daedap.lm.halves import plain, reader
 from daedap.lm.prompt import Example
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded examples.
+    """Right-padded examples, without their last token, which is predicted but never read.
 
-    ids, mask: (rows, length); row, place: (labels,) the positions whose next token is learned; label: (labels,);
-    positions: (rows, length), None where they count from the left.
+    inputs: ids, (rows, length), or what enters a block, (rows, length, width); row, place: (labels,) the positions
+    whose next token is learned; label: (labels,). mask: who sees whom, (rows, 1, length, length), None where everybody
+    sees all that came before; positions: (rows, length), None where they count from the left.
     """
 
-    ids: Tensor
-    mask: Tensor
+    inputs: Tensor
     row: Tensor
     place: Tensor
     label: Tensor
+    mask: Tensor | None = None
     positions: Tensor | None = None
 
 
-def collate(examples: Sequence[Example], pad: int, device: torch.device | str) -> Batch:
-    """Pad examples to the longest of them and point at the positions that predict a label."""
+def collate(examples: Sequence[Example], device: torch.device | str) -> Batch:
+    """Fill examples up to the longest of them and point at the positions that predict a label.
+
+    What fills stands at the right, where no earlier position sees it: it may be any token, and needs no mask.
+    """
     length = max(len(example.ids) for example in examples)
-    ids = torch.tensor([example.ids + [pad] * (length - len(example.ids)) for example in examples])
-    lengths = torch.tensor([len(example.ids) for example in examples])
-    answers = torch.tensor([example.answer for example in examples])
-    places = torch.arange(length)
-    row, place = ((places >= answers[:, None] - 1) & (places < lengths[:, None] - 1)).nonzero(as_tuple=True)
-    mask = (places < lengths[:, None]).long()
-    parts = (ids, mask, row, place, ids[row, place + 1])
+    ids = torch.tensor([example.ids + example.ids[:1] * (length - len(example.ids)) for example in examples])
+    row, place = places(examples)
+    parts = (ids[:, :-1], row, place, ids[row, place + 1])
     return Batch(*(part.to(device) for part in parts))
 
 
-def answer_losses(model: nn.Module, batch: Batch) -> Tensor:
-    """−ln p of each label, (labels,), in float32."""
-    with _head_only_at(model, batch.row, batch.place):
-        positions = {} if batch.positions is None else {"position_ids": batch.positions}
-        logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **positions).logits
-    return cross_entropy(logits.float(), batch.label, reduction="none")
+@dataclass(frozen=True)
+class Rendered:
+    """Examples whose batches hold ids."""
+
+    examples: Sequence[Example]
+    device: str
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows."""
+        return collate([self.examples[row] for row in rows], self.device)
 
 
-@contextmanager
-def _head_only_at(model: nn.Module, row: Tensor, place: Tensor) -> Iterator[None]:
-    """Hand the head its inputs at these positions only: (labels, width) instead of (rows, length, width).
+def places(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Row and place of every position that predicts a label, (labels,) each."""
+    lengths = torch.tensor([len(example.ids) for example in examples])
+    answers = torch.tensor([example.answer for example in examples])
+    every = torch.arange(int(lengths.max()))
+    row, place = ((every >= answers[:, None] - 1) & (every < lengths[:, None] - 1)).nonzero(as_tuple=True)
+    return row, place
 
-    A hook, so that whatever an architecture does around its head (scaling, soft caps) still happens.
+
+class AnswerLoss(nn.Module):
+    """A model, adapted or not, or its upper blocks, as a function from a batch to −ln p of each label.
+
+    With a shortlist, p is among its tokens: labels are looked up in it, and the others count as impossible.
     """
-    head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
-    handle = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, place],))
-    try:
-        yield
-    finally:
-        handle.remove()
+
+    def __init__(self, model: PreTrainedModel | PeftModel, *, lowest: int = 0, shortlist: Tensor | None = None) -> None:
+        super().__init__()
+        self.model = reader(plain(model), lowest, shortlist)
+        self.name = "inputs_embeds" if lowest else "input_ids"
+        self.shortlist = shortlist
+
+    def forward(self, batch: Batch) -> Tensor:
+        """(labels,), in float32."""
+        asked = {self.name: batch.inputs, "attention_mask": batch.mask, "position_ids": batch.positions}
+        logits = self.model(**asked, use_cache=False, at=(batch.row, batch.place)).logits[0]
+        label = batch.label if self.shortlist is None else torch.searchsorted(self.shortlist, batch.label)
+        return cross_entropy(logits.float(), label, reduction="none")
+
+
+def answer_losses(model: PreTrainedModel | PeftModel, batch: Batch) -> Tensor:
+    """−ln p of each label, (labels,), in float32."""
+    losses: Tensor = AnswerLoss(model)(batch)
+    return losses

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.data.texts import Document
 from daedap.files import new_folder, write_text
 from daedap.lm.base import same_base, self_test
 from daedap.lm.corpus import Corpus, encode_documents
-from daedap.lm.device import need_compiler, settle, this_machine
+from daedap.lm.device import need_compiler, settle
 from daedap.lm.fresh import fresh_model
-from daedap.lm.pretraining import Pretraining, Reading, next_token_loss, steps_per_pass
+from daedap.lm.pretraining import Pretraining, Reading, steps_per_pass
 from daedap.lm.prompt import prompt_for
 from daedap.lm.recipe import Schedule, Shape
 from daedap.lm.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -65,7 +63,7 @@ def make_base(run: Run) -> Reading:
         need_compiler()
     tokenizer = load_tokenizer(run.folder / "data")
     model = _first_weights(run, tokenizer, schedule)
-    machine = settle(run, schedule.device, schedule.precision, partial(_trial, model, train, schedule.block_size))
+    machine = settle(run, schedule.device, schedule.precision, model.config.get_text_config().hidden_size)
     pretraining = Pretraining(model, schedule, machine, run.folder)
     progress = pretraining.run(train, dev)
     _save(run, pretraining.model, tokenizer, progress)
@@ -84,15 +82,6 @@ def _first_weights(run: Run, tokenizer: PreTrainedTokenizerFast, schedule: Sched
 def _schedule(run: Run) -> Schedule:
     told = run.settings["schedule"]
     return Schedule(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
-
-
-def _trial(model: PreTrainedModel, train: Corpus, length: int, device: str, dtype: torch.dtype) -> None:
-    """One step of training that changes no weight."""
-    batch = torch.tensor(next(train.in_order(length, 8)), device=device)
-    model.to(device)  # type: ignore[arg-type]
-    machine = this_machine(device, "bf16" if dtype == torch.bfloat16 else "fp32")
-    next_token_loss(model, machine, compiled=False)(batch).backward()
-    model.zero_grad()
 
 
 def _save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, progress: Reading) -> None:

@@ -52,7 +52,9 @@ class Pretraining:
     progress: Reading = field(default_factory=Reading)
 
     def __post_init__(self) -> None:
-        self.accelerator = new_accelerator(self.machine, self.progress, mixed_precision="no")  # see next_token_loss
+        self.accelerator = new_accelerator(
+            self.machine, self.progress, self.model, mixed_precision="no"
+        )  # see next_token_loss
 
     def run(self, train: Corpus, dev: Corpus | None) -> Reading:
         """Train until the budget is spent; the model is left with its last weights, rounded to half precision."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from daedap.errors import SettingsError
 
@@ -29,7 +30,11 @@ class Learner:
     method: Method | None = None
     """Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]"""
     layers: int | None = None
-    """Train only the top so many layers."""
+    """Train only the top so many layers; those below are run once and what they say is kept. [default: all]"""
+    shortlist: bool | None = None
+    """Compare only tokens that answers have, and single characters, while training. [default: with LoRA]"""
+    cache_gb: float = 4.0
+    """Gigabytes that the outputs of frozen layers may take on disk, of all runs; 0: compute them at every step."""
     lora_r: int = 16
     """Rank of the LoRA matrices."""
     lora_alpha: int = 32
@@ -46,6 +51,7 @@ class Learner:
     def __post_init__(self) -> None:
         _at_least_one(self, "lora_r", "lora_alpha", "max_length")
         _share(self, "dropout")
+        _not_negative(self, "cache_gb")
         if self.method == "lora" and self.base == FRESH:
             raise SettingsError(
                 "--method lora needs a base to adapt; a fresh model has nothing to keep.",
@@ -59,6 +65,8 @@ class Recipe:
 
     num_train_epochs: int | None = None
     """How often every row is learned. [default: 5; 3 for the built-in pairs]"""
+    budget: timedelta | None = None
+    """Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it."""
     per_device_train_batch_size: int = 32
     """Rows per step."""
     learning_rate: float | None = None
@@ -81,6 +89,8 @@ class Recipe:
     """Checkpoints to keep."""
     logging_steps: int = 10
     """A line in the log every so many steps."""
+    torch_compile: bool | None = None
+    """Compile the steps first. [default: when this training is long enough to win the time back]"""
     seed: int = 42
     """Decides the order of rows, dropout, and the weights of a fresh model."""
     report_to: Tracker = "none"
@@ -92,6 +102,7 @@ class Recipe:
         _share(self, "warmup_ratio")
         _not_negative(self, "weight_decay")
         _seed(self.seed)
+        _budget(self.budget)
         if self.learning_rate is not None:
             _rate(self.learning_rate)
 
@@ -99,6 +110,20 @@ class Recipe:
     def epochs(self) -> int:
         """As told, or the default."""
         return 5 if self.num_train_epochs is None else self.num_train_epochs
+
+    def rate(self, step: int, steps: int, share: float) -> float:
+        """The learning rate of a step out of so many, when `share` of the training is done."""
+        peak, warmup = self.learning_rate or 0.0, int(self.warmup_ratio * steps)
+        if step < warmup:
+            return peak * (step + 1) / (warmup + 1)
+        left = (1 - share) / (1 - self.warmup_ratio)
+        falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant_with_warmup": 1.0}
+        return peak * min(1.0, falling[self.lr_scheduler_type])
+
+
+def read_recipe(told: Mapping[str, Any]) -> Recipe:
+    """A recipe from a run's settings, where the budget is in seconds."""
+    return Recipe(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +205,7 @@ class Schedule:
         _share(self, "decay_ratio")
         _seed(self.seed)
         _rate(self.learning_rate)
-        if self.budget is not None and self.budget.total_seconds() <= 0:
-            raise SettingsError("--budget {value}: must be longer than nothing.", "Try 2h.", value=self.budget)
+        _budget(self.budget)
         if self.budget and self.max_steps:
             raise SettingsError("--budget and --max-steps both say how long to train.", "Give one of them.")
 
@@ -206,6 +230,11 @@ def _not_negative(options: object, *names: str) -> None:
                 name=name.replace("_", "-"),
                 value=getattr(options, name),
             )
+
+
+def _budget(value: timedelta | None) -> None:
+    if value is not None and value.total_seconds() <= 0:
+        raise SettingsError("--budget {value}: must be longer than nothing.", "Try 2h.", value=value)
 
 
 def _seed(value: int) -> None:

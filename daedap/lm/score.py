@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
 
-from daedap.lm.loss import Batch, answer_losses, collate
+from daedap.lm.halves import plain
+from daedap.lm.loss import AnswerLoss, Batch, collate
 from daedap.lm.prompt import Example
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 FloatArray = NDArray[np.float64]
 Sheet = list[int]
@@ -23,23 +28,25 @@ _SHARING = frozenset({"gpt2", "llama", "qwen2", "qwen3"})
 
 
 @torch.inference_mode()
-def score_answers(model: nn.Module, examples: Sequence[Example], pad: int, device: torch.device | str) -> FloatArray:
+def score_answers(
+    model: PreTrainedModel | PeftModel, examples: Sequence[Example], device: torch.device | str
+) -> FloatArray:
     """Per example: the sum of log2 p over its answer and end token, and their number. (examples, 2), float64.
 
     In evaluation mode and over the full vocabulary.
     """
     model.eval()
-    scores = np.zeros((len(examples), 2))
-    shared = model.config.model_type in _SHARING  # type: ignore[union-attr, operator]
+    losses, scores = AnswerLoss(model), np.zeros((len(examples), 2))
+    shared = plain(model).config.model_type in _SHARING
     for sheets in _batches(_sheets(examples) if shared else [[row] for row in range(len(examples))], examples):
         rows = [row for sheet in sheets for row in sheet]
         if len(rows) == len(sheets):
-            batch = collate([examples[row] for row in rows], pad, device)
+            batch = collate([examples[row] for row in rows], device)
             owners = np.asarray(rows)[batch.row.cpu().numpy()]
         else:
-            batch = _collate_sheets([[examples[row] for row in sheet] for sheet in sheets], pad, device)
+            batch = _collate_sheets([[examples[row] for row in sheet] for sheet in sheets], device)
             owners = np.repeat(rows, [len(examples[row].ids) - examples[row].answer for row in rows])
-        nats = answer_losses(model, batch).double().cpu().numpy()
+        nats = losses(batch).double().cpu().numpy()
         np.add.at(scores, (owners, 0), -nats / np.log(2))
         np.add.at(scores, (owners, 1), 1)
     return scores
@@ -68,19 +75,19 @@ def _batches(sheets: Sequence[Sheet], examples: Sequence[Example]) -> Iterator[l
         yield batch
 
 
-def _collate_sheets(sheets: Sequence[Sequence[Example]], pad: int, device: torch.device | str) -> Batch:
+def _collate_sheets(sheets: Sequence[Sequence[Example]], device: torch.device | str) -> Batch:
     """A row for each sheet: the question, then one answer after the other, each as if it stood there alone.
 
     An answer sees the question and itself, and its positions go on from the question's.
     """
     laid = [_lay_out(sheet) for sheet in sheets]
-    ids = _padded([sheet.ids for sheet in laid], pad)
+    ids = _padded([sheet.ids for sheet in laid], 0)
     positions = _padded([sheet.positions for sheet in laid], 0)
     mask = _sees(_padded([sheet.parts for sheet in laid], -1))
     row = torch.tensor([number for number, sheet in enumerate(laid) for _ in sheet.labels])
     place = torch.tensor([place for sheet in laid for place in sheet.places])
     label = torch.tensor([label for sheet in laid for label in sheet.labels])
-    return Batch(*(part.to(device) for part in (ids, mask, row, place, label, positions)))
+    return Batch(*(part.to(device) for part in (ids, row, place, label, mask, positions)))
 
 
 class _Laid(NamedTuple):

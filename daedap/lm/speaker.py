@@ -37,7 +37,7 @@ class Speaker:
         """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
         examples = [self.prompt.example(pair) for pair in pairs]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
-            return score_answers(self.model, examples, self.prompt.pad, self.device)
+            return score_answers(self.model, examples, self.device)
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from daedap.errors import SettingsError
 from daedap.lm.checkpoint import keep_only_trained
@@ -32,11 +33,11 @@ class Progress:
         self.__dict__.update(state)
 
 
-def new_accelerator(machine: Machine, progress: Progress, **options: Any) -> Accelerator:
-    """An accelerator whose checkpoints hold the trained weights, the random states and the progress."""
+def new_accelerator(machine: Machine, progress: Progress, model: nn.Module, **options: Any) -> Accelerator:
+    """An accelerator whose checkpoints hold the trained weights of the model, the random states and the progress."""
     AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process may have had other options
     accelerator = Accelerator(cpu=machine.device == "cpu", **options)
-    keep_only_trained(accelerator)
+    keep_only_trained(accelerator, model)
     accelerator.register_for_checkpointing(progress)
     return accelerator
 

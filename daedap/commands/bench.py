@@ -1,0 +1,245 @@
+"""`daedap bench`: how fast this machine trains, with the recipes that people commonly use and with daedap's own."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+from cyclopts import Parameter
+
+from daedap.commands.shared import tell
+from daedap.commands.train import STARTER
+from daedap.data.check import load
+from daedap.data.source import Layout
+from daedap.data.split import Splitting, split
+from daedap.errors import DataError, SettingsError
+from daedap.files import storage
+from daedap.judge.table import align
+from daedap.language import say
+from daedap.lm.recipe import DeviceName
+from daedap.runs import FOLDER, Json
+
+if TYPE_CHECKING:
+    from daedap.lm.base import Base
+    from daedap.lm.bench import Ground, Measured, Site
+    from daedap.lm.stock import Stock
+    from daedap.pair import Pair
+
+RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2"]
+_SEED = 42
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bout:
+    """What is measured, and for how long."""
+
+    base: str | None = None
+    """Base model: a folder, a hub name or daedap-mini. [default: random weights in the shape of skt/kogpt2-base-v2]"""
+    tokenizer: Path | None = None
+    """Folder with the tokenizer.json for that shape. [default: daedap-mini's]"""
+    recipes: Annotated[tuple[RecipeName, ...] | None, Parameter(consume_multiple=True, negative=())] = None
+    """The recipes to measure; the others are compared with the first. [default: all]"""
+    steps: int = 6
+    """Steps of each usual recipe; the first one warms up and isn't counted."""
+    rows: int | None = None
+    """Learn from so many rows, drawn at random. [default: all]"""
+    quality: bool = False
+    """Train for whole epochs too, and score the dev rows: minutes to hours."""
+    epochs: int = 3
+    """How often every row is learned for that, and by daedap's own training, which is always measured whole."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes the best there is."""
+    runs: Path = FOLDER
+    """Folder of the runs; scratch files are kept there meanwhile."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise SettingsError("--steps {value}: the first one isn't counted.", "Give at least 2.", value=self.steps)
+        for name in ("rows", "epochs"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise SettingsError("--{name} {value}: must be at least 1.", name=name, value=value)
+        if self.base and self.tokenizer:
+            raise SettingsError(
+                "--base {base} has its own shape and tokenizer.", "Leave --tokenizer out.", base=self.base
+            )
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured."""
+
+    base: str
+    rows: int
+    machine: Site
+    peaks: dict[Literal["fp32", "bf16"], float]
+    """GFLOP/s of matrix products."""
+    speed: list[Measured]
+    quality: list[Measured]
+
+    def to_json(self) -> Json:
+        """A JSON object: everything measured, with what follows from it."""
+        return {
+            "base": self.base,
+            "rows": self.rows,
+            "machine": asdict(self.machine),
+            "peak_gflops": self.peaks,
+            "speed": [self._entry(one) for one in self.speed],
+            "quality": [self._entry(one) for one in self.quality],
+        }
+
+    def lines(self) -> list[str]:
+        """Tables."""
+        head = say(
+            "{base}, {rows:,} rows; {processor}, {threads} threads; "
+            "matrix products: {fp32:,.0f} GFLOP/s in fp32, {bf16:,.0f} in bf16",
+            base=self.base,
+            rows=self.rows,
+            processor=self.machine.processor,
+            threads=self.machine.threads,
+            **self.peaks,
+        )
+        return [head, "", *self._speed_lines(), *self._quality_lines()]
+
+    def _entry(self, one: Measured) -> Json:
+        first = self.speed[0] if self.speed else one
+        return {
+            **one._asdict(),
+            "samples_per_second": one.rate,
+            "ratio": one.rate / first.rate,
+            "counted": one.counted,
+            "counted_ratio": one.counted / first.counted,
+            "utilisation": one.utilisation(self.peaks),
+        }
+
+    def _speed_lines(self) -> list[str]:
+        heads = [
+            say("recipe"),
+            say("precision"),
+            say("rows per second"),
+            say("ratio"),
+            say("all counted"),
+            say("ratio"),
+        ]
+        grid = [[*heads, say("of the peak (%)"), say("memory (MB)")]]
+        for one in self.speed:
+            found = self._entry(one)
+            cells = [f"{found[name]:.2f}" for name in ("samples_per_second", "ratio", "counted", "counted_ratio")]
+            grid.append(
+                [one.name, one.precision, *cells, f"{100 * found['utilisation']:.1f}", f"{one.peak_bytes / 1e6:,.0f}"]
+            )
+        return [
+            *align(grid),
+            "",
+            say("All counted: from the first row to the saved weights; of the usual recipes, only their steps."),
+        ]
+
+    def _quality_lines(self) -> list[str]:
+        if not self.quality:
+            return []
+        grid = [[say("recipe"), say("seconds"), say("bits per character")]]
+        for one in self.quality:
+            bits = one.bits_per_character
+            grid.append([one.name, f"{one.seconds:.1f}", "-" if bits is None else f"{bits:.3f}"])
+        return ["", *align(grid)]
+
+
+def bench(
+    file: Path | None = None,
+    *,
+    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
+    bout: Annotated[Bout, Parameter(name="*")] = Bout(),
+) -> Bench:
+    """Measure how fast this machine trains, with the usual recipes and with daedap's.
+
+    Raises DataError, BaseError, SettingsError and StorageError.
+
+    Parameters
+    ----------
+    file
+        CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
+    """
+    from daedap.lm.bench import Ground, Site, find_peaks  # torch takes seconds to import
+    from daedap.lm.device import choose_device
+
+    device = choose_device(bout.device)
+    make = _base_maker(bout)
+    base = make()
+    train, dev = _rows(file or STARTER, layout, bout, base)
+    peaks = find_peaks(device)
+    with _scratch(bout.runs) as folder:
+        speed, quality = _measured(bout, Ground(make, train, dev, device, folder, peaks, _SEED))
+    return Bench(base.name, len(train), Site(device), peaks, speed, quality)
+
+
+def _base_maker(bout: Bout) -> Callable[[], Base]:
+    from daedap.lm.base import load_base  # as above
+    from daedap.lm.shapes import kogpt2_shape
+
+    return partial(load_base, bout.base) if bout.base else partial(kogpt2_shape, bout.tokenizer)
+
+
+def _rows(file: Path, layout: Layout, bout: Bout, base: Base) -> tuple[list[Pair], list[Pair]]:
+    """Training and dev rows, as `daedap train` parts them, that all recipes can take whole."""
+    from daedap.lm.stock import LENGTH, fitting  # as above
+
+    loaded = load(file, layout, fits=base.prompt(LENGTH).fits)
+    parts = split(loaded.pairs, Splitting(), seed=_SEED)
+    train, dev = (fitting(base, parts.rows(side)) for side in ("train", "dev"))
+    if not train:
+        raise DataError("{file}: no row is left to train on.", "Add rows, or shorter ones.", file=file)
+    if bout.rows and bout.rows < len(train):
+        train = random.Random(_SEED).sample(train, bout.rows)
+    return train, dev
+
+
+def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured]]:
+    """Speed and, where it is asked for, quality of each recipe."""
+    from daedap.lm.bench import LEVELS, choose_floats, measure_ours, measure_quality, measure_speed  # as above
+
+    speed: list[Measured] = []
+    quality: list[Measured] = []
+    names = bout.recipes or get_args(RecipeName)
+    for stock in _there(names):
+        tell([say("measuring {recipe}", recipe=stock.name)])
+        floats = choose_floats(stock, ground)
+        speed.append(measure_speed(stock, ground, floats, bout.steps))
+        if bout.quality:
+            quality.append(measure_quality(stock, ground, floats, bout.epochs))
+    watched = ground if bout.quality else replace(ground, dev=())
+    for level in (level for level in LEVELS if level.name in names):
+        tell([say("measuring {recipe}", recipe=level.name)])
+        speed.append(measure_ours(level, watched, bout.epochs))
+    return speed, quality + [one for one in speed if one.bits_per_character is not None]
+
+
+def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:
+    """The usual recipes among these whose libraries are installed; of the others it is said what they need."""
+    from daedap.lm.stock import STOCK  # as above
+
+    for stock in (STOCK[name] for name in names if name != "ours"):
+        if stock.there:
+            yield stock
+        else:
+            missing = "{recipe} is left out, for TRL is not installed. Install it: pip install daedap[bench]"
+            tell([say(missing, recipe=stock.name)])
+
+
+@contextmanager
+def _scratch(runs: Path) -> Iterator[Path]:
+    """A folder for what training writes: beside the runs, where there is room for models; gone afterwards."""
+    new = not runs.exists()
+    with storage(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".bench-", dir=runs) as folder:
+                yield Path(folder)
+        finally:
+            if new:
+                with suppress(OSError):  # a run was begun there meanwhile
+                    runs.rmdir()

@@ -1,0 +1,152 @@
+"""The plan: how long a training takes on this machine, and what to give up first when that is too long."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from daedap.language import say
+from daedap.lm.device import Machine, shortest
+from daedap.lm.halves import PARTED, lower_half, plain
+from daedap.lm.loss import AnswerLoss, Batch, collate
+from daedap.lm.prompt import Example
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_ROWS = 32
+_SHARES = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
+_FRACTIONS = (1.0, 0.5, 0.25, 0.1)
+_LOST_BY_LAYERS = ((0.0, 1.0), (1.0, 0.0))
+_LOST_BY_EPOCHS = ((1.0, 5.0), (1.0, 0.0))
+_LOST_BY_ROWS = ((-4.0, 0.0), (1.0, 0.0))
+
+
+class Costs(NamedTuple):
+    """Seconds for each row on this machine."""
+
+    step: float
+    """Of a step of training, whatever is trained: the head, and what is done once."""
+    trained: float
+    """… and for each trained block."""
+    frozen: float
+    """Of each frozen block, once."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be learned, and how long it takes."""
+
+    rows: int
+    fraction: float
+    epochs: int
+    layers: int
+    blocks: int
+    seconds: float
+    """Expected."""
+    budget: float | None = None
+    """Allowed, in seconds, for everything from the file to the scores."""
+    scoring: float = 0.0
+    """Of the budget, what the scores take after the training."""
+
+    @property
+    def trained_layers(self) -> int | None:
+        """None: all, and what lies below them too."""
+        return None if self.layers == self.blocks else self.layers
+
+    def seconds_left(self, spent: float) -> float:
+        """For the steps themselves, when so many seconds of the budget are spent; endless without one."""
+        return math.inf if self.budget is None else max(1.0, self.budget - spent - self.scoring)
+
+    def lines(self) -> list[str]:
+        """For a terminal."""
+        told = "{rows:,} of {all:,} rows × {epochs} epochs, top {layers} of {blocks} layers: about {minutes:.1f} min."
+        numbers = {**asdict(self), "rows": round(self.fraction * self.rows), "all": self.rows}
+        lines = [say(told, **numbers, minutes=self.seconds / 60)]
+        if self.budget is not None and self.seconds > self.budget:
+            lines.append(say("That is more than there is time for: training ends when the time is over."))
+        return lines
+
+
+def measure(model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine) -> Costs:
+    """Try a few steps on rows of ordinary length with every block trained and with one; no weight is changed."""
+    batch = collate(_ordinary(examples), machine.device)
+    blocks, rows = plain(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
+    if blocks == 1 or plain(model).config.model_type not in PARTED:
+        each = shortest(_step(AnswerLoss(model), batch, machine)) / rows / blocks
+        return Costs(0.0, each, each / 3)  # two thirds of a step go backward
+    states = lower_half(plain(model), blocks - 1)
+    frozen = shortest(_forward(states, batch, machine)) / rows / (blocks - 1)
+    with torch.no_grad():
+        above = Batch(states(batch.inputs), batch.row, batch.place, batch.label)
+    one = shortest(_step(AnswerLoss(model, lowest=blocks - 1), above, machine)) / rows
+    every = shortest(_step(AnswerLoss(model), batch, machine)) / rows
+    trained = max(0.0, every - one) / (blocks - 1)
+    return Costs(max(0.0, one - trained), trained, frozen)
+
+
+def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:
+    """The best plan that fits into the wish's budget; the cheapest when none does; the wish itself without a budget.
+
+    `layers` and `epochs`, where the user has told them, are not changed. What is given up is what costs the least in
+    bits per character, as measured on ChatbotData (docs/EXPERIMENTS.md).
+    """
+    if wish.budget is None:
+        return replace(wish, seconds=_seconds(costs, wish))
+    depths = [layers or wish.layers] if layers else sorted({math.ceil(wish.blocks * share) for share in _SHARES})
+    lengths = [epochs] if epochs else range(1, wish.epochs + 1)
+    plans = [
+        replace(wish, layers=depth, epochs=length, fraction=fraction)
+        for depth, length, fraction in product(depths, lengths, _FRACTIONS)
+    ]
+    timed = [replace(plan, seconds=_seconds(costs, plan)) for plan in plans]
+    fitting = [plan for plan in timed if plan.seconds <= wish.budget]
+    return min(fitting, key=_loss) if fitting else min(timed, key=lambda plan: plan.seconds)
+
+
+def _seconds(costs: Costs, plan: Plan) -> float:
+    """Steps of all epochs, and the frozen blocks once."""
+    step = costs.step + plan.layers * costs.trained
+    return plan.fraction * plan.rows * (plan.epochs * step + (plan.blocks - plan.layers) * costs.frozen)
+
+
+def _loss(plan: Plan) -> float:
+    """Bits per character that a plan costs against the best one."""
+    depth = plan.layers / plan.blocks
+    return float(
+        np.interp(depth, *_LOST_BY_LAYERS)
+        + np.interp(plan.epochs, *_LOST_BY_EPOCHS)
+        + np.interp(math.log2(plan.fraction), *_LOST_BY_ROWS)
+    )
+
+
+def _ordinary(examples: Sequence[Example]) -> list[Example]:
+    """Rows of middling length."""
+    middle = max(0, len(examples) // 2 - _ROWS // 2)
+    return sorted(examples, key=lambda example: len(example.ids))[middle : middle + _ROWS]
+
+
+def _step(loss: AnswerLoss, batch: Batch, machine: Machine) -> Callable[[], None]:
+    def work() -> None:
+        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+            loss(batch).mean().backward()
+        loss.zero_grad()
+
+    return work
+
+
+def _forward(lower: nn.Module, batch: Batch, machine: Machine) -> Callable[[], None]:
+    @torch.inference_mode()
+    def work() -> None:
+        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+            lower(batch.inputs)
+
+    return work

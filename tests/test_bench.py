@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import toys
+from conftest import write_csv
+
+from daedap.cli import run as cli
+from daedap.commands.bench import Bench, Bout, RecipeName
+from daedap.errors import BaseError, SettingsError
+from daedap.lm import bench
+from daedap.lm.base import load_base
+from daedap.lm.bench import (
+    LEVELS,
+    Ground,
+    Level,
+    Measured,
+    Site,
+    bits_per_character,
+    choose_floats,
+    measure_ours,
+    measure_quality,
+    measure_speed,
+    step_rates,
+)
+from daedap.lm.shapes import kogpt2_shape, save_base
+from daedap.lm.stock import NAMES, STOCK, Step
+
+PEAKS = {"fp32": 100.0, "bf16": 150.0}
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toys.kogpt2(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("data") / "qa.csv", toys.PAIRS)
+
+
+@pytest.fixture
+def ground(folder: Path, tmp_path: Path) -> Ground:
+    return Ground(lambda: load_base(str(folder)), toys.PAIRS[:40], toys.PAIRS[40:50], "cpu", tmp_path, PEAKS)  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daedap.lm.gauge._SHAPES", ((64, 64, 64),))
+
+
+def measured(name: str, rate: float, **fields: Any) -> Measured:
+    return Measured(name, "fp32", 8, 1.0, (rate, rate, 100 * rate), 500_000_000, 2e9)._replace(**fields)
+
+
+def test_a_rate_is_the_median_of_the_warm_steps() -> None:
+    steps = [Step(8, 128, 1024, seconds) for seconds in (9.0, 1.0, 2.0, 4.0)]
+    assert step_rates(steps) == (8.0, 4.0, 2.0)
+    assert step_rates(steps[:1]) == (8 / 9,)
+    assert measured("a", 3.0, step_rates=step_rates(steps)).rate == 4.0
+
+
+def test_utilisation_is_of_the_peak_in_its_precision() -> None:
+    one = measured("a", 10.0)
+    assert one.utilisation({"fp32": 100.0, "bf16": 400.0}) == pytest.approx(0.2)
+    assert one._replace(precision="bf16").utilisation({"fp32": 100.0, "bf16": 400.0}) == pytest.approx(0.05)
+
+
+def test_speed_and_quality(ground: Ground) -> None:
+    speed = measure_speed(STOCK["full_padded"], ground, "fp32", 3)
+    assert (speed.rows, len(speed.step_rates), speed.bits_per_character) == (12, 2, None)
+    assert speed.peak_bytes > 50e6
+    few = measure_quality(STOCK["full_padded"], ground, "fp32", 1)
+    assert (few.rows, len(few.step_rates)) == (40, 9)
+    eager = replace(STOCK["full_padded"], learning_rate=3e-3)
+    more = measure_quality(eager, replace(ground, dev=ground.train), "fp32", 8)
+    assert more.rows == 8 * 40
+    assert few.bits_per_character
+    assert more.bits_per_character
+    assert more.bits_per_character < 0.8 * few.bits_per_character
+
+
+def test_bits_are_those_of_answers_by_their_characters(ground: Ground) -> None:
+    base, bits = ground.base(), 0.0
+    prompt = base.prompt(128)
+    for pair in ground.dev:
+        example = prompt.example(pair)
+        ids = torch.tensor([example.ids])
+        chances = base.model.eval()(input_ids=ids).logits[0].log_softmax(-1)
+        learned = range(example.answer, len(example.ids))
+        bits -= sum(float(chances[place - 1, ids[0, place]].detach()) for place in learned) / math.log(2)
+    characters = sum(len(pair.answer) for pair in ground.dev)
+    assert bits_per_character(base.model, prompt, ground.dev, "cpu") == pytest.approx(bits / characters, rel=1e-4)
+
+
+def test_unpadded_rows_are_less_work(ground: Ground) -> None:
+    pytest.importorskip("trl")
+    padded, grouped = (measure_speed(STOCK[name], ground, "fp32", 2) for name in ("lora_padded", "trl_best"))
+    assert grouped.flops_per_row < 0.4 * padded.flops_per_row
+
+
+def test_the_faster_precision_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def speed(stock: Any, ground: Ground, floats: str, steps: int) -> Measured:
+        asked.append(floats)
+        return measured(stock.name, rates[floats])
+
+    monkeypatch.setattr(bench, "measure_speed", speed)
+    rates = {"fp32": 1.0, "bf16": 2.0}
+    assert choose_floats(STOCK["trl_best"], ground) == "bf16"
+    rates = {"fp32": 2.0, "bf16": 1.0}
+    assert choose_floats(STOCK["trl_best"], ground) == "fp32"
+    asked.clear()
+    assert choose_floats(STOCK["lora_padded"], ground) == "fp32"
+    assert choose_floats(STOCK["trl_best"], replace(ground, peaks={"fp32": 2.0, "bf16": 1.0})) == "fp32"
+    assert asked == []
+
+
+@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+def test_ours_is_measured_whole(ground: Ground, level: Level) -> None:
+    level = replace(level, options={**level.options, "method": "lora", "layers": 1})
+    found = measure_ours(level, ground, epochs=2)
+    assert (found.name, found.rows, found.whole) == (level.name, 2 * len(ground.train), True)
+    assert found.counted == found.rows / found.seconds
+    assert found.bits_per_character is not None
+    assert math.isfinite(found.bits_per_character)
+    assert not list(ground.scratch.iterdir()), "what the frozen layers said must not serve the next one"
+
+
+def test_ours_computes_less(ground: Ground) -> None:
+    whole, top = (
+        measure_ours(Level("ours", {"method": "lora", "layers": layers}), ground, epochs=1) for layers in (2, 1)
+    )
+    assert top.flops_per_row < 0.8 * whole.flops_per_row
+
+
+def test_the_table() -> None:
+    quality = [measured("a", 2.0, bits_per_character=3.25)]
+    found = Bench("base", 40, Site("cpu", "chip", 2), {"fp32": 100.0, "bf16": 50.0}, [], quality)
+    assert "seconds" in "\n".join(found.lines())
+    two = replace(found, speed=[measured("a", 2.0), measured("b", 8.0)])
+    lines = "\n".join(two.lines())
+    assert [line.split() for line in lines.splitlines() if line.startswith("b ")] == [
+        ["b", "fp32", "8.00", "4.00", "8.00", "4.00", "16.0", "500"]
+    ]
+    assert "3.250" in lines
+    entry = two.to_json()["speed"][1]
+    assert (entry["ratio"], entry["utilisation"]) == (4.0, pytest.approx(0.16))
+    assert json.loads(json.dumps(two.to_json()))["machine"]["processor"] == "chip"
+
+
+def test_the_command(folder: Path, file: Path, tmp_path: Path, capsys: Output) -> None:
+    runs = tmp_path / "runs"
+    words = ["bench", str(file), "--base", str(folder), "--steps", "2", "--rows", "30", "--runs", str(runs)]
+    words += ["--recipes", "full_padded", "lora_padded", "--quality", "--epochs", "1", "--device", "cpu", "--json"]
+    assert cli(words) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in told["speed"]] == ["full_padded", "lora_padded"]
+    assert [one["rows"] for one in told["quality"]] == [30, 30]
+    assert all(math.isfinite(one["bits_per_character"]) for one in told["quality"])
+    assert told["speed"][0]["ratio"] == 1
+    assert not runs.exists(), "nothing is left behind"
+
+
+def test_without_trl_its_recipe_is_left_out(
+    folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("daedap.lm.stock.find_spec", lambda name: None if name == "trl" else find_spec(name))
+    words = ["bench", str(file), "--base", str(folder), "--recipes", "trl_best", "--runs", str(tmp_path)]
+    with caplog.at_level("INFO", logger="daedap"):
+        assert cli(words) == 0
+    assert "pip install daedap[bench]" in caplog.text
+
+
+def test_names_of_recipes_are_those_there_are() -> None:
+    assert get_args(RecipeName) == (*NAMES, *(level.name for level in LEVELS))
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": 1}, {"rows": 0}, {"epochs": 0}, {"base": "b", "tokenizer": Path("t")}], ids=str
+)
+def test_settings_that_make_no_sense(options: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError):
+        Bout(**options)
+
+
+@pytest.fixture
+def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import GPT2Config
+
+    def small(**options: Any) -> GPT2Config:
+        return GPT2Config(**{**options, "n_embd": 24, "n_layer": 1})
+
+    monkeypatch.setattr("daedap.lm.shapes.GPT2Config", small)
+
+
+@pytest.mark.usefixtures("small_shape")
+def test_a_shape_is_always_the_same_and_can_be_saved(folder: Path, tmp_path: Path) -> None:
+    made, again = kogpt2_shape(), kogpt2_shape()
+    loaded = load_base(str(save_base(made, tmp_path / "shape")))
+    for name, weight in made.model.state_dict().items():
+        assert weight.equal(again.model.state_dict()[name])
+        assert weight.equal(loaded.model.state_dict()[name])
+    pair = toys.PAIRS[0]
+    assert loaded.prompt(64).example(pair) == made.prompt(64).example(pair)
+    theirs = kogpt2_shape(folder)
+    assert "<usr>" in str(theirs.tokenizer.chat_template)
+    assert theirs.model.config.eos_token_id == theirs.tokenizer.eos_token_id
+
+
+def test_a_shape_needs_a_tokenizer(tmp_path: Path) -> None:
+    with pytest.raises(BaseError):
+        kogpt2_shape(tmp_path)
+
+
+def test_the_shape_is_that_of_kogpt2() -> None:
+    model = kogpt2_shape().model
+    assert model.num_parameters() == 125_164_032, "as skt/kogpt2-base-v2 has"
+    assert (model.config.n_layer, model.config.n_head, model.config.n_positions) == (12, 12, 1024)

@@ -1,0 +1,92 @@
+"""Plans: measured on this machine, cut to a budget, and kept to."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import toys
+from conftest import write_csv
+
+from daedap.cli import run as cli
+from daedap.lm.adapter import with_lora
+from daedap.lm.base import load_base
+from daedap.lm.device import Machine
+from daedap.lm.plan import Costs, Plan, choose, measure
+from daedap.runs import Run
+
+CPU = Machine("cpu", "fp32", 1, "")
+WISH = Plan(rows=10_000, fraction=1.0, epochs=5, layers=12, blocks=12, seconds=0.0)
+COSTS = Costs(step=0.001, trained=0.001, frozen=0.0003)
+Output = pytest.CaptureFixture[str]
+
+
+def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
+    plan = choose(COSTS, WISH, layers=None, epochs=None)
+    assert replace(plan, seconds=0.0) == WISH
+    assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
+    assert plan.lines() == ["10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min."]
+
+
+@pytest.mark.parametrize("minutes", [20, 8, 5, 3, 1, 0.5, 0.2])
+def test_a_plan_fits_into_its_budget(minutes: float) -> None:
+    plan = choose(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None)
+    assert plan.seconds <= 60 * minutes
+
+
+def test_less_time_learns_less() -> None:
+    plans = [choose(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None) for minutes in (20, 5, 2, 0.3)]
+    work = [plan.fraction * plan.epochs * plan.layers for plan in plans]
+    assert work == sorted(work, reverse=True)
+    assert plans[0].layers == 12
+    assert plans[0].epochs == 5
+
+
+def test_what_the_user_told_is_kept() -> None:
+    plan = choose(COSTS, replace(WISH, budget=100.0), layers=3, epochs=4)
+    assert (plan.layers, plan.epochs) == (3, 4)
+    assert plan.fraction < 1
+
+
+def test_too_little_time_for_anything_is_told() -> None:
+    plan = choose(COSTS, replace(WISH, budget=0.1), layers=None, epochs=None)
+    assert plan.seconds > 0.1
+    assert "training ends when the time is over" in plan.lines()[1]
+
+
+@pytest.mark.parametrize("name", list(toys.BASES))
+def test_every_layout_can_be_measured(tmp_path: Path, name: str) -> None:
+    base = load_base(str(toys.BASES[name](tmp_path / name)))
+    model = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=None)
+    prompt = base.prompt(100)
+    costs = measure(model, [prompt.example(pair) for pair in toys.PAIRS], CPU)
+    assert costs.frozen > 0
+    assert costs.step + costs.trained > costs.frozen / 2
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_training_ends_with_its_budget(tmp_path: Path, capsys: Output) -> None:
+    file = write_csv(tmp_path / "qa.csv")
+    words = ["train", str(file), "--base", "fresh", "--num-train-epochs", "5000", "--early-stopping-patience", "0"]
+    started = time.perf_counter()
+    assert cli([*words, "--budget", "12s", "--runs", str(tmp_path), "--no-torch-compile", "--no-evaluate"]) == 0
+    assert 9 <= time.perf_counter() - started <= 15
+    run = Run(tmp_path / "0001")
+    rates = [
+        json.loads(line).get("learning_rate") for line in (run.folder / "log.jsonl").read_text("utf-8").splitlines()
+    ]
+    told = [rate for rate in rates if rate is not None]
+    assert told[-1] < 0.1 * max(told), "the learning rate falls as the time ends"
+    assert run.settings["plan"]["budget"] == 12
+    assert run.settings["recipe"]["budget"] == 12
+
+
+@pytest.mark.parametrize("value", ["0s", "-5m"])
+def test_a_budget_of_nothing_is_refused(tmp_path: Path, capsys: Output, value: str) -> None:
+    assert (
+        cli(["train", str(write_csv(tmp_path / "qa.csv")), f"--budget={value}", "--runs", str(tmp_path / "runs")]) == 1
+    )
+    assert "must be longer than nothing" in capsys.readouterr().err
