@@ -15,26 +15,36 @@ from daedap.cli import run as cli
 from daedap.lm.adapter import with_lora
 from daedap.lm.base import load_base
 from daedap.lm.device import Machine
-from daedap.lm.plan import Costs, Plan, choose, measure
+from daedap.lm.plan import Costs, Plan, choose, measure, scoring_seconds
 from daedap.runs import Run
 
 CPU = Machine("cpu", "fp32", 1, "")
-WISH = Plan(rows=10_000, fraction=1.0, epochs=5, layers=12, blocks=12, seconds=0.0)
+WISH = Plan(rows=10_000, epochs=5, layers=12, blocks=12)
 COSTS = Costs(step=0.001, trained=0.001, frozen=0.0003)
 Output = pytest.CaptureFixture[str]
 
 
 def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
     plan = choose(COSTS, WISH, layers=None, epochs=None)
-    assert replace(plan, seconds=0.0) == WISH
+    assert replace(plan, seconds=0.0, wished=0.0) == WISH
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
-    assert plan.lines() == ["10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min."]
+    assert plan.lines() == [
+        "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min to learn, 0.0 min for the scores."
+    ]
 
 
 @pytest.mark.parametrize("minutes", [20, 8, 5, 3, 1, 0.5, 0.2])
 def test_a_plan_fits_into_its_budget(minutes: float) -> None:
     plan = choose(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None)
     assert plan.seconds <= 60 * minutes
+    assert (len(plan.lines()) == 1) == (minutes > 11), "what is given up is told"
+
+
+def test_time_for_the_scores_is_kept() -> None:
+    wish = replace(WISH, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
+    assert wish.scoring == pytest.approx(8 + 24_000 * 12 * 0.0003)
+    assert choose(COSTS, wish, layers=None, epochs=None).seconds <= 600 - wish.scoring
+    assert scoring_seconds(COSTS, 12, 0) == 0
 
 
 def test_less_time_learns_less() -> None:
@@ -54,7 +64,7 @@ def test_what_the_user_told_is_kept() -> None:
 def test_too_little_time_for_anything_is_told() -> None:
     plan = choose(COSTS, replace(WISH, budget=0.1), layers=None, epochs=None)
     assert plan.seconds > 0.1
-    assert "training ends when the time is over" in plan.lines()[1]
+    assert "training ends when the time is over" in plan.lines()[2]
 
 
 @pytest.mark.parametrize("name", list(toys.BASES))

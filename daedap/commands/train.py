@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import Parameter
 
@@ -63,6 +65,8 @@ def train(
     file
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
+    if os.environ.get("RANK", "0") != "0":
+        _help(learner)
     if place.resume:
         refuse_with_resume(file)
         run = store.interrupted(place.resume, place.runs)
@@ -72,12 +76,6 @@ def train(
     if file is None:
         file, recipe = STARTER, replace(recipe, num_train_epochs=recipe.num_train_epochs or _STARTER_EPOCHS)
     _need_tracker(recipe)
-    base = _load_base(learner)
-    loaded = load(file, layout, fits=_fits(learner, base))
-    tell(loaded.report.lines())
-    parts = split(loaded.pairs, splitting, seed=recipe.seed)
-    _need_rows(file, parts)
-    source = _source(file, loaded, splitting, parts)
     settings: Json = {
         "command": "train",
         "file": str(file),
@@ -86,7 +84,17 @@ def train(
         "learner": asdict(learner),
         "recipe": {**asdict(recipe), "budget": recipe.budget and recipe.budget.total_seconds()},
         "evaluate": place.evaluate,
+        "launch": _launch(),
     }
+    if begun := _begun_before(settings, place.runs):
+        with begun.locked():
+            return _finish(begun)
+    base = _load_base(learner)
+    loaded = load(file, layout, fits=_fits(learner, base))
+    tell(loaded.report.lines())
+    parts = split(loaded.pairs, splitting, seed=recipe.seed)
+    _need_rows(file, parts)
+    source = _source(file, loaded, splitting, parts)
     run = store.create(place.runs)
     with run.kept_if_begun(), run.locked():
         write_sides(run.folder, parts)
@@ -95,6 +103,27 @@ def train(
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
         write_json(run.folder / "settings.json", settings)
         return _finish(run, base)
+
+
+def _help(learner: Learner) -> NoReturn:
+    """What `torchrun` and `accelerate launch` start beside the first process learns with it, and does nothing else."""
+    from daedap.lm.learn import help_to_learn  # torch takes seconds to import
+
+    help_to_learn(learner.device)
+
+
+def _launch() -> str | None:
+    """What all attempts of a training have in common that torchrun restarts when a process dies; None without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    return f"{socket.gethostname()} {os.getppid()}" if name == "none" else name
+
+
+def _begun_before(settings: Json, runs: Path) -> Run | None:
+    """The unfinished run of an earlier attempt at this very training."""
+    told = json.loads(json.dumps(settings))
+    begun = (run for run in store.every(runs) if not run.complete and (run.folder / "settings.json").exists())
+    same = (run for run in begun if all(run.settings.get(name) == value for name, value in told.items()))
+    return next(same, None) if settings["launch"] else None
 
 
 def _need_tracker(recipe: Recipe) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from daedap.files import new_file
 from daedap.language import say
 from daedap.lm.batches import sorted_batches
 from daedap.lm.loss import Batch, collate
 from daedap.lm.prompt import Example
+from daedap.lm.ranks import first, from_first, new_shared_file, share_of
 
 _AT_ONCE = 64
 Lower = Callable[[Tensor], Tensor]
@@ -78,22 +79,33 @@ class Cached:
 
 def cached(examples: Sequence[Example], lower: Lower, place: Place, device: str) -> Cached:
     """The examples with their states, from an earlier run's file where there is one. Raises StorageError."""
-    path, positions = place.file(examples), sum(len(example.ids) - 1 for example in examples)
+    path, starts = place.file(examples), _starts(examples)
+    if not from_first(partial(_there, path, place, place.size(examples))):
+        _fill(path, examples, starts, lower, place, device)
+    positions = sum(len(example.ids) - 1 for example in examples)
+    flat = torch.from_file(str(path), size=positions * place.width, dtype=place.dtype)
+    return Cached(examples, flat.view(positions, place.width), starts, device)
+
+
+def _there(path: Path, place: Place, size: int) -> bool:
+    """Whether the file is there already; if not, there is room for it now."""
     if path.exists():
         path.touch()  # the least recently used ones go first
-    else:
-        place.make_room(place.size(examples))
-        _fill(path, examples, lower, place, device)
-    flat = torch.from_file(str(path), size=positions * place.width, dtype=place.dtype)
-    return Cached(examples, flat.view(positions, place.width), _starts(examples), device)
+        return True
+    place.make_room(size)
+    return False
 
 
-def _fill(path: Path, examples: Sequence[Example], lower: Lower, place: Place, device: str) -> None:
-    """Rows from the shortest to the longest: the file is written from its beginning to its end."""
-    with new_file(path) as file, tqdm(total=len(examples), unit="row", desc=say("frozen layers")) as bar:
-        for rows in sorted_batches(_lengths(examples), _AT_ONCE):
-            batch = collate([examples[row] for row in rows], device)
-            states = lower(batch.inputs).to("cpu", place.dtype)
+def _fill(
+    path: Path, examples: Sequence[Example], starts: Sequence[int], lower: Lower, place: Place, device: str
+) -> None:
+    """Rows from the shortest to the longest, every process its share of them."""
+    batches = share_of(sorted_batches(_lengths(examples), _AT_ONCE))
+    rows_in_all, told = sum(map(len, batches)), say("frozen layers")
+    with new_shared_file(path) as file, tqdm(total=rows_in_all, unit="row", desc=told, disable=not first()) as bar:
+        for rows in batches:
+            states = lower(collate([examples[row] for row in rows], device).inputs).to("cpu", place.dtype)
+            file.seek(starts[rows[0]] * place.width * place.dtype.itemsize)
             for row, state in zip(rows, states, strict=True):
                 read = state[: len(examples[row].ids) - 1]
                 file.write(read.contiguous().view(torch.uint8).numpy().tobytes())

@@ -15,6 +15,7 @@ import torch
 
 from daedap.errors import SettingsError
 from daedap.files import write_json
+from daedap.lm.ranks import world
 from daedap.lm.recipe import DeviceName, Precision
 from daedap.runs import Run
 
@@ -36,6 +37,8 @@ class Machine:
     processor: str
     compiled: bool | None = None
     """Whether the steps of training are; None: not yet decided."""
+    processes: int = 1
+    """How many of them share every step."""
 
 
 def choose_device(wanted: DeviceName = "auto") -> str:
@@ -131,7 +134,7 @@ def shortest(work: Callable[[], None], times: int = 5) -> float:
 def this_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:
     """The machine's description, for the manifest."""
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return Machine(device, precision, torch.get_num_threads(), name)
+    return Machine(device, precision, torch.get_num_threads(), name, processes=world())
 
 
 def peak_memory() -> int:

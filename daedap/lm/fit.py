@@ -14,10 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 from daedap.language import say
+from daedap.lm import ranks
 from daedap.lm.batches import epoch_batches, sorted_batches
 from daedap.lm.checkpoint import cut_log, load_weights, resume, save_checkpoint, save_weights
 from daedap.lm.device import Machine
-from daedap.lm.loss import Batch
 from daedap.lm.recipe import Recipe
 from daedap.lm.task import Rows, Task
 from daedap.lm.training import Progress, new_accelerator, refuse_no_number
@@ -59,6 +59,8 @@ class Fitting:
     seconds: float = math.inf
     """End after so long at the latest, the learning rate falling accordingly."""
     progress: Fit = field(default_factory=Fit)
+    share: float = 0.0
+    """How much of the training is done."""
 
     def __post_init__(self) -> None:
         self.accelerator = new_accelerator(
@@ -75,16 +77,18 @@ class Fitting:
         set_seed(self.recipe.seed)
         self._prepare(len(self._batches(0)) * self.recipe.epochs)
         resume(self.accelerator, self.folder)
-        cut_log(self.folder, self.progress.step)
+        if ranks.first():
+            cut_log(self.folder, self.progress.step)
         self._since = time.perf_counter()
-        with tqdm(total=self.total_steps, initial=self.progress.step, unit="step", desc=say("training")) as bar:
+        with _bar(self.progress.step, self.total_steps) as bar:
             while not self.progress.done:
                 self._epoch(bar)
                 self._after_epoch()
-        self.accelerator.end_training()
+        ranks.wait()  # until the weights to keep are there
         dev = self.task.dev.examples
         if dev and self.recipe.load_best_model_at_end:
             load_weights(self.task.model, self.folder / "checkpoints" / "best")
+        self.accelerator.end_training()
         best = self.progress.best_loss if dev else None
         progress = self.progress
         return Fitted(progress.epoch, progress.step, progress.best_epoch, best, round(progress.seconds, 1))
@@ -100,18 +104,24 @@ class Fitting:
         if self.recipe.report_to != "none":
             self.accelerator.init_trackers("daedap", {k: v for k, v in asdict(self.recipe).items() if v is not None})
 
-    @property
-    def share(self) -> float:
-        """How much of the training is done, by steps or by the clock, whichever is further; at most 1."""
-        elapsed = self.progress.seconds + time.perf_counter() - self._since
-        return min(1.0, max(self.progress.step / self.total_steps, elapsed / self.seconds))
+    def _look_at_the_clock(self) -> bool:
+        """Find `share`: how much is done, by steps or by the clock, whichever is further. False when all is."""
+        self.share = self.progress.step / self.total_steps
+        if math.isfinite(self.seconds):
+            by_clock = ranks.from_first(self._elapsed) / self.seconds
+            self.share = min(1.0, max(self.share, by_clock))
+        return self.share < 1
+
+    def _elapsed(self) -> float:
+        return self.progress.seconds + time.perf_counter() - self._since
 
     def _rate(self) -> float:
         return self.recipe.rate(self.progress.step, self.total_steps, self.share)
 
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(example.ids) for example in self.task.train.examples]
-        return epoch_batches(lengths, self.recipe.per_device_train_batch_size, seed=self.recipe.seed, epoch=epoch)
+        size = self.recipe.per_device_train_batch_size * self.machine.processes
+        return epoch_batches(lengths, size, seed=self.recipe.seed, epoch=epoch)
 
     def _epoch(self, bar: tqdm[NoReturn]) -> None:
         """The rest of the current epoch."""
@@ -120,30 +130,32 @@ class Fitting:
         self.loss.train()
         window = _Window()
         for rows in batches[first:]:
-            if self.share >= 1:
+            if not self._look_at_the_clock():
                 break
-            window.add(*self._step(self.task.train.batch(rows)), rows=len(rows))
+            window.add(*self._step(rows), rows=len(rows))
             self.progress.step += 1
             bar.update()
             if self.progress.step % self.recipe.logging_steps == 0 or self.progress.step == self.total_steps:
                 bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
-                self._log("train", **window.summary(), learning_rate=self._rate())
+                self._log("train", **window.summary(), learning_rate=self.optimizer.param_groups[0]["lr"])
                 window = _Window()
             if self.progress.step % self.recipe.save_steps == 0 and rows is not batches[-1]:
                 self._save()
 
-    def _step(self, batch: Batch) -> tuple[float, int, float]:
+    def _step(self, rows: list[int]) -> tuple[float, int, float]:
         """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
-        losses = self.loss(batch)
-        self.accelerator.backward(losses.mean())
+        mine = ranks.share_of(rows)
+        labels = sum(self.task.train.examples[row].labels for row in rows)
+        loss = self.loss(self.task.train.batch(mine or rows[:1])).sum() * bool(mine)
+        self.accelerator.backward(loss * ranks.world() / labels)  # of several processes, the mean gradient is taken
         norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.recipe.max_grad_norm)
-        total = float(losses.detach().sum())
-        refuse_no_number(self.progress.step + 1, total, float(norm))
+        summed = ranks.total(float(loss.detach()))
+        refuse_no_number(self.progress.step + 1, summed, float(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return total, len(losses), float(norm)
+        return summed, labels, float(norm)
 
     def _after_epoch(self) -> None:
         progress, recipe = self.progress, self.recipe
@@ -152,17 +164,17 @@ class Fitting:
             self._judge(self._dev_loss(self.task.dev))
         patience = recipe.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
-        progress.done = stopped or progress.epoch >= recipe.epochs or self.share >= 1
+        progress.done = stopped or progress.epoch >= recipe.epochs or not self._look_at_the_clock()
         self._save()
 
     @torch.inference_mode()
     def _dev_loss(self, dev: Rows) -> float:
         """Mean −ln p of all labels, in nats."""
         self.task.dev_loss.eval()
+        batches = ranks.share_of(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
         with self.accelerator.autocast():
-            batches = sorted_batches([len(example.ids) for example in dev.examples], _WATCHED)
-            losses = torch.cat([self.task.dev_loss(dev.batch(rows)) for rows in batches])
-        return float(losses.double().mean())
+            sums = [float(self.task.dev_loss(dev.batch(rows)).sum()) for rows in batches]
+        return ranks.total(sum(sums)) / sum(example.labels for example in dev.examples)
 
     def _judge(self, loss: float) -> None:
         better = loss < self.progress.best_loss
@@ -171,17 +183,26 @@ class Fitting:
             self.progress.stale_epochs += 1
             return
         self.progress.best_loss, self.progress.best_epoch, self.progress.stale_epochs = loss, self.progress.epoch, 0
-        save_weights(self.task.model, self.folder / "checkpoints" / "best")
+        if ranks.first():
+            save_weights(self.task.model, self.folder / "checkpoints" / "best")
 
     def _save(self) -> None:
         now = time.perf_counter()
         self.progress.seconds += now - self._since
         self._since = now
-        save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit)
+        if ranks.first():
+            save_checkpoint(
+                self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit
+            )
 
     def _log(self, event: str, **fields: float) -> None:
-        Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
+        if ranks.first():
+            Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
+
+
+def _bar(done: int, total: int) -> tqdm[NoReturn]:
+    return tqdm(total=total, initial=done, unit="step", desc=say("training"), disable=not ranks.first())
 
 
 @dataclass

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -20,13 +23,14 @@ from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.lm.adapter import freeze_in_bf16, set_dropout, top_blocks, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
-from daedap.lm.device import Machine, settle, settle_compiler
+from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
 from daedap.lm.learned import save_learned
-from daedap.lm.plan import Plan, choose, measure
+from daedap.lm.plan import Plan, choose, measure, scoring_seconds
 from daedap.lm.prompt import Example, Prompt
-from daedap.lm.recipe import FRESH, Learner, Method, Recipe, read_recipe
+from daedap.lm.ranks import from_first, meet, told_by_first
+from daedap.lm.recipe import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
 from daedap.lm.task import Task, frozen_part, new_task
 from daedap.pair import Pair
 from daedap.runs import Json, Run
@@ -64,11 +68,20 @@ class Begun:
 
 def learn(run: Run, base: Base | None = None) -> Begun:
     """Train what the run's settings ask for, from its newest checkpoint on; write the model and `learned.json`."""
-    begun = begin(run, base)
+    meet(choose_device(run.settings["learner"]["device"]))
+    begun = begin(from_first(lambda: run), base)
     fitted = begun.fitting.run()
     save_learned(begun.fitting.task.model, begun.prompt, run.folder)
     write_json(run.folder / "learned.json", _record(begun, fitted))
     return begun
+
+
+def help_to_learn(device: DeviceName) -> NoReturn:
+    """What the processes beside the first one do: they learn with it, write nothing, and end."""
+    _log.setLevel(logging.WARNING)
+    meet(choose_device(device))
+    begin(told_by_first()).fitting.run()
+    sys.exit()
 
 
 def begin(run: Run, base: Base | None = None) -> Begun:
@@ -80,16 +93,18 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     prompt = base.prompt(learner.max_length)
     examples = _render(prompt, train, dev)
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
-    machine = settle(run, learner.device, learner.precision, base.model.config.get_text_config().hidden_size)
+    width = base.model.config.get_text_config().hidden_size
+    machine = from_first(partial(settle, run, learner.device, learner.precision, width))
     _choose_attention(base.model, examples.train)
-    plan = _settle_plan(run, partial(_plan, base, learner, recipe, examples, machine))
+    plan = from_first(partial(_settle_plan, run, partial(_plan, run, base, learner, recipe, examples, machine)))
     _log.info("\n".join(plan.lines()))
     examples, recipe = _as_planned(examples, recipe, plan)
     model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
     frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
     task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
-    steps = len(examples.train) * recipe.epochs // recipe.per_device_train_batch_size
-    machine = settle_compiler(run, machine, recipe.torch_compile, partial(_step, task, machine), steps)
+    steps = len(examples.train) * recipe.epochs // (recipe.per_device_train_batch_size * machine.processes)
+    step = partial(_step, task, machine)
+    machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, step, steps))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
     return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
 
@@ -101,7 +116,7 @@ def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
     return Plan(**run.settings["plan"])
 
 
-def _plan(base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
+def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
     """The default, or what fits into the budget best, by a few steps on this machine."""
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
     top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
@@ -109,9 +124,21 @@ def _plan(base: Base, learner: Learner, recipe: Recipe, examples: Examples, mach
     costs = measure(model, examples.train, machine)
     if isinstance(model, PeftModel):
         model.unload()
-    budget = recipe.budget.total_seconds() if recipe.budget else None
-    wish = Plan(len(examples.train), 1.0, recipe.epochs, learner.layers or blocks, blocks, 0.0, budget)
+    scored = len(read_side(run.folder, "test")) if run.settings.get("evaluate") else 0
+    wish = Plan(
+        rows=len(examples.train),
+        epochs=recipe.epochs,
+        layers=learner.layers or _default_layers(learner, base, blocks),
+        blocks=blocks,
+        scoring=scoring_seconds(costs, blocks, scored),
+        budget=recipe.budget.total_seconds() if recipe.budget else None,
+    )
     return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
+
+
+def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
+    """All, or the top third where LoRA tunes a large base (docs/EXPERIMENTS.md)."""
+    return blocks if _method(learner, base) == "full" else math.ceil(blocks / 3)
 
 
 def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:

@@ -25,9 +25,14 @@ if TYPE_CHECKING:
 _ROWS = 32
 _SHARES = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 _FRACTIONS = (1.0, 0.5, 0.25, 0.1)
-_LOST_BY_LAYERS = ((0.0, 1.0), (1.0, 0.0))
-_LOST_BY_EPOCHS = ((1.0, 5.0), (1.0, 0.0))
-_LOST_BY_ROWS = ((-4.0, 0.0), (1.0, 0.0))
+_LOST_BY_LAYERS = ((1 / 6, 1 / 3, 1 / 2, 1), (0.455, 0.311, 0.225, 0.0))
+_LOST_BY_EPOCHS = ((1, 3, 5), (0.377, 0.068, 0.0))
+_LOST_BY_ROWS = ((0.1, 0.25, 0.5, 1), (0.805, 0.614, 0.390, 0.0))
+"""Share of the layers, epochs, share of the rows: nats per token on the dev rows that they cost, each by itself, when
+daedap-mini learns ChatbotData (docs/EXPERIMENTS.md)."""
+_RANKED = 500
+_SCORES = 8.0
+"""Seconds that the scores take however few rows there are."""
 
 
 class Costs(NamedTuple):
@@ -41,21 +46,24 @@ class Costs(NamedTuple):
     """Of each frozen block, once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """What will be learned, and how long it takes."""
 
     rows: int
-    fraction: float
     epochs: int
     layers: int
     blocks: int
-    seconds: float
-    """Expected."""
+    fraction: float = 1.0
+    """Of the rows."""
+    seconds: float = 0.0
+    """What the training is expected to take."""
+    scoring: float = 0.0
+    """What the scores take after the training."""
     budget: float | None = None
     """Allowed, in seconds, for everything from the file to the scores."""
-    scoring: float = 0.0
-    """Of the budget, what the scores take after the training."""
+    wished: float = 0.0
+    """What all rows, epochs and layers that were asked for would take."""
 
     @property
     def trained_layers(self) -> int | None:
@@ -68,12 +76,22 @@ class Plan:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        told = "{rows:,} of {all:,} rows × {epochs} epochs, top {layers} of {blocks} layers: about {minutes:.1f} min."
-        numbers = {**asdict(self), "rows": round(self.fraction * self.rows), "all": self.rows}
-        lines = [say(told, **numbers, minutes=self.seconds / 60)]
-        if self.budget is not None and self.seconds > self.budget:
-            lines.append(say("That is more than there is time for: training ends when the time is over."))
+        told = (
+            "{learned:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
+            "about {training} to learn, {scores} for the scores."
+        )
+        learned = round(self.fraction * self.rows)
+        lines = [say(told, **asdict(self), learned=learned, training=_time(self.seconds), scores=_time(self.scoring))]
+        if self.budget is not None and self.wished + self.scoring > self.budget:
+            told = "Everything would take {wished}; in {budget}, this is what costs least."
+            lines.append(say(told, wished=_time(self.wished + self.scoring), budget=_time(self.budget)))
+        if self.budget is not None and self.seconds + self.scoring > self.budget:
+            lines.append(say("That is still more than there is time for: training ends when the time is over."))
         return lines
+
+
+def _time(seconds: float) -> str:
+    return say("{minutes:.1f} min", minutes=seconds / 60)
 
 
 def measure(model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine) -> Costs:
@@ -96,11 +114,13 @@ def measure(model: PreTrainedModel | PeftModel, examples: Sequence[Example], mac
 def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:
     """The best plan that fits into the wish's budget; the cheapest when none does; the wish itself without a budget.
 
-    `layers` and `epochs`, where the user has told them, are not changed. What is given up is what costs the least in
-    bits per character, as measured on ChatbotData (docs/EXPERIMENTS.md).
+    `layers` and `epochs`, where the user has told them, are not changed. What is given up is what costs the least, as
+    it was measured.
     """
+    wished = _seconds(costs, wish)
+    wish = replace(wish, seconds=wished, wished=wished)
     if wish.budget is None:
-        return replace(wish, seconds=_seconds(costs, wish))
+        return wish
     depths = [layers or wish.layers] if layers else sorted({math.ceil(wish.blocks * share) for share in _SHARES})
     lengths = [epochs] if epochs else range(1, wish.epochs + 1)
     plans = [
@@ -108,8 +128,14 @@ def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) 
         for depth, length, fraction in product(depths, lengths, _FRACTIONS)
     ]
     timed = [replace(plan, seconds=_seconds(costs, plan)) for plan in plans]
-    fitting = [plan for plan in timed if plan.seconds <= wish.budget]
+    fitting = [plan for plan in timed if plan.seconds + wish.scoring <= wish.budget]
     return min(fitting, key=_loss) if fitting else min(timed, key=lambda plan: plan.seconds)
+
+
+def scoring_seconds(costs: Costs, blocks: int, rows: int) -> float:
+    """Of two models: each answer after its question and after another one, and 20 candidates of up to 500 rows."""
+    read = 2 * (2 * rows + 20 * min(rows, _RANKED))
+    return _SCORES + read * blocks * costs.frozen if rows else 0.0
 
 
 def _seconds(costs: Costs, plan: Plan) -> float:
@@ -119,12 +145,12 @@ def _seconds(costs: Costs, plan: Plan) -> float:
 
 
 def _loss(plan: Plan) -> float:
-    """Bits per character that a plan costs against the best one."""
+    """Nats per token that a plan costs against the best one."""
     depth = plan.layers / plan.blocks
     return float(
         np.interp(depth, *_LOST_BY_LAYERS)
         + np.interp(plan.epochs, *_LOST_BY_EPOCHS)
-        + np.interp(math.log2(plan.fraction), *_LOST_BY_ROWS)
+        + np.interp(plan.fraction, *_LOST_BY_ROWS)
     )
 
 

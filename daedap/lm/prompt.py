@@ -40,6 +40,11 @@ class Example:
     ids: list[int]
     answer: int
 
+    @property
+    def labels(self) -> int:
+        """How many tokens are learned."""
+        return len(self.ids) - self.answer
+
 
 @dataclass(frozen=True, slots=True)
 class Template:

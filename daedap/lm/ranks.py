@@ -1,0 +1,83 @@
+"""The processes of one training, begun by `torchrun` or `accelerate launch`: the first one leads, the others help."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
+
+from daedap.files import new_file
+
+T = TypeVar("T")
+
+
+def meet(device: str) -> None:
+    """Wait for the processes that were begun together; whoever was begun alone waits for nobody."""
+    if _together():
+        PartialState(cpu=device == "cpu")
+
+
+def first() -> bool:
+    """Whether this process leads: it alone writes the run, measures and decides."""
+    return not _together() or PartialState().is_main_process
+
+
+def world() -> int:
+    """How many processes there are."""
+    return PartialState().num_processes if _together() else 1
+
+
+def share_of(items: Sequence[T]) -> Sequence[T]:
+    """What this process does of some work: one item after the other goes round."""
+    return items[PartialState().process_index :: world()] if _together() else items
+
+
+def from_first(make: Callable[[], T]) -> T:
+    """What the first process makes, in every process."""
+    if not _together():
+        return make()
+    made: T = broadcast_object_list([make()])[0] if first() else told_by_first()
+    return made
+
+
+def told_by_first() -> Any:
+    """The same in the others, which need not know how it is made."""
+    return broadcast_object_list([None])[0]
+
+
+def total(value: float) -> float:
+    """The sum of all processes' values."""
+    if not _together():
+        return value
+    return float(reduce(torch.tensor([value], dtype=torch.float64, device=PartialState().device)))
+
+
+def wait() -> None:
+    """Until every process has come here."""
+    if _together():
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def new_shared_file(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file that every process writes its part of; it becomes `path` once all have ended well."""
+    if first():
+        with new_file(path) as file:
+            from_first(lambda: file.name)
+            yield file
+            wait()
+    else:
+        with Path(told_by_first()).open("r+b") as file:
+            yield file
+        wait()
+    wait()  # until it has its name
+
+
+def _together() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -1,0 +1,124 @@
+"""Several processes learn what one learns, and a killed one costs nothing but time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import toys
+from conftest import write_csv
+from safetensors.torch import load_file
+
+from daedap.cli import run as cli
+from daedap.runs import Run
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m"],
+    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "-m"],
+}
+RECIPE = ["--num-train-epochs", "2", "--precision", "fp32", "--no-torch-compile", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toys.kogpt2(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_csv(tmp_path_factory.mktemp("data") / "qa.csv", toys.PAIRS)
+
+
+def words(file: Path, base: Path, runs: Path, *more: str) -> list[str]:
+    return ["train", str(file), "--base", str(base), "--runs", str(runs), *RECIPE, *more]
+
+
+def begin(launcher: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "daedap", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ})
+
+
+def ended(process: subprocess.Popen[str]) -> str:
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, told
+    return told
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    found = [*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")]
+    return load_file(found[0])
+
+
+def states(runs: Path) -> dict[str, torch.Tensor]:
+    paths = sorted(runs.glob("cache/*.states"))
+    return {path.name: torch.from_file(str(path), size=path.stat().st_size // 4) for path in paths}
+
+
+def assert_same(one: Path, other: Path) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, weight in ours.items():
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("method", [["--method", "lora", "--layers", "1"], ["--method", "full"]], ids=["lora", "full"])
+def test_two_processes_learn_what_one_does(
+    file: Path, base: Path, tmp_path: Path, launcher: str, method: list[str]
+) -> None:
+    told = ended(
+        begin(launcher, words(file, base, tmp_path / "two", *method, "--per-device-train-batch-size", "4", "--json"))
+    )
+    assert cli(words(file, base, tmp_path / "one", *method, "--per-device-train-batch-size", "8")) == 0
+    one, two = Run(tmp_path / "one" / "0001"), Run(tmp_path / "two" / "0001")
+    assert_same(one.folder, two.folder)
+    assert two.manifest["machine"]["processes"] == 2
+    assert two.manifest["training"]["steps"] == one.manifest["training"]["steps"]
+    assert two.manifest["training"]["best_dev_loss"] == pytest.approx(one.manifest["training"]["best_dev_loss"])
+    assert two.manifest["headline"].keys() == one.manifest["headline"].keys()
+    assert told.count('"number": 1') == 1, "only the first process speaks"
+    caches = [states(run.folder.parent) for run in (one, two)]
+    assert caches[0].keys() == caches[1].keys()
+    assert bool(caches[0]) == ("--layers" in method)
+    for name, kept in caches[0].items():
+        torch.testing.assert_close(kept, caches[1][name], rtol=1e-4, atol=1e-4)
+
+
+def test_a_killed_process_is_begun_again_from_the_last_checkpoint(file: Path, base: Path, tmp_path: Path) -> None:
+    more = ["--method", "lora", "--num-train-epochs", "60", "--early-stopping-patience", "0", "--no-evaluate"]
+    more += ["--save-steps", "5"]
+    process = begin("torchrun", words(file, base, tmp_path / "killed", *more, "--per-device-train-batch-size", "4"))
+    run = tmp_path / "killed" / "0001"
+    wait_for(run / "checkpoints", process)
+    helper = next(child for child in psutil.Process(process.pid).children() if child.environ().get("RANK") == "1")
+    helper.kill()
+    ended(process)
+    assert sorted(path.name for path in run.parent.glob("0*")) == ["0001"], "it goes on with the run it had begun"
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
+    assert steps == sorted(steps)
+    assert Run(run).complete
+    assert cli(words(file, base, tmp_path / "whole", *more, "--per-device-train-batch-size", "8")) == 0
+    assert_same(run, tmp_path / "whole" / "0001")
+
+
+def wait_for(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until the second checkpoint is there."""
+    while len(list(folder.glob("step-*"))) < 2:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.01)
+
+
+def test_bad_input_ends_all_of_them(base: Path, tmp_path: Path) -> None:
+    process = begin("torchrun", words(tmp_path / "없음.csv", base, tmp_path / "runs"))
+    told, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "없음.csv" in told
+    assert not (tmp_path / "runs").exists()
