@@ -46,7 +46,12 @@ def teach(place: Path, kind: str, recipe: Recipe = RECIPE) -> Taught:
     run = create(place / "runs")
     write_sides(run.folder, split(LEARNED, Splitting(dev_size=0, test_size=0)))
     learner = Learner(
-        base=str(base), method="lora" if method == "lora" else "full", max_length=96, precision="fp32", device="cpu"
+        base=str(base),
+        method="lora" if method == "lora" else "full",
+        layers=2,
+        max_length=96,
+        precision="fp32",
+        device="cpu",
     )
     write_json(run.folder / "settings.json", {"learner": asdict(learner), "recipe": asdict(recipe)})
     learn(run)

@@ -10,21 +10,22 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
 import toys
 from conftest import write_csv
-from safetensors.torch import load_file
 
 from daedap.cli import run as cli
+from daedap.lm.learned import open_learned
 from daedap.runs import Run
 
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m"],
-    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "-m"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m"],
 }
-RECIPE = ["--num-train-epochs", "2", "--precision", "fp32", "--no-torch-compile", "--device", "cpu"]
+RECIPE = ["--precision", "fp32", "--no-torch-compile", "--device", "cpu"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(file: Path, base: Path, runs: Path, *more: str) -> list[str]:
-    return ["train", str(file), "--base", str(base), "--runs", str(runs), *RECIPE, *more]
+    epochs = () if "--num-train-epochs" in more else ("--num-train-epochs", "2")
+    return ["train", str(file), "--base", str(base), "--runs", str(runs), *RECIPE, *epochs, *more]
 
 
 def begin(launcher: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
@@ -52,21 +54,15 @@ def ended(process: subprocess.Popen[str]) -> str:
     return told
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    found = [*run.glob("adapter/*.safetensors"), *run.glob("model/*.safetensors")]
-    return load_file(found[0])
-
-
 def states(runs: Path) -> dict[str, torch.Tensor]:
     paths = sorted(runs.glob("cache/*.states"))
     return {path.name: torch.from_file(str(path), size=path.stat().st_size // 4) for path in paths}
 
 
 def assert_same(one: Path, other: Path) -> None:
-    ours, theirs = weights(one), weights(other)
-    assert ours.keys() == theirs.keys()
-    for name, weight in ours.items():
-        torch.testing.assert_close(weight, theirs[name], rtol=1e-3, atol=1e-5, msg=name)
+    """They give every answer the same probability: single weights, of which some decide nothing, may drift apart."""
+    ours, theirs = (open_learned(Run(folder)).log2_probability(toys.PAIRS) for folder in (one, other))
+    np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -20,7 +20,7 @@ from daedap.language import say
 from daedap.lm.batches import sorted_batches
 from daedap.lm.loss import Batch, collate
 from daedap.lm.prompt import Example
-from daedap.lm.ranks import first, from_first, new_shared_file, share_of
+from daedap.lm.ranks import from_first, leads, new_shared_file, share_of
 
 _AT_ONCE = 64
 Lower = Callable[[Tensor], Tensor]
@@ -102,7 +102,7 @@ def _fill(
     """Rows from the shortest to the longest, every process its share of them."""
     batches = share_of(sorted_batches(_lengths(examples), _AT_ONCE))
     rows_in_all, told = sum(map(len, batches)), say("frozen layers")
-    with new_shared_file(path) as file, tqdm(total=rows_in_all, unit="row", desc=told, disable=not first()) as bar:
+    with new_shared_file(path) as file, tqdm(total=rows_in_all, unit="row", desc=told, disable=not leads()) as bar:
         for rows in batches:
             states = lower(collate([examples[row] for row in rows], device).inputs).to("cpu", place.dtype)
             file.seek(starts[rows[0]] * place.width * place.dtype.itemsize)

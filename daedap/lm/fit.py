@@ -14,10 +14,10 @@ from torch import nn
 from tqdm import tqdm
 
 from daedap.language import say
-from daedap.lm import ranks
 from daedap.lm.batches import epoch_batches, sorted_batches
 from daedap.lm.checkpoint import cut_log, load_weights, resume, save_checkpoint, save_weights
 from daedap.lm.device import Machine
+from daedap.lm.ranks import from_first, leads, share_of, sum_of_all, wait, world
 from daedap.lm.recipe import Recipe
 from daedap.lm.task import Rows, Task
 from daedap.lm.training import Progress, new_accelerator, refuse_no_number
@@ -77,14 +77,14 @@ class Fitting:
         set_seed(self.recipe.seed)
         self._prepare(len(self._batches(0)) * self.recipe.epochs)
         resume(self.accelerator, self.folder)
-        if ranks.first():
+        if leads():
             cut_log(self.folder, self.progress.step)
         self._since = time.perf_counter()
         with _bar(self.progress.step, self.total_steps) as bar:
             while not self.progress.done:
                 self._epoch(bar)
                 self._after_epoch()
-        ranks.wait()  # until the weights to keep are there
+        wait()  # until the weights to keep are there
         dev = self.task.dev.examples
         if dev and self.recipe.load_best_model_at_end:
             load_weights(self.task.model, self.folder / "checkpoints" / "best")
@@ -108,7 +108,7 @@ class Fitting:
         """Find `share`: how much is done, by steps or by the clock, whichever is further. False when all is."""
         self.share = self.progress.step / self.total_steps
         if math.isfinite(self.seconds):
-            by_clock = ranks.from_first(self._elapsed) / self.seconds
+            by_clock = from_first(self._elapsed) / self.seconds
             self.share = min(1.0, max(self.share, by_clock))
         return self.share < 1
 
@@ -144,12 +144,12 @@ class Fitting:
 
     def _step(self, rows: list[int]) -> tuple[float, int, float]:
         """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
-        mine = ranks.share_of(rows)
+        mine = share_of(rows)
         labels = sum(self.task.train.examples[row].labels for row in rows)
         loss = self.loss(self.task.train.batch(mine or rows[:1])).sum() * bool(mine)
-        self.accelerator.backward(loss * ranks.world() / labels)  # of several processes, the mean gradient is taken
+        self.accelerator.backward(loss * world() / labels)  # of several processes, the mean gradient is taken
         norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.recipe.max_grad_norm)
-        summed = ranks.total(float(loss.detach()))
+        summed = sum_of_all(float(loss.detach()))
         refuse_no_number(self.progress.step + 1, summed, float(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
@@ -171,10 +171,10 @@ class Fitting:
     def _dev_loss(self, dev: Rows) -> float:
         """Mean −ln p of all labels, in nats."""
         self.task.dev_loss.eval()
-        batches = ranks.share_of(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
+        batches = share_of(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
         with self.accelerator.autocast():
             sums = [float(self.task.dev_loss(dev.batch(rows)).sum()) for rows in batches]
-        return ranks.total(sum(sums)) / sum(example.labels for example in dev.examples)
+        return sum_of_all(sum(sums)) / sum(example.labels for example in dev.examples)
 
     def _judge(self, loss: float) -> None:
         better = loss < self.progress.best_loss
@@ -183,26 +183,26 @@ class Fitting:
             self.progress.stale_epochs += 1
             return
         self.progress.best_loss, self.progress.best_epoch, self.progress.stale_epochs = loss, self.progress.epoch, 0
-        if ranks.first():
+        if leads():
             save_weights(self.task.model, self.folder / "checkpoints" / "best")
 
     def _save(self) -> None:
         now = time.perf_counter()
         self.progress.seconds += now - self._since
         self._since = now
-        if ranks.first():
+        if leads():
             save_checkpoint(
                 self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit
             )
 
     def _log(self, event: str, **fields: float) -> None:
-        if ranks.first():
+        if leads():
             Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
 
 
 def _bar(done: int, total: int) -> tqdm[NoReturn]:
-    return tqdm(total=total, initial=done, unit="step", desc=say("training"), disable=not ranks.first())
+    return tqdm(total=total, initial=done, unit="step", desc=say("training"), disable=not leads())
 
 
 @dataclass

@@ -23,7 +23,7 @@ def meet(device: str) -> None:
         PartialState(cpu=device == "cpu")
 
 
-def first() -> bool:
+def leads() -> bool:
     """Whether this process leads: it alone writes the run, measures and decides."""
     return not _together() or PartialState().is_main_process
 
@@ -42,7 +42,7 @@ def from_first(make: Callable[[], T]) -> T:
     """What the first process makes, in every process."""
     if not _together():
         return make()
-    made: T = broadcast_object_list([make()])[0] if first() else told_by_first()
+    made: T = broadcast_object_list([make()])[0] if leads() else told_by_first()
     return made
 
 
@@ -51,11 +51,12 @@ def told_by_first() -> Any:
     return broadcast_object_list([None])[0]
 
 
-def total(value: float) -> float:
+def sum_of_all(value: float) -> float:
     """The sum of all processes' values."""
     if not _together():
         return value
-    return float(reduce(torch.tensor([value], dtype=torch.float64, device=PartialState().device)))
+    summed = reduce(torch.tensor([value], dtype=torch.float64, device=PartialState().device), reduction="sum")
+    return float(summed)
 
 
 def wait() -> None:
@@ -67,7 +68,7 @@ def wait() -> None:
 @contextmanager
 def new_shared_file(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file that every process writes its part of; it becomes `path` once all have ended well."""
-    if first():
+    if leads():
         with new_file(path) as file:
             from_first(lambda: file.name)
             yield file

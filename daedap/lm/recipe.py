@@ -30,7 +30,7 @@ class Learner:
     method: Method | None = None
     """Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]"""
     layers: int | None = None
-    """Train only the top so many layers; those below are run once and what they say is kept. [default: all]"""
+    """Train only the top so many layers; those below are run only once. [default: all; with LoRA, a third]"""
     shortlist: bool | None = None
     """Compare only tokens that answers have, and single characters, while training. [default: with LoRA]"""
     cache_gb: float = 4.0
