@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from daedap.judge.compare import FEW
-from daedap.judge.table import Line, align, metric_lines
+from daedap.judge.table import Line, align, metrics_shown
 from daedap.language import say
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Duel:
 
     def _shown(self) -> list[Line]:
         """Metrics that have a line of their own, then any other."""
-        known = metric_lines(self.candidates)
+        known = metrics_shown(self.candidates)
         names = {line.metric for line in known}
         others = dict.fromkeys(metric for found in self.differences.values() for metric in found if metric not in names)
         return [*known, *(Line(metric, metric, digits=3) for metric in others)]
