@@ -22,6 +22,7 @@ __all__ = [
     "Reply",
     "Run",
     "check",
+    "compare",
     "evaluate",
     "pretrain",
     "train",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daedap.answer.bot import Bot
+    from daedap.commands.compare import Comparison
     from daedap.commands.pretrain import MadeBase
     from daedap.data.findings import Report
     from daedap.errors import DaedapError
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from daedap.runs import Run
 
     check: Callable[..., Report]
+    compare: Callable[..., Comparison]
     evaluate: Callable[..., Evaluation]
     pretrain: Callable[..., MadeBase]
     train: Callable[..., Run]

@@ -28,6 +28,7 @@ COMMANDS = {
     "answer": "Answer one question, or a file of them.",
     "chat": "Talk with a run in the terminal.",
     "evaluate": "Score a run, with baselines beside the scores.",
+    "compare": "Compare runs: scores, settings, answers side by side.",
     "runs": "List all runs.",
     "pretrain": "Make a base of your own from plain texts.",
     "bench": "Measure how fast this machine trains, with the usual recipes and with daedap's.",

@@ -48,7 +48,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a run on its own test rows, or on a file.
 
-    Raises RunError, DataError and SettingsError.
+    A run that keeps no scores of its own test rows yet, keeps these. Raises RunError, DataError and SettingsError.
 
     Parameters
     ----------
@@ -64,7 +64,10 @@ def evaluate(
     if rows < 1:
         raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
     found = store.find(run, runs)
-    return _judge(found, _own_exam(found) if data is None else _foreign_exam(data, layout), rows)
+    result = _judge(found, _own_exam(found) if data is None else _foreign_exam(data, layout), rows)
+    if data is None and not (found.folder / "evaluation").exists():
+        _keep(found, result)
+    return result
 
 
 def judge_run(run: Run) -> Json:
@@ -74,11 +77,15 @@ def judge_run(run: Run) -> Json:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
     result = _judge(run, exam, _AT_FIRST)
+    _keep(run, result)
+    return {metric: score.value for metric, score in result.scores["model"]["all"].items()}
+
+
+def _keep(run: Run, result: Evaluation) -> None:
     with new_folder(run.folder / "evaluation") as folder:
         write_json(folder / "scores.json", result.to_json())
         write_lines(folder / "rows.jsonl", [row.to_json() for row in result.rows])
         write_text(folder / "table.txt", "\n".join(result.lines()) + "\n")
-    return {metric: score.value for metric, score in result.scores["model"]["all"].items()}
 
 
 def _judge(run: Run, exam: _Exam, rows: int) -> Evaluation:

@@ -49,6 +49,15 @@ class Row:
         cleaned: dict[str, Any] = _clean(asdict(self))
         return cleaned
 
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Row:
+        """What `to_json` gave; its nulls are numbers that were none. Raises KeyError, TypeError and ValueError."""
+        shares = {
+            system: {metric: (_number(above), _number(below)) for metric, (above, below) in found.items()}
+            for system, found in record["shares"].items()
+        }
+        return cls(**{**record, "shares": shares})
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
@@ -80,6 +89,10 @@ class Evaluation:
     def lines(self) -> list[str]:
         """Lines for a terminal: one block for each slice, metrics down, systems across."""
         return draw(self.scores, self.chance, self.candidates)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _clean(value: Any) -> Any:

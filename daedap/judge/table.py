@@ -33,7 +33,7 @@ def draw(
 ) -> list[str]:
     """One block for each slice: metrics down, systems across, each value with its 95 % interval."""
     slices = list(dict.fromkeys(name for found in scores.values() for name in found))
-    lines = _lines(candidates)
+    lines = metrics_shown(candidates)
     blocks = [
         _block(name, {who: found.get(name, {}) for who, found in scores.items()}, chance, lines) for name in slices
     ]
@@ -97,7 +97,8 @@ def _system(name: str) -> str:
     return names.get(name, name)
 
 
-def _lines(candidates: int) -> list[Line]:
+def metrics_shown(candidates: int) -> list[Line]:
+    """Every metric in the order of the table."""
     return [
         Line("bpc", say("bits per character"), digits=3),
         Line("question_gain", say("question gain"), digits=3),

@@ -1,0 +1,89 @@
+"""Made-up runs: trained on these pairs, tested on those, with scores that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from conftest import PAIRS
+
+import daedap.runs as store
+from daedap.data.split import Leak, Split
+from daedap.data.store import write_sides
+from daedap.files import write_json, write_lines
+from daedap.judge.evaluation import Row
+from daedap.pair import Pair
+from daedap.runs import Run
+
+Shares = dict[str, tuple[float, float]]
+Score = Callable[[int], Shares]
+"""Place of a test pair → its shares."""
+TEST = PAIRS[:20]
+"""20 pairs; no two questions are near-duplicates."""
+TRAIN = [Pair("오늘 비가 온대", "우산을 챙기세요."), Pair("잠이 안 와", "따뜻한 우유를 드셔 보세요.")]
+SETTINGS: dict[str, Any] = {
+    "command": "train",
+    "file": "qa.csv",
+    "splitting": {"split": "components", "fraction": 1.0},
+    "learner": {"base": "fresh", "method": None},
+    "recipe": {"num_train_epochs": 3, "learning_rate": None, "torch_compile": None},
+    "prepare_seconds": 1.0,
+}
+
+
+def ranked(place: float, *, bits: float = 20.0, polite: bool = True) -> Shares:
+    """Shares of a row whose right answer comes at this place; 10 characters."""
+    return {
+        "bpc": (bits, 10.0),
+        "hits_at_1": (float(place == 1), 1.0),
+        "mrr": (1 / place, 1.0),
+        "bland": (0.0, 1.0),
+        "polite": (float(polite), 1.0),
+    }
+
+
+def even(row: int) -> Shares:
+    """Every right answer comes second."""
+    return ranked(2)
+
+
+def made(
+    runs: Path,
+    score: Score = even,
+    *,
+    reply: Callable[[int], str] = lambda row: f"{row}번 대답이에요.",
+    train: Sequence[Pair] = TRAIN,
+    test: Sequence[Pair] = TEST,
+    components: Sequence[int] | None = None,
+    system: str = "model",
+    settings: dict[str, Any] | None = None,
+    rows: int = 20,
+) -> Run:
+    """The next run; `components` are of the test pairs, each its own by default, and the first `rows` are answered."""
+    run = store.create(runs)
+    grouped = list(components or range(len(test)))
+    everything = [*train, *test]
+    sides = ["train"] * len(train) + ["test"] * len(test)
+    numbers = [*range(len(train)), *(len(train) + group for group in grouped)]
+    write_sides(run.folder, Split(everything, sides, numbers, Leak(0, 0)))  # type: ignore[arg-type]
+    judged = [
+        Row(
+            id=pair.id,
+            component=test[grouped[row]].id,
+            label=pair.label,
+            seen=row % 2 == 0,
+            question=pair.question,
+            answer=pair.answer,
+            replies={system: reply(row)} if row < rows else {},
+            shares={system: score(row)},
+        ).to_json()
+        for row, pair in enumerate(test)
+    ]
+    write_lines(run.folder / "evaluation" / "rows.jsonl", judged)
+    write_json(run.folder / "evaluation" / "scores.json", {"candidates": 20})
+    write_json(run.folder / "settings.json", settings or SETTINGS)
+    data = {"train": len(train), "test": len(test), "sha256": "ab" * 32}
+    manifest = {"number": run.number, "data": data, "training": {"epochs": 3, "seconds": 10.0 + run.number}}
+    write_json(run.folder / "manifest.json", {**manifest, "files": store.sizes(run.folder)})
+    return run
