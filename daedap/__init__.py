@@ -24,6 +24,7 @@ __all__ = [
     "check",
     "evaluate",
     "pretrain",
+    "report",
     "train",
 ]
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from daedap.answer.bot import Bot
     from daedap.commands.pretrain import MadeBase
+    from daedap.commands.report import Reported
     from daedap.data.findings import Report
     from daedap.errors import DaedapError
     from daedap.judge.evaluation import Evaluation
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     check: Callable[..., Report]
     evaluate: Callable[..., Evaluation]
     pretrain: Callable[..., MadeBase]
+    report: Callable[..., Reported]
     train: Callable[..., Run]
 
 _NOUNS = {

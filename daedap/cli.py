@@ -29,6 +29,7 @@ COMMANDS = {
     "chat": "Talk with a run in the terminal.",
     "evaluate": "Score a run, with baselines beside the scores.",
     "runs": "List all runs.",
+    "report": "Write a run's report with curves, scores, samples and a diagnosis.",
     "pretrain": "Make a base of your own from plain texts.",
     "bench": "Measure how fast this machine trains, with the usual recipes and with daedap's.",
 }

@@ -19,7 +19,8 @@ lm: corpus pretraining make_base
 lm: gauge shapes stock bench
 answer: index bot
 judge: metrics candidates exam speaker retrieval table evaluation evaluate
-commands: check evaluate shared train answer chat runs pretrain bench
+judge: facts finding teaching learning answering diagnose samples chart sections report
+commands: check evaluate shared train answer chat runs report pretrain bench
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

@@ -33,7 +33,7 @@ def draw(
 ) -> list[str]:
     """One block for each slice: metrics down, systems across, each value with its 95 % interval."""
     slices = list(dict.fromkeys(name for found in scores.values() for name in found))
-    lines = _lines(candidates)
+    lines = metrics_shown(candidates)
     blocks = [
         _block(name, {who: found.get(name, {}) for who, found in scores.items()}, chance, lines) for name in slices
     ]
@@ -58,9 +58,9 @@ def _block(
     name: str, systems: Mapping[str, Mapping[str, Score]], chance: Mapping[str, float], lines: Sequence[Line]
 ) -> list[str]:
     shown = [line for line in lines if any(line.metric in found for found in systems.values())]
-    grid = [[_slice(name, systems), *(_system(who) for who in systems), say("chance")]]
+    grid = [[slice_name(name, systems), *(system_name(who) for who in systems), say("chance")]]
     for line in shown:
-        cells = [_cell(line, found.get(line.metric)) for found in systems.values()]
+        cells = [cell(line, found.get(line.metric)) for found in systems.values()]
         guess = chance.get(line.metric)
         grid.append([line.heading, *cells, "" if guess is None else f"{guess * line.scale:.{line.digits}f}"])
     return align(grid)
@@ -75,7 +75,8 @@ def align(grid: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _cell(line: Line, score: Score | None) -> str:
+def cell(line: Line, score: Score | None) -> str:
+    """A value with its interval."""
     if score is None:
         return "-"
     numbers = [value * line.scale for value in (score.value, score.low, score.high) if value is not None]
@@ -83,7 +84,8 @@ def _cell(line: Line, score: Score | None) -> str:
     return told[0] if len(told) == 1 else f"{told[0]} [{told[1]}, {told[2]}]"
 
 
-def _slice(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
+def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
+    """What a slice is called, and its size; `systems` are the scores of each system in it."""
     # BPC and the human column are taken on different numbers of pairs; the largest is the size of the slice.
     n = max((found[key].n for found in systems.values() for key in ("bpc", "polite") if key in found), default=0)
     named = {"all": say("all pairs"), "seen": say("seen answers"), "unseen": say("unseen answers")}
@@ -92,12 +94,15 @@ def _slice(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
     return f"{title} (n={n:,})"
 
 
-def _system(name: str) -> str:
+def system_name(name: str) -> str:
+    """What a system under test is called."""
     names = {"model": say("model"), "base": say("base"), "retrieval": say("retrieval"), "human": say("human")}
+    names["parent"] = say("parent")
     return names.get(name, name)
 
 
-def _lines(candidates: int) -> list[Line]:
+def metrics_shown(candidates: int) -> list[Line]:
+    """Every metric in the order of the table."""
     return [
         Line("bpc", say("bits per character"), digits=3),
         Line("question_gain", say("question gain"), digits=3),
