@@ -37,9 +37,7 @@ def ignores_question(facts: Facts) -> Finding | None:
             right=right.value,
             chance=facts.chance["hits_at_1"],
         ),
-        say(
-            "Try more epochs, more rows, or a larger --base. Until then, look-up answers better."
-        ),
+        say("Try more epochs, more rows, or a larger --base. Until then, look-up answers better."),
     )
 
 

@@ -16,7 +16,7 @@ LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 30
 _POINTS = 300
 """Of a line at most: more can't be seen, and a long run would make a heavy page."""
 _LOG = 30
-"""Times the smallest value from which a scale is better logarithmic."""
+"""Times the smallest value: from there on, a linear scale would show nothing but the largest."""
 
 Point = tuple[float, float]
 
@@ -61,15 +61,17 @@ class Chart:
     up: tuple[Tick, ...]
 
 
-def draw(title: str, series: Sequence[Series]) -> Chart | None:
-    """Lay curves out on common axes; None when there are no points, or none is a number."""
+def draw(title: str, series: Sequence[Series], *, wide: bool = False) -> Chart | None:
+    """Lay curves out on common axes; None when there are no points, or none is a number.
+
+    `wide`: the scale may be logarithmic, where values are positive and lie far apart.
+    """
     thinned = [(one, _thinned([point for point in one.points if math.isfinite(point[1])])) for one in series]
     points = [point for _, several in thinned for point in several]
     if not points:
         return None
     steps, values = [x for x, _ in points], [y for _, y in points]
-    positive = min(values) > 0
-    logarithmic = positive and max(values) > _LOG * min(values)
+    logarithmic = wide and 0 < min(values) < max(values) / _LOG
     marks = _decades(min(values), max(values)) if logarithmic else _round_marks(min(0.0, *values), max(values))
     x = _scale(0.0, max(steps), LEFT, WIDTH - RIGHT)
     y = _scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
@@ -95,9 +97,7 @@ def _thinned(points: Sequence[Point]) -> list[Point]:
     return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
 
-def _scale(
-    low: float, high: float, start: float, end: float, *, logarithmic: bool = False
-) -> Callable[[float], float]:
+def _scale(low: float, high: float, start: float, end: float, *, logarithmic: bool = False) -> Callable[[float], float]:
     first, last = (math.log(low), math.log(high)) if logarithmic else (low, high)
 
     def place(value: float) -> float:

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from daedap.judge import answering, learning, teaching
+from daedap.judge.answering import bland, does_not_end, ignores_question, retrieval_better, unscored
 from daedap.judge.facts import Facts
 from daedap.judge.finding import SEVERITIES, Finding
+from daedap.judge.learning import out_of_time, overfitting, rate_too_high, rate_too_low, too_few_epochs, unwatched
+from daedap.judge.teaching import constant_answers, few_for_label, few_rows, leak, mixed_speech
 from daedap.language import say
 
 RULES: tuple[Callable[[Facts], Finding | None], ...] = (
-    teaching.leak,
-    learning.rate_too_high,
-    learning.rate_too_low,
-    learning.overfitting,
-    teaching.constant_answers,
-    answering.ignores_question,
-    answering.does_not_end,
-    answering.bland,
-    learning.out_of_time,
-    learning.too_few_epochs,
-    answering.retrieval_better,
-    teaching.mixed_speech,
-    teaching.few_rows,
-    teaching.few_for_label,
-    learning.unwatched,
-    answering.unscored,
+    leak,
+    rate_too_high,
+    rate_too_low,
+    overfitting,
+    constant_answers,
+    ignores_question,
+    does_not_end,
+    bland,
+    out_of_time,
+    too_few_epochs,
+    retrieval_better,
+    mixed_speech,
+    few_rows,
+    few_for_label,
+    unwatched,
+    unscored,
 )
 """Causes before what comes of them: the order of findings that are equally serious."""
 

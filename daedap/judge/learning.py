@@ -7,6 +7,7 @@ from statistics import fmean
 
 from daedap.judge.facts import Facts, Watch, Window
 from daedap.judge.finding import Finding
+from daedap.judge.table import duration
 from daedap.language import say
 
 _JUMP = 2.0
@@ -18,7 +19,9 @@ _HARDLY = 0.05
 _LEARNT = 0.5
 """Nats per token from which there is little left to learn."""
 _STEEP = 0.03
-"""Share by which the dev loss still falls in the last epoch, when one more is worth its time."""
+"""Share by which the dev loss still falls in the last epoch, when one more is worth its time …"""
+_FELT = 0.02
+"""… and nats: near 0, a large share is next to nothing."""
 _WORSE = 0.05
 """Share by which a dev loss must rise to have risen: what the noise of a few hundred rows does not do."""
 
@@ -93,7 +96,7 @@ def rate_too_low(facts: Facts) -> Finding | None:
 def too_few_epochs(facts: Facts) -> Finding | None:
     """The loss still falls steeply at the end."""
     before, after = _last_two(facts)
-    if not before or before - after <= _STEEP * before or rate_too_high(facts):
+    if before - after <= max(_FELT, _STEEP * before) or rate_too_high(facts):
         return None
     return Finding(
         "too_few_epochs",
@@ -106,7 +109,9 @@ def too_few_epochs(facts: Facts) -> Finding | None:
             share=1 - after / before,
             epochs=facts.training["epochs"],
         ),
-        say("Try --num-train-epochs {epochs}; it stops by itself when it gets no better.", epochs=_more(facts)),
+        say("Give a longer --budget.")
+        if facts.plan["budget"]
+        else say("Try --num-train-epochs {epochs}; it stops by itself when it gets no better.", epochs=_more(facts)),
     )
 
 
@@ -182,10 +187,10 @@ def out_of_time(facts: Facts) -> Finding | None:
         "warning",
         say("The budget was too short for everything."),
         say(
-            "{needed:.1f} min were needed, {budget:.1f} min given: {share:.0%} of the rows, "
+            "{needed} were needed, {budget} given: {share:.0%} of the rows, "
             "{epochs} of {planned} planned epoch(s), {layers} of {blocks} layers.",
-            needed=needed / 60,
-            budget=plan["budget"] / 60,
+            needed=duration(needed),
+            budget=duration(plan["budget"]),
             share=plan["fraction"],
             epochs=training["epochs"],
             planned=plan["epochs"],

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from daedap.judge import sections
+import daedap.judge.sections as part
 from daedap.judge.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
 from daedap.judge.diagnose import healthy
 from daedap.judge.facts import Facts
 from daedap.judge.finding import Finding
 from daedap.judge.samples import choose
+from daedap.judge.table import duration
 from daedap.language import say, speaks_korean
 
 TEMPLATE = "report.html.jinja"
@@ -29,20 +30,20 @@ def page(facts: Facts, findings: Sequence[Finding]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(say=say, duration=sections.duration)
+    environment.globals.update(say=say, duration=duration)
     return environment.get_template(TEMPLATE).render(
         language="ko" if speaks_korean() else "en",
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
         facts=facts,
         findings=findings,
         healthy=healthy(),
-        tiles=sections.tiles(facts),
-        outcome=sections.outcome(facts),
-        phases=sections.phases(facts),
-        charts=sections.charts(facts),
-        bars=sections.bars(facts),
-        blocks=sections.blocks(facts),
+        tiles=part.tiles(facts),
+        outcome=part.outcome(facts),
+        phases=part.phases(facts),
+        charts=part.charts(facts),
+        bars=part.bars(facts),
+        blocks=part.blocks(facts),
         samples=choose(facts.rows),
-        doctor=sections.doctor(facts),
-        options=sections.options(facts),
+        doctor=part.doctor(facts),
+        options=part.options(facts),
     )

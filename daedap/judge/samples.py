@@ -31,7 +31,7 @@ class Samples:
 
 
 def choose(rows: Sequence[Json], count: int = 8) -> Samples:
-    """At most `count` of each kind, no row twice; of equal likeness, the row whose right answer ranks higher is better."""
+    """At most `count` of each kind, no row twice; of equal likeness, the higher its right answer ranks the better."""
     shown = sorted(map(_shown, (row for row in rows if "model" in row["replies"])), key=_goodness, reverse=True)
     count = min(count, len(shown) // 2) if len(shown) > 1 else len(shown)
     return Samples(tuple(shown[:count]), tuple(reversed(shown[count:][-count:])))

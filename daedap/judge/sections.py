@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,11 +12,17 @@ from daedap.data.split import Splitting
 from daedap.judge.chart import Chart, Series, draw
 from daedap.judge.facts import Facts
 from daedap.judge.metrics import Score
-from daedap.judge.table import cell, metrics_shown, slice_name, system_name
+from daedap.judge.table import cell, duration, metrics_shown, slice_name, system_name
 from daedap.language import say
 from daedap.lm.recipe import Learner, Recipe
+from daedap.runs import Json
 
-_DEFAULTS = {"learner": Learner(), "recipe": Recipe(), "splitting": Splitting(), "layout": Layout()}
+_DEFAULTS: dict[str, Json] = {
+    "learner": asdict(Learner()),
+    "recipe": asdict(Recipe()),
+    "splitting": asdict(Splitting()),
+    "layout": asdict(Layout()),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +75,6 @@ class Option:
     """Whether it is not the default."""
 
 
-def duration(seconds: float) -> str:
-    """A time as people say it."""
-    if seconds < 100:
-        return say("{seconds:.1f} s", seconds=seconds)
-    if seconds < 6000:
-        return say("{minutes:.1f} min", minutes=seconds / 60)
-    return say("{hours:.1f} h", hours=seconds / 3600)
-
-
 def tiles(facts: Facts) -> list[Tile]:
     """What one looks at first."""
     lines = {line.metric: line for line in metrics_shown(facts.candidates)}
@@ -100,14 +96,16 @@ def outcome(facts: Facts) -> list[tuple[str, str, str]]:
     happened = say("{epochs} (best: {best})", epochs=training["epochs"], best=best)
     depth = say("top {layers} of {blocks}", layers=plan["layers"], blocks=plan["blocks"])
     trained = say("{trained:,} of {total:,} weights", trained=weights["trained"], total=weights["total"])
-    everything = plan["seconds"] + plan["scoring"]
+    everything = duration(plan["seconds"] + plan["scoring"])
+    if plan["budget"]:
+        everything = say("{time} (budget: {budget})", time=everything, budget=duration(plan["budget"]))
     return [
         (say("rows"), f"{round(plan['fraction'] * plan['rows']):,}", f"{manifest['rows']['train']:,}"),
         (say("epochs"), str(plan["epochs"]), happened),
         (say("layers"), depth, trained),
         (say("learning"), duration(plan["seconds"]), duration(seconds["train"])),
         (say("scores"), duration(plan["scoring"]), duration(seconds["evaluate"])),
-        (say("in all"), duration(plan["budget"] or everything), duration(sum(seconds.values()))),
+        (say("in all"), everything, duration(sum(seconds.values()))),
     ]
 
 
@@ -139,7 +137,7 @@ def charts(facts: Facts) -> list[Chart]:
     drawn = [
         draw(say("Loss (nats per token)"), loss),
         draw(say("Learning rate"), rate),
-        draw(say("Gradient norm"), norm),
+        draw(say("Gradient norm"), norm, wide=True),
         draw(say("Rows a second"), speed),
     ]
     return [chart for chart in drawn if chart]
@@ -192,18 +190,18 @@ def doctor(facts: Facts) -> list[dict[str, Any]]:
 def options(facts: Facts) -> dict[str, list[Option]]:
     """The settings by group, those that were changed first."""
     names = {"recipe": say("training"), "learner": say("model"), "splitting": say("split"), "layout": say("file")}
-    return {told: _group(facts.settings[group], asdict(_DEFAULTS[group])) for group, told in names.items()}
+    return {told: _group(facts.settings[group], _DEFAULTS[group]) for group, told in names.items()}
 
 
 def _group(told: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
     found = [
-        Option("--" + name.replace("_", "-"), _value(value), value != defaults.get(name))
+        Option("--" + name.replace("_", "-"), _value(name, value), value != defaults.get(name))
         for name, value in told.items()
     ]
     return sorted(found, key=lambda option: not option.changed)
 
 
-def _value(value: object) -> str:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:g}"
+def _value(name: str, value: object) -> str:
+    if isinstance(value, float):
+        return duration(value) if name == "budget" else f"{value:g}"
     return "–" if value is None else str(value)

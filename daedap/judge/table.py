@@ -43,6 +43,15 @@ def draw(
     return [line for block in blocks for line in [*block, ""]] + [note]
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 100:
+        return say("{seconds:.1f} s", seconds=seconds)
+    if seconds < 6000:
+        return say("{minutes:.1f} min", minutes=seconds / 60)
+    return say("{hours:.1f} h", hours=seconds / 3600)
+
+
 def width(text: str) -> int:
     """Columns that a text takes in a terminal."""
     return sum(_columns(char) for char in unicodedata.normalize("NFC", text))
