@@ -64,7 +64,7 @@ def cold(workshop: Workshop) -> Facts:
 @pytest.fixture(scope="module")
 def short(workshop: Workshop) -> Facts:
     """Two epochs, where it takes ten."""
-    return workshop.facts(num_train_epochs=2)
+    return workshop.facts(num_train_epochs=2, evaluate=False)
 
 
 @pytest.fixture(scope="module")
