@@ -25,6 +25,7 @@ __all__ = [
     "compare",
     "evaluate",
     "pretrain",
+    "report",
     "train",
 ]
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from daedap.answer.bot import Bot
     from daedap.commands.compare import Comparison
     from daedap.commands.pretrain import MadeBase
+    from daedap.commands.report import Reported
     from daedap.data.findings import Report
     from daedap.errors import DaedapError
     from daedap.judge.evaluation import Evaluation
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     compare: Callable[..., Comparison]
     evaluate: Callable[..., Evaluation]
     pretrain: Callable[..., MadeBase]
+    report: Callable[..., Reported]
     train: Callable[..., Run]
 
 _NOUNS = {

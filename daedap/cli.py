@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "Score a run, with baselines beside the scores.",
     "compare": "Compare runs: scores, settings, answers side by side.",
     "runs": "List all runs.",
+    "report": "Write a run's report with curves, scores, samples and a diagnosis.",
     "pretrain": "Make a base of your own from plain texts.",
     "bench": "Measure how fast this machine trains, with the usual recipes and with daedap's.",
 }

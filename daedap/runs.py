@@ -47,12 +47,12 @@ class Run:
     @property
     def manifest(self) -> Json:
         """What the run is and where it came from. Raises RunError when unfinished or broken."""
-        return self._json("manifest.json")
+        return self.document("manifest.json")
 
     @property
     def settings(self) -> Json:
         """The options the run was started with."""
-        return self._json("settings.json")
+        return self.document("settings.json")
 
     @property
     def command(self) -> str:
@@ -62,7 +62,7 @@ class Run:
     @property
     def learned(self) -> Json:
         """What training came to; part of the manifest later."""
-        return self._json("learned.json")
+        return self.document("learned.json")
 
     def to_json(self) -> Json:
         """The manifest and where it lies."""
@@ -76,7 +76,8 @@ class Run:
         lines = table.read_text(encoding="utf-8").splitlines()
         return [*lines[: lines.index("") + 1], lines[-1]]
 
-    def _json(self, name: str) -> Json:
+    def document(self, name: str) -> Json:
+        """A JSON document of the run, by its path in the folder. Raises RunError when it is missing or broken."""
         try:
             value: Json = json.loads((self.folder / name).read_text(encoding="utf-8"))
             if not isinstance(value, dict):

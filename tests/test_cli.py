@@ -50,7 +50,8 @@ def test_help_loads_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
 
 def test_light_commands_load_no_torch(tmp_path: Path, trained: Run, qa: Path) -> None:
     runs = ["--runs", str(trained.folder.parent)]
-    for command in (["runs", *runs], ["check", str(qa)], ["answer", PAIRS[0].question, *runs]):
+    report = ["report", *runs, "--out", str(tmp_path / "report.html")]
+    for command in (["runs", *runs], ["check", str(qa)], ["answer", PAIRS[0].question, *runs], report):
         assert not imported(*command, folder=tmp_path) & {"torch", "transformers", "peft"}
 
 

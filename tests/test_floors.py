@@ -20,7 +20,8 @@ lm: gauge shapes stock bench
 answer: index bot
 judge: metrics candidates exam speaker retrieval table evaluation evaluate
 judge: judged compare verdicts settings duel
-commands: check evaluate compare shared train answer chat runs pretrain bench
+judge: facts finding teaching learning answering diagnose samples chart sections report
+commands: check evaluate compare shared train answer chat runs report pretrain bench
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

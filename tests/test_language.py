@@ -9,6 +9,8 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
+from jinja2 import Environment
+from jinja2.ext import extract_from_ast
 
 from daedap import errors
 from daedap.cli import COMMANDS, _app
@@ -121,6 +123,12 @@ def templates() -> dict[str, str]:
                 if not literal and isinstance(argument, ast.Name):
                     literal = [*named(tree, argument.id)]
                 found.update(dict.fromkeys(literal, path.name))
+    for path in sorted(PACKAGE.rglob("*.html.jinja")):
+        page = Environment().parse(path.read_text(encoding="utf-8"))
+        told = (
+            "".join(filter(None, several or ())) for _, _, several in extract_from_ast(page, ["say"], babel_style=False)
+        )
+        found.update(dict.fromkeys(told, path.name))
     return {template: file for template, file in found.items() if template}
 
 

@@ -43,6 +43,15 @@ def draw(
     return [line for block in blocks for line in [*block, ""]] + [note]
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 100:
+        return say("{seconds:.1f} s", seconds=seconds)
+    if seconds < 6000:
+        return say("{minutes:.1f} min", minutes=seconds / 60)
+    return say("{hours:.1f} h", hours=seconds / 3600)
+
+
 def width(text: str) -> int:
     """Columns that a text takes in a terminal."""
     return sum(_columns(char) for char in unicodedata.normalize("NFC", text))
@@ -58,9 +67,9 @@ def _block(
     name: str, systems: Mapping[str, Mapping[str, Score]], chance: Mapping[str, float], lines: Sequence[Line]
 ) -> list[str]:
     shown = [line for line in lines if any(line.metric in found for found in systems.values())]
-    grid = [[_slice(name, systems), *(_system(who) for who in systems), say("chance")]]
+    grid = [[slice_name(name, systems), *(system_name(who) for who in systems), say("chance")]]
     for line in shown:
-        cells = [_cell(line, found.get(line.metric)) for found in systems.values()]
+        cells = [cell(line, found.get(line.metric)) for found in systems.values()]
         guess = chance.get(line.metric)
         grid.append([line.heading, *cells, "" if guess is None else f"{guess * line.scale:.{line.digits}f}"])
     return align(grid)
@@ -75,7 +84,8 @@ def align(grid: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
-def _cell(line: Line, score: Score | None) -> str:
+def cell(line: Line, score: Score | None) -> str:
+    """A value with its interval."""
     if score is None:
         return "-"
     numbers = [value * line.scale for value in (score.value, score.low, score.high) if value is not None]
@@ -83,7 +93,8 @@ def _cell(line: Line, score: Score | None) -> str:
     return told[0] if len(told) == 1 else f"{told[0]} [{told[1]}, {told[2]}]"
 
 
-def _slice(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
+def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
+    """What a slice is called, and its size; `systems` are the scores of each system in it."""
     # BPC and the human column are taken on different numbers of pairs; the largest is the size of the slice.
     n = max((found[key].n for found in systems.values() for key in ("bpc", "polite") if key in found), default=0)
     named = {"all": say("all pairs"), "seen": say("seen answers"), "unseen": say("unseen answers")}
@@ -92,8 +103,10 @@ def _slice(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
     return f"{title} (n={n:,})"
 
 
-def _system(name: str) -> str:
+def system_name(name: str) -> str:
+    """What a system under test is called."""
     names = {"model": say("model"), "base": say("base"), "retrieval": say("retrieval"), "human": say("human")}
+    names["parent"] = say("parent")
     return names.get(name, name)
 
 

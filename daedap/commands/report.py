@@ -1,0 +1,72 @@
+"""`daedap report`: a run as one HTML file, with a diagnosis in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import daedap.runs as store
+from daedap.errors import SettingsError
+from daedap.files import write_text
+from daedap.judge.diagnose import diagnose, healthy
+from daedap.judge.facts import Facts, read_facts
+from daedap.judge.finding import Finding
+from daedap.judge.report import MARK, page
+from daedap.language import say
+from daedap.runs import FOLDER
+
+
+@dataclass(frozen=True)
+class Reported:
+    """Where the report lies, and what it says in short."""
+
+    file: Path
+    facts: Facts
+    findings: list[Finding]
+    """The most serious first."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "file": str(self.file),
+            "findings": [asdict(finding) for finding in self.findings],
+            "facts": self.facts.to_json(),
+        }
+
+    def lines(self) -> list[str]:
+        """The file, and the diagnosis."""
+        marks = {"serious": say("serious"), "warning": say("warning"), "hint": say("hint")}
+        told = [f"{marks[finding.severity]}: {finding.line()}" for finding in self.findings]
+        return [str(self.file), *(told or [healthy()])]
+
+
+def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER) -> Reported:
+    """Write a run's report: curves, scores, samples, settings, and what went wrong.
+
+    Raises RunError, SettingsError and StorageError.
+
+    Parameters
+    ----------
+    run
+        Number, folder, latest or best.
+    out
+        The HTML file to write. [default: report.html in the run's folder]
+    runs
+        Folder of the runs.
+    """
+    found = store.find(run, runs)
+    file = out or found.folder / "report.html"
+    _refuse_other_files(file)
+    facts = read_facts(found)
+    findings = diagnose(facts)
+    write_text(file, page(facts, findings))
+    return Reported(file, facts, findings)
+
+
+def _refuse_other_files(file: Path) -> None:
+    """A report may be replaced by the next one, as it can be made again; nothing else may."""
+    if file.is_dir():
+        raise SettingsError("--out {out}: this is a folder.", "Give the name of a file.", out=file)
+    if file.exists() and MARK.encode() not in file.read_bytes()[:200]:
+        raise SettingsError("--out {out}: this file is no report.", "Choose another name.", out=file)

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import PAIRS, write_csv
+
+import daedap
+from daedap.cli import run as cli
+from daedap.errors import RunError, SettingsError
+from daedap.judge.diagnose import diagnose
+from daedap.judge.facts import read_facts
+from daedap.judge.report import page
+from daedap.runs import Run
+
+Output = pytest.CaptureFixture[str]
+SECTIONS = ["diagnosis", "plan", "curves", "scores", "samples", "data", "settings", "licence"]
+ATTACK = "<script>alert('안녕')</script>"
+VOID = {"meta", "br"}
+
+
+class Page(HTMLParser):
+    """A page taken apart: tags, attributes and text, every tag closed in its turn."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.sections: dict[str, str] = {}
+        self._open: list[str] = []
+        self._section = ""
+        self.feed(html)
+        self.close()
+        assert self._open == [], "a tag is left open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag == "section":
+            self._section = dict(attrs)["id"] or ""
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.sections[self._section] = self.sections.get(self._section, "") + data
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    shutil.copytree(trained.folder, tmp_path / "runs" / "0001")
+    return Run(tmp_path / "runs" / "0001")
+
+
+@pytest.fixture
+def html(run: Run) -> str:
+    return daedap.report(1, runs=run.folder.parent).file.read_text(encoding="utf-8")
+
+
+def test_everything_is_there(run: Run, html: str) -> None:
+    found = Page(html)
+    assert [name for name in found.sections if name] == SECTIONS
+    manifest = run.manifest
+    assert f"{manifest['headline']['bpc']:.3f}" in found.sections["scores"]
+    assert all(name in found.sections["scores"] for name in ("seen answers", "unseen answers", "label 0", "retrieval"))
+    assert manifest["base"]["licence"] in found.sections["licence"]
+    assert "--num-train-epochs" in found.sections["settings"]
+    assert "rows/s" in found.sections["plan"]
+    assert found.tags["svg"] == 4
+    assert found.tags["circle"] == manifest["training"]["epochs"]
+    shown = re.findall(r'<div class="asked">(.*?)</div>', html)
+    lines = (run.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert shown
+    assert set(shown) <= {json.loads(line)["question"] for line in lines}
+
+
+def test_it_needs_nothing_else(html: str) -> None:
+    found = Page(html)
+    assert not found.tags.keys() & {"script", "link", "img", "iframe", "object"}
+    assert not {name for name, _ in found.attributes} & {"src", "href", "srcset", "onload", "onclick"}
+    assert not re.search(r"https?://|url\(|@import", html)
+    assert "default-src 'none'" in html
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_text_of_others_stays_text(run: Run) -> None:
+    facts = read_facts(run)
+    rows = tuple({**row, "question": ATTACK, "replies": {"model": ATTACK}, "label": ATTACK} for row in facts.rows)
+    examples = [{"line": 2, "value": ATTACK}]
+    doctor = {**facts.doctor, "findings": [{"kind": "blank", "action": "dropped", "count": 1, "examples": examples}]}
+    manifest = {**facts.manifest, "data": {**facts.manifest["data"], "file": ATTACK}}
+    hostile = replace(
+        facts,
+        rows=rows,
+        doctor=doctor,
+        manifest=manifest,
+        labels={ATTACK: 3, "0": 60},
+        common_answer=ATTACK,
+        common_share=0.9,
+    )
+    html = page(hostile, diagnose(hostile))
+    found = Page(html)
+    assert not found.tags["script"]
+    assert ATTACK in found.sections["samples"]
+    assert ATTACK in found.sections["diagnosis"]
+    assert ATTACK in found.sections["data"]
+    assert not any(ATTACK in value for _, value in found.attributes)
+
+
+def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAEDAP_LANG", "ko")
+    report = daedap.report(runs=run.folder.parent)
+    html = report.file.read_text(encoding="utf-8")
+    assert '<html lang="ko">' in html
+    headings = re.findall(r"<h2>(.*?)</h2>", html)
+    assert headings == ["진단", "계획과 실제", "곡선", "점수", "답 보기", "데이터", "설정", "기반 모델과 라이선스"]
+    assert any(line.startswith(("심각: ", "주의: ")) for line in report.lines())
+
+
+def test_lines_and_json(run: Run, capsys: Output) -> None:
+    runs = str(run.folder.parent)
+    assert cli(["report", "--runs", runs]) == 0
+    first, *told = capsys.readouterr().out.splitlines()
+    rows = run.manifest["rows"]["train"]
+    assert first == str(run.folder / "report.html")
+    assert any(line.startswith(f"warning: There are few rows to learn from. {rows} training rows.") for line in told)
+    assert cli(["report", "1", "--runs", runs, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["file"] == first
+    assert len(document["findings"]) == len(told)
+    assert document["findings"][0].keys() == {"rule", "severity", "told", "evidence", "advice"}
+    assert document["facts"]["manifest"] == run.manifest
+
+
+def test_a_report_is_replaced_and_nothing_else_is(run: Run, tmp_path: Path) -> None:
+    runs, out = run.folder.parent, tmp_path / "보고서.html"
+    first = daedap.report(1, out=str(out), runs=runs).file.read_bytes()
+    assert daedap.report(run.folder, out=out, runs=runs).file.read_bytes() == first
+    assert not (run.folder / "report.html").exists()
+    run.check_files()
+    file = write_csv(tmp_path / "qa.csv")
+    before = file.read_bytes()
+    with pytest.raises(SettingsError, match="no report"):
+        daedap.report(1, out=file, runs=runs)
+    with pytest.raises(SettingsError, match="folder"):
+        daedap.report(1, out=tmp_path, runs=runs)
+    assert file.read_bytes() == before
+
+
+def child(run: Run, number: int, parent: object) -> Run:
+    folder = run.folder.parent / f"{number:04d}"
+    shutil.copytree(run.folder, folder)
+    manifest = {**run.manifest, "number": number, "parent": parent}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return Run(folder)
+
+
+def test_lineage(run: Run) -> None:
+    second = child(run, 2, 1)
+    third = read_facts(child(second, 3, str(second.folder)))
+    assert [ancestor.name for ancestor in third.ancestors] == ["0002", "0001"]
+    assert third.scores["parent"] == third.scores["model"]
+    text = Page(page(third, [])).sections
+    assert "← 0001" in text["plan"]
+    assert "parent" in text["scores"]
+    assert "Nothing to complain about" in text["diagnosis"]
+    shutil.rmtree(run.folder)
+    orphan = read_facts(second)
+    assert [ancestor.headline for ancestor in orphan.ancestors] == [None]
+    assert "parent" not in orphan.scores
+    assert "no longer there" in Page(page(orphan, [])).sections["plan"]
+
+
+def test_a_run_that_was_not_scored(tmp_path: Path) -> None:
+    file = write_csv(tmp_path / "qa.csv", PAIRS[:20])
+    options = {"dev_size": 0, "test_size": 0, "num_train_epochs": 1, "precision": "fp32"}
+    run = daedap.train(file, base="fresh", runs=tmp_path / "runs", **options)
+    report = daedap.report(run.folder)
+    text = Page(report.file.read_text(encoding="utf-8")).sections
+    assert "This run was not scored." in text["scores"]
+    assert "No test row was answered." in text["samples"]
+    assert {"unscored", "unwatched"} <= {finding.rule for finding in report.findings}
+
+
+def test_what_can_not_be_reported_on(run: Run) -> None:
+    runs = run.folder.parent
+    with pytest.raises(RunError, match="no such run"):
+        daedap.report(7, runs=runs)
+    with (run.folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write('{"event": "dev", "st')
+    assert len(read_facts(run).dev) == run.manifest["training"]["epochs"], "a line that a kill cut short is left out"
+    (run.folder / "log.jsonl").write_text("깨진 줄\n", encoding="utf-8")
+    with pytest.raises(RunError, match=r"log\.jsonl can't be read"):
+        daedap.report(1, runs=runs)
+    settings = {**run.settings, "command": "pretrain"}
+    (run.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(RunError, match="is a base"):
+        read_facts(run)
