@@ -37,8 +37,8 @@ _log = logging.getLogger("daedap")
 _PAYS = 0.15
 """Share of the weights that a shortlist must spare each token, to be worth a second file of the model."""
 _TRIED = 32
-_ALIKE = 0.5
-"""Bits per token by which the engine may differ: rounding takes a few hundredths, a wrong layer whole bits."""
+_ALIKE = 0.1
+"""Bits per token by which the engine may differ: rounding takes a few hundredths."""
 
 
 def write_engine(run: Run) -> None:
@@ -79,6 +79,10 @@ def _spared(model: PreTrainedModel, kept: int) -> float:
 def _spec(model: PreTrainedModel, prompt: Prompt) -> Any:
     """The model in CTranslate2's layout, rounded to eight bits."""
     config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if window and window < prompt.max_length:  # its score_batch fails on longer texts
+        told = "it looks back only {window} tokens, and --max-length is {length}"
+        raise _unknown(model, say(told, window=window, length=prompt.max_length))
     try:
         with torch.no_grad():
             spec = _MODEL_LOADERS[type(model.config).__name__].get_model_spec(model)
@@ -126,7 +130,7 @@ def _pick(source: Any, target: Any, rows: NDArray[np.int64]) -> None:
 
 
 def _save(spec: Any, folder: Path) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
 
 
@@ -134,7 +138,7 @@ def _need_likeness(model: PreTrainedModel, wanted: FloatArray, found: FloatArray
     """Raise EngineError unless the engine finds the same texts as likely as the model did."""
     apart = float(np.abs(wanted[:, 0] - found[:, 0]).sum() / wanted[:, 1].sum())
     if not apart < _ALIKE:  # nor when it is not a number
-        raise _unknown(model, say("{apart:.1f} bits per token apart", apart=apart))
+        raise _unknown(model, say("{apart:.2f} bits per token apart", apart=apart))
 
 
 def _unknown(model: PreTrainedModel, error: str) -> EngineError:

@@ -57,7 +57,7 @@ class Speaker:
         """
         with torch.random.fork_rng(devices=[self.model.device] if self.device == "cuda" else []):
             torch.manual_seed(seed)
-            drawn = self._answer(pairs, count, do_sample=True, temperature=temperature, top_k=top_k, top_p=1.0)
+            drawn = self._answer(pairs, count, do_sample=True, temperature=float(temperature), top_k=top_k, top_p=1.0)
         return [sorted(said, key=lambda one: one.log2_probability, reverse=True) for said in drawn]
 
     @cached_property
