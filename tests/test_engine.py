@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 import toys
-from transformers import AutoModelForCausalLM, Olmo2Config, Olmo2ForCausalLM
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, Olmo2Config, Olmo2ForCausalLM
 
 from daedap.data.split import Splitting, split
 from daedap.data.store import write_sides
@@ -79,7 +80,7 @@ def kogpt2(tmp_path: Path) -> Speaker:
 
 def favour(speaker: Speaker, wanted: Sequence[int]) -> Speaker:
     """Weights that like these tokens best, the first one most, whatever was asked."""
-    body = speaker.model.transformer  # type: ignore[union-attr]
+    body = cast("GPT2LMHeadModel", speaker.model).transformer
     direction = torch.zeros(body.ln_f.bias.shape)
     direction[0] = 1.0
     with torch.no_grad():
@@ -236,7 +237,8 @@ def test_history_is_read_and_gives_way(kogpt2: Speaker, tmp_path: Path) -> None:
 
 
 def test_no_questions_no_replies(both: Both) -> None:
-    assert both.engine.reply([]) == both.engine.sample([], 3, seed=1) == both.torch.sample([], 3, seed=1) == []
+    assert both.engine.reply([]) == []
+    assert both.engine.sample([], 3, seed=1) == both.torch.sample([], 3, seed=1) == []
     assert both.engine.log2_probability([]).shape == (0, 2)
 
 
@@ -308,7 +310,9 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
 
 
 def test_a_model_without_a_converter_is_refused(tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_config(Olmo2Config(vocab_size=832, hidden_size=32, num_hidden_layers=1, pad_token_id=0))
+    model = AutoModelForCausalLM.from_config(
+        Olmo2Config(vocab_size=832, hidden_size=32, num_hidden_layers=1, pad_token_id=0)
+    )
     prompt = load_base(str(toys.llama(tmp_path / "llama"))).prompt(64)
     with pytest.raises(EngineError, match="olmo2"):
         convert(model, prompt, tmp_path / "engine")

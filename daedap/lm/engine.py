@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import ctranslate2
@@ -59,13 +61,13 @@ class Engine:
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
-        return [said for (said,) in self._answer(self._voice, pairs)]
+        return [said for (said,) in self._answer(self._voices.now, pairs)]
 
     def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
         """Answer one question, telling each word as soon as it is whole."""
         question, teller = self._speech.question(pair), Teller(self.prompt, tell)
         ids, nats = list[int](), list[float]()
-        steps = self._voice.generate_tokens(
+        steps = self._voices.now.generate_tokens(
             self._named(question), return_log_prob=True, **self._settings(len(question))
         )
         with closing(steps):  # what interrupts the telling ends the answer, too
@@ -83,17 +85,17 @@ class Engine:
 
         Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
         """
-        # A worker takes the seed with the first number it draws and never again (CTranslate2 issue 1757).
-        voice = _open(self._voice_folder)
-        ctranslate2.set_random_seed(seed)
         among = top_k if top_k < self._sayable else 0
-        return self._answer(voice, pairs, num_hypotheses=count, sampling_topk=among, sampling_temperature=temperature)
+        with self._voices.seeded(seed) as voice:
+            return self._answer(
+                voice, pairs, num_hypotheses=count, sampling_topk=among, sampling_temperature=temperature
+            )
 
     @classmethod
     def open(cls, folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine:
         """Read what a reply takes; the rest once something is scored. Raises RunError when the files are damaged."""
         engine = cls(folder, prompt, max_new_tokens)
-        assert engine._voice and engine._names and engine._sayable, "an engine says something"
+        assert engine._voices.now and engine._names and engine._sayable, "an engine says something"
         return engine
 
     @cached_property
@@ -101,12 +103,16 @@ class Engine:
         return Speech(self.prompt, self.max_new_tokens)
 
     @cached_property
-    def _scorer(self) -> Any:
-        return _open(self.folder)
+    def _voices(self) -> _Voices:
+        return _Voices(self._voice_folder)
 
     @cached_property
-    def _voice(self) -> Any:
-        return _open(self._voice_folder) if self._shortlisted else self._scorer
+    def _scorer_apart(self) -> Any:
+        return _open(self.folder)
+
+    @property
+    def _scorer(self) -> Any:
+        return self._scorer_apart if self._shortlisted else self._voices.now
 
     @property
     def _shortlisted(self) -> bool:
@@ -168,6 +174,36 @@ class Engine:
         """Its scores are means over the tokens, the end token included."""
         said = [[self._number[name] for name in tokens] for tokens in result.sequences]
         return [self._speech.spoken(ids, [mean] * len(ids)) for ids, mean in zip(said, result.scores, strict=True)]
+
+
+class _Voices:
+    """One generator after the other: a new one for each seed.
+
+    A generator takes the seed with the first number it draws and never again (CTranslate2's issue 1757). The next one
+    is opened while the last one's answer is read.
+    """
+
+    _turn = Lock()
+    """The seed is the whole process's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._opener = folder, ThreadPoolExecutor(1)
+        self._next = self._opener.submit(_open, folder)
+
+    @property
+    def now(self) -> Any:
+        """One that may be asked for all that is not drawn at random. Raises RunError when its files are damaged."""
+        return self._next.result()
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[Any]:
+        """One that draws from this seed on."""
+        with self._turn:
+            ctranslate2.set_random_seed(seed)
+            try:
+                yield self.now
+            finally:
+                self._next = self._opener.submit(_open, self._folder)
 
 
 def open_engine(run: Run, device: str = "cpu") -> Talker:
