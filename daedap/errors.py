@@ -23,6 +23,10 @@ class BaseError(DaedapError):
     """A base model that can't be had, or that failed its self-test."""
 
 
+class EngineError(DaedapError):
+    """A model that CTranslate2 can't compute."""
+
+
 class RunError(DaedapError):
     """A run that is unknown, unfinished, damaged or busy."""
 

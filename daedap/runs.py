@@ -1,7 +1,7 @@
 """Run folders: numbered, never overwritten, complete once their manifest is there.
 
     runs/0007/settings.json   written first: enough to resume
-              data/ log.jsonl checkpoints/ model/ or adapter/ index/ evaluation/
+              data/ log.jsonl checkpoints/ model/ or adapter/ engine/ index/ evaluation/
               manifest.json   written last
 
 Every file and folder is made under a temporary name and renamed, so that what bears its name is whole.

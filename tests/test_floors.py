@@ -14,7 +14,7 @@ korean files
 runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
 lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
-lm: training plan fit speaker learned learn
+lm: training plan fit speech speaker learned learn engine convert
 lm: corpus pretraining make_base
 lm: gauge shapes stock bench
 answer: index bot

@@ -190,13 +190,15 @@ def _source(file: Path, loaded: Loaded, splitting: Splitting, parts: Split) -> J
 
 
 def _finish(run: Run, base: Base | None = None) -> Run:
-    """Train, index, score; the manifest comes last."""
-    from daedap.lm.learn import learn  # torch takes seconds to import
+    """Train, convert, index, score; the manifest comes last."""
+    from daedap.lm.convert import write_engine  # torch takes seconds to import
+    from daedap.lm.learn import learn
 
     seconds = {"prepare": run.settings["prepare_seconds"]}
     learn(run, base)
     seconds["train"] = run.learned["training"]["seconds"]
     started = time.perf_counter()
+    write_engine(run)
     with new_folder(run.folder / "index") as folder:
         Index.build(read_side(run.folder, "train")).save(folder)
     headline = judge_run(run) if run.settings["evaluate"] else {}

@@ -33,10 +33,9 @@ def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder:
 
 def open_learned(run: Run, device: str = "cpu") -> Speaker:
     """The trained model of a complete run. Raises RunError when its files or its base have changed."""
-    adapter = run.folder / "adapter"
-    if adapter.is_dir():
-        return _speaker(run, _adapted(run, adapter), load_tokenizer(adapter), device)
-    return _speaker(run, _whole(run.folder / "model"), load_tokenizer(run.folder / "model"), device)
+    folder = _folder(run)
+    model = _adapted(run, folder) if folder.name == "adapter" else _whole(folder)
+    return _speaker(run, model, load_tokenizer(folder), device)
 
 
 def open_untuned(run: Run, device: str = "cpu") -> Speaker:
@@ -49,11 +48,25 @@ def open_untuned(run: Run, device: str = "cpu") -> Speaker:
     return _speaker(run, base.model, base.tokenizer, device)
 
 
+def saved_prompt(run: Run) -> Prompt:
+    """The prompt of a run's model, without the model. Raises BaseError when its tokenizer can't be read."""
+    return _prompt(run, load_tokenizer(_folder(run)))
+
+
+def _folder(run: Run) -> Path:
+    adapter = run.folder / "adapter"
+    return adapter if adapter.is_dir() else run.folder / "model"
+
+
+def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
+    return prompt_for(tokenizer, run.learned["limits"]["max_length"])
+
+
 def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> Speaker:
     learned = run.learned
-    prompt = prompt_for(tokenizer, learned["limits"]["max_length"])
     model.to(device)  # type: ignore[arg-type]
-    return Speaker(model, prompt, learned["limits"]["max_new_tokens"], device, learned["machine"]["precision"])
+    limit, precision = learned["limits"]["max_new_tokens"], learned["machine"]["precision"]
+    return Speaker(model, _prompt(run, tokenizer), limit, device, precision)
 
 
 def _whole(folder: Path) -> PreTrainedModel:
@@ -62,7 +75,7 @@ def _whole(folder: Path) -> PreTrainedModel:
             folder, dtype="float32", weights_only=True, trust_remote_code=False
         )
     except Exception as error:  # a damaged file fails in safetensors, torch or transformers
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     return model
 
 
@@ -74,11 +87,12 @@ def _adapted(run: Run, folder: Path) -> PreTrainedModel:
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     except Exception as error:  # as above
-        raise _damaged(folder, error) from error
+        raise damaged(folder, error) from error
     return merged
 
 
-def _damaged(folder: Path, error: Exception) -> RunError:
+def damaged(folder: Path, error: Exception) -> RunError:
+    """The error of a folder whose weights can't be read."""
     return RunError(
         "{folder}: the weights can't be read ({error}).",
         "Restore the folder from a backup or train again.",

@@ -1,10 +1,10 @@
-"""A model that can be asked: how likely an answer is, and what it would say itself."""
+"""A model that can be asked, computed by PyTorch: every architecture, on every device."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, cast
 
 import torch
@@ -15,7 +15,7 @@ from transformers.generation.streamers import BaseStreamer
 from daedap.lm.batches import sorted_batches
 from daedap.lm.prompt import Prompt
 from daedap.lm.score import FloatArray, score_answers
-from daedap.lm.tokenizer import decode
+from daedap.lm.speech import Speech, Teller
 from daedap.pair import Pair, Spoken
 
 _AT_ONCE = 64
@@ -41,80 +41,80 @@ class Speaker:
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
-        questions = [self._question(pair) for pair in pairs]
-        spoken: dict[int, Spoken] = {}
-        for rows in sorted_batches([len(ids) for ids in questions], _AT_ONCE):
-            spoken |= zip(rows, self._generate([questions[row] for row in rows]), strict=True)
-        return [spoken[row] for row in range(len(pairs))]
+        return [said for (said,) in self._answer(pairs, 1, do_sample=False)]
 
     def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
         """Answer one question, telling each word as soon as it is whole."""
-        return self._generate([self._question(pair)], _Teller(self.prompt, tell))[0]
+        question, teller = self._speech.question(pair), _Streamer(Teller(self.prompt, tell))
+        return self._generate([question], self._settings(len(question), do_sample=False), teller)[0]
 
-    def _question(self, pair: Pair) -> list[int]:
-        """History gives way to the longest reply; a long question makes the reply shorter instead."""
-        alone = self.prompt.question(replace(pair, history=()), room=self.prompt.max_length - 1)
-        return self.prompt.question(pair, room=max(len(alone), self.prompt.max_length - self.max_new_tokens))
+    def sample(
+        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
+    ) -> list[list[Spoken]]:
+        """`count` random answers to each question, the likeliest first; the same one may come more than once.
+
+        Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
+        """
+        with torch.random.fork_rng(devices=[self.model.device] if self.device == "cuda" else []):
+            torch.manual_seed(seed)
+            drawn = self._answer(pairs, count, do_sample=True, temperature=float(temperature), top_k=top_k, top_p=1.0)
+        return [sorted(said, key=lambda one: one.log2_probability, reverse=True) for said in drawn]
+
+    @cached_property
+    def _speech(self) -> Speech:
+        return Speech(self.prompt, self.max_new_tokens)
+
+    def _answer(self, pairs: Sequence[Pair], count: int, **choice: Any) -> list[list[Spoken]]:
+        """`count` replies to each question, short questions with short ones; `choice`: how a token is chosen."""
+        questions = [self._speech.question(pair) for pair in pairs]
+        spoken: dict[int, list[Spoken]] = {}
+        for rows in sorted_batches([len(ids) for ids in questions], max(1, _AT_ONCE // count)):
+            together = [questions[row] for row in rows]
+            settings = self._settings(max(map(len, together)), num_return_sequences=count, **choice)
+            said = self._generate(together, settings)
+            spoken |= {row: said[place * count : (place + 1) * count] for place, row in enumerate(rows)}
+        return [spoken[row] for row in range(len(pairs))]
 
     @torch.inference_mode()
-    def _generate(self, questions: Sequence[list[int]], teller: BaseStreamer | None = None) -> list[Spoken]:
+    def _generate(
+        self, questions: Sequence[list[int]], settings: GenerationConfig, streamer: BaseStreamer | None = None
+    ) -> list[Spoken]:
         self.model.eval()
         length = max(map(len, questions))
         ids = torch.tensor([[self.prompt.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in questions], device=self.device)
         output = cast("Any", self.model).generate(
-            ids, attention_mask=mask, generation_config=self._settings(length), streamer=teller
+            ids, attention_mask=mask, generation_config=settings, streamer=streamer
         )
         scores: Tensor = cast("Any", self.model).compute_transition_scores(
             output.sequences, output.logits, normalize_logits=True
         )
         rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), strict=True)
-        return [self._spoken(*row) for row in rows]
+        return [self._speech.spoken(*row) for row in rows]
 
-    def _settings(self, length: int) -> GenerationConfig:
-        """Greedy, and of all control tokens only the end token can be said."""
-        end = self.prompt.template.end
-        mute = sorted(self.prompt.controls - {end})
+    def _settings(self, length: int, **choice: Any) -> GenerationConfig:
+        """For questions of up to so many tokens."""
         return GenerationConfig(
-            do_sample=False,
-            max_new_tokens=min(self.max_new_tokens, self.prompt.max_length - length),
-            eos_token_id=end,
+            max_new_tokens=self._speech.room(length),
+            eos_token_id=self.prompt.template.end,
             pad_token_id=self.prompt.pad,
-            suppress_tokens=mute or None,
+            suppress_tokens=self._speech.mute or None,
             output_logits=True,  # before muting, so that a reply is as likely here as when it is scored
             return_dict_in_generate=True,
+            **choice,
         )
 
-    def _spoken(self, ids: list[int], nats: list[float]) -> Spoken:
-        end = self.prompt.template.end
-        ended = end in ids
-        said = ids[: ids.index(end)] if ended else ids
-        counted = nats[: len(said) + ended]
-        mean = sum(counted) / len(counted) / math.log(2)
-        return Spoken(decode(self.prompt.tokenizer, said), ended, len(counted), mean)
 
-
-class _Teller(BaseStreamer):
+class _Streamer(BaseStreamer):
     """Gets the question first, then one token at a time."""
 
-    def __init__(self, prompt: Prompt, tell: Callable[[str], None]) -> None:
-        self._prompt, self._tell = prompt, tell
-        self._asked, self._said, self._told = False, list[int](), 0
+    def __init__(self, teller: Teller) -> None:
+        self._teller, self._asked = teller, False
 
     def put(self, value: Tensor) -> None:
         if self._asked:
-            self._said += [number for number in value.tolist() if number != self._prompt.template.end]
-            self._tell_up_to(self._text.rfind(" ") + 1)
+            self._teller.hear(value.tolist())
         self._asked = True
 
     def end(self) -> None:
-        self._tell_up_to(len(self._text))
-
-    @property
-    def _text(self) -> str:
-        return decode(self._prompt.tokenizer, self._said)
-
-    def _tell_up_to(self, place: int) -> None:
-        if place > self._told:
-            self._tell(self._text[self._told : place])
-            self._told = place
+        self._teller.finish()

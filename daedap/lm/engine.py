@@ -1,0 +1,248 @@
+"""A model that can be asked, computed by CTranslate2: eight-bit weights, on a CPU, many times as fast as PyTorch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import ctranslate2
+import numpy as np
+import torch
+
+from daedap.lm.batches import sorted_batches
+from daedap.lm.learned import damaged, open_learned, saved_prompt
+from daedap.lm.prompt import Example, Prompt
+from daedap.lm.score import FloatArray
+from daedap.lm.speech import Speech, Talker, Teller
+from daedap.pair import Pair, Spoken
+from daedap.runs import Run
+
+ENGINE = "engine"
+"""The folder of a run that holds its model in CTranslate2's layout, made by convert.py."""
+REPLIES = "replies"
+"""Within it: the same model for replies alone, its head cut down to a shortlist."""
+HEAD = "head"
+"""In the configuration of that one: for how many tokens, the first of its vocabulary, it has a head."""
+_AT_ONCE = 64
+_WAITED_FOR = 64
+"""Tokens of longer questions that a batch may read one by one, which takes as long as a new batch does."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A run's model as CTranslate2 has it.
+
+    The likelihood of what it says itself is one among the tokens that it may say; `log2_probability` takes all of them.
+    """
+
+    folder: Path
+    prompt: Prompt
+    max_new_tokens: int
+    """Of the longest reply: what the longest answer it learned takes."""
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+        """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64.
+
+        Over the full vocabulary. Raises RunError when the files are damaged.
+        """
+        examples = [self.prompt.example(pair) for pair in pairs]
+        scores = np.zeros((len(examples), 2))
+        for rows in sorted_batches([len(example.ids) for example in examples], _AT_ONCE):
+            scores[rows] = self._score([examples[row] for row in rows])
+        return scores
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+        """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
+        return [said for (said,) in self._answer(self._voices.now, pairs)]
+
+    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
+        """Answer one question, telling each word as soon as it is whole."""
+        question, teller = self._speech.question(pair), Teller(self.prompt, tell)
+        ids, nats = list[int](), list[float]()
+        steps = self._voices.now.generate_tokens(
+            self._named(question), return_log_prob=True, **self._settings(len(question))
+        )
+        with closing(steps):  # what interrupts the telling ends the answer, too
+            for step in steps:
+                ids.append(self._number[step.token])
+                nats.append(step.log_prob)
+                teller.hear(ids[-1:])
+        teller.finish()
+        return self._speech.spoken(ids, nats)
+
+    def sample(
+        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
+    ) -> list[list[Spoken]]:
+        """`count` random answers to each question, the likeliest first; the same one may come more than once.
+
+        Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
+        """
+        among = top_k if top_k < self._sayable else 0
+        with self._voices.seeded(seed) as voice:
+            return self._answer(
+                voice, pairs, num_hypotheses=count, sampling_topk=among, sampling_temperature=temperature
+            )
+
+    @classmethod
+    def open(cls, folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine:
+        """Read what a reply takes; the rest once something is scored. Raises RunError when the files are damaged."""
+        engine = cls(folder, prompt, max_new_tokens)
+        assert engine._voices.now and engine._names and engine._sayable, "an engine says something"
+        return engine
+
+    @cached_property
+    def _speech(self) -> Speech:
+        return Speech(self.prompt, self.max_new_tokens)
+
+    @cached_property
+    def _voices(self) -> _Voices:
+        return _Voices(self._voice_folder)
+
+    @cached_property
+    def _scorer_apart(self) -> Any:
+        return _open(self.folder)
+
+    @property
+    def _scorer(self) -> Any:
+        return self._scorer_apart if self._shortlisted else self._voices.now
+
+    @property
+    def _shortlisted(self) -> bool:
+        return (self.folder / REPLIES).is_dir()
+
+    @property
+    def _voice_folder(self) -> Path:
+        return self.folder / REPLIES if self._shortlisted else self.folder
+
+    @cached_property
+    def _names(self) -> list[str]:
+        """The token of each id."""
+        return list(_json(self.folder / "vocabulary.json"))
+
+    @cached_property
+    def _sayable(self) -> int:
+        """How many tokens a reply chooses from."""
+        return int(_json(self._voice_folder / "config.json").get(HEAD, len(self._names)))
+
+    @cached_property
+    def _number(self) -> dict[str, int]:
+        """The id of each token; the shortlist's model has numbers of its own."""
+        return {name: number for number, name in enumerate(self._names)}
+
+    def _named(self, ids: Sequence[int]) -> list[str]:
+        return [self._names[number] for number in ids]
+
+    def _score(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
+        tokens = [self._named(example.ids) for example in examples]
+        results = self._scorer.score_batch(tokens, max_input_length=0)  # it would cut them at 1,024 else
+        # The first token is no prediction: log p of token n is number n - 1.
+        told = [result.log_probs[example.answer - 1 :] for example, result in zip(examples, results, strict=True)]
+        return [(math.fsum(nats) / math.log(2), len(nats)) for nats in told]
+
+    def _answer(self, voice: Any, pairs: Sequence[Pair], **choice: Any) -> list[list[Spoken]]:
+        """One or more replies to each question; `choice`: how many, and how a token is chosen."""
+        questions = [self._speech.question(pair) for pair in pairs]
+        spoken: dict[int, list[Spoken]] = {}
+        for rows in _batches([len(ids) for ids in questions], max(1, _AT_ONCE // choice.get("num_hypotheses", 1))):
+            settings = self._settings(max(len(questions[row]) for row in rows))
+            results = voice.generate_batch(
+                [self._named(questions[row]) for row in rows],
+                include_prompt_in_result=False,
+                return_end_token=True,
+                return_scores=True,
+                **settings,
+                **choice,
+            )
+            spoken |= zip(rows, map(self._spoken, results), strict=True)
+        return [spoken[row] for row in range(len(pairs))]
+
+    def _settings(self, length: int) -> dict[str, Any]:
+        """For questions of up to so many tokens. A shortlist holds nothing that would have to be muted."""
+        mute = [] if self._shortlisted else [[self._names[number]] for number in self._speech.mute]
+        end = [self._names[self.prompt.template.end]]
+        return {"max_length": self._speech.room(length), "end_token": end, "suppress_sequences": mute}
+
+    def _spoken(self, result: Any) -> list[Spoken]:
+        """Its scores are means over the tokens, the end token included."""
+        said = [[self._number[name] for name in tokens] for tokens in result.sequences]
+        return [self._speech.spoken(ids, [mean] * len(ids)) for ids, mean in zip(said, result.scores, strict=True)]
+
+
+class _Voices:
+    """One generator after the other: a new one for each seed.
+
+    A generator takes the seed with the first number it draws and never again (CTranslate2's issue 1757). The next one
+    is opened while the last one's answer is read.
+    """
+
+    _turn = Lock()
+    """The seed is the whole process's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._opener = folder, ThreadPoolExecutor(1)
+        self._next = self._opener.submit(_open, folder)
+
+    @property
+    def now(self) -> Any:
+        """One that may be asked for all that is not drawn at random. Raises RunError when its files are damaged."""
+        return self._next.result()
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[Any]:
+        """One that draws from this seed on."""
+        with self._turn:
+            ctranslate2.set_random_seed(seed)
+            try:
+                yield self.now
+            finally:
+                self._next = self._opener.submit(_open, self._folder)
+
+
+def open_engine(run: Run, device: str = "cpu") -> Talker:
+    """A complete run's model, computed by CTranslate2 where it has been converted and a CPU is wanted, else by PyTorch.
+
+    Raises RunError when its files or its base have changed.
+    """
+    folder = run.folder / ENGINE
+    if device != "cpu" or not folder.is_dir():
+        return open_learned(run, device)
+    return Engine.open(folder, saved_prompt(run), run.learned["limits"]["max_new_tokens"])
+
+
+def _open(folder: Path) -> Any:
+    try:
+        return ctranslate2.Generator(str(folder), "cpu", inter_threads=1, intra_threads=torch.get_num_threads())
+    except Exception as error:  # RuntimeError, ValueError or MemoryError, by what is wrong with the file
+        raise damaged(folder, error) from error
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise damaged(path.parent, error) from error
+
+
+def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Rows from the shortest to the longest, in batches of nearly the same length.
+
+    CTranslate2 reads at once only as many tokens of each question as the shortest in the batch has.
+    """
+    batches: list[list[int]] = []
+    waited = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        longer = lengths[row] - lengths[batches[-1][0]] if batches else 0
+        if not batches or len(batches[-1]) == size or waited + longer > _WAITED_FOR:
+            batches.append([])
+            waited = longer = 0
+        batches[-1].append(row)
+        waited += longer
+    return batches

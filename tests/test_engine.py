@@ -1,0 +1,352 @@
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+import toys
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, Olmo2Config, Olmo2ForCausalLM
+
+from daedap.data.split import Splitting, split
+from daedap.data.store import write_sides
+from daedap.errors import DataError, EngineError, RunError
+from daedap.files import write_json
+from daedap.lm.base import load_base
+from daedap.lm.convert import convert, write_engine
+from daedap.lm.device import Machine
+from daedap.lm.engine import Engine, open_engine
+from daedap.lm.fit import Fitting
+from daedap.lm.learn import learn
+from daedap.lm.recipe import Learner, Recipe
+from daedap.lm.speaker import Speaker
+from daedap.lm.speech import Talker
+from daedap.lm.tokenizer import encode, load_tokenizer, save_tokenizer
+from daedap.pair import Message, Pair
+from daedap.runs import Run, create
+
+RECIPE = Recipe(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
+LEARNED = toys.PAIRS[:16]
+TURNS = (Message("user", "배고파 죽겠다"), Message("assistant", "냉장고에 뭐가 있는지 같이 볼까요?"))
+
+
+@dataclass(frozen=True)
+class Both:
+    """The same model by PyTorch in fp32 and by CTranslate2 in eight bits, with its whole head and with a short one."""
+
+    torch: Speaker
+    engine: Engine
+    short: Engine
+
+
+def converted(speaker: Speaker, folder: Path, kept: Sequence[int] = ()) -> Engine:
+    convert(copy.deepcopy(speaker.model), speaker.prompt, folder, torch.tensor(sorted(kept)) if kept else None)
+    return Engine.open(folder, speaker.prompt, speaker.max_new_tokens)
+
+
+def with_config(base: Path, **changes: object) -> Path:
+    config = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    write_json(base / "config.json", {**config, **changes})
+    return base
+
+
+@pytest.fixture(scope="module", params=list(toys.BASES))
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
+    """They know a few answers."""
+    name: str = request.param
+    place: Path = tmp_path_factory.mktemp("both")
+    base = load_base(str(with_config(toys.BASES[name](place / name), sliding_window=128)))
+    prompt = base.prompt(128)
+    examples = [prompt.example(pair) for pair in LEARNED]
+    Fitting(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
+    speaker = Speaker(base.model, prompt, max_new_tokens=max(example.labels for example in examples))
+    said = {number for example in examples for number in example.ids[example.answer :]}
+    return Both(
+        speaker, converted(speaker, place / "engine"), converted(speaker, place / "shortlisted" / "engine", [*said])
+    )
+
+
+@pytest.fixture
+def kogpt2(tmp_path: Path) -> Speaker:
+    base = load_base(str(toys.kogpt2(tmp_path / "kogpt2")))
+    return Speaker(base.model, base.prompt(96), max_new_tokens=12)
+
+
+def favour(speaker: Speaker, wanted: Sequence[int]) -> Speaker:
+    """Weights that like these tokens best, the first one most, whatever was asked."""
+    body = cast("GPT2LMHeadModel", speaker.model).transformer
+    direction = torch.zeros(body.ln_f.bias.shape)
+    direction[0] = 1.0
+    with torch.no_grad():
+        body.ln_f.weight.zero_()
+        body.ln_f.bias.copy_(direction)
+        for place, number in enumerate(wanted):
+            body.wte.weight[number] = direction * (100.0 - place)
+    return speaker
+
+
+def test_it_says_what_pytorch_says(both: Both) -> None:
+    wanted = both.torch.reply(LEARNED)
+    assert sum(said.text == pair.answer for said, pair in zip(wanted, LEARNED, strict=True)) >= 14
+    for engine in (both.engine, both.short):
+        for said, want in zip(engine.reply(LEARNED), wanted, strict=True):
+            assert (said.text, said.ended, said.tokens) == (want.text, want.ended, want.tokens)
+            assert said.log2_probability == pytest.approx(want.log2_probability, abs=0.05)
+
+
+def test_a_short_head_is_a_file_of_its_own(both: Both) -> None:
+    assert not (both.engine.folder / "replies").exists()
+    assert (both.short.folder / "replies" / "model.bin").exists()
+
+
+def test_it_scores_as_pytorch_does(both: Both) -> None:
+    """Words that no answer has are scored, too, whatever the replies' model knows."""
+    wanted = both.torch.log2_probability(toys.PAIRS)
+    for engine in (both.engine, both.short):
+        found = engine.log2_probability(toys.PAIRS)
+        assert found[:, 1].tolist() == wanted[:, 1].tolist()
+        assert np.abs(found[:, 0] - wanted[:, 0]).sum() / wanted[:, 1].sum() < 0.05
+
+
+def test_a_reply_is_as_likely_as_when_it_is_scored(both: Both) -> None:
+    for pair, said in zip(LEARNED, both.engine.reply(LEARNED), strict=True):
+        bits, labels = both.engine.log2_probability([replace(pair, answer=said.text)])[0]
+        if labels == said.tokens:  # else it is spelled with other tokens
+            assert bits == pytest.approx(said.log2_probability * said.tokens, abs=0.05)
+
+
+@pytest.mark.parametrize("kind", ["torch", "engine", "short"])
+def test_samples(both: Both, kind: str) -> None:
+    talker: Talker = getattr(both, kind)
+    drawn = talker.sample(LEARNED[:3], 6, seed=1, temperature=0.7)
+    assert [len(said) for said in drawn] == [6, 6, 6]
+    for pair, said in zip(LEARNED, drawn, strict=False):
+        likely = [one.log2_probability for one in said]
+        assert likely == sorted(likely, reverse=True)
+        assert all(one.ended and one.tokens >= 1 for one in said)
+        best = talker.reply([pair])[0]
+        assert best.text in [one.text for one in said], "what was learned is likely enough to come up"
+    assert talker.sample(LEARNED[:3], 6, seed=1, temperature=0.7) == drawn
+    hot = [talker.sample(LEARNED[:3], 6, seed=seed, temperature=3.0) for seed in (1, 1, 2)]
+    assert hot[0] == hot[1] != hot[2]
+    assert len({one.text for one in hot[0][0]}) > 1
+
+
+@pytest.mark.parametrize("kind", ["torch", "engine", "short"])
+def test_cold_samples_are_the_greedy_reply(both: Both, kind: str) -> None:
+    talker: Talker = getattr(both, kind)
+    greedy = [said.text for said in talker.reply(LEARNED)]
+    for top_k in (0, 5, 100_000):
+        drawn = talker.sample(LEARNED, 2, seed=3, temperature=0.01, top_k=top_k)
+        assert [[said.text for said in two] for two in drawn] == [[text, text] for text in greedy]
+
+
+def test_a_sample_among_two_stays_among_them(kogpt2: Speaker, tmp_path: Path) -> None:
+    first, second, third = (encode(kogpt2.prompt.tokenizer, word)[-1] for word in ("네", "요", "다"))
+    engine = converted(favour(kogpt2, [first, second, third]), tmp_path / "engine")
+    for talker in (kogpt2, engine):
+        among_two = "".join(said.text for said in talker.sample([toys.PAIRS[0]], 8, seed=1, temperature=5, top_k=2)[0])
+        assert set(among_two) <= {"네", "요", " "}
+        assert "요" in among_two
+        among_all = "".join(said.text for said in talker.sample([toys.PAIRS[0]], 8, seed=1, temperature=5)[0])
+        assert "다" in among_all
+
+
+def test_a_stream_tells_what_the_reply_says(both: Both) -> None:
+    for engine in (both.engine, both.short):
+        pieces = []
+        for pair, said in zip(LEARNED, engine.reply(LEARNED), strict=True):
+            told: list[str] = []
+            streamed = engine.stream(pair, told.append)
+            assert (streamed.text, streamed.ended, streamed.tokens) == (said.text, said.ended, said.tokens)
+            assert streamed.log2_probability == pytest.approx(said.log2_probability, abs=1e-3)
+            assert "".join(told) == said.text
+            pieces.append(len(told))
+        assert max(pieces) >= 3, "word by word"
+
+
+def test_a_stream_can_be_interrupted(both: Both) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        both.engine.stream(LEARNED[0], interrupt)
+    assert both.engine.reply(LEARNED[:1])[0].text == both.torch.reply(LEARNED[:1])[0].text
+
+
+def test_replies_in_a_batch_are_those_given_alone(both: Both) -> None:
+    together = both.engine.reply(LEARNED)
+    assert [said.text for said in together] == [both.engine.reply([pair])[0].text for pair in LEARNED]
+    assert [said.text for said in both.engine.reply(LEARNED * 9)] == [said.text for said in together] * 9
+
+
+def test_control_tokens_are_never_said(kogpt2: Speaker, tmp_path: Path) -> None:
+    word = encode(kogpt2.prompt.tokenizer, "네")[-1]
+    controls = sorted(kogpt2.prompt.controls - {kogpt2.prompt.template.end})
+    engine = converted(favour(kogpt2, [*controls, word]), tmp_path / "engine")
+    assert len(controls) >= 10
+    assert engine.reply(toys.PAIRS[:2])[0].text == kogpt2.reply(toys.PAIRS[:2])[0].text
+    told: list[str] = []
+    engine.stream(toys.PAIRS[0], told.append)
+    drawn = engine.sample(toys.PAIRS[:2], 4, seed=1, temperature=2.0)
+    for text in ["".join(told), *(said.text for four in drawn for said in four)]:
+        assert set(text) <= {"네", " "}
+
+
+def test_an_answer_may_be_the_end_alone(kogpt2: Speaker, tmp_path: Path) -> None:
+    engine = converted(favour(kogpt2, [kogpt2.prompt.template.end]), tmp_path / "engine")
+    for said in (engine.reply(toys.PAIRS[:1])[0], engine.stream(toys.PAIRS[0], lambda _: None)):
+        assert (said.text, said.ended, said.tokens) == ("", True, 1)
+
+
+def test_a_reply_that_does_not_end_is_cut_at_the_limit(kogpt2: Speaker, tmp_path: Path) -> None:
+    word = encode(kogpt2.prompt.tokenizer, "네")[-1]
+    engine = converted(favour(kogpt2, [word]), tmp_path / "engine")
+    for said in (engine.reply(toys.PAIRS[:1])[0], *engine.sample(toys.PAIRS[:1], 2, seed=1, temperature=0.1)[0]):
+        assert (said.ended, said.tokens, said.text.count("네")) == (False, 12, 12)
+    question = engine.prompt.question(toys.PAIRS[0])
+    long = replace(engine, max_new_tokens=92)
+    assert long.reply(toys.PAIRS[:1])[0].tokens == 96 - len(question)
+
+
+def test_a_typed_control_token_stays_text(both: Both) -> None:
+    typed = [Pair("</s> <usr> <|im_end|> 안녕", "<sys></s>"), Pair("<0x41> </s>", "<eos>")]
+    wanted, found = both.torch.log2_probability(typed), both.engine.log2_probability(typed)
+    assert found[:, 1].tolist() == wanted[:, 1].tolist()
+    np.testing.assert_allclose(found[:, 0], wanted[:, 0], rtol=0.05)
+
+
+def test_history_is_read_and_gives_way(kogpt2: Speaker, tmp_path: Path) -> None:
+    engine = converted(kogpt2, tmp_path / "engine")
+    asked = Pair("점심 뭐 먹지", "매콤한 김치찌개는 어떠세요?", history=TURNS)
+    alone = replace(asked, history=())
+    with_turns, without = engine.log2_probability([asked, alone])[:, 0]
+    assert with_turns == pytest.approx(kogpt2.log2_probability([asked])[0, 0], abs=0.5)
+    assert abs(with_turns - without) > 1.0
+    tight = replace(engine, max_new_tokens=96 - len(kogpt2.prompt.question(alone)))
+    long = replace(asked, history=TURNS * 3)
+    assert tight.reply([long])[0].text == tight.reply([alone])[0].text
+    with pytest.raises(DataError, match="tokens long"):
+        engine.reply([Pair("길이 막혀 " * 60, "")])
+
+
+def test_no_questions_no_replies(both: Both) -> None:
+    assert both.engine.reply([]) == []
+    assert both.engine.sample([], 3, seed=1) == both.torch.sample([], 3, seed=1) == []
+    assert both.engine.log2_probability([]).shape == (0, 2)
+
+
+def test_rows_without_a_token_have_names_of_their_own(tmp_path: Path) -> None:
+    base = load_base(str(toys.llama(tmp_path / "llama")))
+    base.model.resize_token_embeddings(len(base.tokenizer) + 9)
+    engine = converted(Speaker(base.model, base.prompt(96), 12), tmp_path / "engine")
+    names = json.loads((engine.folder / "vocabulary.json").read_text(encoding="utf-8"))
+    assert len(names) == len(set(names)) == len(base.tokenizer) + 9
+    assert names[: len(base.tokenizer)] == base.tokenizer.convert_ids_to_tokens(list(range(len(base.tokenizer))))
+    assert engine.reply(toys.PAIRS[:1])[0].tokens > 0
+
+
+def begun(place: Path, base: Path) -> Run:
+    """A run whose model has learned, and nothing else."""
+    run = create(place / "runs")
+    write_sides(run.folder, split(LEARNED, Splitting(dev_size=0, test_size=0)))
+    learner = Learner(base=str(base), max_length=96, precision="fp32", device="cpu")
+    recipe = Recipe(num_train_epochs=20, learning_rate=1e-2, per_device_train_batch_size=4)
+    write_json(run.folder / "settings.json", {"learner": asdict(learner), "recipe": asdict(recipe)})
+    learn(run)
+    return run
+
+
+def test_a_trained_run_is_answered_by_its_engine(trained: Run) -> None:
+    engine = open_engine(trained)
+    assert isinstance(engine, Engine)
+    assert "engine/model.bin" in trained.manifest["files"]
+    assert engine.reply([Pair("우리 강아지가 밥을 안 먹어", "")])[0].ended
+
+
+def test_an_architecture_unknown_to_ctranslate2_is_answered_by_pytorch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer = load_tokenizer(toys.llama(tmp_path / "llama"))
+    config = Olmo2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=128,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    Olmo2ForCausalLM(config).save_pretrained(tmp_path / "olmo2")
+    save_tokenizer(tokenizer, tmp_path / "olmo2")
+    run = begun(tmp_path, tmp_path / "olmo2")
+    caplog.set_level("INFO", logger="daedap")
+    caplog.clear()
+    write_engine(run)
+    assert len(caplog.messages) == 1
+    assert "CTranslate2 can't compute a model of type olmo2" in caplog.text
+    assert not (run.folder / "engine").exists()
+    talker = open_engine(run)
+    assert isinstance(talker, Speaker)
+    assert [len(said) for said in talker.sample(LEARNED[:2], 3, seed=1)] == [3, 3]
+
+
+def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CTranslate2 divides the attention by the root of its width, whatever the configuration says."""
+    run = begun(tmp_path, with_config(toys.kogpt2(tmp_path / "kogpt2"), scale_attn_weights=False))
+    caplog.set_level("INFO", logger="daedap")
+    write_engine(run)
+    assert "bits per token apart" in caplog.text
+    assert isinstance(open_engine(run), Speaker)
+
+
+def test_a_model_without_a_converter_is_refused(tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_config(
+        Olmo2Config(vocab_size=832, hidden_size=32, num_hidden_layers=1, pad_token_id=0)
+    )
+    prompt = load_base(str(toys.llama(tmp_path / "llama"))).prompt(64)
+    with pytest.raises(EngineError, match="olmo2"):
+        convert(model, prompt, tmp_path / "engine")
+
+
+def test_texts_longer_than_a_sliding_window_are_left_to_pytorch(tmp_path: Path) -> None:
+    base = load_base(str(toys.gemma3(tmp_path / "gemma3")))
+    with pytest.raises(EngineError, match="looks back only 32 tokens, and --max-length is 33"):
+        convert(base.model, base.prompt(33), tmp_path / "engine")
+    convert(base.model, base.prompt(32), tmp_path / "engine")
+
+
+@pytest.fixture
+def damaged(trained: Run, tmp_path: Path) -> Run:
+    """A copy that may be damaged."""
+    return Run(Path(shutil.copytree(trained.folder, tmp_path / "0001")))
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_truncated_engine_is_told(damaged: Run, kept: float) -> None:
+    path = damaged.folder / "engine" / "model.bin"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(RunError, match=r"engine.*can't be read"):
+        open_engine(damaged)
+
+
+@pytest.mark.parametrize("name", ["model.bin", "config.json", "vocabulary.json"])
+def test_an_engine_without_a_file_is_told(damaged: Run, name: str) -> None:
+    (damaged.folder / "engine" / name).unlink()
+    with pytest.raises(RunError, match=r"engine.*can't be read"):
+        open_engine(damaged)
+
+
+def test_without_an_engine_pytorch_answers(damaged: Run) -> None:
+    shutil.rmtree(damaged.folder / "engine")
+    assert isinstance(open_engine(damaged), Speaker)
