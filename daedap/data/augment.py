@@ -1,6 +1,7 @@
 """More training rows for nothing: the same answer to the question as other people would type it."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: cyclopts looks up the names in an inherited option's type where the heir
+# is defined.
 
 import random
 from collections import defaultdict
@@ -20,7 +21,7 @@ from daedap.pair import Pair
 
 def _named(_: object, tokens: Sequence[Token]) -> list[str]:
     """`--augment typo,spacing`; which names there are is checked with those that Python gives."""
-    return [name for token in tokens for name in token.value.split(",")]
+    return [name.strip() for token in tokens for name in token.value.split(",")]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,7 @@ _HONORED |= {"감사해요": "고마워", "죄송합니다": "미안해", "죄�
 """What friends say with another word."""
 _HONORED_VERBS = {"드시": "먹", "계시": "있", "주무시": "자"}
 
+_TENSES = ("었", "았", "었었", "았었", "겠")
 _HUMBLE = {"나": "저", "내": "제", "난": "전", "날": "절"}
 _FAMILIAR = {humble: familiar for familiar, humble in _HUMBLE.items()}
 _YOU = ("너", "니", "네", "너희")
@@ -120,17 +121,22 @@ class _End:
         """With another ending, and without 시; None where Kiwi would not have spelled it so in the first place."""
         if self.stem == self.at:
             return None
-        stem, tense = self.morphemes[self.stem], self.morphemes[self.stem + 1 : self.at]
-        if stem.tag in ("VCP", "VCN") and new in ("어", "어요") and all(one.form == "시" for one in tense):
+        stem, between = self.morphemes[self.stem], self.morphemes[self.stem + 1 : self.at]
+        familiar = stem._replace(form=_HONORED_VERBS.get(stem.form, stem.form))
+        kept = [one for one in between if one.form not in ("시", "으시")]
+        if stem.tag in ("VCP", "VCN") and new in ("어", "어요") and not kept:
             return self._identified(polite=new == "어요")
+        if kept == between and kept[-1:] and kept[-1].form in _TENSES and familiar == stem:
+            return Edit(self.morphemes[self.at].start, self.stop, new)  # it stands apart from 었 and 겠
         first = self._first
         before, start = self.morphemes[first : self.stem], self.morphemes[first].start
-        spelled, typed = join([*before, stem, *tense, self._as(self.form)]), self.text[start : self.stop]
-        if spelled[: len(spelled) - self.elongated] != typed[: len(typed) - self.elongated]:
-            return None
-        familiar = stem._replace(form=_HONORED_VERBS.get(stem.form, stem.form))
-        kept = [one for one in tense if one.form not in ("시", "으시")]
-        return Edit(start, self.stop, join([*before, familiar, *kept, self._as(new)]))
+        return Edit(start, self.stop, join([*before, familiar, *kept, self._as(new)])) if self._regular(first) else None
+
+    def _regular(self, first: int) -> bool:
+        """Whether it's typed as Kiwi would spell it, from that morpheme on."""
+        spelled = join(self.morphemes[first : self.at + 1 + self._has_yo])
+        typed = self.text[self.morphemes[first].start : self.stop]
+        return spelled[: len(spelled) - self.elongated] == typed[: len(typed) - self.elongated]
 
     def _identified(self, *, polite: bool) -> Edit:
         """With 이다 or 아니다: 이에요 and 이야 behind a consonant, 예요 and 야 behind a vowel."""
@@ -177,9 +183,9 @@ def _polite_end(end: _End) -> Edit | None:
 
 
 def _casual_end(end: _End) -> Edit | None:
-    for honored, familiar in _HONORED.items():
-        if swapped := end.swapped(honored, familiar):
-            return swapped
+    word = re.split("[^가-힣]", end.text[: end.stop])[-1]  # 드세요, but not 만드세요
+    if word in _HONORED:
+        return end.swapped(word, _HONORED[word])
     if _FORMAL.fullmatch(end.form):
         return end.conjugated("어")
     if end.form in ("ᆸ시다", "읍시다"):
@@ -208,11 +214,15 @@ def _ends(morphemes: Sequence[Morpheme], at: int) -> bool:
     """Whether a sentence ends there: with a final ending, a connective one that nothing follows, or a greeting."""
     one = morphemes[at]
     if one.tag == "EF":
-        return not _after(morphemes, at, lambda other: other.tag.startswith("J") and other.form != "요")
+        return not _after(morphemes, at, lambda other: other.word == one.word and not _marks_an_end(other))
     if one.tag == "EC":
         last = at + 1 == len(morphemes) or morphemes[at + 1].tag in ("SF", "SE", "SW", "W_EMOJI", "Z_CODA")
         return last and morphemes[at - 1].form not in _NO_SENTENCE
     return one.tag == "IC" and one.form in _GREETINGS and (at == 0 or one.form != "안녕")
+
+
+def _marks_an_end(one: Morpheme) -> bool:
+    return one.tag.startswith(("S", "W")) or one.tag == "Z_CODA" or one[:2] == ("요", "JX")
 
 
 def _after(morphemes: Sequence[Morpheme], at: int, holds: Callable[[Morpheme], bool]) -> bool:
