@@ -17,7 +17,7 @@ from daedap.korean import Morpheme, is_closed, join
 # Forms as Kiwi gives them: an ending that merges with its verb begins with a conjoining final, ᆫ ᆯ ᆷ ᆸ.
 _TAKES_YO = re.compile(
     "[어아애네나]|[ᆯ을](?:까|게|래)|[ᆫ은는]가|[ᆫ는]?대|래|재|[ᆫ은는던]데|까|으?니까|[어라]서|고|구|지만|잖아|거든|[는더]?군"
-    "|(?:[ᆫ는]?다|으?라|[느으]?냐|자|더라)[고구]|[ᆫ는]?다[니네]|라[니네]|[을]?려[고구나]"
+    "|(?:[ᆫ는]?다|으?라|[느으]?냐|자|더라)[고구]|[ᆫ는]?다[니네]|라[니네]|(?:으|ᆯ|을)?려[고구나]"
 )
 """먹어 → 먹어요, 먹을까 → 먹을까요."""
 _SWAPPED = re.compile("(?:[어아]야)?(지)|[는ᆫ]?(구나|구만|구먼)|(더라)")
