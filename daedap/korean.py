@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from kiwipiepy import Kiwi
@@ -21,6 +22,20 @@ _COMPATIBILITY = {
 _LAUGHTER = re.compile(r"([ㅋㅎㅠㅜ])\1+")
 _TRAILING = re.compile(r"[\W_ㄱ-ㅣ]+$")
 _POLITE = re.compile(r"((?<![필중수소])요|욥|용|죠|니다|니까|십시오|시오|세여|예여|에여|네여|어여|아여|해여|까여)$")
+
+
+class Morpheme(NamedTuple):
+    """A morpheme of a text, as Kiwi finds it."""
+
+    form: str
+    """As in a dictionary: `고맙` in 고마워. Endings may begin with a conjoining final: `ᆯ까`."""
+    tag: str
+    """Sejong's part of speech: NNG, VV, JKS, EF, …"""
+    start: int
+    end: int
+    """Its place in the text; that of contracted morphemes overlaps."""
+    word: int
+    """Which word of the text it belongs to, counted from 0."""
 
 
 def nfc(text: str) -> str:
@@ -51,6 +66,22 @@ def speech_level(text: str) -> SpeechLevel:
 def morphemes(text: str) -> list[str]:
     """Morphemes as `form/tag`, by Kiwi."""
     return [f"{token.form}/{token.tag}" for token in _kiwi().tokenize(text)]
+
+
+def analyse(texts: Iterable[str]) -> Iterator[list[Morpheme]]:
+    """The morphemes of each text; many texts at once go through all cores."""
+    for tokens in _kiwi().tokenize(texts):
+        yield [Morpheme(one.form, one.tag, one.start, one.end, one.word_position) for one in tokens]
+
+
+def join(morphemes: Sequence[Morpheme]) -> str:
+    """Spelled as one text, with what Korean contracts and changes: 춥 + 어요 → 추워요."""
+    return str(_kiwi().join([(one.form, one.tag) for one in morphemes]))
+
+
+def is_closed(text: str) -> bool:
+    """Whether it ends in a syllable with a final consonant, as 밥 does and 물가 doesn't."""
+    return "가" <= text[-1:] <= "힣" and (ord(text[-1]) - ord("가")) % 28 > 0
 
 
 @cache

@@ -13,6 +13,7 @@ language errors pair
 korean files
 runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
+data: slips speech disturb augment
 lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
 lm: training plan fit speech speaker learned learn engine convert
 lm: corpus pretraining make_base

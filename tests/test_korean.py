@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from daedap.korean import comparison_form, compatibility_jamo, morphemes, nfc, speech_level
+from daedap.korean import analyse, comparison_form, compatibility_jamo, is_closed, join, morphemes, nfc, speech_level
 
 
 def test_nfc_joins_what_a_mac_takes_apart() -> None:
@@ -79,3 +79,26 @@ def test_casual(text: str) -> None:
 def test_morphemes_carry_their_tags() -> None:
     assert morphemes("밥을 먹었다") == ["밥/NNG", "을/JKO", "먹/VV", "었/EP", "다/EF"]
     assert morphemes("") == []
+
+
+def test_morphemes_have_their_places() -> None:
+    (found,) = analyse(["난 밥을 먹었어"])
+    assert [(one.form, one.tag) for one in found][:4] == [("나", "NP"), ("ᆫ", "JX"), ("밥", "NNG"), ("을", "JKO")]
+    assert [(one.start, one.end, one.word) for one in found][:4] == [(0, 1, 0), (0, 1, 0), (2, 3, 1), (3, 4, 1)]
+    assert [*analyse([])] == []
+
+
+@pytest.mark.parametrize("text", ["춥다", "이름이 뭐예요?", "잘 지내셨어요", "네가 아니었다"])
+def test_joined_morphemes_are_spelled_as_before(text: str) -> None:
+    (found,) = analyse([text])
+    assert join(found) == text
+
+
+def test_join_conjugates() -> None:
+    (found,) = analyse(["춥다"])
+    assert join([found[0], found[1]._replace(form="어요")]) == "추워요"
+
+
+@pytest.mark.parametrize(("text", "closed"), [("밥", True), ("물가", False), ("닭", True), ("SNS", False), ("", False)])
+def test_closed_syllables(text: str, closed: bool) -> None:
+    assert is_closed(text) is closed

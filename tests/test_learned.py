@@ -136,7 +136,7 @@ def test_what_it_came_to_is_written(taught: Taught) -> None:
     base = load_base(str(taught.base))
     assert written["method"] == kind
     assert written["base"] == {"name": str(taught.base), "digest": base.digest, "licence": base.licence, "seed": 42}
-    assert written["rows"] == {"train": 16, "dev": 0, "too_long": 0}
+    assert written["rows"] == {"train": 16, "augmented": 0, "dev": 0, "too_long": 0}
     assert (written["parameters"]["trained"] < written["parameters"]["total"]) is (kind == "lora")
     assert written["training"]["steps"] == 80
     longest = max(len(encode(base.tokenizer, pair.answer)) for pair in LEARNED)

@@ -12,7 +12,7 @@ from pathlib import Path
 from daedap.errors import SettingsError
 from daedap.runs import Json, Run
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy")
+_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy", "kiwipiepy")
 _log = logging.getLogger("daedap")
 
 

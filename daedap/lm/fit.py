@@ -102,7 +102,9 @@ class Fitting:
             self.task.loss.compile(dynamic=True)
         self.loss, self.optimizer = self.accelerator.prepare(self.task.loss, optimizer)
         if self.recipe.report_to != "none":
-            self.accelerator.init_trackers("daedap", {k: v for k, v in asdict(self.recipe).items() if v is not None})
+            told = {name: value for name, value in asdict(self.recipe).items() if value is not None}
+            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in told.items()}  # as trackers want
+            self.accelerator.init_trackers("daedap", plain)
 
     def _look_at_the_clock(self) -> bool:
         """Find `share`: how much is done, by steps or by the clock, whichever is further. False when all is."""

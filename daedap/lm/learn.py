@@ -18,9 +18,11 @@ from accelerate.utils import set_seed
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from daedap.data.store import read_side
+from daedap.data.augment import augment
+from daedap.data.store import HELD_OUT, read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
+from daedap.language import say
 from daedap.lm.adapter import freeze_in_bf16, set_dropout, top_blocks, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
 from daedap.lm.device import Machine, choose_device, settle, settle_compiler
@@ -53,6 +55,8 @@ class Examples:
     dev: list[Example]
     too_long: int
     """Rows left out because question, answer and end token do not fit."""
+    augmented: int
+    """Training rows that were made from others."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     train, dev = read_side(run.folder, "train"), read_side(run.folder, "dev")
     base = base or choose_base(learner, recipe, train)
     prompt = base.prompt(learner.max_length)
-    examples = _render(prompt, train, dev)
+    examples = _render(prompt, train, dev, _more(run, recipe, train))
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
     width = base.model.config.get_text_config().hidden_size
     machine = from_first(partial(settle, run, learner.device, learner.precision, width))
@@ -156,7 +160,13 @@ def _record(begun: Begun, fitted: Fitted) -> Json:
         "method": _method(begun.learner, base),
         "learning_rate": fitting.recipe.learning_rate,
         "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": _longest_answer(examples.train)},
-        "rows": {"train": len(examples.train), "dev": len(examples.dev), "too_long": examples.too_long},
+        "augmentation": {"augment": fitting.recipe.augment, "augment_share": fitting.recipe.augment_share},
+        "rows": {
+            "train": len(examples.train),
+            "augmented": examples.augmented,
+            "dev": len(examples.dev),
+            "too_long": examples.too_long,
+        },
         "parameters": _count(fitting.task.model),
         "training": fitted._asdict(),
         "machine": asdict(fitting.machine),
@@ -182,13 +192,25 @@ def _small(base: Base) -> bool:
     return base.model.num_parameters() < _SMALL
 
 
-def _render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair]) -> Examples:
-    learned, watched = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev))
+def _more(run: Run, recipe: Recipe, train: Sequence[Pair]) -> list[Pair]:
+    """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
+    if not recipe.augment:
+        return []
+    held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+    more = augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
+    _log.info(say("{count:,} more rows to learn, made by --augment", count=len(more)))
+    return more
+
+
+def _render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+    sides = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev, more))
+    learned, watched, augmented = sides
     if not learned:
         raise SettingsError(
             "No training row fits into --max-length {length}.", "Give a larger one.", length=prompt.max_length
         )
-    return Examples(learned, watched, len(train) + len(dev) - len(learned) - len(watched))
+    too_long = len(train) + len(dev) - len(learned) - len(watched)
+    return Examples(learned + augmented, watched, too_long, len(augmented))
 
 
 def _trainable(

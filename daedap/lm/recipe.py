@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from daedap.data.augment import Augmentation
 from daedap.errors import SettingsError
 
 Method = Literal["lora", "full"]
@@ -60,7 +61,7 @@ class Learner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Augmentation):
     """How it is trained."""
 
     num_train_epochs: int | None = None
@@ -97,6 +98,7 @@ class Recipe:
     """Send the curves to a tracker too."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _at_least_one(self, "num_train_epochs", "per_device_train_batch_size")
         _at_least_one(self, "save_steps", "save_total_limit", "logging_steps")
         _share(self, "warmup_ratio")
