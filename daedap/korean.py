@@ -36,6 +36,8 @@ class Morpheme(NamedTuple):
     """Its place in the text; that of contracted morphemes overlaps."""
     word: int
     """Which word of the text it belongs to, counted from 0."""
+    number: int = -1
+    """Of its entry in Kiwi's dictionary: see senses.py."""
 
 
 def nfc(text: str) -> str:
@@ -65,18 +67,18 @@ def speech_level(text: str) -> SpeechLevel:
 
 def morphemes(text: str) -> list[str]:
     """Morphemes as `form/tag`, by Kiwi."""
-    return [f"{token.form}/{token.tag}" for token in _kiwi().tokenize(text)]
+    return [f"{token.form}/{token.tag}" for token in kiwi().tokenize(text)]
 
 
 def analyse(texts: Iterable[str]) -> Iterator[list[Morpheme]]:
     """The morphemes of each text; many texts at once go through all cores."""
-    for tokens in _kiwi().tokenize(texts):
-        yield [Morpheme(one.form, one.tag, one.start, one.end, one.word_position) for one in tokens]
+    for tokens in kiwi().tokenize(texts):
+        yield [Morpheme(one.form, one.tag, one.start, one.end, one.word_position, one.id) for one in tokens]
 
 
 def join(morphemes: Sequence[Morpheme]) -> str:
     """Spelled as one text, with what Korean contracts and changes: 춥 + 어요 → 추워요."""
-    return str(_kiwi().join([(one.form, one.tag) for one in morphemes]))
+    return str(kiwi().join([(one.form, one.tag) for one in morphemes]))
 
 
 def is_closed(text: str) -> bool:
@@ -85,7 +87,8 @@ def is_closed(text: str) -> bool:
 
 
 @cache
-def _kiwi() -> Kiwi:
+def kiwi() -> Kiwi:
+    """The analyser itself; loaded once."""
     from kiwipiepy import Kiwi  # 1-2 s and 300 MB, so only on first use
 
     return Kiwi()

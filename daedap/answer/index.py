@@ -107,7 +107,7 @@ class Index:
         for start in range(0, len(questions), step):
             part = slice(start, start + step)
             near = (self.ngrams.vectors(questions[part]) @ self._postings).toarray()
-            rows[part] = _largest(near, k)
+            rows[part] = largest(near, k)
             similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
         return Neighbours(rows, similarities)
 
@@ -158,7 +158,7 @@ def _hasher() -> Any:
     return HashingVectorizer(**shape, norm=None, alternate_sign=False, dtype=np.float32)
 
 
-def _largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """(rows, k): columns of the k largest values of each row, largest first, equal ones by column."""
     kth = np.partition(values, -k, axis=1)[:, -k]
     best = np.zeros((len(values), k), dtype=np.int64)

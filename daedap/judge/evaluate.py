@@ -13,7 +13,7 @@ from daedap.errors import RunError
 from daedap.judge.evaluation import Evaluation, Row, Sample
 from daedap.judge.exam import Exam, Options, set_exam
 from daedap.judge.metrics import FloatArray, Score, Tally
-from daedap.judge.retrieval import NearestQuestion
+from daedap.answer.nearest import NearestQuestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,157 @@
+"""A text as numbers: what it is made of (n-grams and morphemes, LSA) and what its words mean (Kiwi's word vectors)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.errors import RunError
+from daedap.korean import Morpheme, analyse, comparison_form
+from daedap.senses import WIDTH, Senses, model_version
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+FloatArray = NDArray[np.float32]
+_PARTS, _FITTED_ON, _MOST = 512, 40_000, 40_000
+"""Dimensions of LSA, texts it is fitted on, and features that it knows at most."""
+_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Features:
+    """Fitted on the texts of a run's training rows."""
+
+    vocabulary: tuple[str, ...]
+    idf: FloatArray
+    """(vocabulary,): ln((1 + n) / (1 + document frequency)) + 1."""
+    parts: FloatArray
+    """(vocabulary, 512): LSA (Deerwester et al. 1990)."""
+    senses: Senses
+    middle: FloatArray
+    """(256,): the mean word vector, which all words share and which says nothing."""
+    _vectors: dict[int, FloatArray] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], seed: int) -> Features:
+        """Learn which features are rare and which go together."""
+        from sklearn.decomposition import TruncatedSVD  # 1 s
+
+        some = list(dict.fromkeys(texts))
+        if len(some) > _FITTED_ON:
+            some = [some[row] for row in np.random.default_rng(seed).choice(len(some), _FITTED_ON, replace=False)]
+        cut = [_Cut(text, found) for text, found in zip(some, analyse(some), strict=True)]
+        tfidf = _tfidf(min_df=2 if len(some) > 1 else 1, max_features=_MOST)
+        counted = tfidf.fit_transform(cut)
+        rank = min(_PARTS, *(size - 1 for size in counted.shape))
+        parts = np.zeros((_PARTS, counted.shape[1]), np.float32)
+        if rank > 0:
+            parts[:rank] = TruncatedSVD(rank, n_iter=1, random_state=seed).fit(counted).components_
+        senses = Senses.recover()
+        vectors = senses.vectors(morpheme.number for text in cut for morpheme in text.morphemes)
+        middle = np.mean(list(vectors.values()) or [np.zeros(WIDTH)], axis=0).astype(np.float32)
+        return cls(
+            tuple(tfidf.get_feature_names_out()), tfidf.idf_.astype(np.float32), parts.T.copy(), senses, middle, vectors
+        )
+
+    def of(self, texts: Sequence[str]) -> FloatArray:
+        """(texts, 768): two parts, each of length 1 or, where nothing is known of a text, 0."""
+        found = np.zeros((len(texts), _PARTS + WIDTH), np.float32)
+        for start in range(0, len(texts), _AT_ONCE):
+            some = texts[start : start + _AT_ONCE]
+            cut = [_Cut(text, morphemes) for text, morphemes in zip(some, analyse(some), strict=True)]
+            counted: sparse.csr_array[np.float32] = self._tfidf.transform(cut)
+            found[start : start + len(some), :_PARTS] = _unit(counted @ self.parts)
+            found[start : start + len(some), _PARTS:] = _unit(self._meaning(cut))
+        return found
+
+    def _meaning(self, cut: Sequence[_Cut]) -> FloatArray:
+        """(texts, 256): the sum of the word vectors, rare words counting more."""
+        asked = {morpheme.number for text in cut for morpheme in text.morphemes} - self._vectors.keys()
+        missing = self.senses.vectors(asked)
+        self._vectors.update({word: missing.get(word, self.middle) for word in asked})  # in the middle: no meaning
+        rarest = float(self.idf.max(initial=1))
+        total = np.zeros((len(cut), WIDTH), np.float32)
+        for row, text in enumerate(cut):
+            for morpheme in text.morphemes:
+                column = self._column.get(_named(morpheme))
+                weight = rarest if column is None else self.idf[column]
+                total[row] += weight * (self._vectors[morpheme.number] - self.middle)
+        return total
+
+    @cached_property
+    def _column(self) -> dict[str, int]:
+        return {name: column for column, name in enumerate(self.vocabulary)}
+
+    @cached_property
+    def _tfidf(self) -> Any:
+        tfidf = _tfidf(vocabulary=self._column)
+        tfidf.idf_ = self.idf
+        return tfidf
+
+    def save(self, folder: Path) -> None:
+        """Write `features.json` and `features.npz`, without pickle."""
+        (folder / "features.json").write_text(
+            json.dumps({"kiwi": model_version(), "vocabulary": self.vocabulary}, ensure_ascii=False), encoding="utf-8"
+        )
+        np.savez(
+            folder / "features.npz",
+            idf=self.idf,
+            parts=self.parts.astype(np.float16),
+            basis=self.senses.basis,
+            middle=self.middle,
+        )
+
+    @classmethod
+    def open(cls, folder: Path) -> Features:
+        """Read them again. Raises RunError where Kiwi has another model now: its vectors are others."""
+        told = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        if told["kiwi"] != model_version():
+            raise RunError(
+                "{folder} was made with version {old} of Kiwi's model; {new} is installed.",
+                "Install the old one (pip install kiwipiepy-model=={old}), or train again.",
+                folder=folder,
+                old=told["kiwi"],
+                new=model_version(),
+            )
+        with np.load(folder / "features.npz", allow_pickle=False) as file:
+            parts = file["parts"].astype(np.float32)
+            return cls(tuple(told["vocabulary"]), file["idf"], parts, Senses(file["basis"]), file["middle"])
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A text and its morphemes."""
+
+    text: str
+    morphemes: list[Morpheme]
+
+
+def _tfidf(**options: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(analyzer=_names, sublinear_tf=True, dtype=np.float32, **options)
+
+
+def _names(cut: _Cut) -> list[str]:
+    """Its features: 1- to 3-grams of characters, the ends of the text being characters too, and 1- and 2-grams of morphemes."""
+    marked, words = f"\x02{comparison_form(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
+    grams = [marked[i : i + n] for n in (1, 2, 3) for i in range(len(marked) - n + 1)]
+    return [*grams, *words, *(f"{one} {two}" for one, two in zip(words, words[1:], strict=False))]
+
+
+def _named(morpheme: Morpheme) -> str:
+    return f"{morpheme.form}/{morpheme.tag}"
+
+
+def _unit(rows: Any) -> FloatArray:
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: FloatArray = (rows / np.maximum(length, 1e-9)).astype(np.float32)
+    return unit

@@ -1,0 +1,123 @@
+"""How well an answer fits a question: four views of it, weighed by what they were worth on the dev rows.
+
+known    what was answered to questions that share its letters (nearest.py)
+fit      how near question and answer are in the encoder's space
+alike    what was answered to questions that are near in that space
+told     log2 p(answer | question) − log2 p(answer | no question) of the model, per token (PMI: Li et al. 2016)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.answer.nearest import NearestQuestion
+from daedap.answer.space import Space
+from daedap.korean import comparison_form
+from daedap.pair import Pair
+
+if TYPE_CHECKING:
+    from daedap.lm.speech import Talker  # torch takes seconds to import
+
+FloatArray = NDArray[np.float64]
+_NEAREST = 50
+_WRONG, _ENOUGH = 19, 100
+"""Wrong answers beside each right one when weights are fitted, and questions that this takes at least."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the four views. The defaults are those of ChatbotData (docs/EXPERIMENTS.md), for runs with few dev rows."""
+
+    known: float = 5.0
+    fit: float = 5.0
+    alike: float = 3.0
+    told: float = 0.5
+
+    def save(self, file: Path) -> None:
+        """Write them as JSON."""
+        file.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def open(cls, file: Path) -> Weights:
+        """Read them."""
+        return cls(**json.loads(file.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Scores candidates; of two for the same question, the higher one fits better."""
+
+    nearest: NearestQuestion
+    space: Space
+    talker: Talker
+    weights: Weights = Weights()
+
+    def scores(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """For each question (the answers of `asked` are not looked at) one score for each of its candidates."""
+        weights = np.array(list(asdict(self.weights).values()))
+        return [views @ weights for views in self.views(asked, candidates)]
+
+    def views(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """For each question (candidates, 4): the four views in the order of `Weights`."""
+        owners = np.repeat(np.arange(len(asked)), [len(texts) for texts in candidates])
+        texts = [text for offered in candidates for text in offered]
+        columns = [
+            self.nearest.each([pair.question for pair in asked], owners, texts),
+            *self._meant(asked, owners, texts),
+            self._told(asked, owners, texts),
+        ]
+        bounds = np.cumsum([len(offered) for offered in candidates])[:-1]
+        return np.split(np.stack(columns, axis=1), bounds)
+
+    def _meant(
+        self, asked: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]
+    ) -> tuple[FloatArray, FloatArray]:
+        """`fit` and `alike`, (texts,) each."""
+        questions = self.space.encoder.questions([pair.question for pair in asked])
+        answers = self.space.encoder.answers(texts)
+        near = self.space.search(questions, _NEAREST)
+        fit, alike = np.einsum("ij,ij->i", answers, questions[owners]), np.zeros(len(texts))
+        for row in range(len(asked)):
+            mine = owners == row
+            cosines = answers[mine] @ self.space.said[near.rows[row]].T
+            alike[mine] = (cosines * near.similarities[row] ** 2).max(axis=1)
+        return fit.astype(np.float64), alike
+
+    def _told(self, asked: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
+        offered = [replace(asked[owner], answer=text) for owner, text in zip(owners, texts, strict=True)]
+        given = self.talker.log2_probability(offered)
+        alone = self.talker.log2_probability([replace(pair, question="", history=()) for pair in offered])
+        pmi: FloatArray = (given[:, 0] - alone[:, 0]) / np.maximum(given[:, 1], 1)
+        return pmi
+
+
+def fit_weights(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> Weights:
+    """Weights that put the right answers of dev rows before wrong ones drawn from `answers`.
+
+    A logistic regression on differences of pairs (RankSVM's reduction: Joachims 2002). Too few dev rows keep the defaults.
+    """
+    offered = [[pair.answer, *_wrong(pair, answers)] for pair in dev]
+    if len(dev) < _ENOUGH or not all(len(texts) > 1 for texts in offered):
+        return Weights()
+    from sklearn.linear_model import LogisticRegression  # 1 s
+
+    differences = np.concatenate([views[:1] - views[1:] for views in ranker.views(dev, offered)])
+    scale = np.maximum(differences.std(axis=0), 1e-9)
+    sides = np.concatenate([differences, -differences]) / scale
+    right = np.repeat([1, 0], len(differences))
+    found = LogisticRegression(fit_intercept=False).fit(sides, right).coef_[0] / scale
+    return Weights(*(round(float(weight), 4) for weight in found))
+
+
+def _wrong(pair: Pair, answers: Sequence[str]) -> list[str]:
+    """Answers of other rows, drawn by the pair's own dice."""
+    dice = np.random.RandomState(int(pair.id[:8], 16))
+    drawn = (answers[row] for row in dice.randint(len(answers), size=_WRONG))
+    return [text for text in drawn if comparison_form(text) != comparison_form(pair.answer)]

@@ -1,0 +1,93 @@
+"""Two maps that bring a question and its answers to the same place (a bi-encoder, trained contrastively)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, normalize
+
+FloatArray = NDArray[np.float32]
+_WIDTH, _BATCH, _PEAK, _DECAY = 256, 512, 4e-3, 1e-2
+_TEMPERATURE, _DROPOUT, _WARMUP = 0.1, 0.2, 30
+"""Measured choices: docs/EXPERIMENTS.md, "What goes together"."""
+_EPOCHS, _STEPS = 30, 3000
+"""As often as that, but no more than so many steps: a large file needs no repetition."""
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """(width of the features, 256) each."""
+
+    question: FloatArray
+    answer: FloatArray
+
+
+def learn_pairing(questions: FloatArray, answers: FloatArray, groups: NDArray[np.int64], seed: int) -> Pairing:
+    """Learn from pairs; both (pairs, width), `groups` (pairs,) tells which pairs have the same answer.
+
+    In each batch a question is drawn to its own answer and to another question that has that answer, and pushed from
+    all others (InfoNCE: van den Oord et al. 2018; Gillick et al. 2019 for pairs in a batch as each other's negatives).
+    """
+    torch.manual_seed(seed)
+    twins, dice = _Twins(groups), np.random.default_rng(seed)
+    towers = _Towers(questions.shape[1])
+    optimizer = torch.optim.AdamW(towers.parameters(), lr=_PEAK, weight_decay=_DECAY)
+    batches = _batches(len(groups), dice)
+    for step, rows in enumerate(batches):
+        share = min(1.0, (step + 1) / _WARMUP) * (1 - step / len(batches))
+        for group in optimizer.param_groups:
+            group["lr"] = _PEAK * share
+        asked, other, said = (
+            torch.from_numpy(part) for part in (questions[rows], questions[twins.of(rows, dice)], answers[rows])
+        )
+        same = torch.from_numpy(groups[rows])
+        towers.loss(asked, other, said, same[:, None] == same[None]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return Pairing(towers.question.weight.detach().numpy().T.copy(), towers.answer.weight.detach().numpy().T.copy())
+
+
+class _Towers(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.question, self.answer = (nn.Linear(width, _WIDTH, bias=False) for _ in range(2))
+        nn.init.orthogonal_(self.question.weight)
+        self.answer.load_state_dict(self.question.state_dict())  # what shares words is near from the start
+        self.dropout = nn.Dropout(_DROPOUT)
+
+    def loss(self, asked: Tensor, other: Tensor, said: Tensor, same: Tensor) -> Tensor:
+        """`same`, (rows, rows): who has the same answer, and is no wrong one."""
+        question, twin = (normalize(self.question(self.dropout(part))) for part in (asked, other))
+        answer = normalize(self.answer(self.dropout(said)))
+        hidden = same & ~torch.eye(len(same), dtype=torch.bool)
+        right = torch.arange(len(same))
+        told = [
+            (one @ two.T / _TEMPERATURE).masked_fill(hidden, -torch.inf)
+            for one, two in ((question, answer), (question, twin))
+        ]
+        return (cross_entropy(told[0], right) + cross_entropy(told[0].T, right)) / 2 + cross_entropy(told[1], right)
+
+
+class _Twins:
+    """Rows that have the same answer as a given one."""
+
+    def __init__(self, groups: NDArray[np.int64]) -> None:
+        self._order = np.argsort(groups, kind="stable")
+        found, begin, count = np.unique(groups[self._order], return_index=True, return_counts=True)
+        place = np.searchsorted(found, groups)
+        self._begin, self._count = begin[place], count[place]
+
+    def of(self, rows: NDArray[np.int64], dice: np.random.Generator) -> NDArray[np.int64]:
+        """One for each row, perhaps the row itself."""
+        return self._order[self._begin[rows] + dice.integers(self._count[rows])]
+
+
+def _batches(rows: int, dice: np.random.Generator) -> list[NDArray[np.int64]]:
+    size = min(_BATCH, rows)
+    each = rows // size
+    epochs = min(_EPOCHS, -(-_STEPS // each))
+    return [part for _ in range(epochs) for part in np.split(dice.permutation(rows)[: each * size], each)][:_STEPS]
