@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Dense = NDArray[np.float32]
 PAIRS = 10_000
-"""At most so many pairs are learned from, those with the smallest ids: about 5 s on two cores."""
+"""At most so many pairs are learned from, those with the smallest ids: a larger file takes no longer to judge."""
 WORDS = 4096
 """The most frequent morphemes of the questions, and as many of the answers."""
 RIDGE = 10.0
