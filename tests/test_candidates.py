@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from daedap.judge.candidates import candidates, other_questions
+from daedap.judge.candidates import candidate_questions, candidates, other_questions
 from daedap.korean import comparison_form
 from daedap.pair import Pair
 
@@ -38,6 +38,16 @@ def test_a_small_test_set_offers_all_it_has() -> None:
     assert [len(offered) for offered in candidates(few)] == [3, 3, 3, 3]
     assert set(candidates(few)[2]) == {"네", "아니요", "글쎄요"}
     assert candidates(few[:1]) == [("네",)]
+
+
+def test_questions_are_offered_as_answers_are() -> None:
+    asked = [*TEST, Pair("밥 좋아해!", "글쎄요")]  # another spelling of the first one
+    for pair, offered in zip(asked, candidate_questions(asked), strict=True):
+        assert offered[0] == pair.question
+        assert len({comparison_form(text) for text in offered}) == len(offered) == 20
+    assert candidate_questions(asked[::-1]) == candidate_questions(asked)[::-1]
+    assert len({frozenset(offered) for offered in candidate_questions(asked)}) > 20
+    assert candidate_questions(TEST[:1]) == [(TEST[0].question,)]
 
 
 def test_another_question_has_the_same_label_and_another_form() -> None:

@@ -167,6 +167,27 @@ def test_evaluate_own_rows_and_a_file(trained: Run, qa: Path, capsys: Output) ->
     assert python.scores["model"]["all"]["bpc"].value == pytest.approx(other["scores"]["model"]["all"]["bpc"]["value"])
 
 
+def test_the_bot_answers_paraphrases_and_disturbed_questions(trained: Run, tmp_path: Path, capsys: Output) -> None:
+    held_out = read_side(trained.folder, "test")[0]
+    file, runs = tmp_path / "paraphrases.csv", trained.folder.parent
+    rows = [f"{held_out.question}??,{held_out.answer}", "양자역학을 설명해 봐,양자는 알갱이예요."]
+    file.write_text("\n".join(["question,answers", *rows, ""]), encoding="utf-8")
+    document = told(capsys, "evaluate", "--rows", 5, "--paraphrases", file, "--disturbed", "--runs", runs)
+    found = document["paraphrases"]
+    assert [reply["right"] for reply in found["replies"]] == [True, False], "it knows the rows that were held out"
+    assert found["right"]["value"] == 0.5
+    assert document["disturbed"].keys() == {"typo", "spacing", "particles", "polite", "casual", "laughter"}
+    spacing = document["disturbed"]["spacing"]
+    assert spacing["rows"] == min(5, document["pairs"])
+    assert -1 <= spacing["difference"]["value"] <= 1
+    assert cli(["evaluate", "--rows", "5", "--paraphrases", str(file), "--runs", str(runs)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("Paraphrases answered exactly right (%): 50.0 [0.0, 100.0]")
+    python = daedap.evaluate(rows=5, disturbed=True, runs=runs)
+    assert [effect.kind for effect in python.disturbed] == list(document["disturbed"])
+    assert cli(["evaluate", "--paraphrases", str(tmp_path / "no.csv"), "--runs", str(runs)]) == 1
+
+
 def test_list_of_runs(trained: Run, tmp_path: Path, capsys: Output) -> None:
     shutil.copytree(trained.folder, tmp_path / "0001")
     (tmp_path / "0002").mkdir()

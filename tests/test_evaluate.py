@@ -13,9 +13,9 @@ from daedap.errors import RunError
 from daedap.judge.evaluate import evaluate
 from daedap.judge.evaluation import Evaluation
 from daedap.judge.exam import Options
-from daedap.judge.speaker import Speaker
+from daedap.judge.systems import Answerer, Speaker
 from daedap.judge.table import width
-from daedap.pair import Pair, Spoken
+from daedap.pair import Pair, Reply, Spoken
 
 NOUNS = tuple("밥물술옷집차책꽃별달해눈비강산길말글꿈손발귀코입목")
 TRAIN = [Pair(f"{noun} 좋아해?", f"{noun}이라면 정말 좋지요.", str(i % 2)) for i, noun in enumerate(NOUNS)]
@@ -65,10 +65,25 @@ class Broken:
         return [spoken("", ended=False) for _ in pairs]
 
 
+class Parrot:
+    """A bot that says the question back, but does not know a few; it prefers the longest answer."""
+
+    def answers(self, questions: Sequence[str]) -> list[Reply]:
+        unknown = set("밥물술옷")
+        return [
+            Reply(text, "뭐라고요?", "fallback", 0.0) if unknown & {*text} else Reply(text, text, "generated", -1.0)
+            for text in questions
+        ]
+
+    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        assert len(questions) == len(candidates)
+        return np.array([[float(len(text)) for text in texts] for texts in candidates])
+
+
 def judged(test: Sequence[Pair] = TEST, options: Options | None = None, **speakers: Speaker) -> Evaluation:
-    components = COMPONENTS[: len(test)]
+    components, bots = COMPONENTS[: len(test)], dict[str, Answerer](bot=Parrot())
     index = Index.build(TRAIN)
-    return evaluate(test, components=components, train=TRAIN, speakers=speakers, index=index, options=options)
+    return evaluate(test, components=components, speakers=speakers, bots=bots, index=index, options=options)
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +144,38 @@ def test_retrieval_finds_known_answers(both: Evaluation) -> None:
 def test_people_are_the_yardstick(both: Evaluation) -> None:
     scores = both.scores["human"]["all"]
     assert (scores["unique"].value, scores["polite"].value, scores["bland"].value) == (1, 15 / 25, 15 / 25)
-    assert set(scores) == {"bland", "polite", "unique", "distinct_1", "distinct_2"}
+    assert set(scores) == {"bland", "polite", "unique", "distinct_1", "distinct_2", "backward_hits_at_1"}
+
+
+def test_a_bot_is_asked_first_and_says_from_where_it_answers(both: Evaluation) -> None:
+    assert list(both.scores) == ["bot", "model", "base", "retrieval", "human"]
+    scores = both.scores["bot"]["all"]
+    sources = {name: score.value for name, score in scores.items() if name.startswith("source_")}
+    assert sources == {"source_retrieved": 0, "source_generated": 21 / 25, "source_fallback": 4 / 25}
+    assert scores["source_generated"].low is not None
+    assert scores["latency_p50_ms"].value >= 0
+    # The known answers have 12 characters and the new ones 7: of the 15 longest it has no favourite.
+    assert both.scores["bot"]["unseen"]["recall_at_5"].value == 0
+    assert both.scores["bot"]["seen"]["hits_at_1"].value == 0
+    assert both.samples[0].replies["bot"] in (both.samples[0].question, "뭐라고요?")
+    assert not {"bpc", "question_gain", "ended"} & scores.keys()
+
+
+def test_the_question_is_found_from_a_reply_that_fits(both: Evaluation) -> None:
+    found = {who: slices["all"]["backward_hits_at_1"] for who, slices in both.scores.items()}
+    assert found["model"].value == found["human"].value > 0.4  # it says just what people said
+    assert found["bot"].value > 0.75
+    assert found["base"].value <= 2 / 25  # it says the same to all
+    assert found["retrieval"].n == 25
+    assert found["human"].low is not None
 
 
 def test_chance_and_samples(both: Evaluation) -> None:
     assert both.candidates == 20
     assert both.chance["hits_at_1"] == 0.05
     assert len(both.samples) == 20
-    assert all(set(sample.replies) == {"model", "base", "retrieval"} for sample in both.samples)
+    assert both.chance["backward_hits_at_1"] == 0.05
+    assert all(set(sample.replies) == {"bot", "model", "base", "retrieval"} for sample in both.samples)
 
 
 def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
@@ -164,7 +203,7 @@ def test_the_same_again(both: Evaluation) -> None:
 
 def test_one_pair_is_enough() -> None:
     evaluation = judged(TEST[:1], model=Deaf())
-    assert evaluation.chance == {"hits_at_1": 1, "recall_at_5": 1, "mrr": 1}
+    assert evaluation.chance == {"hits_at_1": 1, "recall_at_5": 1, "mrr": 1, "backward_hits_at_1": 1}
     assert "question_gain" not in evaluation.scores["model"]["all"]
     assert evaluation.scores["model"]["all"]["bpc"].low is None
 
@@ -192,10 +231,11 @@ def test_history_stays_when_the_question_is_swapped() -> None:
 def test_the_table_is_aligned(both: Evaluation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "en")
     lines = both.lines()
-    assert lines[0].split() == ["all", "pairs", "(n=25)", "model", "base", "retrieval", "human", "chance"]
+    assert lines[0].split() == ["all", "pairs", "(n=25)", "bot", "model", "base", "retrieval", "human", "chance"]
     assert lines[1].startswith("bits per character ")
     assert "  1.000 [1.000, 1.000]  " in lines[1]
     column = lines[0].index("model")
+    assert any(line.startswith("true question found from the reply (%) ") for line in lines)
     assert all(line[column - 1] == " " and line[column] != " " for line in lines[1 : lines.index("")])
 
 

@@ -19,10 +19,10 @@ lm: training plan fit speech speaker learned learn engine convert
 lm: corpus pretraining make_base
 lm: gauge shapes stock bench
 answer: index bot
-judge: metrics candidates exam speaker retrieval table evaluation evaluate
+judge: metrics candidates backward exam systems retrieval table disturbed paraphrases evaluation evaluate
 judge: judged compare verdicts settings duel
 judge: facts finding teaching learning answering diagnose samples chart sections report
-commands: check evaluate compare shared train answer chat runs report pretrain bench
+commands: check shared evaluate compare train answer chat runs report pretrain bench
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

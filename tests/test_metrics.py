@@ -5,7 +5,7 @@ import pytest
 
 from daedap.judge import metrics
 from daedap.judge.metrics import Tally
-from daedap.pair import Spoken
+from daedap.pair import Reply, Source, Spoken
 
 
 def array(*values: float) -> metrics.FloatArray:
@@ -108,6 +108,16 @@ def test_polite_endings() -> None:
 def test_ended_within_32_tokens() -> None:
     replies = [Spoken("네", ended, tokens, -1.0) for ended, tokens in [(True, 2), (True, 32), (True, 33), (False, 9)]]
     assert metrics.ended(replies).tolist() == [1, 1, 0, 0]
+
+
+def test_where_replies_came_from() -> None:
+    def given(*sources: Source) -> dict[str, list[float]]:
+        found = metrics.sources([Reply("뭐 해?", "네", source, 0.0) for source in sources])
+        return {name: values.tolist() for name, values in found.items()}
+
+    told = {"retrieved": [1, 0], "generated": [0, 0], "fallback": [0, 1]}
+    assert given("retrieved", "fallback") == told
+    assert given("retrieved", "lesson") == {**told, "fallback": [0, 0], "lesson": [0, 1]}
 
 
 def test_unique_replies_by_comparison_form() -> None:

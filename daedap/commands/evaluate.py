@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 import daedap.runs as store
+from daedap.answer.bot import Bot
 from daedap.answer.index import Index
+from daedap.commands.shared import STARTER
 from daedap.data.check import load
+from daedap.data.disturb import KINDS, Kind, disturb
 from daedap.data.source import Layout
 from daedap.data.split import Splitting, split
-from daedap.data.store import read_components, read_side
+from daedap.data.store import HELD_OUT, SIDES, read_components, read_side
 from daedap.errors import SettingsError
 from daedap.files import new_folder, write_json, write_lines, write_text
+from daedap.judge.disturbed import Effect, disturbed
 from daedap.judge.evaluate import evaluate as judge
 from daedap.judge.evaluation import Evaluation
-from daedap.judge.exam import Options
+from daedap.judge.exam import Options, set_exam
+from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
+from daedap.judge.retrieval import NearestQuestion
 from daedap.language import say
-from daedap.pair import Pair
+from daedap.pair import Pair, Reply
 from daedap.runs import FOLDER, Json, Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from daedap.judge.systems import Answerer
 
 _log = logging.getLogger("daedap")
 _AT_FIRST = 100
 """Rows that are ranked and answered at the end of a training, so that it does not last; `daedap evaluate` takes 500."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suites:
+    """What the bot is asked beside the test rows."""
+
+    paraphrases: Path | None = None
+    """A CSV with the columns question and answers (| between several): known questions in other words."""
+    disturbed: bool = False
+    """Ask the test questions as other people type them, too: slips, spaces, particles, speech level, laughter."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +66,7 @@ def evaluate(
     run: str = "latest",
     data: Path | None = None,
     layout: Annotated[Layout, Parameter(name="*")] = Layout(),
+    suites: Annotated[Suites, Parameter(name="*")] = Suites(),
     rows: int = 500,
     runs: Path = FOLDER,
 ) -> Evaluation:
@@ -64,7 +88,13 @@ def evaluate(
     if rows < 1:
         raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
     found = store.find(run, runs)
-    result = _judge(found, _own_exam(found) if data is None else _foreign_exam(data, layout), rows)
+    asked = _paraphrases(suites.paraphrases, found) if suites.paraphrases else []
+    exam = _own_exam(found) if data is None else _foreign_exam(data, layout)
+    result = _judge(found, exam, rows)
+    if suites.disturbed:
+        result = replace(result, disturbed=_disturbed(found, exam, rows))
+    if asked:
+        result = replace(result, paraphrases=answer_paraphrases(_bot(found, held_out=True), asked))
     if data is None and not (found.folder / "evaluation").exists():
         _keep(found, result)
     return result
@@ -96,11 +126,47 @@ def _judge(run: Run, exam: _Exam, rows: int) -> Evaluation:
     return judge(
         exam.pairs,
         components=exam.components,
-        train=index.pairs,
         speakers={"model": open_learned(run), "base": open_untuned(run)},
         index=index,
         options=Options(rows=rows),
     )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A bot as the judge asks it."""
+
+    bot: Bot
+
+    def answers(self, questions: Sequence[str]) -> list[Reply]:
+        return self.bot.reply_many(questions)
+
+    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """What the bot would choose by what was answered to like questions: it looks up before it speaks."""
+        return NearestQuestion(self.bot.index).scores(questions, candidates)
+
+
+def _bot(run: Run, *, held_out: bool = False) -> Answerer:
+    """The run's bot; with the rows `held_out` for the scores it knows as much as the bot that talks to people."""
+    index = Index.open(run.folder / "index")
+    more = [pair for side in HELD_OUT for pair in read_side(run.folder, side)] if held_out else []
+    return _Asked(Bot(run, index.extended(more)))
+
+
+def _disturbed(run: Run, exam: _Exam, rows: int) -> tuple[Effect, ...]:
+    bot = _bot(run)
+    asked = set_exam(exam.pairs, exam.components, Index.open(run.folder / "index").pairs, Options(rows=rows))
+    return tuple(disturbed(bot, asked, {kind: _disturbing(kind) for kind in KINDS}))
+
+
+def _disturbing(kind: Kind) -> Callable[[str, random.Random], str]:
+    return lambda question, dice: disturb(question, kind, dice)
+
+
+def _paraphrases(file: Path, run: Run) -> list[Paraphrase]:
+    """Ids may name the built-in pairs, and the rows of the run."""
+    mine = [pair for side in SIDES for pair in read_side(run.folder, side)]
+    return read_paraphrases(file, [*load(STARTER).pairs, *mine])
 
 
 def _own_exam(run: Run) -> _Exam:

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 import daedap.runs as store
 from daedap.answer.index import Index
 from daedap.commands.evaluate import judge_run
-from daedap.commands.shared import head, refuse_with_resume, tell
+from daedap.commands.shared import STARTER, head, refuse_with_resume, tell
 from daedap.data.check import Fits, Loaded, load
 from daedap.data.source import Layout
 from daedap.data.split import Split, Splitting, split
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _STARTER_EPOCHS = 3
 """So that a first bot is there in a minute or so; two more would bring its dev loss down by 3 %."""
-STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ from daedap.pair import Message, Pair
 
 StoredSide = Literal["train", "dev", "test"]
 HELD_OUT: tuple[StoredSide, ...] = ("dev", "test")
+SIDES: tuple[StoredSide, ...] = ("train", *HELD_OUT)
 
 
 def write_sides(folder: Path, parts: Split) -> None:
     """Write each side of a split."""
-    sides: tuple[StoredSide, ...] = ("train", *HELD_OUT)
-    for side in sides:
+    for side in SIDES:
         rows = zip(parts.rows(side), parts.components_of(side), strict=True)
         records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
         write_lines(_file(folder, side), records)

@@ -1,7 +1,7 @@
-"""What each test pair is compared with: 19 wrong answers, and another question.
+"""What each test pair is compared with: 19 wrong answers, 19 wrong questions, and another question.
 
-Both hang on the pair's own id and on which texts the test set holds, never on row order, seed or settings: two runs
-that are judged on the same pairs face the same choices.
+All of it hangs on the pair's own id and on which texts the test set holds, never on row order, seed or settings: two
+runs that are judged on the same pairs face the same choices.
 """
 
 from __future__ import annotations
@@ -26,9 +26,12 @@ def candidates(test: Sequence[Pair]) -> list[tuple[str, ...]]:
 
     All lists are equally long: 20, or as many as the test set has different answers.
     """
-    pool = _by_form(pair.answer for pair in test)
-    forms = list(pool)
-    return [(pair.answer, *(pool[form] for form in _wrong(pair, forms))) for pair in test]
+    return _offered(test, [pair.answer for pair in test])
+
+
+def candidate_questions(test: Sequence[Pair]) -> list[tuple[str, ...]]:
+    """The same the other way round: for each pair its own question first, then 19 others, of whatever label."""
+    return _offered(test, [pair.question for pair in test])
 
 
 def other_questions(test: Sequence[Pair]) -> list[str | None]:
@@ -41,14 +44,21 @@ def other_questions(test: Sequence[Pair]) -> list[str | None]:
     return [_another(pair, inside[pair.label]) or _another(pair, everywhere) for pair in test]
 
 
+def _offered(test: Sequence[Pair], texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """For each pair its own one of the `texts` first, then others of them."""
+    pool = _by_form(texts)
+    forms = list(pool)
+    return [(text, *(pool[form] for form in _wrong(pair, text, forms))) for pair, text in zip(test, texts, strict=True)]
+
+
 def _by_form(texts: Iterable[str]) -> dict[str, str]:
     """One text for each comparison form (the first in code-point order), ordered by form."""
     chosen = {comparison_form(text): text for text in sorted(texts, reverse=True)}
     return dict(sorted(chosen.items()))
 
 
-def _wrong(pair: Pair, forms: Sequence[str]) -> list[str]:
-    own = comparison_form(pair.answer)
+def _wrong(pair: Pair, text: str, forms: Sequence[str]) -> list[str]:
+    own = comparison_form(text)
     # One more than needed is drawn, in case the right one is among them.
     drawn = [forms[i] for i in _dice(pair).permutation(len(forms))[:CANDIDATES]]
     return [form for form in drawn if form != own][: CANDIDATES - 1]

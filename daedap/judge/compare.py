@@ -27,9 +27,10 @@ FEW = 10
 """With fewer components an interval by resampling is far too narrow to call a difference clear."""
 _SMALLER = frozenset({"bpc", "bland"})
 """Metrics of which less is better."""
-_NEITHER = frozenset({"polite"})
-"""Metrics of which neither more nor less is better: a bot is to speak as its owner does."""
-_BY_ITSELF = frozenset({"bpc", "bland", "polite", "ended"})
+_SOURCES = frozenset({"source_retrieved", "source_lesson", "source_generated", "source_fallback"})
+_NEITHER = frozenset({"polite"}) | _SOURCES
+"""Metrics of which neither more nor less is better: a bot is to speak as its owner does, from wherever."""
+_BY_ITSELF = frozenset({"bpc", "bland", "polite", "ended"}) | _SOURCES
 """Metrics of a row that don't hang on which other rows are tested."""
 
 

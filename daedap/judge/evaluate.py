@@ -10,6 +10,7 @@ import numpy as np
 
 import daedap.judge.metrics as measure
 from daedap.errors import RunError
+from daedap.judge.backward import BackwardJudge
 from daedap.judge.evaluation import Evaluation, Row, Sample
 from daedap.judge.exam import Exam, Options, set_exam
 from daedap.judge.metrics import FloatArray, Score, Tally
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daedap.answer.index import Index
-    from daedap.judge.speaker import Speaker
-    from daedap.pair import Pair
+    from daedap.judge.systems import Answerer, Speaker
+    from daedap.pair import Pair, Reply
 
 
 @dataclass(frozen=True)
@@ -42,32 +43,61 @@ def evaluate(
     test: Sequence[Pair],
     *,
     components: Sequence[int | str],
-    train: Sequence[Pair],
     speakers: Mapping[str, Speaker],
     index: Index,
+    bots: Mapping[str, Answerer] | None = None,
     options: Options | None = None,
 ) -> Evaluation:
-    """Score each of `speakers`, with retrieval from `index` and people's own answers ("human") beside them.
+    """Score `bots` and `speakers`, with retrieval from `index` and people's own answers ("human") beside them.
 
-    `components` names the component of each test pair; `index` must be built on `train`. Raises RunError when there
-    is nothing to test on.
+    `components` names the component of each test pair; `index` holds the training pairs and no others. Raises RunError
+    when there is nothing to test on.
     """
     assert len(components) == len(test), f"{len(components)} components for {len(test)} pairs"
     if not test:
         raise RunError("There are no pairs to evaluate on.", "Name a file of questions and answers with --data.")
-    exam = set_exam(test, components, train, options or Options())
-    outcomes = {name: _examine(speaker, exam) for name, speaker in speakers.items()}
+    exam = set_exam(test, components, index.pairs, options or Options())
+    outcomes = {name: _question(bot, exam) for name, bot in (bots or {}).items()}
+    outcomes |= {name: _examine(speaker, exam) for name, speaker in speakers.items()}
     outcomes |= {"retrieval": _retrieve(index, exam), "human": _human(exam)}
-    size = len(exam.candidates[0])
+    outcomes = _look_back(outcomes, exam, BackwardJudge.fit(index.pairs))
+    size, questions = len(exam.candidates[0]), len(exam.candidate_questions[0])
     return Evaluation(
         pairs=len(test),
         components=len(set(components)),
         candidates=size,
-        chance=measure.chance(size),
+        chance={**measure.chance(size), "backward_hits_at_1": measure.chance(questions)["hits_at_1"]},
         scores={name: _scores(outcome, exam) for name, outcome in outcomes.items()},
         samples=_samples(exam, outcomes, index),
         rows=_rows(exam, outcomes, components),
     )
+
+
+def _question(bot: Answerer, exam: Exam) -> _Outcome:
+    questions = [pair.question for pair in exam.questions]
+    given = bot.answers(questions)
+    replies = tuple(reply.text for reply in given)
+    ranks = measure.gold_ranks(bot.preferences(questions, exam.candidates))
+    tallies = {
+        **measure.ranking(exam.spread(ranks, np.nan)),
+        **_style(replies, exam),
+        **_sources(given, exam),
+    }
+    return _Outcome(tallies, replies, _time(lambda pair: bot.answers([pair.question]), exam))
+
+
+def _sources(replies: Sequence[Reply], exam: Exam) -> dict[str, Tally]:
+    return {f"source_{name}": _rate(found, exam) for name, found in measure.sources(replies).items()}
+
+
+def _look_back(outcomes: Mapping[str, _Outcome], exam: Exam, judge: BackwardJudge) -> dict[str, _Outcome]:
+    """The outcomes with what the backward judge makes of the replies."""
+    found = {}
+    for name, outcome in outcomes.items():
+        ranks = measure.gold_ranks(judge.scores(outcome.replies, exam.candidate_questions))
+        hits = measure.ranking(exam.spread(ranks, np.nan))["hits_at_1"]
+        found[name] = replace(outcome, tallies={**outcome.tallies, "backward_hits_at_1": hits})
+    return found
 
 
 def _examine(speaker: Speaker, exam: Exam) -> _Outcome:

@@ -6,12 +6,15 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import daedap.judge.disturbed as disturbances
 from daedap.judge.table import draw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from daedap.judge.disturbed import Effect
     from daedap.judge.metrics import Score
+    from daedap.judge.paraphrases import Paraphrased
     from daedap.pair import Evidence
 
 
@@ -68,12 +71,16 @@ class Evaluation:
     candidates: int
     """How many answers each ranking chooses from: 20, fewer in a small test set."""
     chance: Mapping[str, float]
-    """What blind guessing scores in `hits_at_1`, `recall_at_5` and `mrr`."""
+    """What blind guessing scores in `hits_at_1`, `recall_at_5`, `mrr` and `backward_hits_at_1`."""
     scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
     """System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
     samples: tuple[Sample, ...]
     rows: tuple[Row, ...]
     """In the order of the test pairs; not part of `to_json`."""
+    disturbed: tuple[Effect, ...] = ()
+    """What disturbing the questions does to the bot, where that was measured."""
+    paraphrases: Paraphrased | None = None
+    """What the bot replied to paraphrases, where there were any."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object; a value that is not a number becomes null."""
@@ -83,12 +90,20 @@ class Evaluation:
             system: {name: {metric: asdict(score) for metric, score in found.items()} for name, found in slices.items()}
             for system, slices in self.scores.items()
         }
-        cleaned: dict[str, Any] = _clean({**document, "scores": scores, "samples": [asdict(s) for s in self.samples]})
+        document |= {"scores": scores, "samples": [asdict(sample) for sample in self.samples]}
+        if self.disturbed:
+            document["disturbed"] = disturbances.to_json(self.disturbed)
+        if self.paraphrases:
+            document["paraphrases"] = self.paraphrases.to_json()
+        cleaned: dict[str, Any] = _clean(document)
         return cleaned
 
     def lines(self) -> list[str]:
-        """Lines for a terminal: one block for each slice, metrics down, systems across."""
-        return draw(self.scores, self.chance, self.candidates)
+        """Lines for a terminal: one block for each slice, metrics down, systems across; then the bot's other tests."""
+        lines = draw(self.scores, self.chance, self.candidates)
+        if self.disturbed:
+            lines += ["", *disturbances.lines(self.disturbed, self.candidates)]
+        return [*lines, "", *self.paraphrases.lines()] if self.paraphrases else lines
 
 
 def _number(value: float | None) -> float:

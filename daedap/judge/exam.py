@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daedap.judge.candidates import candidates, other_questions
+from daedap.judge.candidates import candidate_questions, candidates, other_questions
 from daedap.judge.metrics import FloatArray, frequent_answers
 from daedap.korean import comparison_form
 
@@ -48,6 +48,8 @@ class Exam:
     """Rows that are ranked and replied to, in the order of their ids."""
     candidates: tuple[tuple[str, ...], ...]
     """Of each asked row, its own answer first."""
+    candidate_questions: tuple[tuple[str, ...], ...]
+    """Of each asked row, its own question first."""
     others: tuple[str | None, ...]
     """Of each row, another question."""
     frequent: frozenset[str]
@@ -81,12 +83,13 @@ def set_exam(test: Sequence[Pair], components: Sequence[int | str], train: Seque
     """Choose the rows, candidates and slices; none of it depends on the order of the rows."""
     _, groups = np.unique([str(component) for component in components], return_inverse=True)
     asked = sorted(range(len(test)), key=lambda row: test[row].id)[: options.rows]
-    offered = candidates(test)
+    offered, questions = candidates(test), candidate_questions(test)
     return Exam(
         test=tuple(test),
         groups=groups.astype(np.int64),
         asked=tuple(asked),
         candidates=tuple(offered[row] for row in asked),
+        candidate_questions=tuple(questions[row] for row in asked),
         others=tuple(other_questions(test)),
         frequent=frequent_answers([pair.answer for pair in train]),
         slices=_slices(test, train),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean import comparison_form, morphemes, nfc, speech_level
+from daedap.pair import Source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from daedap.pair import Spoken
+    from daedap.pair import Reply, Spoken
 
 FloatArray = NDArray[np.float64]
 BLAND = 50
@@ -169,6 +170,12 @@ def polite(replies: Sequence[str]) -> FloatArray:
 def ended(replies: Sequence[Spoken]) -> FloatArray:
     """(replies,): 1 where the model came to its end within 32 tokens."""
     return np.array([reply.ended and reply.tokens <= SHORT for reply in replies], dtype=np.float64)
+
+
+def sources(replies: Sequence[Reply]) -> dict[str, FloatArray]:
+    """Source → (replies,): 1 where the reply came from it. Lessons are left out where none was used."""
+    found = {name: np.array([reply.source == name for reply in replies], dtype=np.float64) for name in get_args(Source)}
+    return {name: came for name, came in found.items() if name != "lesson" or came.any()}
 
 
 def unique(replies: Sequence[str]) -> Score:

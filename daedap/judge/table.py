@@ -106,7 +106,7 @@ def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
 def system_name(name: str) -> str:
     """What a system under test is called."""
     names = {"model": say("model"), "base": say("base"), "retrieval": say("retrieval"), "human": say("human")}
-    names["parent"] = say("parent")
+    names |= {"parent": say("parent"), "bot": say("bot")}
     return names.get(name, name)
 
 
@@ -118,6 +118,7 @@ def metrics_shown(candidates: int) -> list[Line]:
         Line("hits_at_1", say("right of {count}, first (%)", count=candidates), 100),
         Line("recall_at_5", say("right of {count}, in the first 5 (%)", count=candidates), 100),
         Line("mrr", say("mean reciprocal rank"), digits=3),
+        Line("backward_hits_at_1", say("true question found from the reply (%)"), 100),
         Line("bland", say("bland replies (%)"), 100),
         Line("unique", say("different replies (%)"), 100),
         Line("distinct_1", say("different morphemes (%)"), 100),
@@ -126,6 +127,10 @@ def metrics_shown(candidates: int) -> list[Line]:
         Line("ended", say("ended by itself (%)"), 100),
         Line("chrf", say("chrF")),
         Line("bleu_char", say("BLEU on characters")),
+        Line("source_retrieved", say("replies looked up (%)"), 100),
+        Line("source_lesson", say("replies from lessons (%)"), 100),
+        Line("source_generated", say("replies made by the model (%)"), 100),
+        Line("source_fallback", say("replies that ask back (%)"), 100),
         Line("latency_p50_ms", say("ms per reply, median")),
         Line("latency_p95_ms", say("ms per reply, 95th percentile")),
     ]

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daedap.data.check import load
+from daedap.data.split import Splitting, split
+from daedap.judge.backward import RIDGE, SHARED, BackwardJudge, cut
+from daedap.judge.candidates import candidate_questions
+from daedap.judge.metrics import gold_ranks
+from daedap.pair import Pair
+
+CHATBOT = Path(__file__).parents[2] / "shared" / "data" / "chatbot" / "ChatbotData.csv"
+FEELS = {
+    "피곤": "쉬엄쉬엄 하세요",
+    "배고프": "맛있는 걸 드세요",
+    "심심하": "친구를 만나 보세요",
+    "아프": "병원에 가 보세요",
+}
+WHO = ("동생이", "엄마가", "부장님이", "친구가", "강아지가", "선생님이", "애인이", "손님이", "의사가", "아이가")
+TRAIN = [
+    Pair(f"{who} {feels}대", f"{who[:-1]}한테 {told}, 꼭요 {number}", "0")
+    for number, who in enumerate(WHO)
+    for feels, told in FEELS.items()
+]
+QUESTIONS = ["조카가 피곤하대", "조카가 배고프대", "조카가 심심하대", "조카가 아프대"]
+
+
+@pytest.fixture(scope="module")
+def judge() -> BackwardJudge:
+    return BackwardJudge.fit(TRAIN)
+
+
+def test_a_reply_that_fits_tells_its_question(judge: BackwardJudge) -> None:
+    replies = ["좀 쉬엄쉬엄 하시라고 해요", "맛있는 밥이 최고죠", "친구가 있으면 좋을 텐데요", "얼른 병원에 가야죠"]
+    scores = judge.scores(replies, [QUESTIONS] * 4)
+    assert scores.argmax(axis=1).tolist() == [0, 1, 2, 3]
+    assert scores.dtype == np.float64
+
+
+def test_candidates_stand_in_any_order(judge: BackwardJudge) -> None:
+    straight = judge.scores(["얼른 병원에 가야죠"], [QUESTIONS])
+    turned = judge.scores(["얼른 병원에 가야죠"], [QUESTIONS[::-1]])
+    assert turned[0, ::-1] == pytest.approx(straight[0], abs=1e-5)
+
+
+def test_many_replies_are_judged_as_one_by_one(judge: BackwardJudge) -> None:
+    replies = [f"{who} 병원에 갔어요" for who in WHO] * 60  # more than are taken at once
+    scores = judge.scores(replies, [QUESTIONS] * 600)
+    assert scores[-10:] == pytest.approx(scores[:10], abs=1e-5)
+    assert scores[3] == pytest.approx(judge.scores(replies[3:4], [QUESTIONS])[0], abs=1e-5)
+
+
+def test_one_reply_to_all_is_worth_a_guess(judge: BackwardJudge) -> None:
+    asked = [pair.question for pair in TRAIN]
+    offered = [[question, *(other for other in asked if other != question)] for question in asked]
+    ranks = gold_ranks(judge.scores(["힘내세요"] * len(asked), offered))
+    assert ranks.mean() == pytest.approx((len(asked) + 1) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize("reply", ["", "zzz", "😀", "\x00"])
+def test_a_reply_that_says_nothing_is_no_error(judge: BackwardJudge, reply: str) -> None:
+    assert np.isfinite(judge.scores([reply], [["", *QUESTIONS]])).all()
+
+
+def test_a_repeated_training_answer_is_not_known_by_heart() -> None:
+    """Nothing but these pairs says that the password goes with the magic word."""
+    secret = Pair("비밀번호가 뭐야", "열려라 참깨", "0")
+    judge = BackwardJudge.fit([*TRAIN, secret, Pair("비밀번호가 뭐니", "열려라 참깨", "0")])
+    offered = [[secret.question, *QUESTIONS]]
+    alike, repeated = judge.scores(["참깨 열려라", "열려라, 참깨"], offered * 2)
+    assert alike.argmax() == 0
+    assert alike[0] > 0.5
+    assert repeated.argmax() != 0
+    assert repeated[0] < 0.1
+
+
+def test_leaving_out_is_what_learning_without_would_be() -> None:
+    """Against the regression itself, made again without the answer's pairs, whitening and word weights unchanged."""
+    repeated = [*TRAIN, Pair("삼촌이 아프대", TRAIN[7].answer), Pair("삼촌이 지쳤대", TRAIN[7].answer)]
+    reply = TRAIN[7].answer
+    judge = BackwardJudge.fit(repeated)
+    kept = [pair for pair in repeated if pair.answer != reply]
+    told, asked = judge.told.vectors(cut([pair.answer for pair in kept])), [pair.question for pair in kept]
+    questions = judge.asked.vectors(cut(asked))
+    ridge = (told.T @ told).toarray() + RIDGE * np.eye(told.shape[1])
+    weights = np.linalg.solve(ridge, (told.T @ questions).toarray())
+    guess = judge.told.vectors(cut([reply])) @ weights
+    white = np.linalg.solve(judge.asked_factor, np.vstack([guess, judge.asked.vectors(cut(QUESTIONS)).toarray()]).T).T
+    white /= np.linalg.norm(white, axis=1, keepdims=True)
+    plain = judge.both.vectors(cut([reply])) @ judge.both.vectors(cut(QUESTIONS)).T
+    expected = white[0] @ white[1:].T + SHARED * plain.toarray()[0]
+    assert judge.scores([reply], [QUESTIONS])[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_order_and_repetition_change_nothing(judge: BackwardJudge) -> None:
+    turned = BackwardJudge.fit(TRAIN[::-1])
+    replies = ["얼른 병원에 가야죠", TRAIN[3].answer]
+    assert turned.scores(replies, [QUESTIONS] * 2) == pytest.approx(judge.scores(replies, [QUESTIONS] * 2), abs=1e-5)
+
+
+def test_one_pair_is_enough() -> None:
+    judge = BackwardJudge.fit(TRAIN[:1])
+    assert np.isfinite(judge.scores([TRAIN[0].answer, "글쎄요"], [QUESTIONS] * 2)).all()
+
+
+@pytest.mark.skipif(not CHATBOT.exists(), reason=f"needs {CHATBOT}")
+def test_it_finds_what_people_answered() -> None:
+    parts = split(load(CHATBOT).pairs, Splitting())
+    dev = parts.rows("dev")
+    judge = BackwardJudge.fit(parts.rows("train"))
+    offered = candidate_questions(dev)
+    found, shuffled = (
+        float((gold_ranks(judge.scores(replies, offered)) <= 1).mean())
+        for replies in ([pair.answer for pair in dev], [pair.answer for pair in dev[200:] + dev[:200]])
+    )
+    assert found > 0.33  # 36.5 % were measured
+    assert shuffled < 0.09

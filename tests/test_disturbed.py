@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from daedap.judge import disturbed as suite
+from daedap.judge.disturbed import Effect, disturbed
+from daedap.judge.exam import Exam, Options, set_exam
+from daedap.pair import Pair, Reply
+
+NOUNS = "밥물술옷집차책꽃별달해눈비강산길말글꿈손"
+TEST = [Pair(f"{noun} 좋아해", f"{noun}이라면 정말 좋지요.", "0") for noun in NOUNS]
+TRUTH = {pair.question: pair.answer for pair in TEST}
+
+
+class Literal:
+    """Knows each question only as it is written, and how to pass."""
+
+    def answers(self, questions: Sequence[str]) -> list[Reply]:
+        return [Reply(text, TRUTH.get(text, "글쎄요"), "retrieved", 1.0) for text in questions]
+
+    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        asked = zip(questions, candidates, strict=True)
+        return np.array([[float(TRUTH.get(text) == answer) for answer in offered] for text, offered in asked])
+
+
+def joined(question: str, dice: random.Random) -> str:
+    """Half of the questions lose their space."""
+    return question.replace(" ", "") if question[0] in NOUNS[:10] else question
+
+
+def again(question: str, dice: random.Random) -> str:
+    return question
+
+
+def louder(question: str, dice: random.Random) -> str:
+    return question + "!" * dice.randrange(1, 1000)
+
+
+def exam(components: Sequence[int] = range(20)) -> Exam:
+    return set_exam(TEST, components, TEST, Options(resamples=200))
+
+
+@pytest.fixture(scope="module")
+def effects() -> dict[str, Effect]:
+    kinds = {"spacing": joined, "typo": again, "louder": louder}
+    return {effect.kind: effect for effect in disturbed(Literal(), exam(), kinds)}
+
+
+def test_only_changed_questions_count(effects: dict[str, Effect]) -> None:
+    found = effects["spacing"]
+    assert found.rows == 10
+    assert found.clean and found.disturbed and found.difference and found.same_reply
+    assert [found.clean.value, found.disturbed.value, found.difference.value, found.same_reply.value] == [1, 0, -1, 0]
+    assert (found.difference.low, found.difference.high, found.difference.n) == (-1, -1, 10)
+
+
+def test_a_kind_that_changes_nothing_has_no_scores(effects: dict[str, Effect]) -> None:
+    assert effects["typo"] == Effect("typo", 0, None, None, None, None)
+
+
+def test_the_interval_is_that_of_the_difference() -> None:
+    class Half(Literal):
+        """Reads questions without spaces as well, where the noun is one of the first five."""
+
+        def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+            read = [f"{text[0]} 좋아해" if text[0] in NOUNS[:5] else text for text in questions]
+            return super().preferences(read, candidates)
+
+    (one_by_one,) = disturbed(Half(), exam(), {"spacing": joined})
+    (in_fives,) = disturbed(Half(), exam([row // 5 for row in range(20)]), {"spacing": joined})
+    for effect in (one_by_one, in_fives):
+        assert effect.difference
+        assert effect.difference.value == -0.5
+        assert effect.difference.low is not None
+        assert effect.difference.high is not None
+        assert effect.difference.low < -0.5 < effect.difference.high
+    (alone,), (together,) = ([effect.difference.low] for effect in (one_by_one, in_fives) if effect.difference)
+    assert together == -1  # a component stands or falls as a whole
+    assert alone is not None
+    assert alone > -1
+
+
+def test_the_dice_hang_on_the_pair_and_the_kind() -> None:
+    thrown: list[tuple[str, float]] = []
+
+    def note(question: str, dice: random.Random) -> str:
+        thrown.append((question, dice.random()))
+        return question
+
+    disturbed(Literal(), exam(), {"typo": note})
+    first = dict(thrown)
+    disturbed(Literal(), set_exam(TEST[::-1], range(20), TEST, Options()), {"typo": note})
+    assert dict(thrown) == first
+    disturbed(Literal(), exam(), {"laughter": note})
+    assert len({*thrown}) == 40
+
+
+def test_replies_are_the_same_by_comparison_form() -> None:
+    class Wavering(Literal):
+        def answers(self, questions: Sequence[str]) -> list[Reply]:
+            return [Reply(text, "그래요!" if "!" in text else "그래요.", "generated", 0.0) for text in questions]
+
+    (effect,) = disturbed(Wavering(), exam(), {"louder": louder})
+    assert effect.same_reply
+    assert effect.same_reply.value == 1
+
+
+def test_table_and_json(effects: dict[str, Effect]) -> None:
+    lines = suite.lines(list(effects.values()), 20)
+    assert lines[0].split("  ")[0] == "disturbed questions"
+    assert lines[1].split()[:2] == ["spaces", "10"]
+    assert [part.strip() for part in lines[1].split("  ") if "[" in part] == [
+        "100.0 [100.0, 100.0]",
+        "0.0 [0.0, 0.0]",
+        "-100.0 [-100.0, -100.0]",
+        "0.0 [0.0, 0.0]",
+    ]
+    assert lines[2].split() == ["typing", "slips", "0", "-", "-", "-", "-"]
+    assert lines[3].startswith("louder ")
+    document = suite.to_json(list(effects.values()))
+    assert document["spacing"]["difference"] == {"value": -1, "low": -1, "high": -1, "n": 10}
+    assert document["typo"] == {"rows": 0, "clean": None, "disturbed": None, "difference": None, "same_reply": None}
