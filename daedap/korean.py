@@ -88,7 +88,7 @@ def is_closed(text: str) -> bool:
 
 @cache
 def kiwi() -> Kiwi:
-    """The analyser itself; loaded once."""
-    from kiwipiepy import Kiwi  # 1-2 s and 300 MB, so only on first use
+    """The analyser itself, loaded once; without names of several words, which double the time that takes."""
+    from kiwipiepy import Kiwi  # 1 s and 300 MB, so only on first use
 
-    return Kiwi()
+    return Kiwi(load_multi_dict=False)

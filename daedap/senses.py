@@ -1,8 +1,8 @@
 """What words mean, as numbers: the word vectors of Kiwi's language model, which need no download.
 
-Kiwi's CoNg model holds a vector of 256 numbers for each of 70,000 morphemes but tells only their cosines. From its cosines
-with enough other words a vector follows, up to a rotation that all of them share (Nyström's method: Williams & Seeger
-2001): with more landmarks than the vectors have numbers, nothing is lost.
+Kiwi's CoNg model holds a vector of 256 numbers for each of 70,000 morphemes but tells only their cosines. From its
+cosines with enough other words a vector follows, up to a rotation that all vectors share (Nyström's method: Williams
+& Seeger 2001): with more landmarks than the vectors have numbers, nothing is lost.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Senses:
         """Words' numbers (`Morpheme.number`) → (256,) each; words that Kiwi has no vector for are left out."""
         asked, landmarks = sorted(set(words)), _landmarks()
         cosines = _cosines(asked, landmarks)
-        known = np.isfinite(cosines).all(axis=1)
+        known = [bool(np.isfinite(row).all()) for row in cosines]
         return {word: found for word, found, good in zip(asked, cosines @ self.basis, known, strict=True) if good}
 
 
@@ -57,4 +57,5 @@ def _landmarks() -> list[int]:
 def _cosines(words: list[int], others: list[int]) -> FloatArray:
     """(words, others); not a number where Kiwi has no vector."""
     cosine = kiwi().morpheme_similarity
-    return np.array([[cosine(word, other) for other in others] for word in words], np.float32).reshape(-1, len(others))
+    rows = [[cosine(word, other) for other in others] for word in words]
+    return np.array(rows, np.float32).reshape(len(words), len(others))

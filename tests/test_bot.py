@@ -32,7 +32,7 @@ def test_held_out_rows_are_known_too(bot: Bot, trained: Run) -> None:
     held_out = [*read_side(trained.folder, "dev"), *read_side(trained.folder, "test")]
     assert len(held_out) > 5
     assert [bot.reply(pair.question).text for pair in held_out] == [pair.answer for pair in held_out]
-    assert {pair.id for pair in bot.index.pairs} == {pair.id for pair in PAIRS}
+    assert {pair.id for pair in bot.memory.index.pairs} == {pair.id for pair in PAIRS}
 
 
 def test_the_same_question_typed_otherwise(bot: Bot) -> None:

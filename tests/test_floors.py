@@ -10,16 +10,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
 language errors pair
-korean files
+korean senses files
 runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
 data: slips speech disturb augment
 lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
-lm: training plan fit speech speaker learned learn engine convert
+lm: training plan fit speech speaker learned learn engine convert pairing
 lm: corpus pretraining make_base
 lm: gauge shapes stock bench
-answer: index bot
-judge: metrics candidates backward exam systems retrieval table disturbed paraphrases evaluation evaluate
+answer: index nearest features encoder space rank memory manners bot
+judge: metrics candidates backward exam systems table disturbed paraphrases evaluation evaluate
 judge: judged compare verdicts settings duel
 judge: facts finding teaching learning answering diagnose samples chart sections report
 commands: check shared evaluate compare train answer chat runs report pretrain bench

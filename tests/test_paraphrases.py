@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daedap.commands.shared import STARTER
+from daedap.answer.manners import STARTER
 from daedap.data.check import load
 from daedap.errors import DataError
 from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 
-from daedap.commands.shared import STARTER
+from daedap.answer.manners import STARTER
 from daedap.data.check import load
 from daedap.korean import comparison_form, speech_level
 

@@ -1,104 +1,169 @@
-"""Question → Reply: a known question gets its known answer, any other one is answered by the model."""
+"""Question → Reply: what is known, what the model would say, and of all these the answer that fits best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daedap.answer.index import Index
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.answer.manners import Manners
+from daedap.answer.memory import Memory, Near
 from daedap.data.store import HELD_OUT, read_side
+from daedap.korean import comparison_form
 from daedap.language import say
 from daedap.pair import Evidence, Message, Pair, Reply, Spoken
 from daedap.runs import FOLDER, Run, find
 
 if TYPE_CHECKING:
-    from daedap.lm.speaker import Speaker  # torch takes seconds to import
+    from daedap.answer.rank import Ranker
+    from daedap.lm.speech import Talker  # torch takes seconds to import
 
-KNOWN = 0.5
-"""Cosine from which a question counts as known. Measured choice: docs/EXPERIMENTS.md, "When a question is known"."""
+KNOWN = 0.6
+"""Similarity from which a question counts as known. Measured: docs/EXPERIMENTS.md, "When a question is known"."""
+_NEAR = 20
+_TEMPERATURE, _AMONG = 0.7, 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a bot answers."""
+
+    samples: int = 8
+    """Answers that the model proposes to a question that is not known; 0: what is known must do."""
+    fallback: str | None = None
+    """What to say when nothing known is like the question: a text, or off. [default: a friendly request]"""
+    seed: int = 42
+    """Decides what the model proposes: the same question gets the same answer."""
 
 
 @dataclass
 class Bot:
-    """A run that answers. The index is read at once, the model when it is first needed."""
+    """A run that answers. What it knows is read at once, the model when it is first needed."""
 
     run: Run
-    index: Index
-    known: float = KNOWN
+    memory: Memory
+    manner: Manner = Manner()
+    unseen: frozenset[str] = frozenset()
+    """Ids of pairs that it must not know."""
     device: str = "cpu"
 
     @classmethod
-    def open(cls, run: str | int | Path = "latest", *, runs: str | Path = FOLDER) -> Bot:
+    def open(
+        cls,
+        run: str | int | Path = "latest",
+        *,
+        runs: str | Path = FOLDER,
+        manner: Manner = Manner(),
+        held_out: bool = True,
+    ) -> Bot:
         """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged.
 
         The bot also knows the answers of the rows that were held out for the scores: these are the user's, too.
         """
-        found = find(str(run), Path(runs))
-        held_out = [pair for side in HELD_OUT for pair in read_side(found.folder, side)]
-        return cls(found, Index.open(found.folder / "index").extended(held_out))
+        return cls.of(find(str(run), Path(runs)), manner=manner, held_out=held_out)
+
+    @classmethod
+    def of(cls, run: Run, *, manner: Manner = Manner(), held_out: bool) -> Bot:
+        """The bot of a run that may lack nothing but its scores."""
+        apart = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+        memory = Memory.open(run.folder / "index", apart if held_out else [])
+        return cls(run, memory, manner, frozenset() if held_out else frozenset(pair.id for pair in apart))
 
     @cached_property
-    def speaker(self) -> Speaker:
+    def talker(self) -> Talker:
         """The run's model."""
-        from daedap.lm.learned import open_learned
+        from daedap.lm.engine import open_engine
 
-        return open_learned(self.run, self.device)
+        return open_engine(self.run, self.device)
+
+    @cached_property
+    def _ranker(self) -> Ranker:
+        return self.memory.ranker(self.talker)
+
+    @cached_property
+    def _manners(self) -> Manners:
+        return Manners.built_in(self.memory.space.encoder, without=self.unseen)
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
         return self._answer([_asked(question, history)])[0]
 
-    def reply_many(self, questions: Sequence[str]) -> list[Reply]:
+    def reply_many(self, questions: Iterable[str]) -> list[Reply]:
         """Answer many questions that have nothing to do with each other; faster than one by one."""
         return self._answer([_asked(question) for question in questions])
 
     def stream(self, question: str, tell: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
-        """Like `reply`, telling each word as soon as it is there."""
-        pair = _asked(question, history)
-        if not pair.question.strip() or (near := self._nearest([pair])[0]).similarity >= self.known:
-            reply = self._answer([pair])[0]
-            tell(reply.text)
-            return reply
-        reply = _generated(pair, self.speaker.stream(pair, tell), near)
-        if reply.source == "fallback":  # the model said nothing
-            tell(reply.text)
+        """Like `reply`, telling each word; nothing can be told before the best of several answers is found."""
+        reply = self.reply(question, history)
+        for word in reply.text.splitlines(keepends=True):
+            tell(word)
         return reply
 
-    def _answer(self, pairs: Sequence[Pair]) -> list[Reply]:
-        near = self._nearest(pairs)
-        asked = [row for row, pair in enumerate(pairs) if pair.question.strip()]
-        unknown = [row for row in asked if near[row].similarity < self.known]
-        spoken = dict(zip(unknown, self.speaker.reply([pairs[row] for row in unknown]) if unknown else [], strict=True))
-        replies = []
-        for row, (pair, evidence) in enumerate(zip(pairs, near, strict=True)):
-            if row in spoken:
-                replies.append(_generated(pair, spoken[row], evidence))
-            elif pair.question.strip():
-                replies.append(Reply(pair.question, evidence.answer, "retrieved", evidence.similarity, evidence))
-            else:
-                replies.append(_fallback(pair, evidence=None))
-        return replies
+    def answers(self, questions: Sequence[str]) -> list[Reply]:
+        """For the judge: `reply_many`."""
+        return self.reply_many(questions)
 
-    def _nearest(self, pairs: Sequence[Pair]) -> list[Evidence]:
-        return [near[0] for near in self.index.nearest([pair.question for pair in pairs])]
+    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """(questions, candidates): how well each candidate fits. All lists of candidates are equally long."""
+        return np.stack(self._ranker.scores([_asked(question) for question in questions], candidates))
+
+    def _answer(self, pairs: Sequence[Pair]) -> list[Reply]:
+        found = dict[int, Reply]()
+        asked = [row for row, pair in enumerate(pairs) if pair.question.strip()]
+        near = dict(zip(asked, self.memory.near([pairs[row].question for row in asked], _NEAR), strict=True))
+        for row in asked:
+            if reply := self._at_once(pairs[row], near[row]):
+                found[row] = reply
+        open_ = [row for row in asked if row not in found]
+        found |= zip(open_, self._choose([pairs[row] for row in open_], [near[row] for row in open_]), strict=True)
+        return [found.get(row) or self._fallback(pair, None) for row, pair in enumerate(pairs)]
+
+    def _at_once(self, pair: Pair, near: Near) -> Reply | None:
+        """What needs no choice: a known question, a word of manners, or one that is like nothing known."""
+        best = self.memory.evidence(near)
+        if comparison_form(best.question) != comparison_form(pair.question):
+            if polite := self._manners.answer(pair.question, unless=best.similarity):
+                return Reply(pair.question, polite.answer, "retrieved", polite.similarity, polite)
+            if best.similarity < self.memory.weights.strange and self.manner.fallback != "off":
+                return self._fallback(pair, best)
+        known = best.similarity >= KNOWN
+        return Reply(pair.question, best.answer, "retrieved", best.similarity, best) if known else None
+
+    def _choose(self, pairs: Sequence[Pair], near: Sequence[Near]) -> list[Reply]:
+        """Of what was answered to the nearest questions and of what the model proposes, what fits best."""
+        if not pairs:
+            return []
+        known = [[self.memory.index.pairs[row].answer for row in found.rows] for found in near]
+        proposed = [[one for one in spoken if one.ended and one.text] for spoken in self._proposals(pairs)]
+        texts = [[*old, *(one.text for one in new)] for old, new in zip(known, proposed, strict=True)]
+        best = self._ranker.best(pairs, texts)
+        return [self._chosen(*each) for each in zip(pairs, near, proposed, best, strict=True)]
+
+    def _proposals(self, pairs: Sequence[Pair]) -> list[list[Spoken]]:
+        if not self.manner.samples:
+            return [[] for _ in pairs]
+        count, seed = self.manner.samples, self.manner.seed
+        return self.talker.sample(pairs, count, seed=seed, temperature=_TEMPERATURE, top_k=_AMONG)
+
+    def _chosen(self, pair: Pair, near: Near, proposed: Sequence[Spoken], best: int) -> Reply:
+        if best < len(near.rows):
+            evidence = self.memory.evidence(near, best)
+            return Reply(pair.question, evidence.answer, "retrieved", evidence.similarity, evidence)
+        spoken = proposed[best - len(near.rows)]
+        return Reply(pair.question, spoken.text, "generated", spoken.log2_probability, self.memory.evidence(near))
+
+    def _fallback(self, pair: Pair, evidence: Evidence | None) -> Reply:
+        """Nothing was asked, or nothing is known of it."""
+        told = self.manner.fallback
+        text = say("I didn't quite understand. Could you say it another way?") if told in (None, "off") else str(told)
+        return Reply(pair.question, text, "fallback", evidence.similarity if evidence else 0.0, evidence)
 
 
 def _asked(question: str, history: Sequence[Message] = ()) -> Pair:
     """The question as a pair without an answer; bytes that a terminal could not decode become "?"."""
     return Pair(question.encode("utf-8", "replace").decode(), "", history=tuple(history))
-
-
-def _generated(pair: Pair, spoken: Spoken, evidence: Evidence) -> Reply:
-    if not spoken.text:
-        return _fallback(pair, evidence)
-    return Reply(pair.question, spoken.text, "generated", spoken.log2_probability, evidence)
-
-
-def _fallback(pair: Pair, evidence: Evidence | None) -> Reply:
-    """Nothing was asked, or the model had nothing to say."""
-    return Reply(
-        pair.question, say("I didn't quite understand. Could you say it another way?"), "fallback", 0.0, evidence
-    )

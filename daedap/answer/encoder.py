@@ -1,4 +1,4 @@
-"""Questions and answers in one space, where what goes together is near: a bi-encoder learned from the pairs themselves."""
+"""Questions and answers in one space, where what goes together is near: a bi-encoder learned from the pairs."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ class Features:
     vocabulary: tuple[str, ...]
     idf: FloatArray
     """(vocabulary,): ln((1 + n) / (1 + document frequency)) + 1."""
-    parts: FloatArray
+    parts: NDArray[np.float16]
     """(vocabulary, 512): LSA (Deerwester et al. 1990)."""
     senses: Senses
     middle: FloatArray
@@ -56,9 +57,14 @@ class Features:
             parts[:rank] = TruncatedSVD(rank, n_iter=1, random_state=seed).fit(counted).components_
         senses = Senses.recover()
         vectors = senses.vectors(morpheme.number for text in cut for morpheme in text.morphemes)
-        middle = np.mean(list(vectors.values()) or [np.zeros(WIDTH)], axis=0).astype(np.float32)
+        middle = np.mean(list(vectors.values()) or [np.zeros(WIDTH, np.float32)], axis=0).astype(np.float32)
         return cls(
-            tuple(tfidf.get_feature_names_out()), tfidf.idf_.astype(np.float32), parts.T.copy(), senses, middle, vectors
+            tuple(tfidf.get_feature_names_out()),
+            tfidf.idf_.astype(np.float32),
+            parts.T.astype(np.float16),
+            senses,
+            middle,
+            vectors,
         )
 
     def of(self, texts: Sequence[str]) -> FloatArray:
@@ -68,7 +74,8 @@ class Features:
             some = texts[start : start + _AT_ONCE]
             cut = [_Cut(text, morphemes) for text, morphemes in zip(some, analyse(some), strict=True)]
             counted: sparse.csr_array[np.float32] = self._tfidf.transform(cut)
-            found[start : start + len(some), :_PARTS] = _unit(counted @ self.parts)
+            used = np.unique(counted.indices)
+            found[start : start + len(some), :_PARTS] = _unit(counted[:, used] @ self.parts[used].astype(np.float32))
             found[start : start + len(some), _PARTS:] = _unit(self._meaning(cut))
         return found
 
@@ -97,17 +104,12 @@ class Features:
         return tfidf
 
     def save(self, folder: Path) -> None:
-        """Write `features.json` and `features.npz`, without pickle."""
+        """Write `features.json`, `features.npz` and `parts.npy`, without pickle."""
         (folder / "features.json").write_text(
             json.dumps({"kiwi": model_version(), "vocabulary": self.vocabulary}, ensure_ascii=False), encoding="utf-8"
         )
-        np.savez(
-            folder / "features.npz",
-            idf=self.idf,
-            parts=self.parts.astype(np.float16),
-            basis=self.senses.basis,
-            middle=self.middle,
-        )
+        np.save(folder / "parts.npy", self.parts, allow_pickle=False)
+        np.savez(folder / "features.npz", idf=self.idf, basis=self.senses.basis, middle=self.middle)
 
     @classmethod
     def open(cls, folder: Path) -> Features:
@@ -122,7 +124,7 @@ class Features:
                 new=model_version(),
             )
         with np.load(folder / "features.npz", allow_pickle=False) as file:
-            parts = file["parts"].astype(np.float32)
+            parts = np.load(folder / "parts.npy", mmap_mode="r")  # a question needs a few rows of it
             return cls(tuple(told["vocabulary"]), file["idf"], parts, Senses(file["basis"]), file["middle"])
 
 
@@ -141,10 +143,10 @@ def _tfidf(**options: Any) -> Any:
 
 
 def _names(cut: _Cut) -> list[str]:
-    """Its features: 1- to 3-grams of characters, the ends of the text being characters too, and 1- and 2-grams of morphemes."""
+    """Its features: 1- to 3-grams of characters, the text's ends included, and 1- and 2-grams of morphemes."""
     marked, words = f"\x02{comparison_form(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
     grams = [marked[i : i + n] for n in (1, 2, 3) for i in range(len(marked) - n + 1)]
-    return [*grams, *words, *(f"{one} {two}" for one, two in zip(words, words[1:], strict=False))]
+    return [*grams, *words, *(f"{one} {two}" for one, two in pairwise(words))]
 
 
 def _named(morpheme: Morpheme) -> str:

@@ -106,10 +106,14 @@ class Index:
         step = max(1, cells // len(self.pairs))
         for start in range(0, len(questions), step):
             part = slice(start, start + step)
-            near = (self.ngrams.vectors(questions[part]) @ self._postings).toarray()
+            near = self.similarities(questions[part])
             rows[part] = largest(near, k)
             similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
         return Neighbours(rows, similarities)
+
+    def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
+        """(questions, pairs): all cosines."""
+        return np.asarray((self.ngrams.vectors(questions) @ self._postings).toarray())
 
     def nearest(self, questions: Sequence[str], k: int = 1) -> list[list[Evidence]]:
         """The `k` nearest known questions with their answers, best first, for each question."""

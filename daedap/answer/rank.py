@@ -27,18 +27,31 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 _NEAREST = 50
-_WRONG, _ENOUGH = 19, 100
-"""Wrong answers beside each right one when weights are fitted, and questions that this takes at least."""
+_WRONG, _ENOUGH, _MOST = 9, 100, 300
+"""Wrong answers beside each right one when weights are fitted, and questions that this takes, at least and at most."""
+_TOLD = 8
+"""Candidates that the model is asked about: those that look best without it."""
 
 
 @dataclass(frozen=True)
 class Weights:
     """Of the four views. The defaults are those of ChatbotData (docs/EXPERIMENTS.md), for runs with few dev rows."""
 
-    known: float = 5.0
-    fit: float = 5.0
-    alike: float = 3.0
+    known: float = 20.0
+    fit: float = 6.5
+    alike: float = 8.5
     told: float = 0.5
+    strange: float = 0.3
+    """A question less similar than this to everything known is not understood."""
+
+    @property
+    def views(self) -> FloatArray:
+        """(4,)"""
+        return np.array([self.known, self.fit, self.alike, self.told])
+
+    def with_strange(self, similarity: float) -> Weights:
+        """The same, with another limit of what is understood."""
+        return replace(self, strange=round(similarity, 4))
 
     def save(self, file: Path) -> None:
         """Write them as JSON."""
@@ -61,20 +74,32 @@ class Ranker:
 
     def scores(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
         """For each question (the answers of `asked` are not looked at) one score for each of its candidates."""
-        weights = np.array(list(asdict(self.weights).values()))
-        return [views @ weights for views in self.views(asked, candidates)]
+        return [views @ self.weights.views for views in self.views(asked, candidates)]
+
+    def best(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[int]:
+        """For each question the number of the candidate that fits best; the model is asked about the likely ones."""
+        weights = self.weights.views
+        seen = [views @ weights[:-1] for views in self._seen(asked, candidates)]
+        likely = [np.argsort(-scores, kind="stable")[:_TOLD] for scores in seen]
+        about = [[offered[n] for n in chosen] for offered, chosen in zip(candidates, likely, strict=True)]
+        owners, texts = _flat(about)
+        told = np.split(self._told(asked, owners, texts), np.cumsum([len(chosen) for chosen in likely])[:-1])
+        return [
+            int(chosen[np.argmax(scores[chosen] + weights[-1] * heard)])
+            for scores, chosen, heard in zip(seen, likely, told, strict=True)
+        ]
 
     def views(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
         """For each question (candidates, 4): the four views in the order of `Weights`."""
-        owners = np.repeat(np.arange(len(asked)), [len(texts) for texts in candidates])
-        texts = [text for offered in candidates for text in offered]
-        columns = [
-            self.nearest.each([pair.question for pair in asked], owners, texts),
-            *self._meant(asked, owners, texts),
-            self._told(asked, owners, texts),
-        ]
-        bounds = np.cumsum([len(offered) for offered in candidates])[:-1]
-        return np.split(np.stack(columns, axis=1), bounds)
+        owners, texts = _flat(candidates)
+        told = self._told(asked, owners, texts)[:, None]
+        return _parted(np.hstack([np.concatenate(self._seen(asked, candidates)), told]), candidates)
+
+    def _seen(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """For each question (candidates, 3): the views that take no model."""
+        owners, texts = _flat(candidates)
+        known = self.nearest.each([pair.question for pair in asked], owners, texts)
+        return _parted(np.stack([known, *self._meant(asked, owners, texts)], axis=1), candidates)
 
     def _meant(
         self, asked: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]
@@ -92,17 +117,30 @@ class Ranker:
 
     def _told(self, asked: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
         offered = [replace(asked[owner], answer=text) for owner, text in zip(owners, texts, strict=True)]
-        given = self.talker.log2_probability(offered)
-        alone = self.talker.log2_probability([replace(pair, question="", history=()) for pair in offered])
-        pmi: FloatArray = (given[:, 0] - alone[:, 0]) / np.maximum(given[:, 1], 1)
+        given, number = self.talker.log2_probability(offered).T
+        different, place = np.unique(texts, return_inverse=True)
+        alone = self.talker.log2_probability([Pair("", str(text)) for text in different])[place, 0]
+        pmi: FloatArray = (given - alone) / np.maximum(number, 1)
         return pmi
+
+
+def _flat(candidates: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], list[str]]:
+    """The number of its question for each candidate, and the candidates, (texts,) both."""
+    owners = np.repeat(np.arange(len(candidates)), [len(texts) for texts in candidates])
+    return owners, [text for texts in candidates for text in texts]
+
+
+def _parted(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    """Rows of all candidates, question by question."""
+    return np.split(rows, np.cumsum([len(texts) for texts in candidates])[:-1])
 
 
 def fit_weights(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> Weights:
     """Weights that put the right answers of dev rows before wrong ones drawn from `answers`.
 
-    A logistic regression on differences of pairs (RankSVM's reduction: Joachims 2002). Too few dev rows keep the defaults.
+    A logistic regression on differences of pairs (as in RankSVM: Joachims 2002). Too few dev rows keep the defaults.
     """
+    dev = sorted(dev, key=lambda pair: pair.id)[:_MOST]
     offered = [[pair.answer, *_wrong(pair, answers)] for pair in dev]
     if len(dev) < _ENOUGH or not all(len(texts) > 1 for texts in offered):
         return Weights()

@@ -34,6 +34,11 @@ class Space:
         asked = encoder.questions([pair.question for pair in pairs])
         return cls(encoder, asked, encoder.answers([pair.answer for pair in pairs]))
 
+    def extended(self, pairs: Sequence[Pair]) -> Space:
+        """With more pairs behind its own."""
+        more = Space.of(self.encoder, pairs)
+        return Space(self.encoder, np.concatenate([self.asked, more.asked]), np.concatenate([self.said, more.said]))
+
     def first(self, pairs: int) -> Space:
         """The first so many pairs alone."""
         return Space(self.encoder, self.asked[:pairs], self.said[:pairs])

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from daedap.commands.shared import STARTER, tell
+from daedap.answer.manners import STARTER
+from daedap.commands.shared import tell
 from daedap.data.check import load
 from daedap.data.source import Layout
 from daedap.data.split import Splitting, split

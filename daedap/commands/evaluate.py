@@ -7,19 +7,19 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import Parameter
 
 import daedap.runs as store
 from daedap.answer.bot import Bot
 from daedap.answer.index import Index
-from daedap.commands.shared import STARTER
+from daedap.answer.manners import built_in
 from daedap.data.check import load
 from daedap.data.disturb import KINDS, Kind, disturb
 from daedap.data.source import Layout
 from daedap.data.split import Splitting, split
-from daedap.data.store import HELD_OUT, SIDES, read_components, read_side
+from daedap.data.store import SIDES, read_components, read_side
 from daedap.errors import SettingsError
 from daedap.files import new_folder, write_json, write_lines, write_text
 from daedap.judge.disturbed import Effect, disturbed
@@ -27,19 +27,12 @@ from daedap.judge.evaluate import evaluate as judge
 from daedap.judge.evaluation import Evaluation
 from daedap.judge.exam import Options, set_exam
 from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
-from daedap.judge.retrieval import NearestQuestion
 from daedap.language import say
-from daedap.pair import Pair, Reply
+from daedap.pair import Pair
 from daedap.runs import FOLDER, Json, Run
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from daedap.judge.systems import Answerer
-
 _log = logging.getLogger("daedap")
-_AT_FIRST = 100
+_AT_FIRST = 50
 """Rows that are ranked and answered at the end of a training, so that it does not last; `daedap evaluate` takes 500."""
 
 
@@ -94,7 +87,7 @@ def evaluate(
     if suites.disturbed:
         result = replace(result, disturbed=_disturbed(found, exam, rows))
     if asked:
-        result = replace(result, paraphrases=answer_paraphrases(_bot(found, held_out=True), asked))
+        result = replace(result, paraphrases=answer_paraphrases(Bot.of(found, held_out=True), asked))
     if data is None and not (found.folder / "evaluation").exists():
         _keep(found, result)
     return result
@@ -127,34 +120,14 @@ def _judge(run: Run, exam: _Exam, rows: int) -> Evaluation:
         exam.pairs,
         components=exam.components,
         speakers={"model": open_learned(run), "base": open_untuned(run)},
+        bots={"bot": Bot.of(run, held_out=False)},
         index=index,
-        options=Options(rows=rows),
+        options=Options(rows=rows, timed=min(20, max(5, rows // 5))),
     )
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A bot as the judge asks it."""
-
-    bot: Bot
-
-    def answers(self, questions: Sequence[str]) -> list[Reply]:
-        return self.bot.reply_many(questions)
-
-    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """What the bot would choose by what was answered to like questions: it looks up before it speaks."""
-        return NearestQuestion(self.bot.index).scores(questions, candidates)
-
-
-def _bot(run: Run, *, held_out: bool = False) -> Answerer:
-    """The run's bot; with the rows `held_out` for the scores it knows as much as the bot that talks to people."""
-    index = Index.open(run.folder / "index")
-    more = [pair for side in HELD_OUT for pair in read_side(run.folder, side)] if held_out else []
-    return _Asked(Bot(run, index.extended(more)))
-
-
 def _disturbed(run: Run, exam: _Exam, rows: int) -> tuple[Effect, ...]:
-    bot = _bot(run)
+    bot = Bot.of(run, held_out=False)
     asked = set_exam(exam.pairs, exam.components, Index.open(run.folder / "index").pairs, Options(rows=rows))
     return tuple(disturbed(bot, asked, {kind: _disturbing(kind) for kind in KINDS}))
 
@@ -166,7 +139,7 @@ def _disturbing(kind: Kind) -> Callable[[str, random.Random], str]:
 def _paraphrases(file: Path, run: Run) -> list[Paraphrase]:
     """Ids may name the built-in pairs, and the rows of the run."""
     mine = [pair for side in SIDES for pair in read_side(run.folder, side)]
-    return read_paraphrases(file, [*load(STARTER).pairs, *mine])
+    return read_paraphrases(file, [*built_in(), *mine])
 
 
 def _own_exam(run: Run) -> _Exam:

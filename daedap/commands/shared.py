@@ -12,8 +12,6 @@ from pathlib import Path
 from daedap.errors import SettingsError
 from daedap.runs import Json, Run
 
-STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
-"""The built-in pairs."""
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy", "kiwipiepy")
 _log = logging.getLogger("daedap")
 

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,24 +15,26 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.answer.index import Index
+from daedap.answer.manners import STARTER, built_in
+from daedap.answer.memory import learn_memory
 from daedap.commands.evaluate import judge_run
-from daedap.commands.shared import STARTER, head, refuse_with_resume, tell
+from daedap.commands.shared import head, refuse_with_resume, tell
 from daedap.data.check import Fits, Loaded, load
 from daedap.data.source import Layout
 from daedap.data.split import Split, Splitting, split
-from daedap.data.store import read_side, write_sides
+from daedap.data.store import SIDES, read_side, write_sides
 from daedap.errors import DataError, SettingsError
 from daedap.files import digest, new_folder, write_json
 from daedap.language import say
 from daedap.lm.recipe import FRESH, Learner, Recipe
+from daedap.pair import Pair
 from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
     from daedap.lm.base import Base
 
-_STARTER_EPOCHS = 3
-"""So that a first bot is there in a minute or so; two more would bring its dev loss down by 3 %."""
+_STARTER_EPOCHS = 1
+"""So that a first bot is there in a minute or so: what it says is mostly looked up (docs/EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,13 +201,34 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     seconds["train"] = run.learned["training"]["seconds"]
     started = time.perf_counter()
     write_engine(run)
-    with new_folder(run.folder / "index") as folder:
-        Index.build(read_side(run.folder, "train")).save(folder)
+    _remember(run)
     headline = judge_run(run) if run.settings["evaluate"] else {}
     seconds["evaluate"] = round(time.perf_counter() - started, 1)
     write_json(run.folder / "manifest.json", _manifest(run, seconds, headline))
     tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
+
+
+def _remember(run: Run) -> None:
+    """What the bot knows. The held-out rows are encoded by what was learned without them, for the bot that talks."""
+    from daedap.lm.engine import open_engine
+
+    train, dev, test = (read_side(run.folder, side) for side in SIDES)
+    tell([say("learning which answers go with which questions")])
+    more = _built_in_beside(train, [*dev, *test])
+    memory = learn_memory(train, dev, more, open_engine(run), run.settings["recipe"]["seed"])
+    with new_folder(run.folder / "index") as folder:
+        memory.save(folder)
+        memory.space.extended([*dev, *test]).save(folder)
+
+
+def _built_in_beside(train: Sequence[Pair], held_out: Sequence[Pair]) -> list[Pair]:
+    """Built-in pairs to learn from; none where some of them are what the scores are taken on."""
+    pairs = {pair.id: pair for pair in built_in()}
+    if any(pair.id in pairs for pair in held_out):
+        return []
+    known = {pair.id for pair in train}
+    return [pair for pair in pairs.values() if pair.id not in known]
 
 
 def _manifest(run: Run, seconds: Json, headline: Json) -> Json:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import daedap.judge.metrics as measure
+from daedap.answer.nearest import NearestQuestion
 from daedap.errors import RunError
 from daedap.judge.backward import BackwardJudge
 from daedap.judge.evaluation import Evaluation, Row, Sample
 from daedap.judge.exam import Exam, Options, set_exam
 from daedap.judge.metrics import FloatArray, Score, Tally
-from daedap.answer.nearest import NearestQuestion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

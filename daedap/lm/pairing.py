@@ -83,7 +83,8 @@ class _Twins:
 
     def of(self, rows: NDArray[np.int64], dice: np.random.Generator) -> NDArray[np.int64]:
         """One for each row, perhaps the row itself."""
-        return self._order[self._begin[rows] + dice.integers(self._count[rows])]
+        chosen: NDArray[np.int64] = self._order[self._begin[rows] + dice.integers(self._count[rows])]
+        return chosen
 
 
 def _batches(rows: int, dice: np.random.Generator) -> list[NDArray[np.int64]]:

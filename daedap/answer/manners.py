@@ -1,0 +1,68 @@
+"""What every bot can answer, whatever it learned: greetings, thanks, insults, and people in distress."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from daedap.answer.encoder import Encoder
+from daedap.answer.index import Index
+from daedap.answer.space import Space
+from daedap.data.read import open_source, rows
+from daedap.pair import Evidence, Pair
+
+STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
+"""The built-in pairs."""
+_HELPLINE = re.compile(r"\b(109|112|117|119|1366|1388|1577-0199)\b")
+_COURTESY = re.compile(
+    r"(안녕|반가|반갑|하이|ㅎㅇ|고마|고맙|감사|땡큐|미안|죄송|잘 ?가|바보|멍청|꺼져|닥쳐|재수 ?없|짜증나게)"
+)
+_DISTRESS = re.compile(r"자살|자해|유서|죽고 ?싶|죽어 ?버리|그만 ?살고|살기 ?싫|살고 ?싶지 ?않|뛰어내리")
+_SURE, _CARING = 0.75, 0.6
+"""Similarity from which a courtesy is returned, and from which distress is heard: help too often harms nobody."""
+
+
+@dataclass(frozen=True)
+class Manners:
+    """Built-in pairs that stand behind what a bot has learned."""
+
+    index: Index
+    space: Space
+
+    @classmethod
+    def built_in(cls, encoder: Encoder, without: Collection[str] = ()) -> Manners:
+        """Those of the starter pairs that are about manners, where a run's encoder puts them.
+
+        `without` these ids: what a run was trained to answer without having seen it must not be known from here.
+        """
+        polite = [pair for pair in built_in() if _helps(pair) or _COURTESY.search(pair.question)]
+        pairs = [pair for pair in polite if pair.id not in without]
+        return cls(Index.build(pairs), Space.of(encoder, pairs))
+
+    def answer(self, question: str, unless: float) -> Evidence | None:
+        """The pair to answer with, if there is one nearer than what the bot itself knows, `unless` so similar.
+
+        Distress is answered even if nothing is near."""
+        letters = self.index.similarities([question])[0]
+        both = (letters + self.space.asked @ self.space.encoder.questions([question])[0]) / 2
+        distress = bool(_DISTRESS.search(question))
+        if distress:
+            both = np.where([_helps(pair) for pair in self.index.pairs], both, -1.0)
+        best = int(both.argmax())
+        pair, similarity = self.index.pairs[best], float(both[best].clip(0, 1))
+        enough = _CARING if _helps(pair) else _SURE
+        sure = distress or similarity >= max(enough, unless)  # whoever speaks of dying is never told something else
+        return Evidence(pair.question, pair.answer, similarity) if sure else None
+
+
+def built_in() -> list[Pair]:
+    """All built-in pairs."""
+    return [row for row in rows(open_source(STARTER)) if isinstance(row, Pair)]
+
+
+def _helps(pair: Pair) -> bool:
+    return bool(_HELPLINE.search(pair.answer))

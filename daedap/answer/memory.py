@@ -1,0 +1,102 @@
+"""What a bot knows: pairs, found by letters and by meaning; and how much each view of an answer counts.
+
+Folder: an index (index.py), a space (space.py) that may hold more pairs than it, and `weights.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.answer.encoder import Encoder
+from daedap.answer.index import CELLS, Index, largest
+from daedap.answer.nearest import NearestQuestion
+from daedap.answer.rank import Ranker, Weights, fit_weights
+from daedap.answer.space import Space
+from daedap.pair import Evidence, Pair
+
+if TYPE_CHECKING:
+    from daedap.lm.speech import Talker  # torch takes seconds to import
+
+FloatArray = NDArray[np.float32]
+_WHOLE, _LETTERS = 100_000, 500
+"""Pairs up to which all are compared by meaning; of more, only so many that share the most letters."""
+_STRANGE = 2.0
+"""Per cent of the dev questions, the least like anything known, that a bot may say it did not understand."""
+
+
+class Near(NamedTuple):
+    """Known pairs near a question, best first."""
+
+    rows: NDArray[np.int64]
+    similarities: FloatArray
+    """Mean of the cosines by letters and by meaning, 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Known pairs; those of the index may be followed by others in the space."""
+
+    index: Index
+    space: Space
+    weights: Weights
+
+    def near(self, questions: Sequence[str], k: int) -> list[Near]:
+        """The `k` nearest known questions of each question."""
+        step = max(1, CELLS // len(self.index.pairs))
+        found = []
+        for start in range(0, len(questions), step):
+            some = questions[start : start + step]
+            letters, meant = self.index.similarities(some), self.space.encoder.questions(some)
+            found += [self._nearest(*both, k) for both in zip(letters, meant, strict=True)]
+        return found
+
+    def _nearest(self, letters: FloatArray, meant: FloatArray, k: int) -> Near:
+        rows = np.arange(len(letters))
+        if len(rows) > _WHOLE:
+            rows = largest(letters[None], _LETTERS)[0]
+        both: FloatArray = (letters[rows] + self.space.asked[rows] @ meant).clip(0) / np.float32(2)
+        best = largest(both[None], min(k, len(rows)))[0]
+        return Near(rows[best], both[best].clip(0, 1))
+
+    def evidence(self, near: Near, place: int = 0) -> Evidence:
+        """The known pair at a place of what was found."""
+        pair = self.index.pairs[near.rows[place]]
+        return Evidence(pair.question, pair.answer, float(near.similarities[place]))
+
+    def ranker(self, talker: Talker) -> Ranker:
+        """How well answers fit, with what a model says to them."""
+        return Ranker(self._answered, self.space, talker, self.weights)
+
+    @cached_property
+    def _answered(self) -> NearestQuestion:
+        return NearestQuestion(self.index)
+
+    def save(self, folder: Path) -> None:
+        """Write everything."""
+        self.index.save(folder)
+        self.space.save(folder)
+        self.weights.save(folder / "weights.json")
+
+    @classmethod
+    def open(cls, folder: Path, more: Sequence[Pair] = ()) -> Memory:
+        """Read it, with `more` pairs: those that the space was saved with. Raises RunError when it is damaged."""
+        index = Index.open(folder).extended(more)
+        return cls(index, Space.open(folder).first(len(index.pairs)), Weights.open(folder / "weights.json"))
+
+
+def learn_memory(train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair], talker: Talker, seed: int) -> Memory:
+    """Index the training rows; learn what goes together, from `more` pairs too; weigh the views on dev rows."""
+    space = Space.of(Encoder.fit([*train, *more], seed), train)
+    memory = Memory(Index.build(train), space, Weights())
+    weights = fit_weights(memory.ranker(talker), dev, [pair.answer for pair in train])
+    if dev:
+        likest = [near.similarities[0] for near in memory.near([pair.question for pair in dev], 1)]
+        weights = weights.with_strange(float(np.percentile(likest, _STRANGE)))
+    return Memory(memory.index, space, weights)
