@@ -4,10 +4,10 @@ import pytest
 from conftest import PAIRS
 
 import daedap
-from daedap.answer.bot import KNOWN, Bot
+from daedap.answer.bot import KNOWN, Bot, Manner
 from daedap.data.store import read_side
-from daedap.errors import DataError, RunError
-from daedap.pair import Message
+from daedap.errors import RunError
+from daedap.pair import Message, Pair, Spoken
 from daedap.runs import Run
 
 STRANGE = ["양자역학을 설명해 봐", "zzz", "</s><usr>안녕", "<|assistant|>네</s>", "😀" * 10, "1 + 1 = ?"]
@@ -22,7 +22,7 @@ def test_a_known_question_gets_its_answer_and_says_from_where(bot: Bot, trained:
     for pair in read_side(trained.folder, "train")[:20]:
         reply = bot.reply(pair.question)
         assert (reply.text, reply.source) == (pair.answer, "retrieved")
-        assert reply.score == pytest.approx(1, abs=1e-5)
+        assert reply.score == pytest.approx(1, abs=1e-2)
         assert reply.evidence
         assert (reply.evidence.question, reply.evidence.answer) == (pair.question, pair.answer)
         assert reply.evidence.similarity == reply.score
@@ -38,25 +38,56 @@ def test_held_out_rows_are_known_too(bot: Bot, trained: Run) -> None:
 def test_the_same_question_typed_otherwise(bot: Bot) -> None:
     reply = bot.reply("우리강아지가  자꾸 화를 내요ㅠㅠ")
     assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")
+    assert reply.evidence
+    assert reply.evidence.question == "우리 강아지가 자꾸 화를 내요"
     assert KNOWN <= reply.score < 1
 
 
 @pytest.mark.parametrize("question", STRANGE)
-def test_another_question_is_answered_by_the_model(bot: Bot, question: str) -> None:
+def test_a_strange_question_is_not_understood(bot: Bot, question: str) -> None:
     reply = bot.reply(question)
     assert reply.question == question
-    assert reply.source in ("generated", "fallback")
-    assert reply.score <= 0
+    assert reply.source != "lesson"
     assert reply.evidence
     assert reply.evidence.similarity < KNOWN
     assert reply.text
     assert not any(mark in reply.text for mark in ("</s>", "<|user|>", "<|assistant|>", "<unk>", "<pad>"))
 
 
-def test_what_the_model_says_is_from_the_model(bot: Bot) -> None:
+def test_without_a_fallback_something_is_said(trained: Run) -> None:
+    bot = Bot.open(trained.folder, manner=Manner(fallback="off"))
     reply = bot.reply("양자역학을 설명해 봐")
-    assert reply.source == "generated"
-    assert reply.score < 0
+    assert reply.source in ("retrieved", "generated")
+    proposed = {
+        one.text for one in bot.talker.sample([Pair(reply.question, "")], 8, seed=42, temperature=0.7, top_k=40)[0]
+    }
+    assert reply.text in proposed | {pair.answer for pair in PAIRS}
+
+
+def test_the_fallback_can_be_told(trained: Run) -> None:
+    told = Bot.open(trained.folder, manner=Manner(fallback="고객센터에 물어봐 주세요.")).reply("양자역학을 설명해 봐")
+    assert (told.text, told.source) == ("고객센터에 물어봐 주세요.", "fallback")
+
+
+def test_without_samples_only_what_is_known_is_said(trained: Run) -> None:
+    bot = Bot.open(trained.folder, manner=Manner(samples=0, fallback="off"))
+    replies = bot.reply_many([f"{pair.question[:5]} 뭐 하지" for pair in PAIRS[::9]])
+    assert {reply.text for reply in replies} <= {pair.answer for pair in PAIRS}
+
+
+def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
+    near = bot.memory.near(["양자역학을 설명해 봐"], 3)[0]
+    spoken = Spoken("양자역학은 어려워요.", True, 5, -2.0)
+    reply = bot._chosen(Pair("양자역학을 설명해 봐", ""), near, [spoken], best=3)
+    assert (reply.text, reply.source, reply.score) == ("양자역학은 어려워요.", "generated", -2.0)
+    assert reply.evidence == bot.memory.evidence(near)
+
+
+def test_a_judge_may_ask_for_preferences(bot: Bot) -> None:
+    pairs = PAIRS[:6]
+    found = bot.preferences([pair.question for pair in pairs], [[pair.answer, "몰라요.", "네."] for pair in pairs])
+    assert found.shape == (6, 3)
+    assert (found.argmax(axis=1) == 0).all()
 
 
 @pytest.mark.parametrize("question", ["", " ", "\n\t"])
@@ -75,9 +106,7 @@ def test_nothing_asked_in_korean(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> N
 def test_many_at_once_are_answered_as_one_by_one(bot: Bot) -> None:
     questions = [PAIRS[3].question, "양자역학을 설명해 봐", "", PAIRS[70].question, *STRANGE, PAIRS[3].question]
     many, single = bot.reply_many(questions), [bot.reply(question) for question in questions]
-    assert [(reply.text, reply.source, reply.evidence) for reply in many] == [
-        (reply.text, reply.source, reply.evidence) for reply in single
-    ]
+    assert [(reply.text, reply.source) for reply in many] == [(reply.text, reply.source) for reply in single]
     assert [reply.score for reply in many] == pytest.approx([reply.score for reply in single], abs=1e-3)
     assert bot.reply_many([]) == []
 
@@ -103,9 +132,9 @@ def test_text_that_no_encoding_knows(bot: Bot) -> None:
     assert reply.text
 
 
-def test_a_question_that_does_not_fit(bot: Bot) -> None:
-    with pytest.raises(DataError, match=r"\d+ tokens long"):
-        bot.reply("끝없이 이어지는 이야기를 " * 100)
+def test_a_question_that_is_too_long_for_the_model_is_looked_up(trained: Run) -> None:
+    bot = Bot.open(trained.folder, manner=Manner(fallback="off"))
+    assert bot.reply("끝없이 이어지는 이야기를 " * 100).source == "retrieved"
 
 
 def test_open_by_number_folder_and_name(trained: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from daedap.answer.manners import Manners
 from daedap.answer.memory import Memory, Near
 from daedap.data.store import HELD_OUT, read_side
+from daedap.errors import DataError
 from daedap.korean import comparison_form
 from daedap.language import say
 from daedap.pair import Evidence, Message, Pair, Reply, Spoken
@@ -119,8 +120,8 @@ class Bot:
         for row in asked:
             if reply := self._at_once(pairs[row], near[row]):
                 found[row] = reply
-        open_ = [row for row in asked if row not in found]
-        found |= zip(open_, self._choose([pairs[row] for row in open_], [near[row] for row in open_]), strict=True)
+        rest = [row for row in asked if row not in found]
+        found |= zip(rest, self._choose([pairs[row] for row in rest], [near[row] for row in rest]), strict=True)
         return [found.get(row) or self._fallback(pair, None) for row, pair in enumerate(pairs)]
 
     def _at_once(self, pair: Pair, near: Near) -> Reply | None:
@@ -131,8 +132,16 @@ class Bot:
                 return Reply(pair.question, polite.answer, "retrieved", polite.similarity, polite)
             if best.similarity < self.memory.weights.strange and self.manner.fallback != "off":
                 return self._fallback(pair, best)
-        known = best.similarity >= KNOWN
+        known = best.similarity >= KNOWN or not self._readable(pair)
         return Reply(pair.question, best.answer, "retrieved", best.similarity, best) if known else None
+
+    def _readable(self, pair: Pair) -> bool:
+        """Whether the model can read the question; one that is too long for it is still looked up."""
+        try:
+            self.talker.prompt.question(replace(pair, history=()))
+        except DataError:
+            return False
+        return True
 
     def _choose(self, pairs: Sequence[Pair], near: Sequence[Near]) -> list[Reply]:
         """Of what was answered to the nearest questions and of what the model proposes, what fits best."""

@@ -49,9 +49,9 @@ class Manners:
         Distress is answered even if nothing is near."""
         letters = self.index.similarities([question])[0]
         both = (letters + self.space.asked @ self.space.encoder.questions([question])[0]) / 2
-        distress = bool(_DISTRESS.search(question))
+        distress = _speaks_of_dying(question)
         if distress:
-            both = np.where([_helps(pair) for pair in self.index.pairs], both, -1.0)
+            both = np.where([_helps(pair) and _speaks_of_dying(pair.question) for pair in self.index.pairs], both, -1.0)
         best = int(both.argmax())
         pair, similarity = self.index.pairs[best], float(both[best].clip(0, 1))
         enough = _CARING if _helps(pair) else _SURE
@@ -66,3 +66,7 @@ def built_in() -> list[Pair]:
 
 def _helps(pair: Pair) -> bool:
     return bool(_HELPLINE.search(pair.answer))
+
+
+def _speaks_of_dying(question: str) -> bool:
+    return bool(_DISTRESS.search(question))

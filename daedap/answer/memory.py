@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from daedap.answer.encoder import Encoder
 from daedap.answer.index import CELLS, Index, largest
 from daedap.answer.nearest import NearestQuestion
-from daedap.answer.rank import Ranker, Weights, fit_weights
+from daedap.answer.rank import ENOUGH, Ranker, Weights, fit_weights
 from daedap.answer.space import Space
 from daedap.pair import Evidence, Pair
 
@@ -96,7 +96,7 @@ def learn_memory(train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair
     space = Space.of(Encoder.fit([*train, *more], seed), train)
     memory = Memory(Index.build(train), space, Weights())
     weights = fit_weights(memory.ranker(talker), dev, [pair.answer for pair in train])
-    if dev:
+    if len(dev) >= ENOUGH:
         likest = [near.similarities[0] for near in memory.near([pair.question for pair in dev], 1)]
         weights = weights.with_strange(float(np.percentile(likest, _STRANGE)))
     return Memory(memory.index, space, weights)

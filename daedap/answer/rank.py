@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 _NEAREST = 50
-_WRONG, _ENOUGH, _MOST = 9, 100, 300
-"""Wrong answers beside each right one when weights are fitted, and questions that this takes, at least and at most."""
+_WRONG, ENOUGH, _MOST = 9, 100, 300
+"""Wrong answers beside each right one when weights are fitted, and dev rows that this takes, at least and at most."""
 _TOLD = 8
 """Candidates that the model is asked about: those that look best without it."""
 
@@ -136,22 +136,27 @@ def _parted(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[Float
 
 
 def fit_weights(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> Weights:
-    """Weights that put the right answers of dev rows before wrong ones drawn from `answers`.
+    """Weights that put the right answers of dev rows before wrong ones; too few dev rows keep the defaults."""
+    if len(dev) < ENOUGH:
+        return Weights()
+    return Weights(*(round(float(weight), 4) for weight in weigh(differences(ranker, dev, answers))))
 
-    A logistic regression on differences of pairs (as in RankSVM: Joachims 2002). Too few dev rows keep the defaults.
-    """
+
+def differences(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> FloatArray:
+    """(comparisons, 4): the views of dev rows' right answers less those of wrong ones, drawn from `answers`."""
     dev = sorted(dev, key=lambda pair: pair.id)[:_MOST]
     offered = [[pair.answer, *_wrong(pair, answers)] for pair in dev]
-    if len(dev) < _ENOUGH or not all(len(texts) > 1 for texts in offered):
-        return Weights()
+    return np.concatenate([views[:1] - views[1:] for views in ranker.views(dev, offered)])
+
+
+def weigh(apart: FloatArray) -> FloatArray:
+    """(views,): how much each counts, by a logistic regression on differences (as in RankSVM: Joachims 2002)."""
     from sklearn.linear_model import LogisticRegression  # 1 s
 
-    differences = np.concatenate([views[:1] - views[1:] for views in ranker.views(dev, offered)])
-    scale = np.maximum(differences.std(axis=0), 1e-9)
-    sides = np.concatenate([differences, -differences]) / scale
-    right = np.repeat([1, 0], len(differences))
-    found = LogisticRegression(fit_intercept=False).fit(sides, right).coef_[0] / scale
-    return Weights(*(round(float(weight), 4) for weight in found))
+    scale = np.maximum(apart.std(axis=0), 1e-9)
+    sides, right = np.concatenate([apart, -apart]) / scale, np.repeat([1, 0], len(apart))
+    weights: FloatArray = LogisticRegression(fit_intercept=False).fit(sides, right).coef_[0] / scale
+    return weights
 
 
 def _wrong(pair: Pair, answers: Sequence[str]) -> list[str]:

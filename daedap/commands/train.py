@@ -223,12 +223,12 @@ def _remember(run: Run) -> None:
 
 
 def _built_in_beside(train: Sequence[Pair], held_out: Sequence[Pair]) -> list[Pair]:
-    """Built-in pairs to learn from; none where some of them are what the scores are taken on."""
+    """Built-in pairs to learn from: no more than the file has rows, none where some of them are what is scored on."""
     pairs = {pair.id: pair for pair in built_in()}
     if any(pair.id in pairs for pair in held_out):
         return []
     known = {pair.id for pair in train}
-    return [pair for pair in pairs.values() if pair.id not in known]
+    return [pairs[id_] for id_ in sorted(pairs.keys() - known)][: len(train)]
 
 
 def _manifest(run: Run, seconds: Json, headline: Json) -> Json:

@@ -14,8 +14,8 @@ FloatArray = NDArray[np.float32]
 _WIDTH, _BATCH, _PEAK, _DECAY = 256, 512, 4e-3, 1e-2
 _TEMPERATURE, _DROPOUT, _WARMUP = 0.1, 0.2, 30
 """Measured choices: docs/EXPERIMENTS.md, "What goes together"."""
-_EPOCHS, _STEPS = 30, 3000
-"""As often as that, but no more than so many steps: a large file needs no repetition."""
+_EPOCHS, _FEWEST, _MOST = 30, 200, 3000
+"""As often as that, within so many steps: a small file needs more repetition, a large one none."""
 
 
 @dataclass(frozen=True)
@@ -90,5 +90,5 @@ class _Twins:
 def _batches(rows: int, dice: np.random.Generator) -> list[NDArray[np.int64]]:
     size = min(_BATCH, rows)
     each = rows // size
-    epochs = min(_EPOCHS, -(-_STEPS // each))
-    return [part for _ in range(epochs) for part in np.split(dice.permutation(rows)[: each * size], each)][:_STEPS]
+    epochs = min(max(_EPOCHS, -(-_FEWEST // each)), -(-_MOST // each))
+    return [part for _ in range(epochs) for part in np.split(dice.permutation(rows)[: each * size], each)][:_MOST]

@@ -17,6 +17,11 @@ from daedap.pair import Pair, Spoken
 class Talker(Protocol):
     """A model that can be asked, whatever computes it."""
 
+    @property
+    def prompt(self) -> Prompt:
+        """How it reads a question."""
+        ...
+
     def log2_probability(self, pairs: Sequence[Pair], /) -> FloatArray:
         """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
         ...

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import PAIRS
+
+from daedap.answer.encoder import Encoder
+from daedap.answer.index import Index
+from daedap.answer.memory import Memory, learn_memory
+from daedap.answer.rank import Ranker, Weights, fit_weights
+from daedap.answer.space import Space
+from daedap.errors import RunError
+from daedap.lm.score import FloatArray
+from daedap.pair import Pair, Spoken
+
+ASKED = [pair.question for pair in PAIRS]
+
+
+class Mute:
+    """A model that finds every answer equally likely and says nothing."""
+
+    def log2_probability(self, pairs: list[Pair]) -> FloatArray:
+        return np.array([[-10.0, 5.0] for _ in pairs])
+
+    def reply(self, pairs: list[Pair]) -> list[Spoken]:
+        return [Spoken("", True, 1, -1.0) for _ in pairs]
+
+    def stream(self, pair: Pair, tell: object) -> Spoken:
+        return self.reply([pair])[0]
+
+    def sample(self, pairs: list[Pair], count: int, **_: object) -> list[list[Spoken]]:
+        return [self.reply([pair] * count) for pair in pairs]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder.fit(PAIRS, 1)
+
+
+@pytest.fixture(scope="module")
+def memory(encoder: Encoder) -> Memory:
+    return Memory(Index.build(PAIRS), Space.of(encoder, PAIRS), Weights())
+
+
+def test_questions_are_near_their_answers(encoder: Encoder) -> None:
+    asked, said = encoder.questions(ASKED), encoder.answers([pair.answer for pair in PAIRS])
+    assert np.linalg.norm(asked, axis=1) == pytest.approx(1, abs=1e-4)
+    cosines = asked @ said.T
+    assert (cosines.argmax(axis=1) == np.arange(len(PAIRS))).mean() > 0.9
+
+
+def test_the_same_seed_learns_the_same(encoder: Encoder) -> None:
+    again = Encoder.fit(PAIRS, 1)
+    assert np.array_equal(again.questions(ASKED), encoder.questions(ASKED))
+
+
+def test_what_is_saved_is_read_again(memory: Memory, tmp_path: Path) -> None:
+    memory.save(tmp_path)
+    again = Memory.open(tmp_path)
+    for one, other in zip(memory.near(ASKED[:9], 3), again.near(ASKED[:9], 3), strict=True):
+        assert one.rows.tolist() == other.rows.tolist()
+        assert one.similarities == pytest.approx(other.similarities, abs=5e-3)
+    assert again.weights == memory.weights
+
+
+def test_another_model_of_kiwis_is_refused(memory: Memory, tmp_path: Path) -> None:
+    memory.save(tmp_path)
+    file = tmp_path / "features.json"
+    file.write_text(file.read_text("utf-8").replace('"kiwi": "', '"kiwi": "9'), "utf-8")
+    with pytest.raises(RunError, match=r"pip install kiwipiepy-model==9.*train again"):
+        Memory.open(tmp_path)
+
+
+def test_a_text_that_nothing_is_known_of(encoder: Encoder) -> None:
+    assert np.isfinite(encoder.questions(["", "zzzz", "😀"])).all()
+
+
+def test_the_question_itself_is_nearest(memory: Memory) -> None:
+    for row, near in enumerate(memory.near(ASKED, 5)):
+        assert near.rows[0] == row
+        assert near.similarities[0] == pytest.approx(1, abs=1e-3)
+        assert (np.diff(near.similarities) <= 0).all()
+
+
+def test_a_word_of_the_same_meaning_is_near(memory: Memory) -> None:
+    near = memory.near(["내 멍멍이가 식사를 안 해"], 3)[0]
+    asked = [memory.index.pairs[row].question for row in near.rows]
+    assert any("밥을 안 먹" in question for question in asked)
+
+
+def test_the_right_answer_ranks_first(memory: Memory) -> None:
+    ranker = memory.ranker(Mute())  # type: ignore[arg-type]
+    wrong = [pair.answer for pair in PAIRS[::7]]
+    offered = [[pair.answer, *(text for text in wrong if text != pair.answer)] for pair in PAIRS[:20]]
+    scores = ranker.scores(PAIRS[:20], offered)
+    assert [int(found.argmax()) for found in scores] == [0] * 20
+    assert ranker.best(PAIRS[:20], offered) == [0] * 20
+    assert [len(found) for found in scores] == [len(texts) for texts in offered]
+
+
+def test_weights_are_fitted_when_there_are_enough_dev_rows(memory: Memory) -> None:
+    ranker: Ranker = memory.ranker(Mute())  # type: ignore[arg-type]
+    answers = [pair.answer for pair in PAIRS]
+    assert fit_weights(ranker, PAIRS[:50], answers) == Weights()
+    many = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS for mark in ("", "요?")]
+    fitted = fit_weights(ranker, many, answers)
+    assert fitted != Weights()
+    assert fitted.fit > 0
+    assert fitted.known > 0
+    assert fitted.told == 0, "a model that tells nothing counts for nothing"
+
+
+def test_what_is_strange_is_measured_on_the_dev_rows() -> None:
+    few = learn_memory(PAIRS[:70], PAIRS[70:], [], Mute(), 1)  # type: ignore[arg-type]
+    assert few.weights.strange == Weights().strange
+    dev = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS[40:] for mark in ("", "?", "ㅠㅠ")]
+    learned = learn_memory(PAIRS[:40], dev, [], Mute(), 1)  # type: ignore[arg-type]
+    likest = [near.similarities[0] for near in learned.near([pair.question for pair in dev], 1)]
+    assert min(likest) <= learned.weights.strange <= np.median(likest)
