@@ -20,6 +20,7 @@ _COMPATIBILITY = {
     if len(unicodedata.normalize("NFKC", chr(code))) == 1
 }
 _LAUGHTER = re.compile(r"([ㅋㅎㅠㅜ])\1+")
+_EMOTION = re.compile(r"[ㅋㅎㅠㅜ]{2,}")
 _TRAILING = re.compile(r"[\W_ㄱ-ㅣ]+$")
 _POLITE = re.compile(r"((?<![필중수소])요|욥|용|죠|니다|니까|십시오|시오|세여|예여|에여|네여|어여|아여|해여|까여)$")
 
@@ -58,6 +59,12 @@ def comparison_form(text: str) -> str:
     folded = compatibility_jamo(unicodedata.normalize("NFKC", text)).casefold()
     letters = "".join(char for char in folded if char.isalnum())
     return _LAUGHTER.sub(r"\1\1", letters) or "".join(folded.split())
+
+
+def essence(text: str) -> str:
+    """The comparison form without laughter and tears, which any question may carry; one of nothing else keeps them."""
+    form = comparison_form(text)
+    return _EMOTION.sub("", form) or form
 
 
 def speech_level(text: str) -> SpeechLevel:

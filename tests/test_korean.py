@@ -4,7 +4,31 @@ import unicodedata
 
 import pytest
 
-from daedap.korean import analyse, comparison_form, compatibility_jamo, is_closed, join, morphemes, nfc, speech_level
+from daedap.korean import (
+    analyse,
+    comparison_form,
+    compatibility_jamo,
+    essence,
+    is_closed,
+    join,
+    morphemes,
+    nfc,
+    speech_level,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("오늘 뭐 해ㅋㅋㅋ", "오늘뭐해"),
+        ("ㅠㅠ 힘들어ㅠ.ㅠ!", "힘들어"),
+        ("ㅋㅋㅋㅋ", "ㅋㅋ"),
+        ("크크 웃겨", "크크웃겨"),
+        ("", ""),
+    ],
+)
+def test_laughter_and_tears_are_not_the_question(text: str, left: str) -> None:
+    assert essence(text) == left
 
 
 def test_nfc_joins_what_a_mac_takes_apart() -> None:

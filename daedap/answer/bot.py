@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from daedap.answer.manners import Manners
 from daedap.answer.memory import Memory, Near
 from daedap.data.store import HELD_OUT, read_side
-from daedap.errors import DataError
+from daedap.errors import DataError, SettingsError
 from daedap.korean import comparison_form
 from daedap.language import say
 from daedap.pair import Evidence, Message, Pair, Reply, Spoken
@@ -40,6 +40,10 @@ class Manner:
     """What to say when nothing known is like the question: a text, or off. [default: a friendly request]"""
     seed: int = 42
     """Decides what the model proposes: the same question gets the same answer."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise SettingsError("--samples {value}: must not be negative.", "Try 8.", value=self.samples)
 
 
 @dataclass

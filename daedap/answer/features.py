@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.errors import RunError
-from daedap.korean import Morpheme, analyse, comparison_form
+from daedap.korean import Morpheme, analyse, essence
 from daedap.senses import WIDTH, Senses, model_version
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ FloatArray = NDArray[np.float32]
 _PARTS, _FITTED_ON, _MOST = 512, 40_000, 40_000
 """Dimensions of LSA, texts it is fitted on, and features that it knows at most."""
 _AT_ONCE = 4096
+_EMOTIONS = frozenset("ㅋㅎㅠㅜ") | {"ㅋㅋ", "ㅎㅎ", "ㅠㅠ", "ㅜㅜ"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Features:
         some = list(dict.fromkeys(texts))
         if len(some) > _FITTED_ON:
             some = [some[row] for row in np.random.default_rng(seed).choice(len(some), _FITTED_ON, replace=False)]
-        cut = [_Cut(text, found) for text, found in zip(some, analyse(some), strict=True)]
+        cut = _cut(some)
         tfidf = _tfidf(min_df=2 if len(some) > 1 else 1, max_features=_MOST)
         counted = tfidf.fit_transform(cut)
         rank = min(_PARTS, *(size - 1 for size in counted.shape))
@@ -72,7 +73,7 @@ class Features:
         found = np.zeros((len(texts), _PARTS + WIDTH), np.float32)
         for start in range(0, len(texts), _AT_ONCE):
             some = texts[start : start + _AT_ONCE]
-            cut = [_Cut(text, morphemes) for text, morphemes in zip(some, analyse(some), strict=True)]
+            cut = _cut(some)
             counted: sparse.csr_array[np.float32] = self._tfidf.transform(cut)
             used = np.unique(counted.indices)
             found[start : start + len(some), :_PARTS] = _unit(counted[:, used] @ self.parts[used].astype(np.float32))
@@ -136,6 +137,12 @@ class _Cut:
     morphemes: list[Morpheme]
 
 
+def _cut(texts: Sequence[str]) -> list[_Cut]:
+    """Texts and their morphemes, without laughter and tears."""
+    found = zip(texts, analyse(texts), strict=True)
+    return [_Cut(text, [one for one in morphemes if essence(one.form) not in _EMOTIONS]) for text, morphemes in found]
+
+
 def _tfidf(**options: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -144,7 +151,7 @@ def _tfidf(**options: Any) -> Any:
 
 def _names(cut: _Cut) -> list[str]:
     """Its features: 1- to 3-grams of characters, the text's ends included, and 1- and 2-grams of morphemes."""
-    marked, words = f"\x02{comparison_form(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
+    marked, words = f"\x02{essence(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
     grams = [marked[i : i + n] for n in (1, 2, 3) for i in range(len(marked) - n + 1)]
     return [*grams, *words, *(f"{one} {two}" for one, two in pairwise(words))]
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from daedap.errors import RunError
-from daedap.korean import comparison_form
+from daedap.korean import essence
 from daedap.pair import Evidence, Message, Pair
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class Index:
 
 def _counts(texts: Sequence[str]) -> sparse.csr_array[np.float32]:
     """(texts, FEATURES): how often each n-gram occurs."""
-    forms = [comparison_form(text) for text in texts]
+    forms = [essence(text) for text in texts]
     marked = [f"\x02{form}\x03" if form else "" for form in forms]
     counts: sparse.csr_array[np.float32] = sparse.csr_array(_hasher().transform(marked))
     return counts

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from daedap.answer.bot import Bot
+from cyclopts import Parameter
+
+from daedap.answer.bot import Bot, Manner
 from daedap.data.encoding import detect, open_text
 from daedap.errors import DataError, SettingsError
 from daedap.files import write_lines
@@ -42,6 +44,7 @@ def answer(
     run: str = "latest",
     in_: Path | None = None,
     out: Path | None = None,
+    manner: Annotated[Manner, Parameter(name="*")] = Manner(),
     runs: Path = FOLDER,
 ) -> Reply | Answered:
     """Answer one question, or a file with one question a line.
@@ -62,10 +65,10 @@ def answer(
         Folder of the runs.
     """
     if question is not None and in_ is None and out is None:
-        return Bot.open(run, runs=runs).reply(question)
+        return Bot.open(run, runs=runs, manner=manner).reply(question)
     if question is not None or in_ is None or out is None:
         raise SettingsError("Nothing to answer.", "Give a question, or both --in FILE and --out FILE.")
-    return _answer_file(Bot.open(run, runs=runs), in_, out)
+    return _answer_file(Bot.open(run, runs=runs, manner=manner), in_, out)
 
 
 def _answer_file(bot: Bot, questions: Path, out: Path) -> Answered:

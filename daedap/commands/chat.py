@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Annotated
 
-from daedap.answer.bot import Bot
+from cyclopts import Parameter
+
+from daedap.answer.bot import Bot, Manner
 from daedap.errors import DataError
 from daedap.language import say
 from daedap.pair import Message, Reply
@@ -16,7 +19,9 @@ _REMEMBERED = 6
 """Messages of the conversation that the next answer is based on."""
 
 
-def chat(*, run: str = "latest", runs: Path = FOLDER) -> None:
+def chat(
+    *, run: str = "latest", manner: Annotated[Manner, Parameter(name="*")] = Manner(), runs: Path = FOLDER
+) -> None:
     """Talk with a run. /good and /bad judge the last answer, /quit ends; Ctrl-C stops an answer.
 
     Raises RunError.
@@ -28,7 +33,7 @@ def chat(*, run: str = "latest", runs: Path = FOLDER) -> None:
     runs
         Folder of the runs.
     """
-    talk = Talk(Bot.open(run, runs=runs))
+    talk = Talk(Bot.open(run, runs=runs, manner=manner))
     _tell(say("Run {number}. /good and /bad judge the last answer, /quit ends.", number=talk.bot.run.number) + "\n")
     while (line := _ask()) is not None:
         try:
