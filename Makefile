@@ -16,7 +16,7 @@ demo: $(VENV)/daedap
 	@echo 'Talk with it: $(VENV)/bin/daedap chat'
 
 test: $(VENV)/dev lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

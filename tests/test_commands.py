@@ -157,7 +157,7 @@ def test_evaluate_own_rows_and_a_file(trained: Run, qa: Path, capsys: Output) ->
     runs = trained.folder.parent
     own = told(capsys, "evaluate", "--runs", runs)
     assert own["pairs"] == trained.manifest["data"]["test"]
-    assert own["scores"].keys() == {"model", "base", "retrieval", "human"}
+    assert own["scores"].keys() == {"bot", "model", "base", "retrieval", "human"}
     assert own["scores"]["model"]["all"]["bpc"]["value"] == pytest.approx(trained.manifest["headline"]["bpc"])
     other = told(capsys, "evaluate", "--data", qa, "--rows", 20, "--runs", runs)
     assert (other["pairs"], other["candidates"]) == (80, 20)

@@ -45,7 +45,13 @@ def words(file: Path, base: Path, runs: Path, *more: str) -> list[str]:
 
 def begin(launcher: str, arguments: Sequence[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", *LAUNCHERS[launcher], "daedap", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
 
 
 def ended(process: subprocess.Popen[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import statistics
 import sys
 import time
@@ -84,8 +85,10 @@ def help_to_learn(device: DeviceName) -> NoReturn:
     """What the processes beside the first one do: they learn with it, write nothing, and end."""
     _log.setLevel(logging.WARNING)
     meet(choose_device(device))
-    begin(told_by_first()).fitting.run()
-    sys.exit()
+    begun = begin(told_by_first())
+    begun.fitting.run()
+    sys.stderr.flush()
+    os._exit(0)  # gloo may wait for the first process, which is gone, when the model is put away
 
 
 def begin(run: Run, base: Base | None = None) -> Begun:
