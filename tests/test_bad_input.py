@@ -229,8 +229,11 @@ def test_a_damaged_run(trained: Run, tmp_path: Path, capsys: Output) -> None:
     weights.write_bytes(whole[:1000])
     told = refused(capsys, "answer", "안녕", "--runs", tmp_path)
     assert f"{weights}: 1,000 bytes instead of {len(whole):,}: the run is damaged." in told
-    weights.write_bytes(bytes(len(whole)))  # the size is right, the content isn't
-    assert "weights can't be read" in refused(capsys, "answer", "모르는 질문", "--runs", tmp_path)
+    weights.write_bytes(whole)
+    engine = tmp_path / "0001" / "engine" / "model.bin"
+    engine.write_bytes(bytes(engine.stat().st_size))  # the size is right, the content isn't
+    asked = ("answer", "모르는 질문", "--fallback", "off", "--runs", tmp_path)
+    assert "weights can't be read" in refused(capsys, *asked)
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "empty", "image"])

@@ -211,7 +211,11 @@ def in_process(file: Path, learner: Learner, recipe: Recipe, runs: Path) -> Path
 
 def options(*groups: Splitting | Learner | Recipe) -> list[str]:
     given = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
-    words = ((f"--{name.replace('_', '-')}", str(value)) for name, value in given.items() if value is not True)
+    words = (
+        (f"--{name.replace('_', '-')}", str(value))
+        for name, value in given.items()
+        if value is not True and value != ()
+    )
     return [word for pair in words for word in pair]
 
 

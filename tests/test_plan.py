@@ -15,7 +15,7 @@ from daedap.cli import run as cli
 from daedap.lm.adapter import with_lora
 from daedap.lm.base import load_base
 from daedap.lm.device import Machine
-from daedap.lm.plan import Costs, Plan, choose, measure, scoring_seconds
+from daedap.lm.plan import Costs, Plan, choose, measure, remembering_seconds, scoring_seconds
 from daedap.runs import Run
 
 CPU = Machine("cpu", "fp32", 1, "")
@@ -29,7 +29,7 @@ def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
     assert replace(plan, seconds=0.0, wished=0.0) == WISH
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
     assert plan.lines() == [
-        "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min to learn, 0.0 min for the scores."
+        "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min to learn, 0.0 min for the rest."
     ]
 
 
@@ -42,9 +42,10 @@ def test_a_plan_fits_into_its_budget(minutes: float) -> None:
 
 def test_time_for_the_scores_is_kept() -> None:
     wish = replace(WISH, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
-    assert wish.scoring == pytest.approx(8 + 24_000 * 12 * 0.0003)
+    assert wish.scoring == pytest.approx(20 + 6_000 * 12 * 0.0003)
     assert choose(COSTS, wish, layers=None, epochs=None).seconds <= 600 - wish.scoring
     assert scoring_seconds(COSTS, 12, 0) == 0
+    assert remembering_seconds(10_000) > remembering_seconds(1_000) > 0
 
 
 def test_less_time_learns_less() -> None:

@@ -94,14 +94,18 @@ def evaluate(
 
 
 def judge_run(run: Run) -> Json:
-    """Score a run that is being finished; write `evaluation/` and return the headline. Without test rows, nothing."""
+    """Score a run that is being finished; write `evaluation/` and return the headline. Without test rows, nothing.
+
+    The headline holds what the bot scores, and the model's scores where a bot has none.
+    """
     exam = _own_exam(run)
     if not exam.pairs:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
     result = _judge(run, exam, _AT_FIRST)
     _keep(run, result)
-    return {metric: score.value for metric, score in result.scores["model"]["all"].items()}
+    headline = {**result.scores["model"]["all"], **result.scores["bot"]["all"]}
+    return {metric: score.value for metric, score in headline.items()}
 
 
 def _keep(run: Run, result: Evaluation) -> None:

@@ -30,7 +30,7 @@ from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
 from daedap.lm.learned import save_learned
-from daedap.lm.plan import Plan, choose, measure, scoring_seconds
+from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.ranks import from_first, meet, told_by_first
 from daedap.lm.recipe import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
@@ -137,7 +137,7 @@ def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Exam
         epochs=recipe.epochs,
         layers=learner.layers or _default_layers(learner, base, blocks),
         blocks=blocks,
-        scoring=scoring_seconds(costs, blocks, scored),
+        scoring=remembering_seconds(len(examples.train)) + scoring_seconds(costs, blocks, scored),
         budget=recipe.budget.total_seconds() if recipe.budget else None,
     )
     return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)

@@ -30,8 +30,10 @@ _LOST_BY_EPOCHS = ((1, 3, 5), (0.377, 0.068, 0.0))
 _LOST_BY_ROWS = ((0.1, 0.25, 0.5, 1), (0.805, 0.614, 0.390, 0.0))
 """Share of the layers, epochs, share of the rows: nats per token on the dev rows that they cost, each by itself, when
 daedap-mini learns ChatbotData (docs/EXPERIMENTS.md)."""
-_RANKED = 500
-_SCORES = 8.0
+_RANKED = 50
+_REMEMBERS, _EACH = 6.0, 0.0045
+"""Seconds that the index, the encoder and the engine take, and those for each row, as on two cores."""
+_SCORES = 20.0
 """Seconds that the scores take however few rows there are."""
 
 
@@ -59,7 +61,7 @@ class Plan:
     seconds: float = 0.0
     """What the training is expected to take."""
     scoring: float = 0.0
-    """What the scores take after the training."""
+    """What comes after the training: the index, what goes together, the scores."""
     budget: float | None = None
     """Allowed, in seconds, for everything from the file to the scores."""
     wished: float = 0.0
@@ -78,7 +80,7 @@ class Plan:
         """For a terminal."""
         told = (
             "{learned:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
-            "about {training} to learn, {scores} for the scores."
+            "about {training} to learn, {scores} for the rest."
         )
         learned = round(self.fraction * self.rows)
         lines = [say(told, **asdict(self), learned=learned, training=_time(self.seconds), scores=_time(self.scoring))]
@@ -133,9 +135,14 @@ def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) 
 
 
 def scoring_seconds(costs: Costs, blocks: int, rows: int) -> float:
-    """Of two models: each answer after its question and after another one, and 20 candidates of up to 500 rows."""
+    """Of two models: each answer after its question and after another one, and 20 candidates of the ranked rows."""
     read = 2 * (2 * rows + 20 * min(rows, _RANKED))
     return _SCORES + read * blocks * costs.frozen if rows else 0.0
+
+
+def remembering_seconds(rows: int) -> float:
+    """What the bot needs to know besides the model, of so many training rows; it learns from no more than 100,000."""
+    return _REMEMBERS + _EACH * min(rows, 100_000)
 
 
 def _seconds(costs: Costs, plan: Plan) -> float:

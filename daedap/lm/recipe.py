@@ -116,8 +116,9 @@ class Recipe(Augmentation):
     def rate(self, step: int, steps: int, share: float) -> float:
         """The learning rate of a step out of so many, when `share` of the training is done."""
         peak, warmup = self.learning_rate or 0.0, int(self.warmup_ratio * steps)
-        if step < warmup:
-            return peak * (step + 1) / (warmup + 1)
+        by_clock = share / self.warmup_ratio if self.warmup_ratio else 1.0
+        if (rising := max((step + 1) / (warmup + 1), by_clock)) < 1:
+            return peak * rising
         left = (1 - share) / (1 - self.warmup_ratio)
         falling = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant_with_warmup": 1.0}
         return peak * min(1.0, falling[self.lr_scheduler_type])
