@@ -58,8 +58,9 @@ def ended(process: subprocess.Popen[str]) -> str:
     try:
         told, _ = process.communicate(timeout=150)
     except subprocess.TimeoutExpired:
-        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-            one.kill()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
+        process.kill()
         raise
     assert process.returncode == 0, told
     return told
