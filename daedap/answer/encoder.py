@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.answer.features import Features
+from daedap.answer.features import Features, unit
 from daedap.korean import comparison_form
 from daedap.pair import Pair
 
@@ -43,11 +43,11 @@ class Encoder:
 
     def questions(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 256)"""
-        return _unit(self.features.of(texts) @ self.question)
+        return unit(self.features.of(texts) @ self.question)
 
     def answers(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 256)"""
-        return _unit(self.features.of(texts) @ self.answer)
+        return unit(self.features.of(texts) @ self.answer)
 
     def save(self, folder: Path) -> None:
         """Write it, without pickle."""
@@ -60,8 +60,3 @@ class Encoder:
         """Read it. Raises RunError when it was made with another model of Kiwi's."""
         with np.load(folder / "maps.npz", allow_pickle=False) as maps:
             return cls(Features.open(folder), maps["question"], maps["answer"])
-
-
-def _unit(rows: FloatArray) -> FloatArray:
-    unit: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
-    return unit

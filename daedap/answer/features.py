@@ -76,8 +76,8 @@ class Features:
             cut = _cut(some)
             counted: sparse.csr_array[np.float32] = self._tfidf.transform(cut)
             used = np.unique(counted.indices)
-            found[start : start + len(some), :_PARTS] = _unit(counted[:, used] @ self.parts[used].astype(np.float32))
-            found[start : start + len(some), _PARTS:] = _unit(self._meaning(cut))
+            found[start : start + len(some), :_PARTS] = unit(counted[:, used] @ self.parts[used].astype(np.float32))
+            found[start : start + len(some), _PARTS:] = unit(self._meaning(cut))
         return found
 
     def _meaning(self, cut: Sequence[_Cut]) -> FloatArray:
@@ -160,7 +160,8 @@ def _named(morpheme: Morpheme) -> str:
     return f"{morpheme.form}/{morpheme.tag}"
 
 
-def _unit(rows: Any) -> FloatArray:
+def unit(rows: Any) -> FloatArray:
+    """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: FloatArray = (rows / np.maximum(length, 1e-9)).astype(np.float32)
-    return unit
+    found: FloatArray = (rows / np.maximum(length, 1e-9)).astype(np.float32)
+    return found

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.answer.encoder import Encoder
-from daedap.answer.index import Neighbours, largest
+from daedap.answer.index import CELLS, Neighbours, largest
 from daedap.pair import Pair
 
 FloatArray = NDArray[np.float32]
-_CELLS = 8_000_000
-"""Similarities held at once, 4 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Space:
         """The `k` nearest known questions of each of the vectors, (questions, 256)."""
         k = min(k, len(self.asked))
         rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
-        step = max(1, _CELLS // len(self.asked))
+        step = max(1, CELLS // len(self.asked))
         for start in range(0, len(vectors), step):
             part = slice(start, start + step)
             near = vectors[part] @ self.asked.T
