@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from daedap.data.augment import augment
+from daedap.data.augment import Augmentation, augment, without_question
 from daedap.data.store import HELD_OUT, read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
@@ -29,6 +29,7 @@ from daedap.lm.base import Base, load_base
 from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
+from daedap.lm.inherit import inherit_adapter, inherited_base
 from daedap.lm.learned import save_learned
 from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds
 from daedap.lm.prompt import Example, Prompt
@@ -77,7 +78,7 @@ def learn(run: Run, base: Base | None = None) -> Begun:
     begun = begin(from_first(lambda: run), base)
     fitted = begun.fitting.run()
     save_learned(begun.fitting.task.model, begun.prompt, run.folder)
-    write_json(run.folder / "learned.json", _record(begun, fitted))
+    write_json(run.folder / "learned.json", _record(run, begun, fitted))
     return begun
 
 
@@ -95,8 +96,8 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     """Everything that comes before the first step: the plan, and what the frozen layers say."""
     started = time.perf_counter()
     learner, recipe = Learner(**run.settings["learner"]), read_recipe(run.settings["recipe"])
-    train, dev = read_side(run.folder, "train"), read_side(run.folder, "dev")
-    base = base or choose_base(learner, recipe, train)
+    train, dev = _to_learn(run), read_side(run.folder, "dev")
+    base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
     prompt = base.prompt(learner.max_length)
     examples = _render(prompt, train, dev, _more(run, recipe, train))
     recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
@@ -107,6 +108,8 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     _log.info("\n".join(plan.lines()))
     examples, recipe = _as_planned(examples, recipe, plan)
     model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
+    if run.parent and isinstance(model, PeftModel):
+        inherit_adapter(model, run.parent)
     frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
     task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
     steps = len(examples.train) * recipe.epochs // (recipe.per_device_train_batch_size * machine.processes)
@@ -114,6 +117,22 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, step, steps))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
     return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
+
+
+def _to_learn(run: Run) -> list[Pair]:
+    """The training rows; of a run that goes on from another one, the new ones and some of the others again."""
+    train = read_side(run.folder, "train")
+    if not run.parent:
+        return train
+    new, recipe = run.document("data/source.json")["new"]["train"], run.settings["recipe"]
+    return [*train[:new], *_again(train[new:], new, recipe["replay"], recipe["seed"])]
+
+
+def _again(known: Sequence[Pair], new: int, share: float | None, seed: int) -> list[Pair]:
+    """Some known rows: this share of them, or a tenth, or as many as there are new ones where that is more."""
+    count = round(share * len(known)) if share is not None else max(-(-len(known) // 10), new)
+    chosen = np.random.default_rng(seed).permutation(len(known))[:count]
+    return [known[row] for row in sorted(chosen)]
 
 
 def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
@@ -137,7 +156,7 @@ def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Exam
         epochs=recipe.epochs,
         layers=learner.layers or _default_layers(learner, base, blocks),
         blocks=blocks,
-        scoring=remembering_seconds(len(examples.train)) + scoring_seconds(costs, blocks, scored),
+        scoring=remembering_seconds(len(read_side(run.folder, "train"))) + scoring_seconds(costs, blocks, scored),
         budget=recipe.budget.total_seconds() if recipe.budget else None,
     )
     return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
@@ -156,14 +175,17 @@ def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Example
     return fewer, replace(recipe, num_train_epochs=plan.epochs)
 
 
-def _record(begun: Begun, fitted: Fitted) -> Json:
+def _record(run: Run, begun: Begun, fitted: Fitted) -> Json:
     base, examples, fitting = begun.base, begun.examples, begun.fitting
+    parent = run.parent.learned if run.parent else None
+    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed}
+    longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
     return {
-        "base": {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed},
+        "base": parent["base"] if parent else started,
         "method": _method(begun.learner, base),
         "learning_rate": fitting.recipe.learning_rate,
-        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": _longest_answer(examples.train)},
-        "augmentation": {"augment": fitting.recipe.augment, "augment_share": fitting.recipe.augment_share},
+        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": longest},
+        "augmentation": {name: getattr(fitting.recipe, name) for name in Augmentation.__dataclass_fields__},
         "rows": {
             "train": len(examples.train),
             "augmented": examples.augmented,
@@ -197,11 +219,12 @@ def _small(base: Base) -> bool:
 
 def _more(run: Run, recipe: Recipe, train: Sequence[Pair]) -> list[Pair]:
     """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
-    if not recipe.augment:
-        return []
-    held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-    more = augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
-    _log.info(say("{count:,} more rows to learn, made by --augment", count=len(more)))
+    more = without_question(train, recipe.null_question_share, recipe.seed)
+    if recipe.augment:
+        held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+        more += augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
+    if more:
+        _log.info(say("{count:,} more rows to learn, made from these", count=len(more)))
     return more
 
 
