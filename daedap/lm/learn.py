@@ -31,11 +31,11 @@ from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
 from daedap.lm.inherit import inherit_adapter, inherited_base
 from daedap.lm.learned import save_learned
-from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds
+from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds, trial_step
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.ranks import from_first, meet, told_by_first
 from daedap.lm.recipe import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
-from daedap.lm.task import Task, frozen_part, new_task
+from daedap.lm.task import frozen_part, new_task
 from daedap.pair import Pair
 from daedap.runs import Json, Run
 
@@ -47,6 +47,8 @@ _SHORT = 64
 """Tokens of a row up to which plain attention is the faster one."""
 _RATES = {"lora": 5e-4, "full": 5e-5}
 _RATE_OF_SMALL = 1e-3
+_LEAST_RATE = 0.1
+"""Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
     prompt = base.prompt(learner.max_length)
     examples = _render(prompt, train, dev, _more(run, recipe, train))
-    recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
+    recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(run, learner, base))
     width = base.model.config.get_text_config().hidden_size
     machine = from_first(partial(settle, run, learner.device, learner.precision, width))
     _choose_attention(base.model, examples.train)
@@ -113,7 +115,8 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
     task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
     steps = len(examples.train) * recipe.epochs // (recipe.per_device_train_batch_size * machine.processes)
-    step = partial(_step, task, machine)
+    tried = task.train.batch(range(min(_TRIED, len(examples.train))))
+    step = trial_step(task.loss, tried, machine)
     machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, step, steps))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
     return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
@@ -209,8 +212,14 @@ def _method(learner: Learner, base: Base) -> Method:
     return learner.method or ("full" if _small(base) else "lora")
 
 
-def _default_rate(learner: Learner, base: Base) -> float:
-    return _RATE_OF_SMALL if _small(base) else _RATES[_method(learner, base)]
+def _default_rate(run: Run, learner: Learner, base: Base) -> float:
+    """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
+    whole = _RATE_OF_SMALL if _small(base) else _RATES[_method(learner, base)]
+    if not run.parent:
+        return whole
+    data = run.document("data/source.json")
+    new: int = data["new"]["train"]
+    return whole * min(1.0, max(_LEAST_RATE, new / max(1, int(data["train"]) - new)))
 
 
 def _small(base: Base) -> bool:
@@ -259,14 +268,6 @@ def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
     """Plain products for short rows: PyTorch's fused attention spends ten times as long on 17 tokens (RESULTS.md)."""
     if statistics.mean(len(example.ids) for example in train) < _SHORT:
         model.set_attn_implementation("eager")
-
-
-def _step(task: Task, machine: Machine) -> None:
-    """One step of training that changes no weight."""
-    rows = range(min(_TRIED, len(task.train.examples)))
-    with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
-        task.loss(task.train.batch(rows)).mean().backward()
-    task.model.zero_grad()
 
 
 def _shortlisted(learner: Learner, base: Base) -> bool:
