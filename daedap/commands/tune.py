@@ -126,14 +126,14 @@ def _whole_defaults(ended: _Ended, plan: Plan) -> list[float] | None:
         write_sides(stage.ground.run.folder, stage.parts)
         learner, recipe = ended.space.settings(ended.space.defaults)
         speaker = stage.ground.learn(learner, recipe, lambda epoch, speaker: None)
-        study.set_user_attr("whole", mark(speaker, stage.comparing).bits.round(3).tolist())
+        study.set_user_attr("whole", mark(speaker.log2_probability, stage.comparing).bits.round(3).tolist())
     return list(study.user_attrs["whole"])
 
 
 def _bits(run: Run, stage: Stage) -> list[float]:
     from daedap.lm.learned import open_learned  # torch takes seconds to import
 
-    bits: list[float] = mark(open_learned(run), stage.comparing).bits.tolist()
+    bits: list[float] = mark(open_learned(run).log2_probability, stage.comparing).bits.tolist()
     return bits
 
 

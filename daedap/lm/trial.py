@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -37,10 +38,20 @@ class Ground:
     """lora or full."""
     learning_rate: float
     """The one that the search starts from."""
+    pace: float = 1.0
+    """How much longer real steps take than those few that a plan is made from."""
+
+    def paced(self, learner: Learner, recipe: Recipe, rows: int) -> Ground:
+        """The same, after it has been seen how long the scratch run's few rows take."""
+        plan, started = self.plan, time.perf_counter()
+        self.learn(learner, replace(recipe, num_train_epochs=1), lambda epoch, speaker: None)
+        pace = max(1.0, (time.perf_counter() - started) * plan.rows * plan.epochs / (rows * plan.seconds))
+        return replace(self, pace=pace, plan=replace(plan, seconds=pace * plan.seconds))
 
     def expected(self, learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Plan:
         """How long the whole training takes with these settings, and what comes after it."""
-        return _expected(self.run, self._untouched(), learner, recipe, train, self.machine)
+        plan = _expected(self.run, self._untouched(), learner, recipe, train, self.machine)
+        return replace(plan, seconds=self.pace * plan.seconds)
 
     def learn(self, learner: Learner, recipe: Recipe, watch: Watch) -> Speaker:
         """A model trained on the scratch run's rows, with the weights that `daedap train` would keep.

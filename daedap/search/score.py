@@ -16,7 +16,7 @@ model that is sure and wrong pays for it in the gain's logarithm; more surprise 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,8 +29,9 @@ from daedap.pair import Pair
 
 if TYPE_CHECKING:
     from daedap.judge.metrics import Interval
-    from daedap.lm.speech import Talker  # torch takes seconds to import
 
+Scorer = Callable[[Sequence[Pair]], FloatArray]
+"""Pairs to log2 p of each answer after its question, and its tokens: (pairs, 2)."""
 GROUP = 4
 WEIGHT = 4.0
 """Of the gain. Settings differ in it by 0.1 bits per character where their BPC differs by 0.3 (docs/tuning.md)."""
@@ -104,11 +105,11 @@ def halve(dev: Sequence[Pair], components: Sequence[str]) -> tuple[Rows, Rows]:
     return choosing, comparing
 
 
-def mark(talker: Talker, rows: Rows) -> Marks:
+def mark(scorer: Scorer, rows: Rows) -> Marks:
     """Score a model on rows: each answer after the four questions of its group, each question read once."""
     groups = [rows.pairs[start : start + GROUP] for start in range(0, len(rows.pairs), GROUP)]
     crossed = [replace(asked, answer=pair.answer) for group in groups for asked in group for pair in group]
-    log2 = talker.log2_probability(crossed)[:, 0].reshape(-1, GROUP, GROUP)  # groups, questions, answers
+    log2 = scorer(crossed)[:, 0].reshape(-1, GROUP, GROUP)  # groups, questions, answers
     own = np.diagonal(log2, axis1=1, axis2=2).ravel()
     mean = np.logaddexp2.reduce(log2, axis=1).ravel() - np.log2(GROUP)
     return Marks(own, mean, characters([pair.answer for pair in rows.pairs]))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Value = int | float | str
 Found = Mapping[str, Value]
 """Name of an option → its value."""
-AUGMENTED = ("none", "typo", "polite,casual", "typo,spacing,particles")
+AUGMENTED = ("none", "typo", "polite", "typo,spacing")
 _FIRST = 1e-3
 
 

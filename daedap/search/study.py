@@ -48,7 +48,7 @@ class Trials:
         started = time.perf_counter()
 
         def watch(epoch: int, speaker: Speaker) -> None:
-            trial.report(mark(speaker, self.choosing.glance).score, epoch)
+            trial.report(mark(speaker.log2_probability, self.choosing.glance).score, epoch)
             early = epoch < recipe.epochs and not trial.user_attrs.get("default")
             if early and trial.should_prune():
                 raise TrialPruned
@@ -56,7 +56,10 @@ class Trials:
         learner, recipe = self._settings(self.space.ask(trial))
         try:
             speaker = self.learn(learner, recipe, watch)
-            chosen, compared = mark(speaker, self.choosing), mark(speaker, self.comparing)
+            chosen, compared = (
+                mark(speaker.log2_probability, self.choosing),
+                mark(speaker.log2_probability, self.comparing),
+            )
             for name, value in _attributes(chosen, compared).items():
                 trial.set_user_attr(name, value)
         except SettingsError as error:

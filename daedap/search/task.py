@@ -30,10 +30,14 @@ from daedap.search.storage import open_study
 if TYPE_CHECKING:
     from optuna import Study
 
+    from daedap.lm.plan import Plan
     from daedap.lm.trial import Ground
 
 _OF_THE_MACHINE = frozenset({"base", "device", "precision", "cache_gb", "budget", "report_to", "torch_compile"})
 """Options that may differ between those who work on one study, and a base's name, which its digest stands for."""
+
+_TO_MEASURE = 2.0
+"""Seconds of training to find out how long a trial takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +110,16 @@ def set_up(task: Task, run: Run) -> Stage:
     choosing, comparing = halve(parts.rows("dev"), parts.components_of("dev"))
     write_sides(run.folder, parts)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
-    return Stage(parts, stand(run, task.learner, task.recipe, parts.rows("train")), choosing, comparing)
+    ground = stand(run, task.learner, task.recipe, parts.rows("train"))
+    few = _share(parts, _few(ground.plan) / ground.plan.rows, task.recipe.seed)
+    write_sides(run.folder, few)
+    read = len(few.rows("train")) + len(few.rows("dev")) / 3
+    return Stage(parts, ground.paced(task.learner, task.recipe, round(read)), choosing, comparing)
+
+
+def _few(plan: Plan) -> float:
+    """Rows that a few seconds suffice for."""
+    return min(plan.rows, max(64, _TO_MEASURE * plan.rows * plan.epochs / plan.seconds))
 
 
 def open_for(task: Task, stage: Stage, times: Times) -> Study:
