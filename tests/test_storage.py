@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import toys
 from conftest import write_csv
 
 from daedap.errors import SettingsError, StorageError
-from daedap.search.storage import open_study
+from daedap.search.storage import connected, open_study
 
 ASKED = {"file": "1234", "recipe": {"seed": 42}}
 SCALE = {"fraction": 0.5, "epochs": None}
@@ -29,48 +30,51 @@ OPTIONS = ["--dev-size", "0.3", "--precision", "fp32", "--device", "cpu", "--bud
 
 
 def test_a_study_is_made_once_and_found_again(tmp_path: Path) -> None:
-    first = open_study(None, tmp_path / "봇", "봇", ASKED, SCALE)
-    first.enqueue_trial({"x": 1.0})
-    again = open_study(None, tmp_path / "봇", "봇", ASKED, {"fraction": 1.0, "epochs": 3})
-    assert again.user_attrs["scale"] == SCALE, "who made it says what a trial is"
-    assert len(again.trials) == 1
+    with open_study(None, tmp_path / "봇", "봇", ASKED, SCALE) as first:
+        first.enqueue_trial({"x": 1.0})
+    with open_study(None, tmp_path / "봇", "봇", ASKED, {"fraction": 1.0, "epochs": 3}) as again:
+        assert again.user_attrs["scale"] == SCALE, "who made it says what a trial is"
+        assert len(again.trials) == 1
     assert [path.name for path in (tmp_path / "봇").iterdir()] == ["study.db"]
 
 
 def test_another_question_is_refused(tmp_path: Path) -> None:
-    open_study(None, tmp_path, "qa", ASKED, SCALE)
-    with pytest.raises(SettingsError, match=r"--study qa: that study was begun with something else \(recipe\)"):
-        open_study(None, tmp_path, "qa", {**ASKED, "recipe": {"seed": 7}}, SCALE)
+    with open_study(None, tmp_path, "qa", ASKED, SCALE):
+        pass
+    other = {**ASKED, "recipe": {"seed": 7}}
+    told = r"--study qa: that study was begun with something else \(recipe\)"
+    with pytest.raises(SettingsError, match=told), open_study(None, tmp_path, "qa", other, SCALE):
+        pass
 
 
 def test_databases_that_can_not_be_used(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"postgresql://me:secret@127.0.0.1:{free.getsockname()[1]}/nothing"
-        with pytest.raises(StorageError, match="the database can't be used") as told:
-            open_study(url, tmp_path, "qa", ASKED, SCALE)
+        with pytest.raises(StorageError, match="the database can't be used") as told, connected(url):
+            pass
     assert "secret" not in str(told.value)
     for nonsense in ("nonsense", "nosuchdatabase://host/x"):
-        with pytest.raises(SettingsError, match=f"--storage {nonsense}"):
-            open_study(nonsense, tmp_path, "qa", ASKED, SCALE)
+        with pytest.raises(SettingsError, match=f"--storage {nonsense}"), connected(nonsense):
+            pass
     (tmp_path / "study.db").write_bytes(b"not a database" * 1000)
-    with pytest.raises(StorageError, match="the database can't be used"):
-        open_study(None, tmp_path, "qa", ASKED, SCALE)
+    refused = pytest.raises(StorageError, match="the database can't be used")
+    with refused, open_study(None, tmp_path, "qa", ASKED, SCALE):
+        pass
 
 
 def test_a_killed_trial_is_tried_again(tmp_path: Path) -> None:
-    study = open_study(None, tmp_path, "qa", ASKED, SCALE)
-    study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
-    killed = study.ask()
-    killed.suggest_float("x", 0, 1)
-    with sqlite3.connect(tmp_path / "study.db") as database:  # its last sign of life, an hour ago
+    with open_study(None, tmp_path, "qa", ASKED, SCALE) as study:
+        study.enqueue_trial({"x": 0.25}, user_attrs={"default": True})
+        killed = study.ask()
+        killed.suggest_float("x", 0, 1)
+    with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:  # its last sign of life, an hour ago
         told = "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (?, datetime('now', '-1 hour'))"
         database.execute(told, (killed._trial_id,))
-    database.close()
-    study = open_study(None, tmp_path, "qa", ASKED, SCALE)
-    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
-    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
-    assert (study.trials[1].value, study.trials[1].user_attrs) == (0.25, {"default": True})
+    with open_study(None, tmp_path, "qa", ASKED, SCALE) as study:
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+        assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+        assert (study.trials[1].value, study.trials[1].user_attrs) == (0.25, {"default": True})
 
 
 # ---- PostgreSQL ----
@@ -112,8 +116,10 @@ def postgresql() -> Iterator[str]:
 
 def test_machines_that_begin_at_once_share_one_study(postgresql: str, tmp_path: Path) -> None:
     code = "import sys; from pathlib import Path; from daedap.search.storage import open_study\n"
-    code += f"study = open_study(sys.argv[1], Path(sys.argv[2]), 'together', {ASKED}, {{'fraction': sys.argv[2]}})\n"
-    code += "print(study.user_attrs['scale']['fraction'])"
+    code += (
+        f"with open_study(sys.argv[1], Path(sys.argv[2]), 'together', {ASKED}, {{'fraction': sys.argv[2]}}) as study:\n"
+    )
+    code += "    print(study.user_attrs['scale']['fraction'])"
     commands = [[sys.executable, "-c", code, postgresql, str(tmp_path / name)] for name in "abc"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     told = {process.communicate(timeout=60)[0] for process in processes}
@@ -129,13 +135,12 @@ def worker(url: str, file: Path, base: Path, runs: Path, trials: int) -> subproc
 
 def ended(url: str) -> dict[int, Any]:
     """Trials that are over, by number."""
-    where = url.replace("postgresql://", "postgresql+psycopg://")
-    try:
-        study = optuna.load_study(study_name="둘이서", storage=where)
-    except KeyError:
-        return {}
-    over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    return {trial.number: (trial.value, trial.params, trial.user_attrs) for trial in study.get_trials(states=over)}
+    with connected(url) as there:
+        if "둘이서" not in (study.study_name for study in there.get_all_studies()):
+            return {}
+        study = optuna.load_study(study_name="둘이서", storage=there)
+        over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        return {one.number: (one.value, one.params, one.user_attrs) for one in study.get_trials(states=over)}
 
 
 def test_two_workers_one_of_which_is_killed(postgresql: str, tmp_path: Path) -> None:

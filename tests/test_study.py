@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -59,8 +60,8 @@ def learn(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
     return speaker
 
 
-def study(folder: Path, name: str = "s") -> optuna.Study:
-    return open_study(None, folder, name, {}, {"fraction": 0.5, "epochs": None})
+def study(folder: Path) -> AbstractContextManager[optuna.Study]:
+    return open_study(None, folder, "s", {}, {"fraction": 0.5, "epochs": None})
 
 
 def trials(how: Any = learn) -> Trials:
@@ -68,10 +69,10 @@ def trials(how: Any = learn) -> Trials:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> optuna.Study:
-    found = study(tmp_path_factory.mktemp("study"))
-    search(found, trials(), seconds=60, most=25, seed=1)
-    return found
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[optuna.Study]:
+    with study(tmp_path_factory.mktemp("study")) as found:
+        search(found, trials(), seconds=60, most=25, seed=1)
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -102,23 +103,25 @@ def test_what_mattered(found: Found) -> None:
 
 
 def test_it_ends_in_time_and_goes_on(tmp_path: Path) -> None:
-    begun = study(tmp_path)
-    search(begun, trials(), seconds=0, most=None, seed=1)
-    assert len(begun.trials) == 1, "the defaults are tried however little time there is"
-    search(study(tmp_path), trials(), seconds=60, most=4, seed=1)
-    assert len(begun.trials) >= 4
-    search(study(tmp_path), trials(), seconds=60, most=4, seed=1)
-    assert default_of(begun)
-    found = found_by(begun, 30, COMPARING)
-    assert found.importance == {}, "four trials tell nothing"
+    with study(tmp_path) as begun:
+        search(begun, trials(), seconds=0, most=None, seed=1)
+        assert len(begun.trials) == 1, "the defaults are tried however little time there is"
+    with study(tmp_path) as begun:
+        search(begun, trials(), seconds=60, most=4, seed=1)
+        tried = begun.trials
+        assert len(tried) >= 4
+        search(begun, trials(), seconds=60, most=4, seed=1)
+        assert begun.trials == tried
+        assert default_of(begun)
+        assert found_by(begun, 30, COMPARING).importance == {}, "four trials tell nothing"
 
 
 def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
     tried = []
     for name in "ab":
-        begun = study(tmp_path / name)
-        search(begun, trials(), seconds=60, most=5, seed=3)
-        tried.append([trial.params for trial in begun.trials])
+        with study(tmp_path / name) as begun:
+            search(begun, trials(), seconds=60, most=5, seed=3)
+            tried.append([trial.params for trial in begun.trials])
     assert tried[0] == tried[1]
 
 
@@ -126,16 +129,17 @@ def test_defaults_that_can_not_be_trained(tmp_path: Path) -> None:
     def refuse(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
         raise SettingsError("No training row fits.")
 
-    with pytest.raises(SettingsError, match=r"The defaults can't be trained: No training row fits\."):
-        search(study(tmp_path), trials(refuse), seconds=60, most=5, seed=1)
+    told = r"The defaults can't be trained: No training row fits\."
+    with study(tmp_path) as begun, pytest.raises(SettingsError, match=told):
+        search(begun, trials(refuse), seconds=60, most=5, seed=1)
 
 
 def test_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
     def wrong(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
         raise ValueError("a mistake")
 
-    with pytest.raises(ValueError, match="a mistake"):
-        search(study(tmp_path), trials(wrong), seconds=60, most=5, seed=1)
+    with study(tmp_path) as begun, pytest.raises(ValueError, match="a mistake"):
+        search(begun, trials(wrong), seconds=60, most=5, seed=1)
 
 
 def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
@@ -143,9 +147,9 @@ def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
         better = (recipe.learning_rate or 0.0) != 1e-3
         return cast("Speaker", Pretender(60.0 if better else 0.0, 2.1 if better else 2.0))
 
-    begun = study(tmp_path)
-    search(begun, trials(garrulous), seconds=60, most=6, seed=1)
-    found = found_by(begun, 30, COMPARING)
+    with study(tmp_path) as begun:
+        search(begun, trials(garrulous), seconds=60, most=6, seed=1)
+        found = found_by(begun, 30, COMPARING)
     assert min(one.score or 9 for one in found.trials) < (found.default.score or 0)
     assert found.chosen == found.default == found.best
     assert found.against.verdict == "defaults"

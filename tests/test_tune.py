@@ -25,6 +25,7 @@ from daedap.files import write_json
 from daedap.lm.plan import Plan
 from daedap.lm.recipe import Recipe
 from daedap.runs import Run
+from daedap.search.storage import connected
 
 Output = pytest.CaptureFixture[str]
 OPTIONS = ["--dev-size", "0.3", "--precision", "fp32", "--device", "cpu"]
@@ -50,9 +51,10 @@ def finished(runs: Path) -> dict[int, Any]:
     found: dict[int, Any] = {}
     over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     for file in runs.glob("studies/*/study.db"):
-        for name in optuna.get_all_study_names(f"sqlite:///{file}"):
-            study = optuna.load_study(study_name=name, storage=f"sqlite:///{file}")
-            found |= {one.number: (one.value, one.params, one.user_attrs) for one in study.get_trials(states=over)}
+        with connected(f"sqlite:///{file}") as there:
+            for name in (study.study_name for study in there.get_all_studies()):
+                study = optuna.load_study(study_name=name, storage=there)
+                found |= {one.number: (one.value, one.params, one.user_attrs) for one in study.get_trials(states=over)}
     return found
 
 

@@ -30,7 +30,7 @@ from daedap.search.result import Against, Found, Tuned, against
 from daedap.search.scale import Times, divide
 from daedap.search.score import mark
 from daedap.search.space import Space
-from daedap.search.storage import database, need_optuna
+from daedap.search.storage import need_optuna
 from daedap.search.task import Search, Stage, Task, look, open_for, set_up
 
 if TYPE_CHECKING:
@@ -86,8 +86,7 @@ def tune(
 def _tuned(task: Task, scratch: Run) -> Tuned:
     stage, how = set_up(task, scratch), task.how
     times = divide(stage.ground.plan, task.left)
-    with database(how.storage or str(how.runs)):
-        study = open_for(task, stage, times)
+    with open_for(task, stage, times) as study:
         file = how.runs / "studies" / study.study_name / "tune.html"
         begun = _interrupted(how.runs, study.study_name) if how.finish else None
         ended = _Ended(task, stage, study, times, *look(task, stage, study, times, more=begun is None))

@@ -34,7 +34,7 @@ Scorer = Callable[[Sequence[Pair]], FloatArray]
 """Pairs to log2 p of each answer after its question, and its tokens: (pairs, 2)."""
 GROUP = 4
 WEIGHT = 4.0
-"""Of the gain. Settings differ in it by 0.1 bits per character where their BPC differs by 0.3 (docs/tuning.md)."""
+"""Of the gain: more of it would make the score noisier, as the gain is known less exactly than BPC (docs/tuning.md)."""
 _MOST = 256
 """Rows of each half: more make no trial clearly better, and take a larger part of its time."""
 _LEAST = 2 * GROUP

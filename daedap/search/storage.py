@@ -31,26 +31,38 @@ def need_optuna() -> None:
         raise SettingsError("daedap tune needs Optuna, which is not installed.", "Install it: pip install daedap[tune]")
 
 
-def open_study(url: str | None, folder: Path, name: str, asked: Json, scale: Json) -> Study:
+@contextmanager
+def open_study(url: str | None, folder: Path, name: str, asked: Json, scale: Json) -> Iterator[Study]:
     """The study of this name, made with `asked` and `scale` where there is none yet; its heart beats while trials run.
 
     A study knows what was asked of it: raises SettingsError when it was something else, and StorageError when the
-    database can't be reached.
+    database can't be reached, at any time.
     """
-    import optuna
-
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    where = _with_driver(url) if url else f"sqlite:///{folder / 'study.db'}"
-    with database(url or str(folder)):
-        study = _joined(_connect(where), name, asked, scale)
-    _refuse_another(study.user_attrs["asked"], asked, name)
-    return study
+    with connected(url or f"sqlite:///{folder / 'study.db'}") as there:
+        study = _joined(there, name, asked, scale)
+        _refuse_another(study.user_attrs["asked"], asked, name)
+        yield study
 
 
 @contextmanager
-def database(where: str) -> Iterator[None]:
+def connected(url: str) -> Iterator[RDBStorage]:
+    """Optuna's storage in a database. Raises SettingsError and StorageError."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with _told(url):
+        there = _connect(_with_driver(url))
+        try:
+            yield there
+        finally:
+            there.remove_session()
+            there.engine.dispose()
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
     """Tell a database that is not there, or no longer, in one clear line (StorageError)."""
     import sqlalchemy as sql
     from optuna.exceptions import StorageInternalError
@@ -62,7 +74,7 @@ def database(where: str) -> Iterator[None]:
         raise StorageError(
             "{where}: the database can't be used ({error}).",
             "See that it runs and that the URL is right; the same command goes on with the study.",
-            where=_without_password(where),
+            where=_without_password(url),
             error=str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__,
         ) from error
 
@@ -87,7 +99,7 @@ def _without_password(url: str) -> str:
 def _connect(url: str) -> RDBStorage:
     from optuna.exceptions import ExperimentalWarning
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
-    from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+    from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 
     patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     with warnings.catch_warnings():
@@ -109,8 +121,9 @@ def _connect(url: str) -> RDBStorage:
                     url=_without_password(url),
                     error=str(error).splitlines()[0],
                 ) from error
-            except DBAPIError:  # two machines that make the tables at once disturb each other
-                if attempt == 4:
+            except DBAPIError as error:  # two machines that make the tables at once disturb each other
+                at_once = isinstance(error, IntegrityError | ProgrammingError) or "already exists" in str(error)
+                if attempt == 4 or not at_once:
                     raise
                 time.sleep(0.5 * (attempt + 1))
     raise AssertionError("either the storage is returned or an error is raised")

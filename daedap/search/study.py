@@ -89,7 +89,7 @@ def search(study: Study, trials: Trials, *, seconds: float, most: int | None, se
 
     until = time.perf_counter() + seconds
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_RANDOM // 2, n_warmup_steps=2)
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_RANDOM // 2, n_warmup_steps=1)
     study.sampler = _sampler(None if seed is None else seed + len(study.trials))
     while True:
         _begin_with_defaults(study, trials.space)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from daedap.lm.recipe import FRESH, Learner, Recipe
 from daedap.runs import FOLDER, Json, Run
 from daedap.search.result import Found, found_by
 from daedap.search.scale import AIM, Scale, Times, choose_scale
-from daedap.search.score import Rows, halve
+from daedap.search.score import GROUP, WEIGHT, Rows, halve
 from daedap.search.space import Space, space_around
 from daedap.search.storage import open_study
 
@@ -122,7 +123,7 @@ def _few(plan: Plan) -> float:
     return min(plan.rows, max(64, _TO_MEASURE * plan.rows * plan.epochs / plan.seconds))
 
 
-def open_for(task: Task, stage: Stage, times: Times) -> Study:
+def open_for(task: Task, stage: Stage, times: Times) -> AbstractContextManager[Study]:
     """The study, new or old: its name tells the file, the base and the options apart."""
     asked = _asked(task, stage.ground)
     sha = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -145,6 +146,7 @@ def _asked(task: Task, ground: Ground) -> Json:
         "splitting": asdict(task.splitting),
         "learner": learner,
         "recipe": {**recipe, "epochs_told": task.epochs_told},
+        "score": [GROUP, WEIGHT],
     }
     as_kept: Json = json.loads(json.dumps(told))
     return as_kept
