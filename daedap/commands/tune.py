@@ -22,7 +22,6 @@ from daedap.data.split import Splitting
 from daedap.data.store import write_sides
 from daedap.files import storage, write_text
 from daedap.language import say
-from daedap.lm.plan import Plan
 from daedap.lm.recipe import Learner, Recipe
 from daedap.runs import Run
 from daedap.search.page import page
@@ -35,6 +34,8 @@ from daedap.search.task import Search, Stage, Task, look, open_for, set_up
 
 if TYPE_CHECKING:
     from optuna import Study
+
+    from daedap.lm.plan import Plan
 
 _HOUR = 3600.0
 _STALE = 60.0

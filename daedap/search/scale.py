@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from daedap.lm.plan import Plan
+if TYPE_CHECKING:
+    from daedap.lm.plan import Plan  # torch takes seconds to import
 
 AIM = 20
 """Trials that the time should suffice for, if none of them is stopped early."""
