@@ -34,7 +34,7 @@ def page(found: Found, whole: Against | None, run: int | None) -> str:
         whole=whole,
         run=run,
         chart=_history(found),
-        states={"complete": say("run to its end"), "pruned": say("stopped early"), "fail": say("failed")},
+        states={"complete": say("run to its end"), "pruned": say("stopped early"), "fail": say("failed or killed")},
     )
 
 

@@ -99,7 +99,7 @@ class Found:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        told = "Study {study}: {trials} trials ({finished} finished, {pruned} stopped early, {failed} failed)"
+        told = "Study {study}: {trials} trials ({finished} finished, {pruned} stopped early, {failed} failed or killed)"
         lines = [say(told, study=self.study, trials=len(self.trials), **self.counts), self.scale_line()]
         told = "Best, trial {number}: score {score:.3f} (defaults {default:.3f}; lower is better)  {options}"
         best = {"number": self.best.number, "score": self.best.score, "default": self.default.score}
