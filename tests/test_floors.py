@@ -17,12 +17,13 @@ data: slips speech disturb augment
 lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
 lm: training plan fit speech speaker learned inherit learn engine convert pairing
 lm: corpus pretraining make_base
-lm: gauge shapes stock bench
+lm: gauge shapes stock bench trial
 answer: index nearest features encoder space rank memory manners bot
 judge: metrics candidates backward exam systems table disturbed paraphrases evaluation evaluate
 judge: judged compare verdicts settings duel growth
 judge: facts finding teaching learning answering diagnose samples chart sections report
-commands: check shared evaluate compare grow prepare remember train answer chat runs report pretrain bench
+search: score space scale storage study result page task
+commands: check shared evaluate compare grow prepare remember train answer chat runs report pretrain bench tune
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

@@ -33,7 +33,7 @@ from daedap.runs import FOLDER, Json, Run
 if TYPE_CHECKING:
     from daedap.lm.base import Base
 
-_STARTER_EPOCHS = 1
+STARTER_EPOCHS = 1
 """So that a first bot is there in a minute or so: what it says is mostly looked up (docs/EXPERIMENTS.md)."""
 
 
@@ -49,6 +49,8 @@ class Place:
     """Go on with an interrupted run: its number or folder; without a value, the latest one."""
     evaluate: bool = True
     """Score the finished run on its test rows."""
+    study: Annotated[str | None, Parameter(parse=False)] = None
+    """The study that found its settings, and the trial: `name:14`."""
 
 
 def train(
@@ -82,7 +84,7 @@ def train(
         learner, splitting = inherited(parent, learner, splitting)
         file = file or Path(parent.settings["file"])
     if file is None:
-        file, recipe = STARTER, replace(recipe, num_train_epochs=recipe.num_train_epochs or _STARTER_EPOCHS)
+        file, recipe = STARTER, replace(recipe, num_train_epochs=recipe.num_train_epochs or STARTER_EPOCHS)
     _need_tracker(recipe)
     settings: Json = {
         "command": "train",
@@ -93,6 +95,7 @@ def train(
         "recipe": {**asdict(recipe), "budget": recipe.budget and recipe.budget.total_seconds()},
         "from": parent and _named(parent, place.runs),
         "evaluate": place.evaluate,
+        "study": place.study,
         "launch": _launch(),
     }
     if begun := _begun_before(settings, place.runs):

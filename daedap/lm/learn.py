@@ -101,12 +101,12 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     train, dev = _to_learn(run), read_side(run.folder, "dev")
     base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
     prompt = base.prompt(learner.max_length)
-    examples = _render(prompt, train, dev, _more(run, recipe, train))
-    recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(run, learner, base))
+    examples = render(prompt, train, dev, _more(run, recipe, train))
+    recipe = replace(recipe, learning_rate=recipe.learning_rate or _rate(run, default_rate(learner, base)))
     width = base.model.config.get_text_config().hidden_size
     machine = from_first(partial(settle, run, learner.device, learner.precision, width))
     _choose_attention(base.model, examples.train)
-    plan = from_first(partial(_settle_plan, run, partial(_plan, run, base, learner, recipe, examples, machine)))
+    plan = from_first(partial(_settle_plan, run, partial(plan_for, run, base, learner, recipe, examples, machine)))
     _log.info("\n".join(plan.lines()))
     examples, recipe = _as_planned(examples, recipe, plan)
     model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
@@ -145,7 +145,7 @@ def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
     return Plan(**run.settings["plan"])
 
 
-def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
+def plan_for(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
     """The default, or what fits into the budget best, by a few steps on this machine."""
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
     top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
@@ -167,7 +167,7 @@ def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Exam
 
 def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
     """All, or the top third where LoRA tunes a large base (docs/EXPERIMENTS.md)."""
-    return blocks if _method(learner, base) == "full" else math.ceil(blocks / 3)
+    return blocks if method_of(learner, base) == "full" else math.ceil(blocks / 3)
 
 
 def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:
@@ -185,7 +185,7 @@ def _record(run: Run, begun: Begun, fitted: Fitted) -> Json:
     longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
     return {
         "base": parent["base"] if parent else started,
-        "method": _method(begun.learner, base),
+        "method": method_of(begun.learner, base),
         "learning_rate": fitting.recipe.learning_rate,
         "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": longest},
         "augmentation": {name: getattr(fitting.recipe, name) for name in Augmentation.__dataclass_fields__},
@@ -208,18 +208,23 @@ def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base
     return load_base(learner.base)
 
 
-def _method(learner: Learner, base: Base) -> Method:
+def method_of(learner: Learner, base: Base) -> Method:
+    """As told, or the default."""
     return learner.method or ("full" if _small(base) else "lora")
 
 
-def _default_rate(run: Run, learner: Learner, base: Base) -> float:
+def _rate(run: Run, usual: float) -> float:
     """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
-    whole = _RATE_OF_SMALL if _small(base) else _RATES[_method(learner, base)]
     if not run.parent:
-        return whole
+        return usual
     data = run.document("data/source.json")
     new: int = data["new"]["train"]
-    return whole * min(1.0, max(_LEAST_RATE, new / max(1, int(data["train"]) - new)))
+    return usual * min(1.0, max(_LEAST_RATE, new / max(1, int(data["train"]) - new)))
+
+
+def default_rate(learner: Learner, base: Base) -> float:
+    """The peak learning rate where none was told."""
+    return _RATE_OF_SMALL if _small(base) else _RATES[method_of(learner, base)]
 
 
 def _small(base: Base) -> bool:
@@ -237,7 +242,8 @@ def _more(run: Run, recipe: Recipe, train: Sequence[Pair]) -> list[Pair]:
     return more
 
 
-def _render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+    """Rows that fit, as ids; `more`: training rows made from others. Raises SettingsError when none fits."""
     sides = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev, more))
     learned, watched, augmented = sides
     if not learned:
@@ -254,7 +260,7 @@ def _trainable(
     """The base with what learns, on the machine's device; with LoRA, what is frozen is kept in half the memory."""
     set_seed(recipe.seed)  # LoRA's matrices start at random
     base.model.to(machine.device)  # type: ignore[arg-type]
-    if _method(learner, base) == "full":
+    if method_of(learner, base) == "full":
         set_dropout(base.model, learner.dropout)
         return train_in_full(base.model, layers=layers)
     set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
@@ -271,7 +277,7 @@ def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
 
 
 def _shortlisted(learner: Learner, base: Base) -> bool:
-    return _method(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
+    return method_of(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
 
 
 def _longest_answer(train: Sequence[Example]) -> int:
