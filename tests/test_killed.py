@@ -1,6 +1,7 @@
 """Killed at random moments, as by a full memory or a flat battery: nothing that was finished is lost, nothing is half.
 
-A few kills of each command; DAEDAP_KILLS=20 for more. Moments are spread over the time that the command takes.
+A few kills of each command; DAEDAP_KILLS=20 for more, DAEDAP_KILLS_SEED=1 for others. Their moments are spread over the
+time that the command takes.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from daedap.judge.report import MARK
 from daedap.judge.verdicts import read
 from daedap.runs import Run
 
-KILLS = int(os.environ.get("DAEDAP_KILLS", "0"))
+KILLS, SEED = (int(os.environ.get(name, "0")) for name in ("DAEDAP_KILLS", "DAEDAP_KILLS_SEED"))
 SLOW, QUICK = KILLS or 2, KILLS or 5
 """Kills of a command that loads PyTorch, and of one that doesn't."""
 RECIPE = ["--base", "fresh", "--test-size", "0.15", "--dev-size", "0.1", "--precision", "fp32", "--no-torch-compile"]
@@ -81,7 +82,7 @@ def kill(words: Sequence[str], runs: Path, moment: float) -> None:
 
 
 def moments(kills: int, seconds: float) -> list[float]:
-    dice = random.Random(11)
+    dice = random.Random(SEED)
     return [(number + dice.random()) / kills * seconds for number in range(kills)]
 
 
