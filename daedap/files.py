@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import IO
 
@@ -45,27 +47,71 @@ def new_folder(path: Path) -> Iterator[Path]:
             yield temporary
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            if _NO_SPACE.search(str(error)):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+            _tell_full_disk(error, path)
             raise
         if path.exists():
-            shutil.rmtree(path)
+            remove_folder(path)
         temporary.replace(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder: should this be cut short, what is left no longer bears the folder's name."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.replace(doomed)
+    shutil.rmtree(doomed)
+
+
+@contextmanager
+def new_path(path: Path) -> Iterator[Path]:
+    """A temporary name for a file that becomes `path` once the block ends well; an older `path` is replaced at once."""
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _own_name(path)
+        try:
+            yield temporary
+            temporary.replace(path)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            _tell_full_disk(error, path)
+            raise
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file, open to be written, that becomes `path` once the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                yield file
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with new_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+def _own_name(path: Path) -> Path:
+    """A temporary name that is this process's own. Files of killed processes of this machine beside it are deleted."""
+    machine = socket.gethostname()
+    for left in path.parent.glob(f".*.{escape(machine)}.*.tmp"):
+        if not _lives(left.name.split(".")[-2]):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{machine}.{os.getpid()}.tmp")
+
+
+def _lives(process: str) -> bool:
+    from psutil import pid_exists  # `daedap --help` does without
+
+    return not process.isdecimal() or pid_exists(int(process))
+
+
+def _tell_full_disk(error: BaseException, path: Path) -> None:
+    """Raise the OSError that stands behind an error of the libraries that write weights, if it is this one."""
+    if _NO_SPACE.search(str(error)):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes have not finished writing, at any depth of a folder that only this one writes to."""
+    for left in list(folder.rglob(".*.tmp")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -80,16 +126,36 @@ def write_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with new_path(path) as temporary:
+        # The name of the user's file may hold bytes that no encoding knows: they become "?".
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def add_line(path: Path, record: Mapping[str, object], *, lasting: bool) -> None:
+    """Append one JSON document to a file of lines. Several processes may add at once.
+
+    A last line that a kill cut short is taken out first. What is `lasting` is on the disk when this returns, and
+    outlives a power cut too.
+    """
+    from filelock import FileLock  # as above
+
+    line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # The name of the user's file may hold bytes that no encoding knows: they become "?".
-            temporary.write_text(text, encoding="utf-8", errors="replace")
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        with FileLock(path.with_name(f".{path.name}.lock")), path.open("ab+") as file:
+            _cut_unended(file)
+            file.write(line)
+            file.flush()
+            if lasting:
+                os.fsync(file.fileno())
+
+
+def _cut_unended(file: IO[bytes]) -> None:
+    if end := file.seek(0, os.SEEK_END):
+        file.seek(end - 1)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def digest(*paths: Path) -> str:

@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from daedap.errors import BaseError, DataError, RunError, SettingsError, StorageError
-from daedap.files import storage
+from daedap.files import add_line, storage, sweep
 
 Json = dict[str, Any]
 FOLDER = Path(os.environ.get("DAEDAP_RUNS") or "runs")
@@ -129,9 +129,7 @@ class Run:
 
     def note(self, event: str, **fields: object) -> None:
         """Append one line to the run's log."""
-        line = json.dumps({"event": event, **fields}, ensure_ascii=False)
-        with storage(self.folder), (self.folder / "log.jsonl").open("a", encoding="utf-8", errors="replace") as log:
-            log.write(line + "\n")
+        add_line(self.folder / "log.jsonl", {"event": event, **fields}, lasting=False)
 
     @contextmanager
     def kept_if_begun(self) -> Iterator[None]:
@@ -158,7 +156,10 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run while it is trained; the system lets go of it when the process dies."""
+        """Hold the run while it is trained; the system lets go of it when the process dies.
+
+        What a killed process had not finished writing there goes first.
+        """
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -169,6 +170,7 @@ class Run:
                 folder=self.folder,
             ) from error
         try:
+            sweep(self.folder)
             yield
         finally:
             lock.release()
@@ -260,5 +262,6 @@ def _goodness(run: Run) -> tuple[float, int]:
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a run that must not change after its end, by relative path."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in ("log.jsonl", ".lock"))
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted(paths)}
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "log.jsonl")
+    kept = (path for path in sorted(paths) if not path.name.endswith(".lock"))
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}

@@ -15,7 +15,7 @@ runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
 data: slips speech disturb augment
 lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
-lm: training plan fit speech speaker learned inherit learn engine convert pairing
+lm: average training plan fit speech speaker learned inherit learn engine convert pairing
 lm: corpus pretraining make_base
 lm: gauge shapes stock bench trial
 answer: index nearest features encoder space rank memory manners bot

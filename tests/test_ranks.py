@@ -25,7 +25,7 @@ LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m"],
 }
-RECIPE = ["--precision", "fp32", "--no-torch-compile", "--device", "cpu"]
+RECIPE = ["--precision", "fp32", "--no-torch-compile", "--device", "cpu", "--swa-epoch-start", "1"]
 
 
 @pytest.fixture(scope="module")

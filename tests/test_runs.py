@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ import pytest
 
 import daedap.runs as store
 from daedap.errors import RunError, StorageError
-from daedap.files import digest, new_folder, write_json, write_lines, write_text
+from daedap.files import digest, new_folder, remove_folder, write_json, write_lines, write_text
 from daedap.runs import Run
 
 
@@ -270,6 +271,59 @@ def test_notes_are_appended(tmp_path: Path) -> None:
     lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {"event": "good", "question": "안녕", "score": 0.5}
     assert json.loads(lines[1])["event"] == "bad"
+
+
+@pytest.mark.parametrize("half", ["{", '{"event": "train", "los'])
+def test_a_note_after_one_that_was_cut_short(tmp_path: Path, half: str) -> None:
+    run = Run(tmp_path)
+    (tmp_path / "log.jsonl").write_text(half, encoding="utf-8")
+    run.note("good")
+    with (tmp_path / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(half)
+    run.note("bad", question="어제는?")
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["good", "bad"]
+
+
+def dead() -> int:
+    """The number of a process that is no more."""
+    process = script("")
+    process.communicate()
+    return process.pid
+
+
+def test_files_of_killed_processes_go_with_the_next_one(tmp_path: Path) -> None:
+    mine = f".report.html.{socket.gethostname()}"
+    living, elsewhere = f"{mine}.{os.getppid()}.tmp", f".report.html.elsewhere.{dead()}.tmp"
+    for name in (f"{mine}.{dead()}.tmp", f".a[1].states.{socket.gethostname()}.{dead()}.tmp", living, elsewhere):
+        (tmp_path / name).write_text("반쪽", encoding="utf-8")
+    write_text(tmp_path / "다른 것.html", "온쪽")
+    assert {path.name for path in tmp_path.iterdir()} == {living, elsewhere, "다른 것.html"}
+
+
+def test_who_locks_a_run_clears_what_was_left(tmp_path: Path) -> None:
+    run = finished(tmp_path)
+    before = store.sizes(run.folder)
+    (run.folder / ".model.tmp").mkdir()
+    for name in (".model.tmp/weights", ".manifest.json.elsewhere.1.tmp", "model/.weights.elsewhere.1.tmp"):
+        (run.folder / name).write_text("반쪽", encoding="utf-8")
+    with run.locked():
+        assert store.sizes(run.folder) == before
+    assert not list(run.folder.rglob(".*.tmp"))
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may delete everywhere")
+def test_a_folder_that_is_half_deleted_no_longer_bears_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "step-000200"
+    (folder / "locked").mkdir(parents=True)
+    (folder / "locked" / "weights").touch()
+    (folder / "locked").chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            remove_folder(folder)
+        assert [path.name for path in tmp_path.iterdir()] == [".step-000200.old.tmp"]
+    finally:
+        next(tmp_path.glob("*/locked")).chmod(0o700)
 
 
 def test_sizes_leave_out_what_grows(tmp_path: Path) -> None:

@@ -242,6 +242,7 @@ def _setting(name: str) -> str:
         "training.steps": say("steps done"),
         "training.best_epoch": say("best epoch"),
         "training.best_dev_loss": say("best dev loss"),
+        "training.averaged": say("average of epochs"),
         "training.seconds": say("seconds of training"),
         "parameters.trained": say("weights trained"),
         "parameters.total": say("weights"),

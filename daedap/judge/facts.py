@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,7 +35,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A look at the dev rows after an epoch."""
+    """A look at the dev rows after an epoch, with its weights or with the average of several epochs'."""
 
     step: int
     epoch: int
@@ -64,6 +64,7 @@ class Facts:
     """`data/findings.json`: the state of the file it learned from."""
     train: tuple[Window, ...]
     dev: tuple[Watch, ...]
+    average: tuple[Watch, ...]
     scores: Scores
     """Empty when the run was not scored; "parent" is the model of the run that it goes on from."""
     chance: Mapping[str, float]
@@ -107,6 +108,11 @@ class Facts:
         patience = self.recipe["early_stopping_patience"]
         return bool(self.dev and patience and self.training["epochs"] - self.training["best_epoch"] >= patience)
 
+    @property
+    def averaged(self) -> bool:
+        """Whether the weights that were kept are the average of several epochs'."""
+        return bool(self.training.get("averaged"))  # runs of earlier versions don't tell
+
     def to_json(self) -> Json:
         """A JSON object."""
         document = {name: value for name, value in asdict(self).items() if name != "rows"}
@@ -133,7 +139,8 @@ def read_facts(run: Run) -> Facts:
         settings=run.settings,
         doctor=run.document("data/findings.json"),
         train=tuple(_window(event) for event in events if event["event"] == "train"),
-        dev=tuple(Watch(event["step"], event["epoch"], event["loss"]) for event in events if event["event"] == "dev"),
+        dev=tuple(_watches(events, "dev")),
+        average=tuple(_watches(events, "average")),
         scores=_scores(scores) | (_scores_of_parent(ancestors[0]) if ancestors and scores else {}),
         chance=scores.get("chance", {}),
         candidates=scores.get("candidates", 0),
@@ -143,6 +150,10 @@ def read_facts(run: Run) -> Facts:
         common_share=count / len(train),
         ancestors=tuple(_ancestor(ancestor) for ancestor in ancestors),
     )
+
+
+def _watches(events: Sequence[Json], name: str) -> Iterator[Watch]:
+    return (Watch(event["step"], event["epoch"], event["loss"]) for event in events if event["event"] == name)
 
 
 def _window(event: Json) -> Window:

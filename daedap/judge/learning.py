@@ -153,13 +153,18 @@ def overfitting(facts: Facts) -> Finding | None:
             before=learned[0],
             after=learned[1],
         ),
-        say(
-            "The weights of epoch {epoch} were kept, so nothing is lost. More rows, or --dropout 0.1, carry further.",
-            epoch=best.epoch,
-        )
+        _kept(facts, best)
         if kept
         else say("Leave --load-best-model-at-end on, try --num-train-epochs {epoch}, or add rows.", epoch=best.epoch),
     )
+
+
+def _kept(facts: Facts, best: Watch) -> str:
+    if facts.averaged:
+        told = "The average of the epochs up to {epoch} was kept, so nothing is lost. More rows carry further."
+        return say(told, epoch=facts.training["best_epoch"])
+    told = "The weights of epoch {epoch} were kept, so nothing is lost. More rows, or --dropout 0.1, carry further."
+    return say(told, epoch=best.epoch)
 
 
 def _training_loss(facts: Facts, watch: Watch) -> float:

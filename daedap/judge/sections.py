@@ -93,7 +93,8 @@ def outcome(facts: Facts) -> list[tuple[str, str, str]]:
     plan, manifest, training = facts.plan, facts.manifest, facts.training
     seconds, weights = manifest["seconds"], manifest["parameters"]
     best = training["best_epoch"] if facts.dev else training["epochs"]
-    happened = say("{epochs} (best: {best})", epochs=training["epochs"], best=best)
+    kept = "{epochs} (kept: the average up to {best})" if facts.averaged else "{epochs} (best: {best})"
+    happened = say(kept, epochs=training["epochs"], best=best)
     depth = say("top {layers} of {blocks}", layers=plan["layers"], blocks=plan["blocks"])
     trained = say("{trained:,} of {total:,} weights", trained=weights["trained"], total=weights["total"])
     everything = duration(plan["seconds"] + plan["scoring"])
@@ -130,6 +131,7 @@ def charts(facts: Facts) -> list[Chart]:
     loss = [
         Series(say("training"), [(window.step, window.loss) for window in train]),
         Series("dev", [(watch.step, watch.loss) for watch in facts.dev], dotted=True),
+        Series(say("average"), [(watch.step, watch.loss) for watch in facts.average], dotted=True),
     ]
     rate = [Series(say("learning rate"), [(window.step, window.learning_rate) for window in train])]
     norm = [Series(say("gradient norm"), [(window.step, window.grad_norm) for window in train])]

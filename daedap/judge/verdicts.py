@@ -6,16 +6,13 @@ A line that was being written when the machine stopped has no end; it is passed 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from daedap.errors import RunError
-from daedap.files import storage
+from daedap.files import add_line, storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,20 +80,7 @@ def _parsed(path: Path, number: int, line: bytes) -> Verdict:
 
 def add(path: Path, verdict: Verdict) -> None:
     """Keep a verdict: it is on the disk when this returns. Several processes may add at once."""
-    line = json.dumps(asdict(verdict), ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    with storage(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")), path.open("ab+") as file:
-            _cut_unended(file.fileno(), path)
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-
-
-def _cut_unended(descriptor: int, path: Path) -> None:
-    written = path.read_bytes()
-    if not written.endswith(b"\n"):
-        os.ftruncate(descriptor, written.rfind(b"\n") + 1)
+    add_line(path, asdict(verdict), lasting=True)
 
 
 def on(verdicts: Iterable[Verdict], answers: dict[str, str], row: str) -> list[Verdict]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daedap.errors import RunError
-from daedap.files import new_folder, write_text
+from daedap.files import new_folder, new_path, remove_folder, write_text
 
 _WEIGHTS = "trained.safetensors"
 
@@ -24,9 +23,9 @@ def trained_weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write the trained weights into a folder that replaces the one before it."""
-    with new_folder(folder) as temporary:
-        save_file(trained_weights(model), temporary / _WEIGHTS)
+    """Write the trained weights into a folder; they replace those before them in one step, so that some are there."""
+    with new_path(folder / _WEIGHTS) as temporary:
+        save_file(trained_weights(model), temporary)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -63,7 +62,7 @@ def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, limit: in
         with new_folder(path) as temporary:
             accelerator.save_state(str(temporary))
     for old in checkpoints(folder)[:-limit]:
-        shutil.rmtree(old)
+        remove_folder(old)
 
 
 def checkpoints(folder: Path) -> list[Path]:

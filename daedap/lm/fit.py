@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Literal, NamedTuple, NoReturn
 
 import torch
 from accelerate.utils import set_seed
@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from daedap.language import say
+from daedap.lm.average import Average
 from daedap.lm.batches import epoch_batches, sorted_batches
 from daedap.lm.checkpoint import cut_log, load_weights, resume, save_checkpoint, save_weights
 from daedap.lm.device import Machine
@@ -26,6 +27,8 @@ from daedap.runs import Run
 
 _WATCHED = 16
 """Dev rows at a time: their logits are those of the whole vocabulary."""
+_SEVERAL = 2
+"""Epochs from which on their average is something else than one of them."""
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Fit(Progress):
     epoch: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
+    best_is_average: bool = False
     stale_epochs: int = 0
     done: bool = False
 
@@ -46,6 +50,8 @@ class Fitted(NamedTuple):
     steps: int
     best_epoch: int
     best_dev_loss: float | None
+    averaged: bool
+    """The weights that are kept are the mean of several epochs', up to the best one."""
     seconds: float
 
 
@@ -76,6 +82,9 @@ class Fitting:
             log_with=None if self.recipe.report_to == "none" else self.recipe.report_to,
             project_dir=self.folder,
         )
+        self.average = Average(self.task.model) if self.recipe.swa_epoch_start else None
+        if self.average:
+            self.accelerator.register_for_checkpointing(self.average)
 
     def run(self) -> Fitted:
         """Train to the end. The model is left with the weights to keep; checkpoints and log lie in the run's folder."""
@@ -90,13 +99,21 @@ class Fitting:
                 self._epoch(bar)
                 self._after_epoch()
         wait()  # until the weights to keep are there
-        dev = self.task.dev.examples
-        if dev and self.recipe.load_best_model_at_end:
-            load_weights(self.task.model, self.folder / "checkpoints" / "best")
+        averaged = self._keep()
         self.accelerator.end_training()
-        best = self.progress.best_loss if dev else None
         progress = self.progress
-        return Fitted(progress.epoch, progress.step, progress.best_epoch, best, round(progress.seconds, 1))
+        best = progress.best_loss if self.task.dev.examples else None
+        return Fitted(progress.epoch, progress.step, progress.best_epoch, best, averaged, round(progress.seconds, 1))
+
+    def _keep(self) -> bool:
+        """Leave the model with the weights to keep; whether they are an average."""
+        if self.task.dev.examples and self.recipe.load_best_model_at_end:
+            load_weights(self.task.model, self.folder / "checkpoints" / "best")
+            return self.progress.best_is_average
+        if not self.average or self.average.count < _SEVERAL:
+            return False
+        self.average.swap()
+        return True
 
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
@@ -167,8 +184,10 @@ class Fitting:
     def _after_epoch(self) -> None:
         progress, recipe = self.progress, self.recipe
         progress.epoch += 1
+        if self.average and progress.epoch >= recipe.swa_epoch_start:
+            self.average.add()
         if self.task.dev.examples:
-            self._judge(self._dev_loss(self.task.dev))
+            self._judge()
         if self.watch:
             self.watch(progress.epoch)
         patience = recipe.early_stopping_patience
@@ -185,15 +204,23 @@ class Fitting:
             sums = [float(self.task.dev_loss(dev.batch(rows)).sum()) for rows in batches]
         return sum_of_all(sum(sums)) / sum(example.labels for example in dev.examples)
 
-    def _judge(self, loss: float) -> None:
-        better = loss < self.progress.best_loss
-        self._log("dev", loss=loss)
-        if not better:
-            self.progress.stale_epochs += 1
-            return
-        self.progress.best_loss, self.progress.best_epoch, self.progress.stale_epochs = loss, self.progress.epoch, 0
+    def _judge(self) -> None:
+        """Keep the best weights so far: an epoch's own, or the average up to it."""
+        better = self._keep_if_best("dev")
+        if self.average and self.average.count >= _SEVERAL:
+            with self.average.in_place():
+                better = self._keep_if_best("average") or better
+        self.progress.stale_epochs = 0 if better else self.progress.stale_epochs + 1
+
+    def _keep_if_best(self, event: Literal["dev", "average"]) -> bool:
+        progress, loss = self.progress, self._dev_loss(self.task.dev)
+        self._log(event, loss=loss)
+        if not loss < progress.best_loss:
+            return False
+        progress.best_loss, progress.best_epoch, progress.best_is_average = loss, progress.epoch, event == "average"
         if leads():
             save_weights(self.task.model, self.folder / "checkpoints" / "best")
+        return True
 
     def _save(self) -> None:
         now = time.perf_counter()

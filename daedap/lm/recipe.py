@@ -84,6 +84,8 @@ class Recipe(Augmentation):
     """Stop after so many epochs without a better dev loss; 0 never stops."""
     load_best_model_at_end: bool = True
     """Keep the weights of the epoch with the best dev loss, not the last."""
+    swa_epoch_start: int = 0
+    """Weight averaging: try the mean of the weights at the ends of this epoch and all later ones, too; 0: don't."""
     save_steps: int = 200
     """A checkpoint every so many steps, besides one after each epoch."""
     save_total_limit: int = 2
@@ -104,13 +106,20 @@ class Recipe(Augmentation):
         _at_least_one(self, "num_train_epochs", "per_device_train_batch_size")
         _at_least_one(self, "save_steps", "save_total_limit", "logging_steps")
         _share(self, "warmup_ratio")
-        _not_negative(self, "weight_decay")
+        _not_negative(self, "weight_decay", "swa_epoch_start")
         _seed(self.seed)
         _budget(self.budget)
         if self.replay is not None and not 0 <= self.replay <= 1:
             raise SettingsError("--replay {value}: must lie between 0 and 1.", "Try 0.1.", value=self.replay)
         if self.learning_rate is not None:
             _rate(self.learning_rate)
+        if 1 < self.swa_epoch_start >= self.epochs and not self.budget:  # which may take epochs away
+            raise SettingsError(
+                "--swa-epoch-start {start}: of {epochs} epoch(s) there is nothing to average then.",
+                "Give an earlier epoch, or a larger --num-train-epochs.",
+                start=self.swa_epoch_start,
+                epochs=self.epochs,
+            )
 
     @property
     def epochs(self) -> int:

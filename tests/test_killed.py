@@ -1,0 +1,234 @@
+"""Killed at random moments, as by a full memory or a flat battery: nothing that was finished is lost, nothing is half.
+
+A few kills of each command; DAEDAP_KILLS=20 for more, DAEDAP_KILLS_SEED=1 for others. Their moments are spread over the
+time that the command takes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_csv
+from rivals import made
+
+import daedap.runs as store
+from daedap.files import digest
+from daedap.judge.facts import read_facts
+from daedap.judge.judged import read_judged
+from daedap.judge.report import MARK
+from daedap.judge.verdicts import read
+from daedap.runs import Run
+
+KILLS, SEED = (int(os.environ.get(name, "0")) for name in ("DAEDAP_KILLS", "DAEDAP_KILLS_SEED"))
+SLOW, QUICK = KILLS or 2, KILLS or 5
+"""Kills of a command that loads PyTorch, and of one that doesn't."""
+RECIPE = ["--base", "fresh", "--test-size", "0.15", "--dev-size", "0.1", "--precision", "fp32", "--no-torch-compile"]
+RECIPE += ["--num-train-epochs", "3", "--per-device-train-batch-size", "8", "--save-steps", "4", "--logging-steps", "2"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Runs, the first of which was made without being disturbed."""
+
+    file: Path
+    runs: Path
+    seconds: float
+    """What its training took."""
+
+    @property
+    def first(self) -> Run:
+        return Run(self.runs / "0001")
+
+    def train(self) -> list[str]:
+        return ["train", str(self.file), *RECIPE]
+
+
+def command(words: Sequence[str], runs: Path, **pipes: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "DAEDAP_LANG": "en", "PYTHONUTF8": "1"}
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **pipes}
+    return subprocess.Popen([sys.executable, "-m", "daedap", *words, "--runs", str(runs)], env=environment, **pipes)
+
+
+def finish(words: Sequence[str], runs: Path) -> float:
+    """Let a command come to its end; returns the seconds that it took."""
+    start = time.perf_counter()
+    process = command(words, runs, stderr=subprocess.PIPE)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == 0, told.decode()
+    return time.perf_counter() - start
+
+
+def kill(words: Sequence[str], runs: Path, moment: float) -> None:
+    """Kill a command after so many seconds; one that has ended by then must have ended well."""
+    process = command(words, runs)
+    try:
+        assert process.wait(moment) == 0
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def moments(kills: int, seconds: float) -> list[float]:
+    dice = random.Random(SEED)
+    return [(number + dice.random()) / kills * seconds for number in range(kills)]
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): digest(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def unfinished(runs: Path) -> list[str]:
+    """What bears a temporary name."""
+    return [str(path) for path in runs.rglob(".*.tmp")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("killed")
+    file, runs = write_csv(folder / "대화.csv"), folder / "runs"
+    return Place(file, runs, finish(["train", str(file), *RECIPE], runs))
+
+
+def test_train(place: Place, tmp_path: Path) -> None:
+    """Killed, gone on with, killed again, …: what comes out is what comes out undisturbed, byte for byte."""
+    runs = tmp_path / "runs"
+    shutil.copytree(place.first.folder, runs / "0001")
+    done = contents(runs / "0001")
+    for moment in moments(SLOW, place.seconds):
+        kill(["train", "--resume"] if begun(runs) else place.train(), runs, moment)
+        for run in store.every(runs):
+            if run.complete:
+                run.check_files()
+                assert read_judged(run).rows
+        assert contents(runs / "0001") == done
+    finish(["train", "--resume"] if begun(runs) else place.train(), runs)
+    assert not begun(runs)
+    complete = [run for run in store.every(runs) if run.complete]
+    assert len(complete) >= 2
+    for run in complete:
+        run.check_files()
+        assert digest(run.folder / "model" / "model.safetensors") == digest(
+            place.first.folder / "model" / "model.safetensors"
+        )
+        assert len(read_facts(run).dev) == 3
+    assert not unfinished(runs)
+
+
+def begun(runs: Path) -> bool:
+    """Whether there is a run to go on with."""
+    return any(not run.complete and (run.folder / "settings.json").exists() for run in store.every(runs))
+
+
+def test_evaluate(place: Place, tmp_path: Path) -> None:
+    run = unscored(place, tmp_path)
+    words = ["evaluate", "--rows", "5"]
+    seconds = finish(words, tmp_path)
+    scores = steady(run)
+    for moment in moments(SLOW, seconds):
+        shutil.rmtree(run.folder / "evaluation", ignore_errors=True)
+        kill(words, tmp_path, moment)
+        run.check_files()
+        if (run.folder / "evaluation").exists():
+            assert steady(run) == scores
+    shutil.rmtree(run.folder / "evaluation", ignore_errors=True)
+    finish(words, tmp_path)
+    assert steady(run) == scores
+    assert not unfinished(tmp_path)
+
+
+def unscored(place: Place, runs: Path) -> Run:
+    """The first run, as `--no-evaluate` would have left it."""
+    run = Run(Path(shutil.copytree(place.first.folder, runs / "0001")))
+    shutil.rmtree(run.folder / "evaluation")
+    manifest = run.manifest
+    files = {name: size for name, size in manifest["files"].items() if not name.startswith("evaluation")}
+    (run.folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}), encoding="utf-8")
+    return run
+
+
+def steady(run: Run) -> dict[str, Any]:
+    """Its scores, without those that are times."""
+    assert len(read_judged(run).rows) > 5
+    scores = run.document("evaluation/scores.json")["scores"]
+    return {system: {m: s for m, s in found["all"].items() if "latency" not in m} for system, found in scores.items()}
+
+
+def test_report(place: Place, tmp_path: Path) -> None:
+    run = Run(Path(shutil.copytree(place.first.folder, tmp_path / "0001")))
+    page = run.folder / "report.html"
+    seconds = finish(["report"], tmp_path)
+    for moment in moments(QUICK, seconds):
+        page.unlink(missing_ok=True)
+        kill(["report"], tmp_path, moment)
+        run.check_files()
+        if page.exists():
+            assert_whole(page)
+    finish(["report"], tmp_path)
+    assert_whole(page)
+    assert not unfinished(tmp_path)
+
+
+def assert_whole(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert MARK in text[:200]
+    assert text.rstrip().endswith("</html>")
+
+
+def test_compare_blind(tmp_path: Path) -> None:
+    """Every verdict after which the next question was shown is there."""
+    first, second = (made(tmp_path, reply=lambda row, name=name: f"{name} {row}") for name in ("가", "나"))
+    file = tmp_path / "verdicts.jsonl"
+    start = time.perf_counter()
+    assert asked(tmp_path, 60) == 20
+    for moment in moments(QUICK, time.perf_counter() - start):
+        if len(read(file)) == 20:
+            file.unlink()
+        before = len(read(file))
+        shown = asked(tmp_path, moment)
+        kept = len(read(file))
+        assert max(shown - 1, 0) <= kept - before <= shown
+        assert len({verdict.id for verdict in read(file)}) == kept, "a question was asked twice"
+    asked(tmp_path, 60)
+    assert len(read(file)) == len(file.read_text(encoding="utf-8").splitlines()) == 20
+    for run in (first, second):
+        run.check_files()
+
+
+def asked(runs: Path, moment: float) -> int:
+    """Answer one question after the other until the end, or the process is killed; returns how many there were."""
+    process = command(["compare", "1", "2", "--blind"], runs, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    killer = threading.Timer(moment, process.kill)
+    killer.start()
+    told = b""
+    with process:
+        assert process.stderr
+        assert process.stdin
+        while said := process.stderr.read1():  # type: ignore[attr-defined]
+            told += said
+            if told.endswith(b" > "):
+                time.sleep(0.02)  # else all answers are given in one moment
+                give(process, b"1\n")
+    killer.cancel()
+    return len(re.findall(rb"\n\[\d+/20\] ", told))
+
+
+def give(process: subprocess.Popen[bytes], answer: bytes) -> None:
+    assert process.stdin
+    try:
+        process.stdin.write(answer)
+        process.stdin.flush()
+    except BrokenPipeError:  # killed meanwhile
+        pass
