@@ -39,11 +39,13 @@ def page(found: Found, whole: Against | None, run: int | None) -> str:
 
 
 def _history(found: Found) -> Chart | None:
-    """Score of every trial that ran to its end, and the best one so far."""
-    scores = [(float(one.number), one.score) for one in found.trials if one.state == "complete" and one.score]
+    """How far every trial that ran to its end is from the defaults, and the best one so far."""
+    usual = found.default.score or 0.0
+    ended = ((one.number, one.score) for one in found.trials if one.state == "complete")
+    apart = [(float(number), score - usual) for number, score in ended if score is not None]
     best, so_far = math.inf, []
-    for number, score in scores:
-        best = min(best, score)
+    for number, value in apart:
+        best = min(best, value)
         so_far.append((number, best))
-    told = [Series(say("best so far"), so_far), Series(say("trial"), scores, dotted=True)]
-    return draw(say("Score of each trial (lower is better)"), told)
+    told = [Series(say("best so far"), so_far), Series(say("trial"), apart, dotted=True)]
+    return draw(say("Score less that of the defaults (below 0 is better)"), told)
