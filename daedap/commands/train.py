@@ -89,10 +89,7 @@ def train(
     settings: Json = {
         "command": "train",
         "file": str(file),
-        "layout": asdict(layout),
-        "splitting": asdict(splitting),
-        "learner": asdict(learner),
-        "recipe": {**asdict(recipe), "budget": recipe.budget and recipe.budget.total_seconds()},
+        **_options(layout, splitting, learner, recipe),
         "from": parent and _named(parent, place.runs),
         "evaluate": place.evaluate,
         "study": place.study,
@@ -114,6 +111,16 @@ def train(
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
         write_json(run.folder / "settings.json", settings)
         return _finish(run, base)
+
+
+def _options(layout: Layout, splitting: Splitting, learner: Learner, recipe: Recipe) -> Json:
+    """As JSON has them: the budget in seconds."""
+    return {
+        "layout": asdict(layout),
+        "splitting": asdict(splitting),
+        "learner": asdict(learner),
+        "recipe": {**asdict(recipe), "budget": recipe.budget and recipe.budget.total_seconds()},
+    }
 
 
 def _named(parent: Run, runs: Path) -> str:
