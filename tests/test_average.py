@@ -83,29 +83,27 @@ def mean(folder: Path, first: int, last: int, steps: int) -> dict[str, torch.Ten
 
 
 def test_the_mean_of_what_is_trained() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
-    model[0].requires_grad_(False)
-    frozen = model[0].weight.clone()
+    frozen, trained = nn.Linear(3, 2).requires_grad_(False), nn.Linear(2, 2)
+    model, before = nn.Sequential(frozen, trained), frozen.weight.clone()
     average, seen = Average(model), []
     for _ in range(3):
-        seen.append(model[1].weight.detach().clone())
+        seen.append(trained.weight.detach().clone())
         average.add()
         with torch.no_grad():
-            model[1].weight += torch.randn(2, 2)
-    own = model[1].weight.detach().clone()
+            trained.weight += torch.randn(2, 2)
+    own = trained.weight.detach().clone()
     with average.in_place():
-        torch.testing.assert_close(model[1].weight, torch.stack(seen).mean(0))
-    assert torch.equal(model[1].weight, own)
-    assert torch.equal(model[0].weight, frozen)
+        torch.testing.assert_close(trained.weight, torch.stack(seen).mean(0))
+    assert torch.equal(trained.weight, own)
+    assert torch.equal(frozen.weight, before)
     other = Average(model)
     other.load_state_dict(average.state_dict())
-    average.add()
-    other.add()
-    average.swap()
-    averaged = model[1].weight.detach().clone()
-    average.swap()
-    other.swap()
-    assert torch.equal(model[1].weight, averaged)
+    means = []
+    for one in (average, other):
+        one.add()
+        with one.in_place():
+            means.append(trained.weight.detach().clone())
+    assert torch.equal(*means)
 
 
 def test_the_average_is_judged_like_an_epoch(

@@ -173,6 +173,9 @@ def test_overfitting(heart: Facts) -> None:
     kept = found(replace(heart, settings=settings), "overfitting")
     assert kept.severity == "hint"
     assert kept.advice.startswith("The weights of epoch 1 were kept")
+    training = {**heart.training, "averaged": True, "best_epoch": 2}
+    averaged = replace(heart, settings=settings, manifest={**heart.manifest, "training": training})
+    assert found(averaged, "overfitting").advice.startswith("The average of the epochs up to 2 was kept")
 
 
 def test_answers_that_are_all_the_same(messy: Facts) -> None:

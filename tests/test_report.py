@@ -14,6 +14,7 @@ from conftest import PAIRS, write_csv
 import daedap
 from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
+from daedap.files import write_json
 from daedap.judge.diagnose import diagnose
 from daedap.judge.facts import read_facts
 from daedap.judge.report import page
@@ -208,3 +209,14 @@ def test_what_can_not_be_reported_on(run: Run) -> None:
     (run.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(RunError, match="is a base"):
         read_facts(run)
+
+
+def test_an_average_is_shown(run: Run) -> None:
+    for epoch in (2, 3):
+        run.note("average", step=8 * epoch, epoch=epoch, loss=4.5 / epoch)
+    training = {**run.manifest["training"], "averaged": True, "best_epoch": 3}
+    write_json(run.folder / "manifest.json", {**run.manifest, "training": training})
+    shown = Page(daedap.report(1, runs=run.folder.parent).file.read_text(encoding="utf-8"))
+    assert "(kept: the average up to 3)" in shown.sections["plan"]
+    assert "average" in shown.sections["curves"]
+    assert "2.250" in shown.sections["curves"]
