@@ -1,25 +1,27 @@
-"""What makes answers relevant: python bench/quality.py FILE [--seeds 42 1 2] [--options "…"]
+"""What makes answers relevant: python bench/quality.py FILE --runs FOLDER [--seeds 42 1 2] [--epochs 5]
 
-Trains a run for each seed and takes the bot apart: Hits@1/20 of its ranking with and without each view, each fitted
-anew on the dev rows, and backward Hits@1/20 of what it says, by a judge that takes no part in answering. Differences
-are paired, with 95 % intervals over components.
+Trains a run for each seed, as daedap does by itself and with one thing changed at a time, and takes the bots apart:
+Hits@1/20 of their ranking with and without each view, each fitted anew on the dev rows, and backward Hits@1/20 of what
+they say, by a judge that takes no part in answering. Differences are paired, with 95 % intervals over components.
+
+Runs are kept in FOLDER, and what is already there is not trained again.
 """
 
 from __future__ import annotations
 
-import shlex
-import tempfile
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import daedap
 from daedap.answer.bot import Bot, Manner
 from daedap.answer.rank import Weights, differences, weigh
-from daedap.cli import run as daedap
 from daedap.data.store import read_components, read_side
 from daedap.judge.backward import BackwardJudge
 from daedap.judge.exam import Exam, Options, set_exam
@@ -30,25 +32,63 @@ from daedap.runs import Run
 Right = NDArray[np.float64]
 """(asked,): 1 where the right one came first."""
 VIEWS = tuple(asdict(Weights()))[:4]
+USUAL = "as it is"
+CHANGES: dict[str, dict[str, Any]] = {
+    USUAL: {},
+    "the model learns slips and spaces, too": {"augment": ("typo", "spacing")},
+    "a tenth of the answers without their question, too": {"null_question_share": 0.1},
+    "the upper half of the layers alone": {"layers": 3},
+}
 
 
 def main() -> None:
-    """Train, take apart, print a table."""
+    """Train, take apart, print tables."""
     parser = ArgumentParser()
     parser.add_argument("file", type=Path)
+    parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2])
-    parser.add_argument("--options", default="", help="more options of daedap train")
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=500, help="so many test rows are ranked and answered")
     options = parser.parse_args()
-    outcomes, exams = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in options.seeds:
-            words = ["train", str(options.file), "--seed", str(seed), "--no-evaluate", "--runs", f"{folder}/{seed}"]
-            assert daedap([*words, *shlex.split(options.options)]) == 0, "the training failed"
-            run = Run(Path(folder) / str(seed) / "0001")
-            exams.append(_exam(run, options.rows))
-            outcomes.append(_ranking(run, exams[-1]) | _saying(run, exams[-1]))
-    print("\n".join(_table(outcomes, exams)))
+    usual: list[dict[str, Right]] = []
+    changed: list[dict[str, Right]] = []
+    exams: list[Exam] = []
+    for seed in options.seeds:
+        runs = {name: _trained(options.file, options.runs, name, seed, options.epochs) for name in CHANGES}
+        exams.append(_exam(runs[USUAL], options.rows))
+        usual.append(_ranking(runs[USUAL], exams[-1]) | _saying(runs[USUAL], exams[-1]))
+        changed.append({key: right for name, run in runs.items() for key, right in _whole(name, run, exams[-1])})
+    print(
+        "\n".join(
+            [
+                *_table(usual, exams, BASELINES),
+                "",
+                *_table(changed, exams, {kind: f"{kind}: {USUAL}" for kind in KINDS}),
+            ]
+        )
+    )
+
+
+def _trained(file: Path, folder: Path, name: str, seed: int, epochs: int) -> Run:
+    """The run of a change and a seed, from an earlier call where it is there."""
+    place = folder / f"{list(CHANGES).index(name)}-{seed}-{epochs}"
+    found = Run(place / "0001")
+    if found.complete:
+        return found
+    if found.folder.exists():
+        return daedap.train(resume=found.folder, runs=place)
+    return daedap.train(file, runs=place, seed=seed, num_train_epochs=epochs, evaluate=False, **CHANGES[name])
+
+
+KINDS = ("ranking of the bot", "ranking of its model alone", "replies, backward")
+
+
+def _whole(name: str, run: Run, exam: Exam) -> list[tuple[str, Right]]:
+    """What a changed run comes to, all in all."""
+    ranking = _ranking(run, exam)
+    said = _backward(run, exam, [reply.text for reply in Bot.of(run, held_out=False).reply_many(_questions(exam))])
+    values = (ranking["Hits@1/20: all views"], ranking["Hits@1/20: told alone"], said)
+    return [(f"{kind}: {name}", right) for kind, right in zip(KINDS, values, strict=True)]
 
 
 def _exam(run: Run, rows: int) -> Exam:
@@ -70,9 +110,8 @@ def _ranking(run: Run, exam: Exam) -> dict[str, Right]:
 
 
 def _saying(run: Run, exam: Exam) -> dict[str, Right]:
-    judge = BackwardJudge.fit(read_side(run.folder, "train"))
     bot = Bot.of(run, held_out=False)
-    asked = [pair.question for pair in exam.questions]
+    asked = _questions(exam)
     silent = Bot.of(run, manner=Manner(samples=0), held_out=False)
     replies = {
         "people": [pair.answer for pair in exam.questions],
@@ -81,23 +120,37 @@ def _saying(run: Run, exam: Exam) -> dict[str, Right]:
         "bot without proposals of the model": [reply.text for reply in silent.reply_many(asked)],
         "bot": [reply.text for reply in bot.reply_many(asked)],
     }
-    return {f"backward: {name}": _first(judge.scores(said, exam.candidate_questions)) for name, said in replies.items()}
+    return {f"backward: {name}": _backward(run, exam, said) for name, said in replies.items()}
+
+
+def _questions(exam: Exam) -> list[str]:
+    return [pair.question for pair in exam.questions]
+
+
+def _backward(run: Run, exam: Exam, said: Sequence[str]) -> Right:
+    return _first(_judge(run).scores(said, exam.candidate_questions))
+
+
+@cache
+def _judge(run: Run) -> BackwardJudge:
+    return BackwardJudge.fit(read_side(run.folder, "train"))
 
 
 def _first(scores: Right) -> Right:
     return (gold_ranks(scores) <= 1).astype(np.float64)
 
 
-def _table(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[Exam]) -> list[str]:
+BASELINES = {"Hits@1/20": "Hits@1/20: known alone", "backward": "backward: nearest question by letters"}
+
+
+def _table(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[Exam], baselines: Mapping[str, str]) -> list[str]:
     """Means over the seeds; differences to the kind's baseline of all seeds together."""
     lines = ["| | % (mean of seeds) | each seed | against the baseline, points [95 %] |", "|---|---|---|---|"]
-    baselines = {"Hits@1/20": "Hits@1/20: known alone", "backward": "backward: nearest question by letters"}
     for name in outcomes[0]:
         each = [100 * float(outcome[name].mean()) for outcome in outcomes]
         cells = [f"{np.mean(each):.1f}", " ".join(f"{value:.1f}" for value in each)]
-        lines.append(
-            f"| {name} | {' | '.join(cells)} | {_against(outcomes, exams, name, baselines[name.split(':')[0]])} |"
-        )
+        against = _against(outcomes, exams, name, baselines[name.split(":")[0]])
+        lines.append(f"| {name} | {' | '.join(cells)} | {against} |")
     return lines
 
 

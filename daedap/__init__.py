@@ -27,6 +27,7 @@ __all__ = [
     "pretrain",
     "report",
     "train",
+    "tune",
 ]
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from daedap.judge.evaluation import Evaluation
     from daedap.pair import Message, Pair, Reply
     from daedap.runs import Run
+    from daedap.search.result import Tuned
 
     check: Callable[..., Report]
     compare: Callable[..., Comparison]
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     pretrain: Callable[..., MadeBase]
     report: Callable[..., Reported]
     train: Callable[..., Run]
+    tune: Callable[..., Tuned]
 
 _NOUNS = {
     "Bot": "answer.bot",

@@ -32,6 +32,7 @@ COMMANDS = {
     "runs": "List all runs.",
     "report": "Write a run's report with curves, scores, samples and a diagnosis.",
     "pretrain": "Make a base of your own from plain texts.",
+    "tune": "Search for better settings within a time budget.",
     "bench": "Measure how fast this machine trains, with the usual recipes and with daedap's.",
 }
 
@@ -78,6 +79,8 @@ def run(arguments: Sequence[str]) -> int:
 def _stopped(words: Sequence[str]) -> str:
     if words and words[0] in ("train", "pretrain"):
         return say("Stopped. What had begun goes on with: daedap {command} --resume", command=words[0])
+    if words and words[0] == "tune":
+        return say("Stopped. The same command goes on with the study.")
     return say("Stopped.")
 
 

@@ -60,6 +60,12 @@ class Run:
         return str(self.settings.get("command", "train"))
 
     @property
+    def parent(self) -> Run | None:
+        """The run that it goes on from; its folder may be gone."""
+        name = self.settings.get("from")
+        return Run(self.folder.parent / name) if name else None
+
+    @property
     def learned(self) -> Json:
         """What training came to; part of the manifest later."""
         return self.document("learned.json")

@@ -11,7 +11,7 @@ from conftest import PAIRS, write_csv
 
 import daedap
 from daedap.cli import run as cli
-from daedap.data.augment import Augmentation, augment
+from daedap.data.augment import Augmentation, augment, without_question
 from daedap.data.disturb import KINDS, Kind
 from daedap.data.similar import near_duplicates
 from daedap.errors import SettingsError
@@ -32,6 +32,16 @@ def test_only_the_question_changes(kind: Kind) -> None:
     for copy in copies:
         assert copy.question not in {pair.question for pair in pairs}
         assert replace(copy, question=ASKED.question) == ASKED
+
+
+def test_answers_alone() -> None:
+    alone = without_question([ASKED, *PAIRS], 1.0, 0)
+    assert [pair.answer for pair in alone] == [ASKED.answer, *(pair.answer for pair in PAIRS)]
+    assert not any(pair.question or pair.history for pair in alone)
+    assert 0.2 * len(PAIRS) < len(without_question(PAIRS, 0.4, 0)) < 0.6 * len(PAIRS)
+    assert without_question(PAIRS, 0.0, 0) == []
+    with pytest.raises(SettingsError, match="null-question-share 2"):
+        Augmentation(null_question_share=2)
 
 
 def test_the_share_is_kept() -> None:
@@ -96,10 +106,13 @@ QUICK: dict[str, Any] = {
 }
 
 
+ALONE = {**QUICK, "null_question_share": 0.1}
+
+
 @pytest.fixture(scope="module")
 def augmented(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("augmented")
-    run: Run = daedap.train(write_csv(folder / "qa.csv"), runs=folder / "runs", augment=["typo", "polite"], **QUICK)
+    run: Run = daedap.train(write_csv(folder / "qa.csv"), runs=folder / "runs", augment=["typo", "polite"], **ALONE)
     return run
 
 
@@ -111,7 +124,7 @@ def test_training_rows_alone_grow(augmented: Run) -> None:
 
 
 def test_it_is_written_down(augmented: Run) -> None:
-    told = {"augment": ["typo", "polite"], "augment_share": 0.5}
+    told = {"augment": ["typo", "polite"], "augment_share": 0.5, "null_question_share": 0.1}
     assert augmented.manifest["augmentation"] == told
     assert told.items() <= augmented.settings["recipe"].items()
     assert "kiwipiepy" in augmented.manifest["libraries"]
@@ -141,7 +154,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: Output, caplog: pytest.LogC
         str(tmp_path),
     ]
     assert cli(["train", "--augment", "spacing,laughter", file, "--augment-share", "0.25", *quick]) == 0
-    assert "more rows to learn, made by --augment" in caplog.text
+    assert "more rows to learn, made from these" in caplog.text
     assert cli(["train", file, "--augment", "spacing,jokes", *quick]) == 1
     told = capsys.readouterr().err
     assert f"--augment jokes: there is no such kind. There are: {', '.join(KINDS)}" in told

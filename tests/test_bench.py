@@ -161,11 +161,12 @@ def test_the_table() -> None:
 def test_the_command(folder: Path, file: Path, tmp_path: Path, capsys: Output) -> None:
     runs = tmp_path / "runs"
     words = ["bench", str(file), "--base", str(folder), "--steps", "2", "--rows", "30", "--runs", str(runs)]
-    words += ["--recipes", "full_padded", "lora_padded", "--quality", "--epochs", "1", "--device", "cpu", "--json"]
+    words += ["--recipes", "full_padded", "lora_padded", "ours_fp32", "--quality", "--epochs", "1"]
+    words += ["--device", "cpu", "--json"]
     assert cli(words) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [one["name"] for one in told["speed"]] == ["full_padded", "lora_padded"]
-    assert [one["rows"] for one in told["quality"]] == [30, 30]
+    assert [one["name"] for one in told["speed"]] == ["full_padded", "lora_padded", "ours_fp32"]
+    assert [one["rows"] for one in told["quality"]] == [30, 30, 30]
     assert all(math.isfinite(one["bits_per_character"]) for one in told["quality"])
     assert told["speed"][0]["ratio"] == 1
     assert not runs.exists(), "nothing is left behind"

@@ -51,7 +51,8 @@ def test_help_loads_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
 def test_light_commands_load_no_torch(tmp_path: Path, trained: Run, qa: Path) -> None:
     runs = ["--runs", str(trained.folder.parent)]
     report = ["report", *runs, "--out", str(tmp_path / "report.html")]
-    for command in (["runs", *runs], ["check", str(qa)], ["answer", PAIRS[0].question, *runs], report):
+    light = (["runs", *runs], ["check", str(qa)], ["answer", PAIRS[0].question, *runs], report, ["tune", "--help"])
+    for command in light:
         assert not imported(*command, folder=tmp_path) & {"torch", "transformers", "peft"}
 
 

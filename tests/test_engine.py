@@ -350,3 +350,15 @@ def test_an_engine_without_a_file_is_told(damaged: Run, name: str) -> None:
 def test_without_an_engine_pytorch_answers(damaged: Run) -> None:
     shutil.rmtree(damaged.folder / "engine")
     assert isinstance(open_engine(damaged), Speaker)
+
+
+def test_pytorch_keeps_its_threads(both: Both) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        engine = Engine.open(both.engine.folder, both.engine.prompt, 8)
+        engine.reply(LEARNED[:4])
+        engine.log2_probability(LEARNED[:4])
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -15,14 +15,15 @@ runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
 data: slips speech disturb augment
 lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
-lm: average training plan fit speech speaker learned learn engine convert pairing
+lm: average training plan fit speech speaker learned inherit learn engine convert pairing
 lm: corpus pretraining make_base
-lm: gauge shapes stock bench
+lm: gauge shapes stock bench trial
 answer: index nearest features encoder space rank memory manners bot
 judge: metrics candidates backward exam systems table disturbed paraphrases evaluation evaluate
-judge: judged compare verdicts settings duel
+judge: judged compare verdicts settings duel growth
 judge: facts finding teaching learning answering diagnose samples chart sections report
-commands: check shared evaluate compare train answer chat runs report pretrain bench
+search: score space scale storage study result page task
+commands: check shared evaluate compare grow prepare remember train answer chat runs report pretrain bench tune
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

@@ -4,7 +4,7 @@ import pytest
 from conftest import PAIRS
 
 from daedap.answer.encoder import Encoder
-from daedap.answer.manners import _HELPLINE, Manners, built_in
+from daedap.answer.manners import _HELPLINE, Manners, _speaks_of_dying, built_in
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +25,27 @@ def test_distress_is_answered_with_help(manners: Manners, question: str) -> None
     found = manners.answer(question, unless=0.99)
     assert found
     assert _HELPLINE.search(found.answer)
+
+
+def test_every_built_in_word_of_dying_gets_its_own_answer(manners: Manners) -> None:
+    for pair in built_in():
+        if _speaks_of_dying(pair.question):
+            found = manners.answer(pair.question, unless=0.99)
+            assert found
+            assert _HELPLINE.search(found.answer)
+            assert found.answer == pair.answer
+    assert sum(_speaks_of_dying(pair.question) for pair in built_in()) > 25
+
+
+@pytest.mark.parametrize("answer", ["109에 전화해 주세요.", "112나 119", "정신건강 위기상담 1577-0199에도"])
+def test_a_helpline_is_seen_before_a_particle(answer: str) -> None:
+    assert _HELPLINE.search(answer)
+
+
+@pytest.mark.parametrize("text", ["스타트업에 투자해볼까?", "숙제 다 했어", "2109년", "010-1109-1191"])
+def test_what_is_no_distress_and_no_helpline(text: str) -> None:
+    assert not _speaks_of_dying(text)
+    assert not _HELPLINE.search(text)
 
 
 @pytest.mark.parametrize("question", ["배고파 죽겠네", "환불 되나요?", "파이썬 정렬하는 법", ""])

@@ -8,7 +8,7 @@ import pytest
 from test_similar import cosine, questions
 
 from daedap.data.similar import THRESHOLD
-from daedap.data.split import Leak, Method, Side, Split, Splitting, context, split
+from daedap.data.split import Leak, Method, Side, Split, Splitting, context, grow, split
 from daedap.errors import SettingsError
 from daedap.korean import comparison_form
 from daedap.pair import Message, Pair
@@ -198,3 +198,33 @@ def test_tiny_inputs() -> None:
         assert len(split(pairs(1), splitting).sides) == 1
         assert len(split(pairs(2), splitting, seed=5).sides) == 2
         assert split([], splitting).sides == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_split_that_grows_is_the_split_of_everything(seed: int) -> None:
+    rows = pairs(300, seed) + pairs(300, seed + 100)
+    grown = grow(split(rows[:200], HALVES), rows[200:], HALVES)
+    whole = split(rows, HALVES)
+    assert (list(grown.pairs), list(grown.sides), list(grown.components)) == (rows, whole.sides, whole.components)
+    assert grown.leak == whole.leak
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_was_learned_is_learned_whatever_the_fraction(method: Method) -> None:
+    rows = pairs(300)
+    small = replace(HALVES, split=method, fraction=0.3)
+    before = split(rows, small)
+    for fraction in (0.1, 0.6, 1.0):
+        after = grow(before, [], replace(small, fraction=fraction))
+        assert set(before.rows("train")) <= set(after.rows("train"))
+        assert after.rows("test") == before.rows("test")
+    assert not grow(before, [], replace(small, fraction=1.0)).rows("unused")
+
+
+def test_at_random_new_rows_are_parted_by_themselves() -> None:
+    splitting = replace(HALVES, split="random")
+    before = split(pairs(200), splitting, seed=3)
+    after = grow(before, pairs(100, seed=9), splitting, seed=3)
+    assert list(after.sides[:200]) == list(before.sides)
+    assert [after.sides[200:].count(side) for side in ("train", "dev", "test")] == [50, 20, 30]
+    assert after.leak.questions > 0

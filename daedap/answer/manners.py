@@ -17,11 +17,17 @@ from daedap.pair import Evidence, Pair
 
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 """The built-in pairs."""
-_HELPLINE = re.compile(r"\b(109|112|117|119|1366|1388|1577-0199)\b")
+# A number ends before a Hangul letter, which is a word character: \b would not see it in "109에".
+_HELPLINE = re.compile(r"(?<![\d-])(109|112|117|119|1303|1336|1342|1366|1388|1577-0199|1577-1389|1600-5500)(?![\d-])")
 _COURTESY = re.compile(
     r"(안녕|반가|반갑|하이|ㅎㅇ|고마|고맙|감사|땡큐|미안|죄송|잘 ?가|바보|멍청|꺼져|닥쳐|재수 ?없|짜증나게)"
 )
-_DISTRESS = re.compile(r"자살|자해|유서|죽고 ?싶|죽어 ?버리|그만 ?살고|살기 ?싫|살고 ?싶지 ?않|뛰어내리")
+_DISTRESS = re.compile(
+    r"자살|(?<!\S)자해|유서|극단적(인)? ?선택|죽고 ?(만 ?)?싶|죽어 ?버리|죽는 ?(생각|게 ?나[을아])|죽었으면 ?좋겠"
+    r"|그만 ?살고|살기 ?싫|살고 ?싶지 ?않|살 ?(이유|가치)[가도]? ?없|살아서 ?뭐"
+    r"|(사라지|없어지)고 ?싶|내가 ?(사라지|없어지)면|(다|삶을?|인생을?|목숨을?) ?(끝내고|끊고) ?싶"
+    r"|뛰어내리|목을? ?매[고달]|손목을? ?(긋|그[었어])|약을? ?(한꺼번에|통째로) ?(먹|삼)"
+)
 _SURE, _CARING = 0.75, 0.6
 """Similarity from which a courtesy is returned, and from which distress is heard: help too often harms nobody."""
 

@@ -91,6 +91,12 @@ class Memory:
         return cls(index, Space.open(folder).first(len(index.pairs)), Weights.open(folder / "weights.json"))
 
 
+def grow_memory(before: Memory, new: Sequence[Pair]) -> Memory:
+    """Put new pairs in front of known ones: what was learned stays, so that this takes a second."""
+    space = Space.of(before.space.encoder, new).followed_by(before.space)
+    return Memory(Index.build([*new, *before.index.pairs]), space, before.weights)
+
+
 def learn_memory(train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair], talker: Talker, seed: int) -> Memory:
     """Index the training rows; learn what goes together, from `more` pairs too; weigh the views on dev rows."""
     space = Space.of(Encoder.fit([*train, *more], seed), train)

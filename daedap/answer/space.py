@@ -34,8 +34,12 @@ class Space:
 
     def extended(self, pairs: Sequence[Pair]) -> Space:
         """With more pairs behind its own."""
-        more = Space.of(self.encoder, pairs)
-        return Space(self.encoder, np.concatenate([self.asked, more.asked]), np.concatenate([self.said, more.said]))
+        return self.followed_by(Space.of(self.encoder, pairs))
+
+    def followed_by(self, other: Space) -> Space:
+        """With the pairs of another space behind its own, that the same encoder has encoded."""
+        asked, said = (self.asked, other.asked), (self.said, other.said)
+        return Space(self.encoder, np.concatenate(asked), np.concatenate(said))
 
     def first(self, pairs: int) -> Space:
         """The first so many pairs alone."""

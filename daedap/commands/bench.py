@@ -222,7 +222,7 @@ def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:
     """The usual recipes among these whose libraries are installed; of the others it is said what they need."""
     from daedap.lm.stock import STOCK  # as above
 
-    for stock in (STOCK[name] for name in names if name != "ours"):
+    for stock in (STOCK[name] for name in names if name in STOCK):
         if stock.there:
             yield stock
         else:

@@ -26,6 +26,7 @@ from daedap.judge.disturbed import Effect, disturbed
 from daedap.judge.evaluate import evaluate as judge
 from daedap.judge.evaluation import Evaluation
 from daedap.judge.exam import Options, set_exam
+from daedap.judge.growth import Growth, answered_as_told, beside_parent
 from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
 from daedap.language import say
 from daedap.pair import Pair
@@ -104,6 +105,8 @@ def judge_run(run: Run) -> Json:
         return {}
     result = _judge(run, exam, _AT_FIRST)
     _keep(run, result)
+    if parent := _parent(run):
+        write_json(run.folder / "evaluation" / "growth.json", _growth(run, parent, result).to_json())
     headline = {**result.scores["model"]["all"], **result.scores["bot"]["all"]}
     return {metric: score.value for metric, score in headline.items()}
 
@@ -115,16 +118,36 @@ def _keep(run: Run, result: Evaluation) -> None:
         write_text(folder / "table.txt", "\n".join(result.lines()) + "\n")
 
 
+def _parent(run: Run) -> Run | None:
+    """The run that it goes on from, unless that is gone."""
+    return run.parent if run.parent and run.parent.complete else None
+
+
+def _growth(run: Run, parent: Run, result: Evaluation) -> Growth:
+    """What was forgotten and what was gained, said at once."""
+    known = {pair.id for pair in read_side(parent.folder, "test")}
+    new = read_side(run.folder, "train")[: run.document("data/source.json")["new"]["train"]]
+    before, after = (answered_as_told(Bot.of(one, held_out=False), new) for one in (parent, run))
+    kept, gained = beside_parent(result.rows, known)
+    growth = Growth(run.folder.name, parent.folder.name, result.candidates, kept, gained, before, after)
+    _log.info("\n".join(growth.lines()))
+    return growth
+
+
 def _judge(run: Run, exam: _Exam, rows: int) -> Evaluation:
     from daedap.lm.learned import open_learned, open_untuned  # torch takes seconds to import
 
+    speakers, bots = {"model": open_learned(run)}, {"bot": Bot.of(run, held_out=False)}
+    if parent := _parent(run):
+        speakers |= {"parent": open_learned(parent)}
+        bots |= {"parent_bot": Bot.of(parent, held_out=False)}
     index = Index.open(run.folder / "index")
     _log.info(say("scoring {rows:,} test rows", rows=len(exam.pairs)))
     return judge(
         exam.pairs,
         components=exam.components,
-        speakers={"model": open_learned(run), "base": open_untuned(run)},
-        bots={"bot": Bot.of(run, held_out=False)},
+        speakers={**speakers, "base": open_untuned(run)},
+        bots=bots,
         index=index,
         options=Options(rows=rows, timed=min(20, max(5, rows // 5))),
     )

@@ -32,6 +32,8 @@ class Augmentation:
     """Learn questions also as other people would type them; several kinds are joined by commas."""
     augment_share: float = 0.5
     """So many more rows of each of these kinds, in relation to the training rows."""
+    null_question_share: float = 0.0
+    """Share of the training rows to learn once more without their question: what an answer is worth by itself."""
 
     def __post_init__(self) -> None:
         for kind in self.augment:
@@ -42,6 +44,10 @@ class Augmentation:
         if not 0 < self.augment_share <= 10:
             raise SettingsError(
                 "--augment-share {value}: must be above 0 and at most 10.", "Try 0.5.", value=self.augment_share
+            )
+        if not 0 <= self.null_question_share <= 1:
+            raise SettingsError(
+                "--null-question-share {value}: must lie between 0 and 1.", "Try 0.1.", value=self.null_question_share
             )
 
 
@@ -60,6 +66,12 @@ def augment(
     there = {*map(_learned, pairs)}
     new = {_learned(copy): copy for copy in copies if len(answers[_asked(copy)]) == 1}
     return [copy for learned, copy in new.items() if learned not in there]
+
+
+def without_question(pairs: Sequence[Pair], share: float, seed: int) -> list[Pair]:
+    """Copies of about this share of the pairs, of which nothing is left but the answer."""
+    chosen = (pair for pair in pairs if random.Random(f"{seed} null {pair.id}").random() < share)
+    return [replace(pair, question="", history=()) for pair in chosen]
 
 
 def _copies(pairs: Sequence[Pair], kind: Kind, share: float, seed: int) -> Iterator[Pair]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,6 +93,24 @@ def split(pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Spli
     return Split(pairs, sides, components, Leak(questions=0.0, answers=_answers_leaked(pairs, sides)))
 
 
+def grow(before: Split, pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Split:
+    """Part more pairs, which follow those of an earlier split: each of these keeps its side, and what learned learns.
+
+    The sizes must be shares, for as many rows would mean another share of more.
+    """
+    everything = [*before.pairs, *pairs]
+    dev, test = splitting.dev_size, splitting.test_size
+    if splitting.split == "random":
+        old: list[Side] = ["train" if side == "unused" else side for side in before.sides]
+        sides, components = [*old, *_at_random(len(pairs), dev, test, seed)], list(range(len(everything)))
+    else:
+        sides, components = _by_components(everything, dev, test, before)
+    learned = {pair.id for pair in before.rows("train")}
+    thinned = _thinned(everything, sides, splitting.fraction, learned)
+    leaked = _questions_leaked(everything, thinned) if splitting.split == "random" else 0.0
+    return Split(everything, thinned, components, Leak(questions=leaked, answers=_answers_leaked(everything, thinned)))
+
+
 def context(pair: Pair) -> str:
     """What a pair asks: the question after its conversation, so that a bare "네" is not one question everywhere."""
     return "\n".join([*(turn.content for turn in pair.history), pair.question])
@@ -102,20 +120,33 @@ def _share(size: float, rows: int) -> float:
     return size if 0 <= size < 1 else size / max(rows, 1)
 
 
-def _thinned(pairs: Sequence[Pair], sides: list[Side], fraction: float) -> list[Side]:
-    """Keep a share of the training rows: those whose ids are the smallest, so that shares are nested."""
+def _thinned(pairs: Sequence[Pair], sides: list[Side], fraction: float, learned: Container[str] = ()) -> list[Side]:
+    """Keep a share of the training rows, and those learned before: the smallest ids, so that shares are nested."""
     ids = sorted(pair.id for pair, side in zip(pairs, sides, strict=True) if side == "train")
     last = ids[max(round(fraction * len(ids)), 1) - 1] if ids else ""
-    return ["unused" if side == "train" and pair.id > last else side for pair, side in zip(pairs, sides, strict=True)]
+    return [
+        "unused" if side == "train" and pair.id > last and pair.id not in learned else side
+        for pair, side in zip(pairs, sides, strict=True)
+    ]
 
 
-def _by_components(pairs: Sequence[Pair], dev: float, test: float) -> tuple[list[Side], list[int]]:
+def _by_components(
+    pairs: Sequence[Pair], dev: float, test: float, before: Split | None = None
+) -> tuple[list[Side], list[int]]:
+    """Sides and components; the first pairs are those of `before`, where there is one, and stay where they are."""
     components = _Components(len(pairs))
     sides: list[Side] = []
+    known = len(before.pairs) if before else 0
     threads: dict[str, int] = {}
     first = _first_rows(pairs)
     for row, near in near_duplicates([context(pair) for pair in pairs]):
         pair = pairs[row]
+        if before and row < known:
+            sides.append("train" if before.sides[row] == "unused" else before.sides[row])
+            components.join(row, {before.components[row]})
+            if pair.thread:
+                threads.setdefault(pair.thread, row)
+            continue
         linked = [*near, threads[pair.thread]] if pair.thread in threads else near
         roots = {components.root(other) for other in linked if sides[other] != "left_out"}
         met = {sides[root] for root in roots}

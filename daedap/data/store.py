@@ -1,28 +1,48 @@
-"""A run's pairs on disk: `data/train.jsonl`, `dev.jsonl`, `test.jsonl`, each row with its id and its component."""
+"""A run's pairs on disk: `data/train.jsonl`, `dev.jsonl`, `test.jsonl`, each row with its id and its component.
+
+Training rows that `--fraction` left aside are in `unused.jsonl`, for a run that goes on from this one.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-from daedap.data.split import Split
+from daedap.data.split import Leak, Side, Split
 from daedap.errors import RunError
 from daedap.files import write_lines
 from daedap.pair import Message, Pair
 
-StoredSide = Literal["train", "dev", "test"]
+StoredSide = Literal["train", "dev", "test", "unused"]
 HELD_OUT: tuple[StoredSide, ...] = ("dev", "test")
 SIDES: tuple[StoredSide, ...] = ("train", *HELD_OUT)
+_KEPT: tuple[StoredSide, ...] = (*SIDES, "unused")
 
 
-def write_sides(folder: Path, parts: Split) -> None:
-    """Write each side of a split."""
-    for side in SIDES:
-        rows = zip(parts.rows(side), parts.components_of(side), strict=True)
+def write_sides(folder: Path, parts: Split, first: Container[str] = ()) -> None:
+    """Write each side of a split, pairs with these ids first: of two that are equally near, the first one is told."""
+    for side in _KEPT:
+        rows = list(zip(parts.rows(side), parts.components_of(side), strict=True))
+        rows.sort(key=lambda row: row[0].id not in first)
         records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
         write_lines(_file(folder, side), records)
+
+
+def read_sides(folder: Path) -> Split:
+    """The split that was written, but for what it left out; how much it leaks is not read."""
+    pairs: list[Pair] = []
+    sides: list[Side] = []
+    names: list[str] = []
+    for side in _KEPT:
+        pairs += (mine := read_side(folder, side))
+        sides += [side] * len(mine)
+        names += read_components(folder, side)
+    first: dict[str, int] = {}
+    components = [first.setdefault(name, row) for row, name in enumerate(names)]
+    return Split(pairs, sides, components, Leak(0.0, 0.0))
 
 
 def read_side(folder: Path, side: StoredSide) -> list[Pair]:

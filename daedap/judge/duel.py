@@ -103,7 +103,7 @@ class Duel:
         runs = [say("run {name}", name=run) for run in (self.first, self.second)]
         n = max(one.n for one in found.values())
         grid = [[f"{_slice(name)} (n={n:,})", *runs, say("difference"), ""]]
-        grid += [_cells(line, found[line.metric]) for line in self._shown() if line.metric in found]
+        grid += [cells(line, found[line.metric]) for line in self._shown() if line.metric in found]
         return align(grid)
 
     def _shown(self) -> list[Line]:
@@ -193,7 +193,8 @@ def _entry(difference: Difference) -> dict[str, Any]:
     }
 
 
-def _cells(line: Line, found: Difference) -> list[str]:
+def cells(line: Line, found: Difference) -> list[str]:
+    """A metric's line in a table: its name, both values, the difference with its interval, the verdict."""
     values = [_number(line, value) for value in (found.first, found.second)]
     difference = _number(line, found.difference, "+")
     if found.low is not None and found.high is not None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from daedap.runs import Run
 
-_NO_SETTING = frozenset({"command", "evaluate", "launch", "prepare_seconds", "machine", "plan"})
+_NO_SETTING = frozenset({"command", "evaluate", "study", "launch", "prepare_seconds", "machine", "plan"})
 _NO_FACT = frozenset({"number", "finished", "peak_memory_bytes", "seconds", "headline", "files", "rows"})
 _OF_THE_DATA = frozenset({"sha256", "rows", "usable", "train", "dev", "test", "left_out", "unused"})
 

@@ -106,7 +106,7 @@ def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
 def system_name(name: str) -> str:
     """What a system under test is called."""
     names = {"model": say("model"), "base": say("base"), "retrieval": say("retrieval"), "human": say("human")}
-    names |= {"parent": say("parent"), "bot": say("bot")}
+    names |= {"parent": say("parent"), "bot": say("bot"), "parent_bot": say("parent's bot")}
     return names.get(name, name)
 
 

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean import comparison_form
-from daedap.lm.prompt import Prompt, prompt_for
+from daedap.lm.prompt import Prompt, filled, prompt_for
 from daedap.lm.recipe import MINI
 from daedap.lm.tokenizer import decode, encode, load_tokenizer
 from daedap.runs import Json, Run
@@ -41,8 +41,9 @@ class Base:
 
     @property
     def places(self) -> float:
-        """The most ids it can read at a time."""
-        return getattr(self.model.config, "max_position_embeddings", math.inf)
+        """The most ids it can read at a time, as `filled` leaves them."""
+        places = getattr(self.model.config, "max_position_embeddings", None)
+        return math.inf if places is None else filled(places - filled(1) + 1)
 
     def prompt(self, max_length: int) -> Prompt:
         """How conversations are rendered for it, in at most `max_length` ids and never more than it has places for."""

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from daedap.language import say
@@ -73,8 +72,12 @@ class Cached:
     def batch(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows."""
         chosen = [self.examples[row] for row in rows]
-        states = [self.states[self.starts[row] :][: len(self.examples[row].ids) - 1] for row in rows]
-        return replace(collate(chosen, self.device), inputs=pad_sequence(states, batch_first=True).to(self.device))
+        batch = collate(chosen, self.device)
+        states = torch.zeros(*batch.inputs.shape, self.states.shape[1], dtype=self.states.dtype)
+        for place, row in enumerate(rows):
+            length = len(self.examples[row].ids) - 1
+            states[place, :length] = self.states[self.starts[row] :][:length]
+        return replace(batch, inputs=states.to(self.device))
 
 
 def cached(examples: Sequence[Example], lower: Lower, place: Place, device: str) -> Cached:

@@ -32,6 +32,8 @@ REPLIES = "replies"
 HEAD = "head"
 """In the configuration of that one: for how many tokens, the first of its vocabulary, it has a head."""
 _AT_ONCE = 64
+_LARGE = 300_000_000
+"""Bytes of a model from which all cores answer one question together: of smaller ones each core does as well alone."""
 _WAITED_FOR = 64
 """Tokens of longer questions that a batch may read one by one, which takes as long as a new batch does."""
 
@@ -61,7 +63,9 @@ class Engine:
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
-        return [said for (said,) in self._answer(self._voices.now, pairs)]
+        if len(pairs) == 1:
+            return self._answer(self._voices.now, pairs)[0]
+        return [said for (said,) in self._answer(self._readers, pairs, torch.get_num_threads())]
 
     def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
         """Answer one question, telling each word as soon as it is whole."""
@@ -107,12 +111,17 @@ class Engine:
         return _Voices(self._voice_folder)
 
     @cached_property
+    def _readers(self) -> Any:
+        """For many questions: a worker on each core."""
+        return _open(self._voice_folder, workers=torch.get_num_threads())
+
+    @cached_property
     def _scorer_apart(self) -> Any:
-        return _open(self.folder)
+        return _open(self.folder, workers=torch.get_num_threads())
 
     @property
     def _scorer(self) -> Any:
-        return self._scorer_apart if self._shortlisted else self._voices.now
+        return self._scorer_apart if self._shortlisted else self._readers
 
     @property
     def _shortlisted(self) -> bool:
@@ -142,12 +151,14 @@ class Engine:
 
     def _score(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         tokens = [self._named(example.ids) for example in examples]
-        results = self._scorer.score_batch(tokens, max_input_length=0)  # it would cut them at 1,024 else
+        shared = _shared(len(tokens), torch.get_num_threads())
+        # With the default for max_input_length it would cut them at 1,024.
+        results = self._scorer.score_batch(tokens, max_input_length=0, max_batch_size=shared)
         # The first token is no prediction: log p of token n is number n - 1.
         told = [result.log_probs[example.answer - 1 :] for example, result in zip(examples, results, strict=True)]
         return [(math.fsum(nats) / math.log(2), len(nats)) for nats in told]
 
-    def _answer(self, voice: Any, pairs: Sequence[Pair], **choice: Any) -> list[list[Spoken]]:
+    def _answer(self, voice: Any, pairs: Sequence[Pair], workers: int = 1, **choice: Any) -> list[list[Spoken]]:
         """One or more replies to each question; `choice`: how many, and how a token is chosen."""
         questions = [self._speech.question(pair) for pair in pairs]
         spoken: dict[int, list[Spoken]] = {}
@@ -158,6 +169,7 @@ class Engine:
                 include_prompt_in_result=False,
                 return_end_token=True,
                 return_scores=True,
+                max_batch_size=_shared(len(rows), workers),
                 **settings,
                 **choice,
             )
@@ -217,11 +229,22 @@ def open_engine(run: Run, device: str = "cpu") -> Talker:
     return Engine.open(folder, saved_prompt(run), run.learned["limits"]["max_new_tokens"])
 
 
-def _open(folder: Path) -> Any:
+def _open(folder: Path, workers: int = 1) -> Any:
+    """A generator with so many workers. One alone draws the same numbers again from the same seed."""
+    cores = torch.get_num_threads()
     try:
-        return ctranslate2.Generator(str(folder), "cpu", inter_threads=1, intra_threads=torch.get_num_threads())
+        large = (folder / "model.bin").stat().st_size > _LARGE
+        threads = max(1, cores // workers) if large else 1
+        return ctranslate2.Generator(str(folder), "cpu", inter_threads=workers, intra_threads=threads)
     except Exception as error:  # RuntimeError, ValueError or MemoryError, by what is wrong with the file
         raise damaged(folder, error) from error
+    finally:
+        torch.set_num_threads(cores)  # CTranslate2 sets OpenMP's number, which is PyTorch's, too
+
+
+def _shared(rows: int, workers: int) -> int:
+    """Rows for each worker, so that none stands idle."""
+    return -(-rows // workers)
 
 
 def _json(path: Path) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn
@@ -67,6 +68,10 @@ class Fitting:
     progress: Fit = field(default_factory=Fit)
     share: float = 0.0
     """How much of the training is done."""
+    resumable: bool = True
+    """Keep checkpoints to go on from."""
+    watch: Callable[[int], None] | None = None
+    """Told each epoch as it ends; whatever it raises ends the training."""
 
     def __post_init__(self) -> None:
         self.accelerator = new_accelerator(
@@ -183,6 +188,8 @@ class Fitting:
             self.average.add()
         if self.task.dev.examples:
             self._judge()
+        if self.watch:
+            self.watch(progress.epoch)
         patience = recipe.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
         progress.done = stopped or progress.epoch >= recipe.epochs or not self._look_at_the_clock()
@@ -219,7 +226,7 @@ class Fitting:
         now = time.perf_counter()
         self.progress.seconds += now - self._since
         self._since = now
-        if leads():
+        if leads() and self.resumable:
             save_checkpoint(
                 self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit
             )

@@ -19,7 +19,7 @@ from accelerate.utils import set_seed
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from daedap.data.augment import augment
+from daedap.data.augment import Augmentation, augment, without_question
 from daedap.data.store import HELD_OUT, read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
@@ -29,12 +29,13 @@ from daedap.lm.base import Base, load_base
 from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
+from daedap.lm.inherit import inherit_adapter, inherited_base
 from daedap.lm.learned import save_learned
-from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds
+from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds, trial_step
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.ranks import from_first, meet, told_by_first
 from daedap.lm.recipe import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
-from daedap.lm.task import Task, frozen_part, new_task
+from daedap.lm.task import frozen_part, new_task
 from daedap.pair import Pair
 from daedap.runs import Json, Run
 
@@ -46,6 +47,8 @@ _SHORT = 64
 """Tokens of a row up to which plain attention is the faster one."""
 _RATES = {"lora": 5e-4, "full": 5e-5}
 _RATE_OF_SMALL = 1e-3
+_LEAST_RATE = 0.1
+"""Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def learn(run: Run, base: Base | None = None) -> Begun:
     begun = begin(from_first(lambda: run), base)
     fitted = begun.fitting.run()
     save_learned(begun.fitting.task.model, begun.prompt, run.folder)
-    write_json(run.folder / "learned.json", _record(begun, fitted))
+    write_json(run.folder / "learned.json", _record(run, begun, fitted))
     return begun
 
 
@@ -95,25 +98,44 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     """Everything that comes before the first step: the plan, and what the frozen layers say."""
     started = time.perf_counter()
     learner, recipe = Learner(**run.settings["learner"]), read_recipe(run.settings["recipe"])
-    train, dev = read_side(run.folder, "train"), read_side(run.folder, "dev")
-    base = base or choose_base(learner, recipe, train)
+    train, dev = _to_learn(run), read_side(run.folder, "dev")
+    base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
     prompt = base.prompt(learner.max_length)
-    examples = _render(prompt, train, dev, _more(run, recipe, train))
-    recipe = replace(recipe, learning_rate=recipe.learning_rate or _default_rate(learner, base))
+    examples = render(prompt, train, dev, _more(run, recipe, train))
+    recipe = replace(recipe, learning_rate=recipe.learning_rate or _rate(run, default_rate(learner, base)))
     width = base.model.config.get_text_config().hidden_size
     machine = from_first(partial(settle, run, learner.device, learner.precision, width))
     _choose_attention(base.model, examples.train)
-    plan = from_first(partial(_settle_plan, run, partial(_plan, run, base, learner, recipe, examples, machine)))
+    plan = from_first(partial(_settle_plan, run, partial(plan_for, run, base, learner, recipe, examples, machine)))
     _log.info("\n".join(plan.lines()))
     examples, recipe = _as_planned(examples, recipe, plan)
     model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
+    if run.parent and isinstance(model, PeftModel):
+        inherit_adapter(model, run.parent)
     frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
     task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
     steps = len(examples.train) * recipe.epochs // (recipe.per_device_train_batch_size * machine.processes)
-    step = partial(_step, task, machine)
+    tried = task.train.batch(range(min(_TRIED, len(examples.train))))
+    step = trial_step(task.loss, tried, machine)
     machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, step, steps))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
     return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
+
+
+def _to_learn(run: Run) -> list[Pair]:
+    """The training rows; of a run that goes on from another one, the new ones and some of the others again."""
+    train = read_side(run.folder, "train")
+    if not run.parent:
+        return train
+    new, recipe = run.document("data/source.json")["new"]["train"], run.settings["recipe"]
+    return [*train[:new], *_again(train[new:], new, recipe["replay"], recipe["seed"])]
+
+
+def _again(known: Sequence[Pair], new: int, share: float | None, seed: int) -> list[Pair]:
+    """Some known rows: this share of them, or a tenth, or as many as there are new ones where that is more."""
+    count = round(share * len(known)) if share is not None else max(-(-len(known) // 10), new)
+    chosen = np.random.default_rng(seed).permutation(len(known))[:count]
+    return [known[row] for row in sorted(chosen)]
 
 
 def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
@@ -123,7 +145,7 @@ def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
     return Plan(**run.settings["plan"])
 
 
-def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
+def plan_for(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
     """The default, or what fits into the budget best, by a few steps on this machine."""
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
     top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
@@ -137,7 +159,7 @@ def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Exam
         epochs=recipe.epochs,
         layers=learner.layers or _default_layers(learner, base, blocks),
         blocks=blocks,
-        scoring=remembering_seconds(len(examples.train)) + scoring_seconds(costs, blocks, scored),
+        scoring=remembering_seconds(len(read_side(run.folder, "train"))) + scoring_seconds(costs, blocks, scored),
         budget=recipe.budget.total_seconds() if recipe.budget else None,
     )
     return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
@@ -145,7 +167,7 @@ def _plan(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Exam
 
 def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
     """All, or the top third where LoRA tunes a large base (docs/EXPERIMENTS.md)."""
-    return blocks if _method(learner, base) == "full" else math.ceil(blocks / 3)
+    return blocks if method_of(learner, base) == "full" else math.ceil(blocks / 3)
 
 
 def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:
@@ -156,14 +178,17 @@ def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Example
     return fewer, replace(recipe, num_train_epochs=plan.epochs)
 
 
-def _record(begun: Begun, fitted: Fitted) -> Json:
+def _record(run: Run, begun: Begun, fitted: Fitted) -> Json:
     base, examples, fitting = begun.base, begun.examples, begun.fitting
+    parent = run.parent.learned if run.parent else None
+    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed}
+    longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
     return {
-        "base": {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed},
-        "method": _method(begun.learner, base),
+        "base": parent["base"] if parent else started,
+        "method": method_of(begun.learner, base),
         "learning_rate": fitting.recipe.learning_rate,
-        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": _longest_answer(examples.train)},
-        "augmentation": {"augment": fitting.recipe.augment, "augment_share": fitting.recipe.augment_share},
+        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": longest},
+        "augmentation": {name: getattr(fitting.recipe, name) for name in Augmentation.__dataclass_fields__},
         "rows": {
             "train": len(examples.train),
             "augmented": examples.augmented,
@@ -183,12 +208,23 @@ def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base
     return load_base(learner.base)
 
 
-def _method(learner: Learner, base: Base) -> Method:
+def method_of(learner: Learner, base: Base) -> Method:
+    """As told, or the default."""
     return learner.method or ("full" if _small(base) else "lora")
 
 
-def _default_rate(learner: Learner, base: Base) -> float:
-    return _RATE_OF_SMALL if _small(base) else _RATES[_method(learner, base)]
+def _rate(run: Run, usual: float) -> float:
+    """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
+    if not run.parent:
+        return usual
+    data = run.document("data/source.json")
+    new: int = data["new"]["train"]
+    return usual * min(1.0, max(_LEAST_RATE, new / max(1, int(data["train"]) - new)))
+
+
+def default_rate(learner: Learner, base: Base) -> float:
+    """The peak learning rate where none was told."""
+    return _RATE_OF_SMALL if _small(base) else _RATES[method_of(learner, base)]
 
 
 def _small(base: Base) -> bool:
@@ -197,15 +233,17 @@ def _small(base: Base) -> bool:
 
 def _more(run: Run, recipe: Recipe, train: Sequence[Pair]) -> list[Pair]:
     """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
-    if not recipe.augment:
-        return []
-    held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-    more = augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
-    _log.info(say("{count:,} more rows to learn, made by --augment", count=len(more)))
+    more = without_question(train, recipe.null_question_share, recipe.seed)
+    if recipe.augment:
+        held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+        more += augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
+    if more:
+        _log.info(say("{count:,} more rows to learn, made from these", count=len(more)))
     return more
 
 
-def _render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+    """Rows that fit, as ids; `more`: training rows made from others. Raises SettingsError when none fits."""
     sides = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev, more))
     learned, watched, augmented = sides
     if not learned:
@@ -222,7 +260,7 @@ def _trainable(
     """The base with what learns, on the machine's device; with LoRA, what is frozen is kept in half the memory."""
     set_seed(recipe.seed)  # LoRA's matrices start at random
     base.model.to(machine.device)  # type: ignore[arg-type]
-    if _method(learner, base) == "full":
+    if method_of(learner, base) == "full":
         set_dropout(base.model, learner.dropout)
         return train_in_full(base.model, layers=layers)
     set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
@@ -238,16 +276,8 @@ def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
         model.set_attn_implementation("eager")
 
 
-def _step(task: Task, machine: Machine) -> None:
-    """One step of training that changes no weight."""
-    rows = range(min(_TRIED, len(task.train.examples)))
-    with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
-        task.loss(task.train.batch(rows)).mean().backward()
-    task.model.zero_grad()
-
-
 def _shortlisted(learner: Learner, base: Base) -> bool:
-    return _method(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
+    return method_of(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
 
 
 def _longest_answer(train: Sequence[Example]) -> int:

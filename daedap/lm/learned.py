@@ -33,8 +33,8 @@ def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder:
 
 def open_learned(run: Run, device: str = "cpu") -> Speaker:
     """The trained model of a complete run. Raises RunError when its files or its base have changed."""
-    folder = _folder(run)
-    model = _adapted(run, folder) if folder.name == "adapter" else _whole(folder)
+    folder = adapter_or_model(run)
+    model = _adapted(run, folder) if folder.name == "adapter" else whole_model(folder)
     return _speaker(run, model, load_tokenizer(folder), device)
 
 
@@ -50,10 +50,11 @@ def open_untuned(run: Run, device: str = "cpu") -> Speaker:
 
 def saved_prompt(run: Run) -> Prompt:
     """The prompt of a run's model, without the model. Raises BaseError when its tokenizer can't be read."""
-    return _prompt(run, load_tokenizer(_folder(run)))
+    return _prompt(run, load_tokenizer(adapter_or_model(run)))
 
 
-def _folder(run: Run) -> Path:
+def adapter_or_model(run: Run) -> Path:
+    """The folder of what was learned."""
     adapter = run.folder / "adapter"
     return adapter if adapter.is_dir() else run.folder / "model"
 
@@ -69,7 +70,8 @@ def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
     return Speaker(model, _prompt(run, tokenizer), limit, device, precision)
 
 
-def _whole(folder: Path) -> PreTrainedModel:
+def whole_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder. Raises RunError when its weights can't be read."""
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype="float32", weights_only=True, trust_remote_code=False

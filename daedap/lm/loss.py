@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from daedap.lm.halves import plain, reader
-from daedap.lm.prompt import Example
+from daedap.lm.prompt import Example, filled
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+
+_LABELS = 32
+"""Numbers of labels are filled up to multiples of this, for the same reason as lengths (prompt.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +40,11 @@ class Batch:
 
 
 def collate(examples: Sequence[Example], device: torch.device | str) -> Batch:
-    """Fill examples up to the longest of them and point at the positions that predict a label.
+    """Fill examples up to the longest of them, and a little more, and point at the positions that predict a label.
 
     What fills stands at the right, where no earlier position sees it: it may be any token, and needs no mask.
     """
-    length = max(len(example.ids) for example in examples)
+    length = 1 + filled(max(len(example.ids) for example in examples) - 1)
     ids = torch.tensor([example.ids + example.ids[:1] * (length - len(example.ids)) for example in examples])
     row, place = places(examples)
     parts = (ids[:, :-1], row, place, ids[row, place + 1])
@@ -82,8 +86,11 @@ class AnswerLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(labels,), in float32."""
+        labels = len(batch.label)
+        spare = (0, filled(labels, _LABELS) - labels)
+        at = (pad(batch.row, spare), pad(batch.place, spare))
         asked = {self.name: batch.inputs, "attention_mask": batch.mask, "position_ids": batch.positions}
-        logits = self.model(**asked, use_cache=False, at=(batch.row, batch.place)).logits[0]
+        logits = self.model(**asked, use_cache=False, at=at).logits[0, :labels]
         label = batch.label if self.shortlist is None else torch.searchsorted(self.shortlist, batch.label)
         return cross_entropy(logits.float(), label, reduction="none")
 

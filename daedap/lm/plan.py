@@ -22,7 +22,7 @@ from daedap.lm.prompt import Example
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_ROWS = 32
+_ROWS, _SEVERAL = 32, 4
 _SHARES = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 _FRACTIONS = (1.0, 0.5, 0.25, 0.1)
 _LOST_BY_LAYERS = ((1 / 6, 1 / 3, 1 / 2, 1), (0.455, 0.311, 0.225, 0.0))
@@ -97,20 +97,30 @@ def _time(seconds: float) -> str:
 
 
 def measure(model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine) -> Costs:
-    """Try a few steps on rows of ordinary length with every block trained and with one; no weight is changed."""
+    """Try a few steps on rows of ordinary length with several blocks trained and with one; no weight is changed.
+
+    Several are all of them, or a few where the others are frozen: more would only take memory.
+    """
     batch = collate(_ordinary(examples), machine.device)
     blocks, rows = plain(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
     if blocks == 1 or plain(model).config.model_type not in PARTED:
-        each = shortest(_step(AnswerLoss(model), batch, machine)) / rows / blocks
+        each = shortest(trial_step(AnswerLoss(model), batch, machine)) / rows / blocks
         return Costs(0.0, each, each / 3)  # two thirds of a step go backward
-    states = lower_half(plain(model), blocks - 1)
-    frozen = shortest(_forward(states, batch, machine)) / rows / (blocks - 1)
-    with torch.no_grad():
-        above = Batch(states(batch.inputs), batch.row, batch.place, batch.label)
-    one = shortest(_step(AnswerLoss(model, lowest=blocks - 1), above, machine)) / rows
-    every = shortest(_step(AnswerLoss(model), batch, machine)) / rows
-    trained = max(0.0, every - one) / (blocks - 1)
+    several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _SEVERAL)
+    frozen = shortest(_forward(lower_half(plain(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
+    one, more = (shortest(_top(model, batch, blocks - depth, machine)) / rows for depth in (1, several))
+    trained = max(0.0, more - one) / (several - 1)
     return Costs(max(0.0, one - trained), trained, frozen)
+
+
+def _top(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, machine: Machine) -> Callable[[], None]:
+    """A step of the blocks from `lowest` on, over what those below say; of the whole model where that is block 0."""
+    if not lowest:
+        return trial_step(AnswerLoss(model), batch, machine)
+    with torch.no_grad():
+        states = lower_half(plain(model), lowest)(batch.inputs)
+    above = Batch(states, batch.row, batch.place, batch.label)
+    return trial_step(AnswerLoss(model, lowest=lowest), above, machine)
 
 
 def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:
@@ -167,11 +177,17 @@ def _ordinary(examples: Sequence[Example]) -> list[Example]:
     return sorted(examples, key=lambda example: len(example.ids))[middle : middle + _ROWS]
 
 
-def _step(loss: AnswerLoss, batch: Batch, machine: Machine) -> Callable[[], None]:
+def trial_step(loss: AnswerLoss, batch: Batch, machine: Machine) -> Callable[[], None]:
+    """A whole step of training, optimizer included, with a learning rate of 0: no weight is changed."""
+    weights = [weight for weight in loss.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=0.0, fused=True)
+
     def work() -> None:
         with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
             loss(batch).mean().backward()
-        loss.zero_grad()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
 
     return work
 

@@ -31,6 +31,9 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}답변: {% endif %}"
 )
 _MARKS = [f"MARK{n}MARK" for n in range(4)]
+_LENGTHS = 4
+"""Batches are filled up to lengths that are multiples of this. oneDNN builds its kernels for every new shape, and among
+many shapes that takes twice as long as a step itself: bench/RESULTS.md, "Few shapes"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,11 @@ class Prompt:
             ids += encode(self.tokenizer, turn.content)
             ids += self.template.answered_before if turn.role == "user" else self.template.asking
         return ids + encode(self.tokenizer, turns[-1].content) + self.template.answering
+
+
+def filled(length: int, step: int = _LENGTHS) -> int:
+    """The next multiple of the step: what so many positions are filled up to."""
+    return -(-length // step) * step
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:

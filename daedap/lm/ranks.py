@@ -11,6 +11,8 @@ from typing import IO, Any, TypeVar
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, reduce
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 
 from daedap.files import new_file
 
@@ -20,7 +22,19 @@ T = TypeVar("T")
 def meet(device: str) -> None:
     """Wait for the processes that were begun together; whoever was begun alone waits for nobody."""
     if _together():
-        PartialState(cpu=device == "cpu")
+        PartialState(cpu=device == "cpu", **_meeting_place())
+
+
+def _meeting_place() -> dict[str, Any]:
+    """Where processes that torchrun has begun again look for each other: not where the dead ones left their addresses.
+
+    On one machine torchrun keeps one store for all attempts (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    attempt, machines = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE"))
+    if attempt in ("", "0") or machines != "1":
+        return {}
+    store, rank, size = next(rendezvous("env://"))
+    return {"store": PrefixStore(f"attempt {attempt}", store), "rank": rank, "world_size": size}
 
 
 def leads() -> bool:

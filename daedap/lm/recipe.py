@@ -94,6 +94,8 @@ class Recipe(Augmentation):
     """A line in the log every so many steps."""
     torch_compile: bool | None = None
     """Compile the steps first. [default: when this training is long enough to win the time back]"""
+    replay: float | None = None
+    """With --from: share of its rows to learn again. [default: a tenth, or as many as are new if that is more]"""
     seed: int = 42
     """Decides the order of rows, dropout, and the weights of a fresh model."""
     report_to: Tracker = "none"
@@ -107,6 +109,8 @@ class Recipe(Augmentation):
         _not_negative(self, "weight_decay", "swa_epoch_start")
         _seed(self.seed)
         _budget(self.budget)
+        if self.replay is not None and not 0 <= self.replay <= 1:
+            raise SettingsError("--replay {value}: must lie between 0 and 1.", "Try 0.1.", value=self.replay)
         if self.learning_rate is not None:
             _rate(self.learning_rate)
         if 1 < self.swa_epoch_start >= self.epochs and not self.budget:  # which may take epochs away

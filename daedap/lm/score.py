@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from daedap.lm.halves import plain
 from daedap.lm.loss import AnswerLoss, Batch, collate
-from daedap.lm.prompt import Example
+from daedap.lm.prompt import Example, filled
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -114,7 +113,8 @@ def _lay_out(sheet: Sequence[Example]) -> _Laid:
 
 
 def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
-    return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
+    length = filled(max(map(len, rows)))
+    return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
 
 
 def _sees(parts: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""`daedap train --from RUN`: what a run takes over from the one it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from daedap.data.split import Split, Splitting, grow
+from daedap.data.store import SIDES, read_side, read_sides
+from daedap.errors import DataError, RunError, SettingsError
+from daedap.lm.recipe import Learner
+from daedap.pair import Pair
+from daedap.runs import Run
+
+_FREE = ("dropout", "precision", "device", "cache_gb", "fraction")
+"""Options that may differ from the parent's."""
+
+
+def inherited(parent: Run, learner: Learner, splitting: Splitting) -> tuple[Learner, Splitting]:
+    """The parent's way of learning and of parting rows. Raises SettingsError when another is asked for."""
+    if parent.command != "train":
+        raise RunError(
+            "--from {folder}: this is a base, not a run.",
+            "Train on it: daedap train FILE --base {model}",
+            folder=parent.folder,
+            model=parent.folder / "model",
+        )
+    settings, data = parent.settings, parent.document("data/source.json")
+    theirs = Learner(**{**settings["learner"], "layers": settings["plan"]["layers"]})
+    sizes = {name: _share(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
+    parted = Splitting(**{**settings["splitting"], **sizes})
+    return _taken_over(parent, learner, theirs), _taken_over(parent, splitting, parted)
+
+
+def _share(size: float, rows: int) -> float:
+    """A number of rows as a share, which goes on to mean the same."""
+    return size if size < 1 else size / rows
+
+
+def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
+    """The parent's options with the asked ones that are free; an option that was left out is not asked for."""
+    for option in fields(asked):
+        wish, was = getattr(asked, option.name), getattr(theirs, option.name)
+        if option.name not in _FREE and wish not in (option.default, was):
+            raise SettingsError(
+                "--{option} {wish}: run {parent} was made with {was}, and what goes on from it keeps that.",
+                "Leave --{option} out, or train without --from.",
+                option=option.name.replace("_", "-"),
+                wish=wish,
+                parent=parent.folder.name,
+                was=was,
+            )
+    return replace(theirs, **{name: getattr(asked, name) for name in _FREE if hasattr(asked, name)})
+
+
+def grown(parent: Run, pairs: Sequence[Pair], splitting: Splitting, seed: int) -> Split:
+    """The parent's rows, each on its side, with those of the pairs that it does not know."""
+    before = read_sides(parent.folder)
+    known = {pair.id for pair in before.pairs}
+    return grow(before, [pair for pair in pairs if pair.id not in known], splitting, seed=seed)
+
+
+def new_ids(parent: Run, parts: Split, file: Path) -> frozenset[str]:
+    """Ids of the rows that the parent had on no side it used. Raises DataError when none of them is to be learned."""
+    used = {pair.id for side in SIDES for pair in read_side(parent.folder, side)}
+    new = {side: {pair.id for pair in parts.rows(side)} - used for side in SIDES}
+    if not new["train"]:
+        raise DataError(
+            "{file}: nothing to learn that run {parent} has not learned.",
+            "Add rows; of {held_out} new one(s) that are kept apart for the scores, nothing is learned.",
+            file=file,
+            parent=parent.folder.name,
+            held_out=len(new["dev"] | new["test"]),
+        )
+    return frozenset().union(*new.values())

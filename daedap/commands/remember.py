@@ -1,0 +1,67 @@
+"""From a run's rows to what its bot knows: `index/`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daedap.answer.manners import built_in
+from daedap.answer.memory import Memory, grow_memory, learn_memory
+from daedap.commands.shared import tell
+from daedap.data.augment import augment
+from daedap.data.store import HELD_OUT, read_side
+from daedap.files import new_folder
+from daedap.language import say
+from daedap.pair import Pair
+from daedap.runs import Run
+
+_SLIPS = 0.5
+"""Questions with a typing slip that the encoder learns, for each row: 2 points of Hits@1/20 under such slips."""
+_OUTGROWN = 1.1
+"""Times the rows that the encoder has learned from, beyond which it is learned anew."""
+
+
+def remember(run: Run) -> int:
+    """Write what the bot knows; returns how many rows its encoder has learned from.
+
+    The held-out rows are encoded by what was learned without them, for the bot that talks.
+    """
+    held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+    memory, encoded = _grown(run, held_out) or _learned(run, held_out)
+    with new_folder(run.folder / "index") as folder:
+        memory.save(folder)
+        memory.space.extended(held_out).save(folder)
+    return encoded
+
+
+def _grown(run: Run, held_out: Sequence[Pair]) -> tuple[Memory, int] | None:
+    """The parent's memory with the new rows before its own.
+
+    None when it has to be learned anew: too much is new, or the encoder knows something that is scored on now.
+    """
+    parent = run.parent
+    if parent is None or {pair.id for pair in held_out} & {pair.id for pair in built_in()}:
+        return None
+    train, encoded = read_side(run.folder, "train"), parent.manifest["memory"]["encoder_rows"]
+    if len(train) > _OUTGROWN * encoded:
+        return None
+    new = run.document("data/source.json")["new"]["train"]
+    return grow_memory(Memory.open(parent.folder / "index"), train[:new]), encoded
+
+
+def _learned(run: Run, held_out: Sequence[Pair]) -> tuple[Memory, int]:
+    from daedap.lm.engine import open_engine  # torch takes seconds to import
+
+    tell([say("learning which answers go with which questions")])
+    train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
+    slips = augment(train, ("typo",), _SLIPS, seed, held_out=held_out)
+    more = [*_built_in_beside(train, held_out), *slips]
+    return learn_memory(train, dev, more, open_engine(run), seed), len(train)
+
+
+def _built_in_beside(train: Sequence[Pair], held_out: Sequence[Pair]) -> list[Pair]:
+    """Built-in pairs to learn from: no more than the file has rows, none where some of them are what is scored on."""
+    pairs = {pair.id: pair for pair in built_in()}
+    if any(pair.id in pairs for pair in held_out):
+        return []
+    known = {pair.id for pair in train}
+    return [pairs[id_] for id_ in sorted(pairs.keys() - known)][: len(train)]

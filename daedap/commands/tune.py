@@ -1,0 +1,180 @@
+"""`daedap tune`: a search for better settings within a time budget, then a run with the best ones."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+import daedap.runs as store
+from daedap.answer.manners import STARTER
+from daedap.commands.shared import tell
+from daedap.commands.train import STARTER_EPOCHS, Place, train
+from daedap.data.source import Layout
+from daedap.data.split import Splitting
+from daedap.data.store import write_sides
+from daedap.files import storage, write_text
+from daedap.language import say
+from daedap.lm.recipe import Learner, Recipe
+from daedap.runs import Run
+from daedap.search.page import page
+from daedap.search.result import Against, Found, Tuned, against
+from daedap.search.scale import Times, divide
+from daedap.search.score import mark
+from daedap.search.space import Space
+from daedap.search.storage import need_optuna
+from daedap.search.task import Search, Stage, Task, look, open_for, set_up
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from daedap.lm.plan import Plan
+
+_HOUR = 3600.0
+_STALE = 60.0
+"""Seconds after which a scratch folder that nobody holds is thrown away."""
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A search that is over, and what it was about."""
+
+    task: Task
+    stage: Stage
+    study: Study
+    times: Times
+    found: Found
+    space: Space
+
+
+def tune(
+    file: Path | None = None,
+    *,
+    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
+    splitting: Annotated[Splitting, Parameter(name="*")] = Splitting(),
+    learner: Annotated[Learner, Parameter(name="*")] = Learner(),
+    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
+    how: Annotated[Search, Parameter(name="*")] = Search(),
+) -> Tuned:
+    """Search for better settings within a budget (an hour, unless told), then train a run with the best ones.
+
+    Options that are told keep their values; the others are searched. The same command goes on with the same study.
+    Raises DataError, BaseError, SettingsError, RunError and StorageError.
+
+    Parameters
+    ----------
+    file
+        CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
+    """
+    need_optuna()
+    started = time.perf_counter()
+    until = started + (recipe.budget.total_seconds() if recipe.budget else _HOUR)
+    epochs = recipe.num_train_epochs or (STARTER_EPOCHS if file is None else recipe.epochs)
+    usual, told = replace(recipe, budget=None, num_train_epochs=epochs), recipe.num_train_epochs is not None
+    task = Task(file or STARTER, layout, splitting, learner, usual, told, how, until)
+    with _scratch(how.runs) as run:
+        tuned = _tuned(task, run)
+    return replace(tuned, seconds=time.perf_counter() - started)
+
+
+def _tuned(task: Task, scratch: Run) -> Tuned:
+    stage, how = set_up(task, scratch), task.how
+    times = divide(stage.ground.plan, task.left)
+    with open_for(task, stage, times) as study:
+        file = how.runs / "studies" / study.study_name / "tune.html"
+        begun = _interrupted(how.runs, study.study_name) if how.finish else None
+        ended = _Ended(task, stage, study, times, *look(task, stage, study, times, more=begun is None))
+        write_text(file, page(ended.found, None, None))
+        run, whole = _finish(ended, begun) if how.finish else (None, None)
+    write_text(file, page(ended.found, whole, run.number if run else None))
+    return Tuned(ended.found, file, 0.0, whole, run)
+
+
+def _finish(ended: _Ended, begun: Run | None) -> tuple[Run, Against | None]:
+    """Train the run, and compare it with a whole training with the defaults where there is time for that."""
+    task, stage = ended.task, ended.stage
+    if begun:
+        tell([say("Going on with run {number}, which this study had begun.", number=begun.number)])
+        return train(place=Place(runs=task.how.runs, resume=str(begun.folder))), None
+    learner, recipe = ended.space.settings(ended.found.chosen.settings)
+    plan = stage.ground.expected(learner, recipe, stage.parts.rows("train"))
+    others = _whole_defaults(ended, plan)
+    recipe = replace(recipe, num_train_epochs=_epochs_left(recipe, plan, task.left))
+    place = Place(runs=task.how.runs, study=f"{ended.study.study_name}:{ended.found.chosen.number}")
+    run = _made_before(place, recipe) or train(
+        task.file, layout=task.layout, splitting=task.splitting, learner=learner, recipe=recipe, place=place
+    )
+    return run, against(_bits(run, stage), others, stage.comparing) if others else None
+
+
+def _whole_defaults(ended: _Ended, plan: Plan) -> list[float] | None:
+    """Bits of a whole training with the defaults on the comparing half; None where there is no time for one."""
+    task, stage, study = ended.task, ended.stage, ended.study
+    if ended.found.chosen.default or not ended.times.proof:
+        return None
+    if "whole" not in study.user_attrs:
+        if task.left < stage.ground.plan.seconds + plan.seconds + plan.scoring:
+            return None
+        tell([say("A whole training with the defaults, to compare with.")])
+        write_sides(stage.ground.run.folder, stage.parts)
+        learner, recipe = ended.space.settings(ended.space.defaults)
+        speaker = stage.ground.learn(learner, recipe, lambda epoch, speaker: None)
+        study.set_user_attr("whole", mark(speaker.log2_probability, stage.comparing).bits.round(3).tolist())
+    return list(study.user_attrs["whole"])
+
+
+def _bits(run: Run, stage: Stage) -> list[float]:
+    from daedap.lm.learned import open_learned  # torch takes seconds to import
+
+    bits: list[float] = mark(open_learned(run).log2_probability, stage.comparing).bits.tolist()
+    return bits
+
+
+def _epochs_left(recipe: Recipe, plan: Plan, left: float) -> int:
+    """As many as asked for, or as there is time for; rows that were made from others take time, too."""
+    more = 1 + recipe.augment_share * len(recipe.augment)
+    epochs = int(recipe.epochs * (left - plan.scoring) / (more * plan.seconds))
+    if epochs >= recipe.epochs:
+        return recipe.epochs
+    tell([say("In the time that is left: {epochs} of {asked} epochs.", epochs=max(1, epochs), asked=recipe.epochs)])
+    return max(1, epochs)
+
+
+def _made_before(place: Place, recipe: Recipe) -> Run | None:
+    """The complete run of an earlier sitting with the same settings."""
+    complete = (run for run in store.every(place.runs) if run.complete and run.settings.get("study") == place.study)
+    return next((run for run in complete if run.settings["recipe"]["num_train_epochs"] >= recipe.epochs), None)
+
+
+def _interrupted(runs: Path, study: str) -> Run | None:
+    """The run that an earlier sitting of this study had begun."""
+    begun = (run for run in store.every(runs) if not run.complete and (run.folder / "settings.json").exists())
+    mine = (run for run in begun if str(run.settings.get("study")).rpartition(":")[0] == study)
+    return next((run for run in mine if not run.busy), None)
+
+
+@contextmanager
+def _scratch(runs: Path) -> Iterator[Run]:
+    """A folder for what trials write, beside the runs; gone afterwards, as are those of processes that were killed."""
+    new = not runs.exists()
+    with storage(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        for left in runs.glob(".tune-*"):
+            if time.time() - left.stat().st_mtime > _STALE and not Run(left).busy:
+                shutil.rmtree(left, ignore_errors=True)
+        run = Run(Path(tempfile.mkdtemp(prefix=".tune-", dir=runs)))
+    try:
+        with run.locked():
+            yield run
+    finally:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # something was made there meanwhile
+                runs.rmdir()

@@ -1,0 +1,51 @@
+"""A study as one page of HTML that needs nothing else: no network, no script."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from daedap.judge.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series, draw
+from daedap.judge.table import duration
+from daedap.language import say, speaks_korean
+from daedap.search.result import Against, Found
+from daedap.search.space import option, options
+
+TEMPLATE = "tune.html.jinja"
+_FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
+
+
+def page(found: Found, whole: Against | None, run: int | None) -> str:
+    """The page, in the user's language. `run`: the number of the run; `whole`: it against one with the defaults."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(say=say, duration=duration, options=options, option=option)
+    return environment.get_template(TEMPLATE).render(
+        language="ko" if speaks_korean() else "en",
+        frame=_FRAME,
+        found=found,
+        whole=whole,
+        run=run,
+        chart=_history(found),
+        states={"complete": say("run to its end"), "pruned": say("stopped early"), "fail": say("failed or killed")},
+    )
+
+
+def _history(found: Found) -> Chart | None:
+    """How far every trial that ran to its end is from the defaults, and the best one so far."""
+    usual = found.default.score or 0.0
+    ended = ((one.number, one.score) for one in found.trials if one.state == "complete")
+    apart = [(float(number), score - usual) for number, score in ended if score is not None]
+    best, so_far = math.inf, []
+    for number, value in apart:
+        best = min(best, value)
+        so_far.append((number, best))
+    told = [Series(say("best so far"), so_far), Series(say("trial"), apart, dotted=True)]
+    return draw(say("Score less that of the defaults (below 0 is better)"), told)

@@ -1,0 +1,196 @@
+"""`daedap train --from RUN`: what is new is learned, what is known is kept, and no row changes its side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toys
+from conftest import PAIRS, write_csv
+
+import daedap
+from daedap.cli import run as cli
+from daedap.data.store import read_components, read_side
+from daedap.errors import DataError, RunError, SettingsError
+from daedap.judge.facts import read_facts
+from daedap.lm.learned import open_learned
+from daedap.pair import Pair
+from daedap.runs import Run
+
+NEW = [
+    Pair(f"{dish} 맛있게 하는 집 아세요?", f"{dish}라면 시장 골목에 있는 집이 유명해요.", "0")
+    for dish in (
+        "김치찌개",
+        "떡볶이",
+        "삼겹살",
+        "비빔밥",
+        "칼국수",
+        "순대국",
+        "돈가스",
+        "갈비탕",
+        "냉면",
+        "만두",
+        "족발",
+        "보쌈",
+    )
+]
+QUICK: dict[str, Any] = {"precision": "fp32", "device": "cpu", "test_size": 0.15, "dev_size": 0.1}
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with LoRA on the upper layer of a toy base."""
+    folder = tmp_path_factory.mktemp("lora")
+    options = {**QUICK, "base": str(toys.kogpt2(folder / "base")), "method": "lora", "layers": 1}
+    file = write_csv(folder / "qa.csv", PAIRS[:60])
+    return daedap.train(file, runs=folder / "runs", num_train_epochs=1, evaluate=False, **options)
+
+
+def copied(run: Run, runs: Path) -> Run:
+    folder = runs / run.folder.name
+    shutil.copytree(run.folder, folder)
+    return Run(folder)
+
+
+def ids(run: Run, side: Any) -> list[str]:
+    return [pair.id for pair in read_side(run.folder, side)]
+
+
+def test_new_rows_are_learned_and_old_ones_stay_where_they_were(trained: Run, tmp_path: Path) -> None:
+    parent = copied(trained, tmp_path)
+    before = (parent.folder / "manifest.json").read_bytes()
+    file = write_csv(tmp_path / "more.csv", [*PAIRS[:20], *NEW])
+    run = daedap.train(file, parent=1, runs=tmp_path, num_train_epochs=2)
+    assert (run.number, run.manifest["parent"], run.parent) == (2, 1, parent)
+    assert (parent.folder / "manifest.json").read_bytes() == before
+    for side in ("train", "dev", "test"):
+        assert set(ids(parent, side)) <= set(ids(run, side))
+        components = dict(zip(ids(run, side), read_components(run.folder, side), strict=True))
+        old = dict(zip(ids(parent, side), read_components(parent.folder, side), strict=True))
+        assert {name: components[name] for name in old} == old
+    new = run.manifest["data"]["new"]
+    assert sum(new.values()) == len(NEW)
+    assert set(ids(run, "train")[: new["train"]]) <= {pair.id for pair in NEW}
+    again = max(-(-len(ids(parent, "train")) // 10), new["train"])
+    assert run.manifest["rows"]["train"] == new["train"] + again
+    assert run.manifest["base"] == parent.manifest["base"]
+    assert_growth_is_told(run)
+    assert_the_bot_knows_what_is_new(run)
+
+
+def assert_growth_is_told(run: Run) -> None:
+    growth = json.loads((run.folder / "evaluation" / "growth.json").read_text(encoding="utf-8"))
+    assert {"hits_at_1", "bpc", "question_gain"} <= growth["kept"].keys()
+    assert growth["kept"]["bpc"]["n"] == len(ids(run.parent, "test"))  # type: ignore[arg-type]
+    assert growth["answered"]["before"]["value"] == 0
+    assert growth["answered"]["after"]["value"] == 1
+    scores = json.loads((run.folder / "evaluation" / "scores.json").read_text(encoding="utf-8"))["scores"]
+    assert {"bot", "model", "parent", "parent_bot", "base"} <= scores.keys()
+    assert [ancestor.name for ancestor in read_facts(run).ancestors] == ["0001"]
+
+
+def assert_the_bot_knows_what_is_new(run: Run) -> None:
+    bot = daedap.Bot.open(run.folder)
+    assert [reply.text for reply in bot.reply_many([pair.question for pair in NEW])] == [pair.answer for pair in NEW]
+    assert bot.reply(PAIRS[3].question).text == PAIRS[3].answer
+
+
+def test_a_new_answer_goes_before_an_old_one(trained: Run, tmp_path: Path) -> None:
+    copied(trained, tmp_path)
+    known = read_side(trained.folder, "train")[4]
+    other = Pair(known.question, "그건 이제 달라졌어요.", known.label)
+    file = write_csv(tmp_path / "more.csv", [other])
+    run = daedap.train(file, parent=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
+    assert daedap.Bot.open(run.folder).reply(known.question).text == other.answer
+
+
+def test_weights_go_on(trained: Run, tmp_path: Path) -> None:
+    """One step with a rate of almost nothing: the new run says what its parent says, not what the base does."""
+    copied(trained, tmp_path)
+    file = write_csv(tmp_path / "more.csv", NEW)
+    options = {"learning_rate": 1e-9, "num_train_epochs": 1, "evaluate": False, "replay": 0, "precision": "fp32"}
+    run = daedap.train(file, parent=1, runs=tmp_path, **options)
+    new = run.manifest["data"]["new"]["train"]
+    assert run.manifest["rows"]["train"] == new
+    old, now = (open_learned(one).log2_probability(PAIRS)[:, 0] for one in (trained, run))
+    assert now == pytest.approx(old, rel=1e-4)
+
+
+def test_an_adapter_goes_on(lora: Run, tmp_path: Path) -> None:
+    copied(lora, tmp_path)
+    file = write_csv(tmp_path / "more.csv", PAIRS[60:])
+    options = {"num_train_epochs": 1, "evaluate": False}
+    still = daedap.train(file, parent=1, runs=tmp_path, learning_rate=1e-9, **options)
+    old, now = (open_learned(one).log2_probability(PAIRS)[:, 0] for one in (lora, still))
+    assert now == pytest.approx(old, rel=1e-3)
+    assert still.settings["learner"]["layers"] == 1
+    moved = daedap.train(file, parent=1, runs=tmp_path, learning_rate=1e-2, **options)
+    assert abs(open_learned(moved).log2_probability(PAIRS)[:, 0] - old).max() > 0.1
+
+
+def test_the_rest_of_a_fraction_is_new(qa: Path, tmp_path: Path) -> None:
+    """200 → 2,000 → all rows, without starting over: as many rows as at once, on the same sides."""
+    options = {**QUICK, "base": "fresh", "num_train_epochs": 1, "evaluate": False}
+    whole = daedap.train(qa, runs=tmp_path / "whole", **options)
+    first = daedap.train(qa, runs=tmp_path, fraction=0.2, **options)
+    second = daedap.train(parent=1, runs=tmp_path, fraction=0.5, num_train_epochs=1, evaluate=False)
+    third = daedap.train(parent="latest", runs=tmp_path, num_train_epochs=1, evaluate=False)
+    assert set(ids(first, "train")) < set(ids(second, "train")) < set(ids(third, "train"))
+    for side in ("train", "dev", "test"):
+        assert set(ids(third, side)) == set(ids(whole, side))
+    assert third.manifest["memory"]["encoder_rows"] == len(ids(third, "train"))
+    assert [third.parent, second.parent, first.parent] == [second, first, None]
+
+
+def test_what_is_interrupted_goes_on(trained: Run, tmp_path: Path) -> None:
+    copied(trained, tmp_path)
+    run = daedap.train(write_csv(tmp_path / "more.csv", NEW), parent=1, runs=tmp_path, num_train_epochs=1)
+    learned = (run.folder / "model" / "model.safetensors").read_bytes()
+    for name in ("manifest.json", "learned.json"):
+        (run.folder / name).unlink()
+    for name in ("model", "index", "evaluation"):
+        shutil.rmtree(run.folder / name)
+    assert daedap.train(resume=2, runs=tmp_path).complete
+    assert (run.folder / "model" / "model.safetensors").read_bytes() == learned
+
+
+def test_nothing_new(trained: Run, qa: Path, tmp_path: Path) -> None:
+    copied(trained, tmp_path)
+    with pytest.raises(DataError, match="nothing to learn that run 0001 has not learned"):
+        daedap.train(qa, parent=1, runs=tmp_path)
+    assert not (tmp_path / "0002").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"base": "daedap-mini"}, "--base daedap-mini: run 0001 was made with fresh"),
+        ({"layers": 1}, "--layers 1: run 0001 was made with 4"),
+        ({"test_size": 0.3}, "--test-size 0.3: run 0001 was made with 0.15"),
+        ({"split": "random"}, "--split random: run 0001 was made with components"),
+        ({"replay": 1.5}, "--replay 1.5: must lie between 0 and 1"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_what_a_run_goes_on_from_is_kept(trained: Run, tmp_path: Path, options: dict[str, Any], told: str) -> None:
+    copied(trained, tmp_path)
+    file = write_csv(tmp_path / "more.csv", NEW)
+    if "base" in options:
+        options = {"base": str(tmp_path / "다른-베이스")}
+        told = "run 0001 was made with fresh"
+    with pytest.raises(SettingsError, match=told.replace("(", r"\(")):
+        daedap.train(file, parent=1, runs=tmp_path, **options)
+    assert not (tmp_path / "0002").exists()
+
+
+def test_a_parent_that_is_gone(trained: Run, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such run"):
+        daedap.train(write_csv(tmp_path / "more.csv", NEW), parent=7, runs=tmp_path)
+    copied(trained, tmp_path)
+    run = daedap.train(tmp_path / "more.csv", parent=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
+    shutil.rmtree(tmp_path / "0001")
+    assert daedap.Bot.open(run.folder).reply(NEW[0].question).text == NEW[0].answer
+    assert cli(["evaluate", "--run", "2", "--rows", "5", "--runs", str(tmp_path)]) == 0

@@ -1,0 +1,113 @@
+"""What is searched: around the defaults, and nothing that was told."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from daedap.errors import SettingsError
+from daedap.lm.plan import Plan
+from daedap.lm.recipe import Learner, Recipe
+from daedap.search.scale import Scale, choose_scale, divide
+from daedap.search.space import Found, Space, option, options, space_around
+
+PLAN = Plan(rows=9000, epochs=5, layers=4, blocks=12, seconds=300.0, scoring=80.0)
+USUAL = Recipe(num_train_epochs=5)
+
+
+def axes(space: Space) -> set[str]:
+    return {axis.name for axis in space.axes}
+
+
+def around(learner: Learner = Learner(), recipe: Recipe = USUAL, method: str = "lora", epochs: bool = True) -> Space:
+    return space_around(learner, recipe, PLAN, method, 5e-4, epochs=epochs)
+
+
+def test_everything_that_was_not_told() -> None:
+    names = {"learning_rate", "weight_decay", "dropout", "num_train_epochs", "layers", "augment"}
+    assert axes(around()) == names | {"lora_r"}
+    assert axes(around(method="full")) == names
+    assert axes(around(epochs=False)) == (names | {"lora_r"}) - {"num_train_epochs"}
+
+
+def test_what_was_told_stays() -> None:
+    learner = Learner(layers=2, lora_r=8, dropout=0.1)
+    recipe = Recipe(num_train_epochs=5, learning_rate=1e-4, weight_decay=0.1, augment=("typo",))
+    space = around(learner, recipe, epochs=False)
+    assert space.axes == ()
+    assert space.settings({}) == (learner, recipe)
+
+
+def test_the_defaults_lie_inside_and_come_to_themselves() -> None:
+    for method in ("lora", "full"):
+        space = around(method=method)
+        for axis in space.axes:
+            if axis.choices:
+                assert axis.default in axis.choices
+            else:
+                assert axis.low <= float(axis.default) <= axis.high
+        learner, recipe = space.settings(space.defaults)
+        assert (learner.lora_r, learner.lora_alpha, learner.layers, learner.dropout) == (16, 32, 4, 0.0)
+        assert (recipe.learning_rate, recipe.augment, recipe.epochs) == (5e-4, (), 5)
+
+
+def test_settings_of_a_trial() -> None:
+    learner, recipe = around().settings({"lora_r": 8, "augment": "polite,casual", "layers": 2, "learning_rate": 1e-3})
+    assert (learner.lora_r, learner.lora_alpha, learner.layers) == (8, 16, 2)
+    assert (recipe.augment, recipe.learning_rate, recipe.weight_decay) == (("polite", "casual"), 1e-3, 0.01)
+
+
+def test_every_draw_can_be_trained() -> None:
+    space = around()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    for _ in range(30):
+        learner, recipe = space.settings(space.ask(study.ask()))
+        assert 1 <= (learner.layers or 0) <= 6
+        assert 1.25e-4 <= (recipe.learning_rate or 0) <= 2e-3
+        assert 1 <= recipe.epochs <= 8
+
+
+def test_as_they_are_typed() -> None:
+    assert option("num_train_epochs", 7) == "--num-train-epochs 7"
+    found: Found = {"learning_rate": 0.00123456, "augment": "none", "dropout": 0.1}
+    assert options(found) == "--learning-rate 0.00123 --dropout 0.1"
+
+
+# ---- how large a trial is ----
+
+
+def test_a_budget_is_divided() -> None:
+    hour = divide(PLAN, 3600)
+    assert hour.final == pytest.approx(1.1 * 380)
+    assert hour.proof == 300
+    assert hour.search + hour.final + hour.proof == 3600
+    short = divide(PLAN, 600)
+    assert (short.search, short.final, short.proof) == (300, 300, 0)
+
+
+def test_more_time_makes_larger_trials() -> None:
+    scales = [choose_scale(PLAN, seconds, 20, 500, epochs_told=False) for seconds in (100, 1000, 2000, 4000, 90_000)]
+    fractions = [scale.fraction for scale in scales if scale.epochs is None]
+    assert fractions == sorted(fractions)
+    assert scales[-1] == Scale(1.0, None)
+    assert scales[0].epochs == 2, "too little time to search for the epochs"
+    assert round(9000 * scales[0].fraction) >= 64
+    told = choose_scale(PLAN, 100, 20, 500, epochs_told=True)
+    assert told.epochs is None
+
+
+def test_trials_fit_into_the_time() -> None:
+    scale = choose_scale(PLAN, 3000, 20, 500, epochs_told=False)
+    learned = scale.fraction * PLAN.rows * PLAN.epochs * PLAN.seconds / (PLAN.rows * PLAN.epochs)
+    assert 20 * learned < 3000
+    assert scale.fraction > 0.2
+
+
+def test_nonsense_is_refused() -> None:
+    from daedap.search.task import Search
+
+    with pytest.raises(SettingsError, match="--trials 0"):
+        Search(trials=0)
+    with pytest.raises(SettingsError, match="letters, digits"):
+        Search(study="../x")
+    assert Search(study="상담-봇.2").study == "상담-봇.2"

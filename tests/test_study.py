@@ -1,0 +1,200 @@
+"""The search itself, on trials that are over at once: models whose answers hang on the learning rate alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import optuna
+import pytest
+from conftest import PAIRS
+
+from daedap.errors import SettingsError
+from daedap.judge.metrics import FloatArray, characters
+from daedap.lm.plan import Plan
+from daedap.lm.recipe import Learner, Recipe
+from daedap.lm.speaker import Speaker
+from daedap.pair import Pair
+from daedap.search.page import page
+from daedap.search.result import Against, Found, found_by
+from daedap.search.score import halve
+from daedap.search.space import Space, space_around
+from daedap.search.storage import open_study
+from daedap.search.study import Trials, default_of, search
+
+CHOOSING, COMPARING = halve(PAIRS, [str(row) for row in range(len(PAIRS))])
+PLAN = Plan(rows=60, epochs=3, layers=6, blocks=6)
+ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}
+
+
+@dataclass(frozen=True)
+class Pretender:
+    """Two bits a character, and so many bits less after another question."""
+
+    attention: float
+    bits: float = 2.0
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+        size = characters([pair.answer for pair in pairs])
+        other = np.array([ANSWER_OF[pair.question] != pair.answer for pair in pairs])
+        return np.stack([-self.bits * size - self.attention * other, size], axis=1)
+
+
+def space() -> Space:
+    return space_around(Learner(), Recipe(num_train_epochs=3), PLAN, "full", 1e-3, epochs=True)
+
+
+def learn(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+    """The higher the learning rate, the better."""
+    rate = recipe.learning_rate or 0.0
+    if rate > 3.9e-3:
+        raise SettingsError("The loss is no longer a number.")
+    speaker = cast("Speaker", Pretender(1000 * rate))
+    for epoch in range(1, recipe.epochs + 1):
+        watch(epoch, speaker)
+    return speaker
+
+
+def study(folder: Path) -> AbstractContextManager[optuna.Study]:
+    return open_study(None, folder, "s", {}, {"fraction": 0.5, "epochs": None})
+
+
+def trials(how: Any = learn) -> Trials:
+    return Trials(space(), None, CHOOSING, COMPARING, how)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[optuna.Study]:
+    with study(tmp_path_factory.mktemp("study")) as found:
+        search(found, trials(), seconds=60, most=25, seed=1)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def found(searched: optuna.Study) -> Found:
+    return found_by(searched, 30, COMPARING)
+
+
+def test_the_defaults_come_first_and_are_beaten(searched: optuna.Study, found: Found) -> None:
+    assert searched.trials[0].user_attrs["default"]
+    assert {name: searched.trials[0].params[name] for name in space().defaults} == space().defaults
+    assert (found.default.number, found.chosen) == (0, found.best)
+    assert float(found.best.settings["learning_rate"]) > 2e-3
+    assert found.against.verdict == "better"
+    assert found.against.high < 0
+
+
+def test_trials_end_early_fail_and_are_counted(found: Found) -> None:
+    counts = found.counts
+    assert counts["pruned"] > 0
+    assert counts["finished"] + counts["pruned"] == 25
+    assert sum(counts.values()) == len(found.trials)
+    assert all(one.score is not None for one in found.trials if one.state in ("complete", "pruned"))
+
+
+def test_what_mattered(found: Found) -> None:
+    assert next(iter(found.importance)) == "learning_rate"
+    assert sum(found.importance.values()) == pytest.approx(1)
+
+
+def test_it_ends_in_time_and_goes_on(tmp_path: Path) -> None:
+    with study(tmp_path) as begun:
+        search(begun, trials(), seconds=0, most=None, seed=1)
+        assert len(begun.trials) == 1, "the defaults are tried however little time there is"
+    with study(tmp_path) as begun:
+        search(begun, trials(), seconds=60, most=4, seed=1)
+        tried = begun.trials
+        assert len(tried) >= 4
+        search(begun, trials(), seconds=60, most=4, seed=1)
+        assert begun.trials == tried
+        assert default_of(begun)
+        assert found_by(begun, 30, COMPARING).importance == {}, "four trials tell nothing"
+
+
+def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
+    tried = []
+    for name in "ab":
+        with study(tmp_path / name) as begun:
+            search(begun, trials(), seconds=60, most=5, seed=3)
+            tried.append([trial.params for trial in begun.trials])
+    assert tried[0] == tried[1]
+
+
+def test_defaults_that_can_not_be_trained(tmp_path: Path) -> None:
+    def refuse(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+        raise SettingsError("No training row fits.")
+
+    told = r"The defaults can't be trained: No training row fits\."
+    with study(tmp_path) as begun, pytest.raises(SettingsError, match=told):
+        search(begun, trials(refuse), seconds=60, most=5, seed=1)
+
+
+def test_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
+    def wrong(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+        raise ValueError("a mistake")
+
+    with study(tmp_path) as begun, pytest.raises(ValueError, match="a mistake"):
+        search(begun, trials(wrong), seconds=60, most=5, seed=1)
+
+
+def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
+    def garrulous(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+        better = (recipe.learning_rate or 0.0) != 1e-3
+        return cast("Speaker", Pretender(60.0 if better else 0.0, 2.1 if better else 2.0))
+
+    with study(tmp_path) as begun:
+        search(begun, trials(garrulous), seconds=60, most=6, seed=1)
+        found = found_by(begun, 30, COMPARING)
+    assert min(one.score or 9 for one in found.trials) < (found.default.score or 0)
+    assert found.chosen == found.default == found.best
+    assert found.against.verdict == "defaults"
+    assert any(line.startswith("not better than the defaults: +0.000") for line in found.lines())
+
+
+def test_verdicts() -> None:
+    assert Against(-0.1, -0.2, -0.01, 9).verdict == "better"
+    assert Against(-0.1, -0.2, 0.01, 9).verdict == "unclear"
+    assert Against(0.1, -0.2, 0.3, 9).verdict == "defaults"
+
+
+def test_lines_and_json(found: Found) -> None:
+    lines = found.lines()
+    assert lines[0].startswith(f"Study s: {len(found.trials)} trials (")
+    assert lines[1] == "Each trial learned 30 rows (50%)."
+    assert lines[2].startswith(f"Best, trial {found.best.number}: score {found.best.score:.3f} (defaults ")
+    assert lines[3].startswith("better than the defaults: -")
+    assert lines[4].startswith("What mattered: --learning-rate ")
+    document = json.loads(json.dumps(found.to_json()))
+    assert document["verdict"] == "better"
+    assert len(document["trials"]) == len(found.trials)
+    short = replace(found, epochs=2).lines()[1]
+    assert short == "Each trial learned 30 rows (50%), 2 times: for more there was no time."
+
+
+# ---- the page ----
+
+
+def test_the_page_needs_nothing_else(found: Found) -> None:
+    html = page(found, None, None)
+    assert "default-src 'none'" in html
+    assert not any(mark in html for mark in ("<script", "<link", "<img", "http://", "https://", "url(", "@import"))
+    assert html.count("<svg") == 1
+    assert html.count("<circle") == found.counts["finished"]
+    assert html.count('class="track"') == len(found.importance)
+    rows = html.partition('id="trials"')[2]
+    assert rows.count("<tr") == len(found.trials) + 1
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_the_page_in_korean(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAEDAP_LANG", "ko")
+    html = page(replace(found, study="<b>봇</b>"), found.against, 7)
+    assert '<html lang="ko">' in html
+    assert "<h1>탐색 &lt;b&gt;봇&lt;/b&gt;</h1>" in html
+    assert "기본 설정보다 낫습니다" in html
+    assert "학습 결과 7번" in html

@@ -1,0 +1,100 @@
+"""One trial: trained as `daedap train` would train it, and leaving the base as it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+from conftest import PAIRS
+
+from daedap.data.split import Splitting, split
+from daedap.data.store import write_sides
+from daedap.files import write_json
+from daedap.lm.learn import learn
+from daedap.lm.learned import open_learned
+from daedap.lm.recipe import Learner, Recipe
+from daedap.lm.speaker import Speaker
+from daedap.lm.trial import Ground, stand
+from daedap.runs import Run
+
+PARTS = split(PAIRS, Splitting(dev_size=0.2, test_size=0.1))
+RECIPE = Recipe(num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3)
+
+
+@pytest.fixture(params=["lora", "full"])
+def learner(request: pytest.FixtureRequest, tmp_path: Path) -> Learner:
+    return Learner(base=str(toys.llama(tmp_path / "base")), method=request.param, precision="fp32", device="cpu")
+
+
+@pytest.fixture
+def ground(learner: Learner, tmp_path: Path) -> Ground:
+    run = Run(tmp_path / "runs" / ".tune-1")
+    write_sides(run.folder, PARTS)
+    write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
+    return stand(run, learner, RECIPE, PARTS.rows("train"))
+
+
+def nothing(epoch: int, speaker: Speaker) -> None:
+    pass
+
+
+def test_the_ground_knows_what_a_training_takes(ground: Ground, learner: Learner) -> None:
+    assert (ground.method, ground.learning_rate) == (learner.method, 2e-3)
+    assert (ground.plan.rows, ground.plan.epochs, ground.plan.blocks) == (len(PARTS.rows("train")), 2, 2)
+    assert ground.plan.seconds > 0
+    assert ground.plan.scoring > 20, "the scores of the test rows are thought of"
+    longer = ground.expected(learner, Recipe(num_train_epochs=20), PARTS.rows("train"))
+    assert longer.seconds > 2 * ground.plan.seconds
+
+
+def test_the_pace_of_real_steps(ground: Ground, learner: Learner) -> None:
+    paced = ground.paced(learner, RECIPE, len(PARTS.rows("train")))
+    assert paced.pace >= 1
+    assert paced.plan.seconds == pytest.approx(paced.pace * ground.plan.seconds)
+    slower = replace(paced, pace=1000.0).expected(learner, RECIPE, PARTS.rows("train"))
+    assert slower.seconds > 10 * ground.plan.seconds
+
+
+def test_trials_do_not_disturb_each_other(ground: Ground, learner: Learner) -> None:
+    first = ground.learn(learner, RECIPE, nothing).log2_probability(PAIRS)
+    other = ground.learn(learner, Recipe(num_train_epochs=1, learning_rate=1e-2), nothing).log2_probability(PAIRS)
+    again = ground.learn(learner, RECIPE, nothing).log2_probability(PAIRS)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_it_learns_as_a_run_does(ground: Ground, learner: Learner, tmp_path: Path) -> None:
+    tried = ground.learn(learner, RECIPE, nothing).log2_probability(PAIRS)
+    run = Run(tmp_path / "runs" / "0001")
+    write_sides(run.folder, PARTS)
+    settings = json.loads((ground.run.folder / "settings.json").read_text(encoding="utf-8"))
+    write_json(run.folder / "settings.json", settings)
+    learn(run)
+    np.testing.assert_allclose(tried, open_learned(run).log2_probability(PAIRS), rtol=1e-3)
+
+
+def test_it_is_watched_and_leaves_no_checkpoints(ground: Ground, learner: Learner) -> None:
+    epochs = []
+    ground.learn(learner, RECIPE, lambda epoch, speaker: epochs.append(epoch))
+    assert epochs == [1, 2]
+    assert not list((ground.run.folder / "checkpoints").glob("step-*"))
+
+
+def test_whoever_watches_may_end_it(ground: Ground, learner: Learner) -> None:
+    def enough(epoch: int, speaker: Speaker) -> None:
+        raise KeyError(epoch)
+
+    with pytest.raises(KeyError, match="1"):
+        ground.learn(learner, RECIPE, enough)
+
+
+def test_trials_share_the_activation_cache(ground: Ground, learner: Learner) -> None:
+    top = Learner(base=learner.base, method=learner.method, layers=1, precision="fp32", device="cpu")
+    for rate in (1e-3, 2e-3):
+        ground.learn(top, Recipe(num_train_epochs=1, learning_rate=rate), nothing)
+    held = list((ground.run.folder.parent / "cache").glob("*.states"))
+    assert len(held) == 2, "of the training rows and the dev rows, once"
