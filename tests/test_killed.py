@@ -6,6 +6,7 @@ time that the command takes.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -56,10 +57,10 @@ class Place:
         return ["train", str(self.file), *RECIPE]
 
 
-def command(words: Sequence[str], runs: Path, **pipes: Any) -> subprocess.Popen[bytes]:
+def command(words: Sequence[str], runs: Path, **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "DAEDAP_LANG": "en", "PYTHONUTF8": "1"}
-    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **pipes}
-    return subprocess.Popen([sys.executable, "-m", "daedap", *words, "--runs", str(runs)], env=environment, **pipes)
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **options}
+    return subprocess.Popen([sys.executable, "-m", "daedap", *words, "--runs", str(runs)], env=environment, **options)
 
 
 def finish(words: Sequence[str], runs: Path) -> float:
@@ -210,14 +211,15 @@ def test_compare_blind(tmp_path: Path) -> None:
 
 def asked(runs: Path, moment: float) -> int:
     """Answer one question after the other until the end, or the process is killed; returns how many there were."""
-    process = command(["compare", "1", "2", "--blind"], runs, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    process = command(["compare", "1", "2", "--blind"], runs, stdin=pipe, stderr=pipe, bufsize=0)
     killer = threading.Timer(moment, process.kill)
     killer.start()
     told = b""
     with process:
         assert process.stderr
         assert process.stdin
-        while said := process.stderr.read1():  # type: ignore[attr-defined]
+        while said := process.stderr.read(65536):
             told += said
             if told.endswith(b" > "):
                 time.sleep(0.02)  # else all answers are given in one moment
@@ -228,8 +230,5 @@ def asked(runs: Path, moment: float) -> int:
 
 def give(process: subprocess.Popen[bytes], answer: bytes) -> None:
     assert process.stdin
-    try:
+    with contextlib.suppress(BrokenPipeError):  # killed meanwhile
         process.stdin.write(answer)
-        process.stdin.flush()
-    except BrokenPipeError:  # killed meanwhile
-        pass
