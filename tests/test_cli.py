@@ -211,9 +211,12 @@ class Terminal:
         self.master, side = pty.openpty()
         variables = {**os.environ, "DAEDAP_LANG": "en", "PYTHONUTF8": "1", "TERM": "dumb"}
         command = [sys.executable, "-m", "daedap", "chat", "--runs", str(own.folder.parent)]
+        # In the background a shell lets the tests ignore Ctrl-C, and what they start would too.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             command, stdin=side, stdout=side, stderr=side, env=variables, start_new_session=True
         )
+        signal.signal(signal.SIGINT, before)
         os.close(side)
         self.shown = b""
 
