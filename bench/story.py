@@ -24,11 +24,11 @@ import daedap
 import daedap.runs as store
 from daedap.answer.bot import Bot
 from daedap.answer.index import Index
+from daedap.commands.evaluate import keep
 from daedap.data.check import load
 from daedap.data.source import Layout
 from daedap.data.split import Splitting, split
 from daedap.data.store import read_components, read_side
-from daedap.files import new_folder, write_json, write_lines, write_text
 from daedap.judge.compare import Difference, differences
 from daedap.judge.evaluate import evaluate
 from daedap.judge.evaluation import Row
@@ -178,10 +178,7 @@ def scored(run: Run, asked: int) -> Run:
         index=Index.open(run.folder / "index"),
         options=Options(rows=asked, timed=0),
     )
-    with new_folder(run.folder / "evaluation") as folder:
-        write_json(folder / "scores.json", found.to_json())
-        write_lines(folder / "rows.jsonl", [row.to_json() for row in found.rows])
-        write_text(folder / "table.txt", "\n".join(found.lines()) + "\n")
+    keep(run, found)
     return run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,6 @@ from cyclopts import Parameter
 
 import daedap.runs as store
 from daedap.answer.bot import Bot
-from daedap.answer.index import Index
 from daedap.answer.manners import built_in
 from daedap.data.check import load
 from daedap.data.disturb import KINDS, Kind, disturb
@@ -84,13 +83,14 @@ def evaluate(
     found = store.find(run, runs)
     asked = _paraphrases(suites.paraphrases, found) if suites.paraphrases else []
     exam = _own_exam(found) if data is None else _foreign_exam(data, layout)
-    result = _judge(found, exam, rows)
+    bots = _bots(found)
+    result = _judge(found, exam, rows, bots)
     if suites.disturbed:
-        result = replace(result, disturbed=_disturbed(found, exam, rows))
+        result = replace(result, disturbed=_disturbed(bots["bot"], exam, rows))
     if asked:
         result = replace(result, paraphrases=answer_paraphrases(Bot.of(found, held_out=True), asked))
     if data is None and not (found.folder / "evaluation").exists():
-        _keep(found, result)
+        keep(found, result)
     return result
 
 
@@ -103,15 +103,17 @@ def judge_run(run: Run) -> Json:
     if not exam.pairs:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
-    result = _judge(run, exam, _AT_FIRST)
-    _keep(run, result)
+    bots = _bots(run)
+    result = _judge(run, exam, _AT_FIRST, bots)
+    keep(run, result)
     if parent := _parent(run):
-        write_json(run.folder / "evaluation" / "growth.json", _growth(run, parent, result).to_json())
+        write_json(run.folder / "evaluation" / "growth.json", _growth(run, parent, result, bots).to_json())
     headline = {**result.scores["model"]["all"], **result.scores["bot"]["all"]}
     return {metric: score.value for metric, score in headline.items()}
 
 
-def _keep(run: Run, result: Evaluation) -> None:
+def keep(run: Run, result: Evaluation) -> None:
+    """Write `evaluation/`."""
     with new_folder(run.folder / "evaluation") as folder:
         write_json(folder / "scores.json", result.to_json())
         write_lines(folder / "rows.jsonl", [row.to_json() for row in result.rows])
@@ -123,39 +125,44 @@ def _parent(run: Run) -> Run | None:
     return run.parent if run.parent and run.parent.complete else None
 
 
-def _growth(run: Run, parent: Run, result: Evaluation) -> Growth:
+def _bots(run: Run) -> dict[str, Bot]:
+    """The run's bot and its parent's, neither of which knows the answers of the test rows."""
+    bots = {"bot": Bot.of(run, held_out=False)}
+    if parent := _parent(run):
+        bots["parent_bot"] = Bot.of(parent, held_out=False)
+    return bots
+
+
+def _growth(run: Run, parent: Run, result: Evaluation, bots: Mapping[str, Bot]) -> Growth:
     """What was forgotten and what was gained, said at once."""
     known = {pair.id for pair in read_side(parent.folder, "test")}
-    new = read_side(run.folder, "train")[: run.document("data/source.json")["new"]["train"]]
-    before, after = (answered_as_told(Bot.of(one, held_out=False), new) for one in (parent, run))
+    new = read_side(run.folder, "train")[: run.new_rows]
+    before, after = (answered_as_told(bots[name], new) for name in ("parent_bot", "bot"))
     kept, gained = beside_parent(result.rows, known)
     growth = Growth(run.folder.name, parent.folder.name, result.candidates, kept, gained, before, after)
     _log.info("\n".join(growth.lines()))
     return growth
 
 
-def _judge(run: Run, exam: _Exam, rows: int) -> Evaluation:
+def _judge(run: Run, exam: _Exam, rows: int, bots: Mapping[str, Bot]) -> Evaluation:
     from daedap.lm.learned import open_learned, open_untuned  # torch takes seconds to import
 
-    speakers, bots = {"model": open_learned(run)}, {"bot": Bot.of(run, held_out=False)}
+    speakers = {"model": open_learned(run)}
     if parent := _parent(run):
-        speakers |= {"parent": open_learned(parent)}
-        bots |= {"parent_bot": Bot.of(parent, held_out=False)}
-    index = Index.open(run.folder / "index")
+        speakers["parent"] = open_learned(parent)
     _log.info(say("scoring {rows:,} test rows", rows=len(exam.pairs)))
     return judge(
         exam.pairs,
         components=exam.components,
         speakers={**speakers, "base": open_untuned(run)},
         bots=bots,
-        index=index,
+        index=bots["bot"].memory.index,
         options=Options(rows=rows, timed=min(20, max(5, rows // 5))),
     )
 
 
-def _disturbed(run: Run, exam: _Exam, rows: int) -> tuple[Effect, ...]:
-    bot = Bot.of(run, held_out=False)
-    asked = set_exam(exam.pairs, exam.components, Index.open(run.folder / "index").pairs, Options(rows=rows))
+def _disturbed(bot: Bot, exam: _Exam, rows: int) -> tuple[Effect, ...]:
+    asked = set_exam(exam.pairs, exam.components, bot.memory.index.pairs, Options(rows=rows))
     return tuple(disturbed(bot, asked, {kind: _disturbing(kind) for kind in KINDS}))
 
 
