@@ -66,6 +66,12 @@ class Run:
         return Run(self.folder.parent / name) if name else None
 
     @property
+    def new_rows(self) -> int:
+        """So many of its training rows, the first ones, its parent has not learned."""
+        count: int = self.document("data/source.json")["new"]["train"]
+        return count
+
+    @property
     def learned(self) -> Json:
         """What training came to; part of the manifest later."""
         return self.document("learned.json")
@@ -195,6 +201,11 @@ def every(runs: Path) -> list[Run]:
     return sorted((Run(folder) for folder in folders), key=lambda run: run.number)
 
 
+def unfinished(runs: Path) -> list[Run]:
+    """Those that can be gone on with, by number."""
+    return [run for run in every(runs) if not run.complete and (run.folder / "settings.json").exists()]
+
+
 def find(name: str, runs: Path) -> Run:
     """A complete, undamaged run by number (`3`), folder, `latest` or `best`. Raises RunError."""
     run = _named(name, runs)
@@ -205,7 +216,7 @@ def find(name: str, runs: Path) -> Run:
 def interrupted(name: str, runs: Path, command: str = "train") -> Run:
     """An unfinished run by number or folder, or the latest unfinished one. Raises RunError."""
     if name == "latest":
-        waiting = [run for run in every(runs) if not run.complete and (run.folder / "settings.json").exists()]
+        waiting = unfinished(runs)
         if not waiting:
             raise RunError(
                 "{runs}: no interrupted run.", "Start one: daedap {command} FILE", runs=runs, command=command

@@ -160,16 +160,16 @@ def test_a_report_is_replaced_and_nothing_else_is(run: Run, tmp_path: Path) -> N
     assert file.read_bytes() == before
 
 
-def child(run: Run, number: int, parent: object) -> Run:
+def child(run: Run, number: int, parent: str) -> Run:
     folder = run.folder.parent / f"{number:04d}"
     shutil.copytree(run.folder, folder)
-    manifest = {**run.manifest, "number": number, "parent": parent}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_json(folder / "manifest.json", {**run.manifest, "number": number, "parent": parent})
+    write_json(folder / "settings.json", {**run.settings, "from": parent})
     return Run(folder)
 
 
 def test_lineage(run: Run) -> None:
-    second = child(run, 2, 1)
+    second = child(run, 2, "0001")
     third = read_facts(child(second, 3, str(second.folder)))
     assert [ancestor.name for ancestor in third.ancestors] == ["0002", "0001"]
     assert third.scores["parent"] == third.scores["model"]

@@ -22,7 +22,7 @@ from daedap.errors import DataError, SettingsError
 from daedap.files import storage
 from daedap.judge.table import align
 from daedap.language import say
-from daedap.lm.recipe import DeviceName
+from daedap.lm.recipe import DeviceName, at_least_one
 from daedap.runs import FOLDER, Json
 
 if TYPE_CHECKING:
@@ -61,9 +61,7 @@ class Bout:
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise SettingsError("--steps {value}: the first one isn't counted.", "Give at least 2.", value=self.steps)
-        for name in ("rows", "epochs"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise SettingsError("--{name} {value}: must be at least 1.", name=name, value=value)
+        at_least_one(self, "rows", "epochs")
         if self.base and self.tokenizer:
             raise SettingsError(
                 "--base {base} has its own shape and tokenizer.", "Leave --tokenizer out.", base=self.base

@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from daedap.data.split import Split, Splitting, grow
-from daedap.data.store import SIDES, read_side, read_sides
+from daedap.data.split import Split, Splitting, grow, share
+from daedap.data.store import SIDES, read_sides
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.lm.recipe import Learner
 from daedap.pair import Pair
@@ -29,14 +29,9 @@ def inherited(parent: Run, learner: Learner, splitting: Splitting) -> tuple[Lear
         )
     settings, data = parent.settings, parent.document("data/source.json")
     theirs = Learner(**{**settings["learner"], "layers": settings["plan"]["layers"]})
-    sizes = {name: _share(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
+    sizes = {name: share(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
     parted = Splitting(**{**settings["splitting"], **sizes})
     return _taken_over(parent, learner, theirs), _taken_over(parent, splitting, parted)
-
-
-def _share(size: float, rows: int) -> float:
-    """A number of rows as a share, which goes on to mean the same."""
-    return size if size < 1 else size / rows
 
 
 def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
@@ -55,16 +50,17 @@ def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
     return replace(theirs, **{name: getattr(asked, name) for name in _FREE if hasattr(asked, name)})
 
 
-def grown(parent: Run, pairs: Sequence[Pair], splitting: Splitting, seed: int) -> Split:
-    """The parent's rows, each on its side, with those of the pairs that it does not know."""
+def grown(
+    parent: Run, file: Path, pairs: Sequence[Pair], splitting: Splitting, seed: int
+) -> tuple[Split, frozenset[str]]:
+    """The parent's rows, each on its side, with those of the file's pairs that it does not know.
+
+    Also the ids of all rows that it had on no side it used. Raises DataError when none of them is to be learned.
+    """
     before = read_sides(parent.folder)
     known = {pair.id for pair in before.pairs}
-    return grow(before, [pair for pair in pairs if pair.id not in known], splitting, seed=seed)
-
-
-def new_ids(parent: Run, parts: Split, file: Path) -> frozenset[str]:
-    """Ids of the rows that the parent had on no side it used. Raises DataError when none of them is to be learned."""
-    used = {pair.id for side in SIDES for pair in read_side(parent.folder, side)}
+    parts = grow(before, [pair for pair in pairs if pair.id not in known], splitting, seed=seed)
+    used = known - {pair.id for pair in before.rows("unused")}
     new = {side: {pair.id for pair in parts.rows(side)} - used for side in SIDES}
     if not new["train"]:
         raise DataError(
@@ -74,4 +70,4 @@ def new_ids(parent: Run, parts: Split, file: Path) -> frozenset[str]:
             parent=parent.folder.name,
             held_out=len(new["dev"] | new["test"]),
         )
-    return frozenset().union(*new.values())
+    return parts, frozenset().union(*new.values())

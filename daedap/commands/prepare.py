@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from daedap.commands.grow import grown, new_ids
+from daedap.commands.grow import grown
 from daedap.commands.shared import tell
 from daedap.data.check import Loaded
-from daedap.data.split import Split, Splitting, split
+from daedap.data.split import Split, Splitting, need_rows, split
 from daedap.data.store import SIDES
-from daedap.errors import DataError
 from daedap.files import digest
 from daedap.language import say
 from daedap.pair import Pair
@@ -33,21 +32,14 @@ class Parted:
 
 def part(file: Path, pairs: Sequence[Pair], splitting: Splitting, seed: int, parent: Run | None) -> Parted:
     """Part a file's rows, or add those that are new to the parent's. Raises DataError when there is none to learn."""
-    parts = grown(parent, pairs, splitting, seed) if parent else split(pairs, splitting, seed=seed)
-    _need_rows(file, parts)
-    return Parted(parts, new_ids(parent, parts, file)) if parent else Parted(parts)
-
-
-def _need_rows(file: Path, parts: Split) -> None:
-    if not parts.rows("train"):
-        raise DataError(
-            "{file}: {rows} usable row(s), none of which is left to train on.",
-            "Add rows, or keep none apart: --dev-size 0 --test-size 0",
-            file=file,
-            rows=len(parts.pairs),
-        )
-    if not parts.rows("dev"):
+    nothing = frozenset[str]()
+    parts, new = (
+        grown(parent, file, pairs, splitting, seed) if parent else (split(pairs, splitting, seed=seed), nothing)
+    )
+    need_rows(parts, file)
+    if "dev" not in parts.sides:
         tell([say("No dev rows: training can't stop early, and the last weights are kept.")])
+    return Parted(parts, new)
 
 
 def source_of(file: Path, loaded: Loaded, splitting: Splitting, parted: Parted) -> Json:

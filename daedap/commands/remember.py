@@ -26,42 +26,41 @@ def remember(run: Run) -> int:
     The held-out rows are encoded by what was learned without them, for the bot that talks.
     """
     held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-    memory, encoded = _grown(run, held_out) or _learned(run, held_out)
+    beside = _built_in_beside(held_out)
+    memory, encoded = (_grown(run) if beside else None) or _learned(run, held_out, beside)
     with new_folder(run.folder / "index") as folder:
         memory.save(folder)
         memory.space.extended(held_out).save(folder)
     return encoded
 
 
-def _grown(run: Run, held_out: Sequence[Pair]) -> tuple[Memory, int] | None:
-    """The parent's memory with the new rows before its own.
-
-    None when it has to be learned anew: too much is new, or the encoder knows something that is scored on now.
-    """
+def _grown(run: Run) -> tuple[Memory, int] | None:
+    """The parent's memory with the new rows before its own; None when too much is new, or there is no parent."""
     parent = run.parent
-    if parent is None or {pair.id for pair in held_out} & {pair.id for pair in built_in()}:
+    if parent is None:
         return None
     train, encoded = read_side(run.folder, "train"), parent.manifest["memory"]["encoder_rows"]
     if len(train) > _OUTGROWN * encoded:
         return None
-    new = run.document("data/source.json")["new"]["train"]
-    return grow_memory(Memory.open(parent.folder / "index"), train[:new]), encoded
+    return grow_memory(Memory.open(parent.folder / "index"), train[: run.new_rows]), encoded
 
 
-def _learned(run: Run, held_out: Sequence[Pair]) -> tuple[Memory, int]:
+def _learned(run: Run, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tuple[Memory, int]:
     from daedap.lm.engine import open_engine  # torch takes seconds to import
 
     tell([say("learning which answers go with which questions")])
     train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
     slips = augment(train, ("typo",), _SLIPS, seed, held_out=held_out)
-    more = [*_built_in_beside(train, held_out), *slips]
+    known = {pair.id for pair in train}
+    unknown = [pair for pair in beside if pair.id not in known]
+    more = [*unknown[: len(train)], *slips]  # no more than the file has rows
     return learn_memory(train, dev, more, open_engine(run), seed), len(train)
 
 
-def _built_in_beside(train: Sequence[Pair], held_out: Sequence[Pair]) -> list[Pair]:
-    """Built-in pairs to learn from: no more than the file has rows, none where some of them are what is scored on."""
+def _built_in_beside(held_out: Sequence[Pair]) -> list[Pair]:
+    """Built-in pairs to learn from, by id: none where some of them are what is scored on.
+
+    Then a parent's encoder, which may know them, is of no use either.
+    """
     pairs = {pair.id: pair for pair in built_in()}
-    if any(pair.id in pairs for pair in held_out):
-        return []
-    known = {pair.id for pair in train}
-    return [pairs[id_] for id_ in sorted(pairs.keys() - known)][: len(train)]
+    return [] if any(pair.id in pairs for pair in held_out) else [pairs[id_] for id_ in sorted(pairs)]

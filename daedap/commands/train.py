@@ -145,8 +145,9 @@ def _launch() -> str | None:
 def _begun_before(settings: Json, runs: Path) -> Run | None:
     """The unfinished run of an earlier attempt at this very training."""
     told = json.loads(json.dumps(settings))
-    begun = (run for run in store.every(runs) if not run.complete and (run.folder / "settings.json").exists())
-    same = (run for run in begun if all(run.settings.get(name) == value for name, value in told.items()))
+    same = (
+        run for run in store.unfinished(runs) if all(run.settings.get(name) == value for name, value in told.items())
+    )
     return next(same, None) if settings["launch"] else None
 
 
@@ -204,7 +205,7 @@ def _manifest(run: Run, encoded: int, seconds: Json, headline: Json) -> Json:
         **head(run),
         "parent": int(parent) if parent and parent.isdecimal() else parent,
         "memory": {"encoder_rows": encoded},
-        "data": json.loads((run.folder / "data" / "source.json").read_text(encoding="utf-8")),
+        "data": run.document("data/source.json"),
         **run.learned,
         "seconds": seconds,
         "headline": headline,

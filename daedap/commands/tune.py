@@ -155,8 +155,7 @@ def _made_before(place: Place, recipe: Recipe) -> Run | None:
 
 def _interrupted(runs: Path, study: str) -> Run | None:
     """The run that an earlier sitting of this study had begun."""
-    begun = (run for run in store.every(runs) if not run.complete and (run.folder / "settings.json").exists())
-    mine = (run for run in begun if str(run.settings.get("study")).rpartition(":")[0] == study)
+    mine = (run for run in store.unfinished(runs) if str(run.settings.get("study")).rpartition(":")[0] == study)
     return next((run for run in mine if not run.busy), None)
 
 

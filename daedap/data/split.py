@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
 
 from daedap.data.similar import near_duplicates
-from daedap.errors import SettingsError
+from daedap.errors import DataError, SettingsError
 from daedap.korean import comparison_form
 from daedap.pair import Pair
 
+T = TypeVar("T")
 Side = Literal["train", "dev", "test", "left_out", "unused"]
 Method = Literal["components", "random"]
 
@@ -75,7 +79,7 @@ class Split:
 
 def split(pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Split:
     """Part the pairs. Raises SettingsError when nothing would be left to train on."""
-    dev, test = (_share(size, len(pairs)) for size in (splitting.dev_size, splitting.test_size))
+    dev, test = (share(size, len(pairs)) for size in (splitting.dev_size, splitting.test_size))
     if dev + test >= 1:
         raise SettingsError(
             "--dev-size {dev} and --test-size {test} together take all {rows} rows.",
@@ -98,17 +102,22 @@ def grow(before: Split, pairs: Sequence[Pair], splitting: Splitting, *, seed: in
 
     The sizes must be shares, for as many rows would mean another share of more.
     """
-    everything = [*before.pairs, *pairs]
+    everything, learned = [*before.pairs, *pairs], {pair.id for pair in before.rows("train")}
+    before = replace(before, sides=["train" if side == "unused" else side for side in before.sides])
     dev, test = splitting.dev_size, splitting.test_size
     if splitting.split == "random":
-        old: list[Side] = ["train" if side == "unused" else side for side in before.sides]
-        sides, components = [*old, *_at_random(len(pairs), dev, test, seed)], list(range(len(everything)))
+        sides, components = [*before.sides, *_at_random(len(pairs), dev, test, seed)], list(range(len(everything)))
     else:
         sides, components = _by_components(everything, dev, test, before)
-    learned = {pair.id for pair in before.rows("train")}
     thinned = _thinned(everything, sides, splitting.fraction, learned)
     leaked = _questions_leaked(everything, thinned) if splitting.split == "random" else 0.0
     return Split(everything, thinned, components, Leak(questions=leaked, answers=_answers_leaked(everything, thinned)))
+
+
+def drawn(rows: Sequence[T], count: int, seed: int) -> list[T]:
+    """So many of the rows (all, where there are fewer), in their order; the same ones for the same seed."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[row] for row in sorted(chosen)]
 
 
 def context(pair: Pair) -> str:
@@ -116,7 +125,19 @@ def context(pair: Pair) -> str:
     return "\n".join([*(turn.content for turn in pair.history), pair.question])
 
 
-def _share(size: float, rows: int) -> float:
+def need_rows(parts: Split, file: Path) -> None:
+    """Raise DataError when none of the file's rows is left to train on."""
+    if "train" not in parts.sides:
+        raise DataError(
+            "{file}: {rows} usable row(s), none of which is left to train on.",
+            "Add rows, or keep none apart: --dev-size 0 --test-size 0",
+            file=file,
+            rows=len(parts.pairs),
+        )
+
+
+def share(size: float, rows: int) -> float:
+    """A share, or a number of rows as a share of them."""
     return size if 0 <= size < 1 else size / max(rows, 1)
 
 
@@ -142,7 +163,7 @@ def _by_components(
     for row, near in near_duplicates([context(pair) for pair in pairs]):
         pair = pairs[row]
         if before and row < known:
-            sides.append("train" if before.sides[row] == "unused" else before.sides[row])
+            sides.append(before.sides[row])
             components.join(row, {before.components[row]})
             if pair.thread:
                 threads.setdefault(pair.thread, row)

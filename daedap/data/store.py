@@ -37,9 +37,10 @@ def read_sides(folder: Path) -> Split:
     sides: list[Side] = []
     names: list[str] = []
     for side in _KEPT:
-        pairs += (mine := read_side(folder, side))
-        sides += [side] * len(mine)
-        names += read_components(folder, side)
+        for record in _records(folder, side):
+            pairs.append(_pair(record))
+            sides.append(side)
+            names.append(str(record["component"]))
     first: dict[str, int] = {}
     components = [first.setdefault(name, row) for row, name in enumerate(names)]
     return Split(pairs, sides, components, Leak(0.0, 0.0))

@@ -191,9 +191,8 @@ def _scores(document: Json) -> dict[str, dict[str, dict[str, Score]]]:
 def _ancestors(run: Run) -> Iterator[Run]:
     """The runs that a run goes back to, as far as they are there; the last one may be gone."""
     met = {run.folder.resolve()}
-    while run.complete and (parent := run.manifest.get("parent")):
-        name = str(parent)
-        run = Run(run.folder.parent / f"{int(name):04d}" if name.isdecimal() else Path(name))
+    while run.complete and run.parent:
+        run = run.parent
         if run.folder.resolve() in met:
             return
         met.add(run.folder.resolve())

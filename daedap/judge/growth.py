@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from daedap.data.split import drawn
 from daedap.judge.compare import Difference, differences
 from daedap.judge.duel import cells
 from daedap.judge.judged import Common
@@ -86,8 +87,7 @@ def beside_parent(rows: Sequence[Row], known: Collection[str]) -> tuple[dict[str
 def answered_as_told(bot: Answerer, new: Sequence[Pair]) -> Score:
     """Share of these pairs' questions (at least one pair) to which a bot gives one of their answers."""
     asked = sorted(_questions(new), key=lambda one: one.question)
-    chosen = np.random.default_rng(0).permutation(len(asked))[:_MOST]
-    return answer_paraphrases(bot, [asked[place] for place in sorted(chosen)]).right
+    return answer_paraphrases(bot, drawn(asked, _MOST, 0)).right
 
 
 def _questions(pairs: Iterable[Pair]) -> list[Paraphrase]:

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import NoReturn
 
-import numpy as np
 import torch
 from accelerate.utils import set_seed
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from daedap.data.augment import Augmentation, augment, without_question
+from daedap.data.split import drawn
 from daedap.data.store import HELD_OUT, read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
@@ -29,7 +29,7 @@ from daedap.lm.base import Base, load_base
 from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
-from daedap.lm.inherit import inherit_adapter, inherited_base
+from daedap.lm.inherit import inherit_adapter, inherited_base, inherited_rate, rows_to_learn
 from daedap.lm.learned import save_learned
 from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds, trial_step
 from daedap.lm.prompt import Example, Prompt
@@ -47,8 +47,6 @@ _SHORT = 64
 """Tokens of a row up to which plain attention is the faster one."""
 _RATES = {"lora": 5e-4, "full": 5e-5}
 _RATE_OF_SMALL = 1e-3
-_LEAST_RATE = 0.1
-"""Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -98,11 +96,11 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     """Everything that comes before the first step: the plan, and what the frozen layers say."""
     started = time.perf_counter()
     learner, recipe = Learner(**run.settings["learner"]), read_recipe(run.settings["recipe"])
-    train, dev = _to_learn(run), read_side(run.folder, "dev")
+    train, dev = rows_to_learn(run), read_side(run.folder, "dev")
     base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
     prompt = base.prompt(learner.max_length)
     examples = render(prompt, train, dev, _more(run, recipe, train))
-    recipe = replace(recipe, learning_rate=recipe.learning_rate or _rate(run, default_rate(learner, base)))
+    recipe = replace(recipe, learning_rate=recipe.learning_rate or inherited_rate(run, default_rate(learner, base)))
     width = base.model.config.get_text_config().hidden_size
     machine = from_first(partial(settle, run, learner.device, learner.precision, width))
     _choose_attention(base.model, examples.train)
@@ -120,22 +118,6 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, step, steps))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
     return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
-
-
-def _to_learn(run: Run) -> list[Pair]:
-    """The training rows; of a run that goes on from another one, the new ones and some of the others again."""
-    train = read_side(run.folder, "train")
-    if not run.parent:
-        return train
-    new, recipe = run.document("data/source.json")["new"]["train"], run.settings["recipe"]
-    return [*train[:new], *_again(train[new:], new, recipe["replay"], recipe["seed"])]
-
-
-def _again(known: Sequence[Pair], new: int, share: float | None, seed: int) -> list[Pair]:
-    """Some known rows: this share of them, or a tenth, or as many as there are new ones where that is more."""
-    count = round(share * len(known)) if share is not None else max(-(-len(known) // 10), new)
-    chosen = np.random.default_rng(seed).permutation(len(known))[:count]
-    return [known[row] for row in sorted(chosen)]
 
 
 def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
@@ -159,10 +141,17 @@ def plan_for(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: E
         epochs=recipe.epochs,
         layers=learner.layers or _default_layers(learner, base, blocks),
         blocks=blocks,
-        scoring=remembering_seconds(len(read_side(run.folder, "train"))) + scoring_seconds(costs, blocks, scored),
+        scoring=remembering_seconds(_remembered(run, examples)) + scoring_seconds(costs, blocks, scored),
         budget=recipe.budget.total_seconds() if recipe.budget else None,
     )
     return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
+
+
+def _remembered(run: Run, examples: Examples) -> int:
+    """Rows that the bot will know: of a run that goes on from another one, more than it learns now."""
+    if run.parent:
+        return int(run.document("data/source.json")["train"])
+    return len(examples.train) - examples.augmented
 
 
 def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
@@ -173,8 +162,7 @@ def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
 def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:
     """The share of the rows, the same ones for the same seed, and the epochs that the plan has time for."""
     count = max(1, round(plan.fraction * len(examples.train)))
-    rows = sorted(np.random.default_rng(recipe.seed).permutation(len(examples.train))[:count])
-    fewer = replace(examples, train=[examples.train[row] for row in rows])
+    fewer = replace(examples, train=drawn(examples.train, count, recipe.seed))
     return fewer, replace(recipe, num_train_epochs=plan.epochs)
 
 
@@ -211,15 +199,6 @@ def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base
 def method_of(learner: Learner, base: Base) -> Method:
     """As told, or the default."""
     return learner.method or ("full" if _small(base) else "lora")
-
-
-def _rate(run: Run, usual: float) -> float:
-    """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
-    if not run.parent:
-        return usual
-    data = run.document("data/source.json")
-    new: int = data["new"]["train"]
-    return usual * min(1.0, max(_LEAST_RATE, new / max(1, int(data["train"]) - new)))
 
 
 def default_rate(learner: Learner, base: Base) -> float:

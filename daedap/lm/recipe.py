@@ -50,7 +50,7 @@ class Learner:
     """Where to compute; auto takes the best there is."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "lora_r", "lora_alpha", "max_length")
+        at_least_one(self, "lora_r", "lora_alpha", "max_length")
         _share(self, "dropout")
         _not_negative(self, "cache_gb")
         if self.method == "lora" and self.base == FRESH:
@@ -103,8 +103,8 @@ class Recipe(Augmentation):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least_one(self, "num_train_epochs", "per_device_train_batch_size")
-        _at_least_one(self, "save_steps", "save_total_limit", "logging_steps")
+        at_least_one(self, "num_train_epochs", "per_device_train_batch_size")
+        at_least_one(self, "save_steps", "save_total_limit", "logging_steps")
         _share(self, "warmup_ratio")
         _not_negative(self, "weight_decay", "swa_epoch_start")
         _seed(self.seed)
@@ -158,7 +158,7 @@ class Shape:
     """Attention heads; they share the width evenly."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        at_least_one(self, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
         if self.vocab_size < 1024:
             raise SettingsError("--vocab-size {value}: must be at least 1024.", value=self.vocab_size)
         if self.hidden_size % (2 * self.num_attention_heads):
@@ -215,8 +215,8 @@ class Schedule:
     """Decides the first weights, the held-out texts and the order of the others."""
 
     def __post_init__(self) -> None:
-        _at_least_one(self, "block_size", "per_device_train_batch_size", "num_train_epochs", "max_steps")
-        _at_least_one(self, "save_steps", "eval_steps", "save_total_limit", "logging_steps")
+        at_least_one(self, "block_size", "per_device_train_batch_size", "num_train_epochs", "max_steps")
+        at_least_one(self, "save_steps", "eval_steps", "save_total_limit", "logging_steps")
         _not_negative(self, "warmup_steps", "weight_decay")
         _share(self, "decay_ratio")
         _seed(self.seed)
@@ -263,8 +263,8 @@ def _rate(value: float) -> None:
         raise SettingsError("--learning-rate {value}: must lie between 0 and 1.", "Try 5e-4.", value=value)
 
 
-def _at_least_one(options: object, *names: str) -> None:
-    """None stands for the default and is fine."""
+def at_least_one(options: object, *names: str) -> None:
+    """Raise SettingsError when one of these options is less; None stands for the default and is fine."""
     for name in names:
         if (value := getattr(options, name)) is not None and value < 1:
             raise SettingsError("--{name} {value}: must be at least 1.", name=name.replace("_", "-"), value=value)

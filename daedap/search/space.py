@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -97,11 +97,6 @@ def option(name: str, value: Value) -> str:
 def options(found: Found) -> str:
     """All of them, as they are typed."""
     return " ".join(option(name, value) for name, value in found.items() if (name, value) != ("augment", "none"))
-
-
-def names(found: Sequence[str]) -> str:
-    """Names of options, as they are typed."""
-    return ", ".join(f"--{name.replace('_', '-')}" for name in found)
 
 
 def _axis(

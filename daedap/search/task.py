@@ -11,16 +11,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 import daedap.search.study as studies
 from daedap.data.check import load
 from daedap.data.source import Layout
-from daedap.data.split import Split, Splitting, split
+from daedap.data.split import Split, Splitting, drawn, need_rows, split
 from daedap.data.store import write_sides
-from daedap.errors import DataError, SettingsError
+from daedap.errors import SettingsError
 from daedap.files import digest, write_json
-from daedap.lm.recipe import FRESH, Learner, Recipe
+from daedap.lm.recipe import FRESH, Learner, Recipe, at_least_one
 from daedap.runs import FOLDER, Json, Run
 from daedap.search.result import Found, found_by
 from daedap.search.scale import AIM, Scale, Times, choose_scale
@@ -57,8 +55,7 @@ class Search:
     """Folder of the runs; studies stand in its folder studies."""
 
     def __post_init__(self) -> None:
-        if self.trials is not None and self.trials < 1:
-            raise SettingsError("--{name} {value}: must be at least 1.", name="trials", value=self.trials)
+        at_least_one(self, "trials")
         if self.study and not re.fullmatch(r"[\w.-]*\w", self.study):
             raise SettingsError(
                 "--study {name}: a name has letters, digits, dots and dashes only.", "Try my-study.", name=self.study
@@ -101,13 +98,7 @@ def set_up(task: Task, run: Run) -> Stage:
     from daedap.lm.trial import stand  # torch takes seconds to import
 
     parts = split(load(task.file, task.layout).pairs, task.splitting, seed=task.recipe.seed)
-    if not parts.rows("train"):
-        raise DataError(
-            "{file}: {rows} usable row(s), none of which is left to train on.",
-            "Add rows, or keep none apart: --dev-size 0 --test-size 0",
-            file=task.file,
-            rows=len(parts.pairs),
-        )
+    need_rows(parts, task.file)
     choosing, comparing = halve(parts.rows("dev"), parts.components_of("dev"))
     write_sides(run.folder, parts)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
@@ -170,7 +161,6 @@ def look(task: Task, stage: Stage, study: Study, times: Times, *, more: bool = T
 def _share(parts: Split, fraction: float, seed: int) -> Split:
     """A share of the training rows; a smaller one is part of a larger one."""
     rows = [row for row, side in enumerate(parts.sides) if side == "train"]
-    order = np.random.default_rng(seed).permutation(len(rows))
-    chosen = {rows[place] for place in order[: max(1, round(fraction * len(rows)))]}
+    chosen = set(drawn(rows, max(1, round(fraction * len(rows))), seed))
     sides = ["unused" if side == "train" and row not in chosen else side for row, side in enumerate(parts.sides)]
     return replace(parts, sides=sides)
