@@ -11,6 +11,7 @@ import pytest
 import torch
 import toys
 from conftest import write_csv
+from peft import PeftModel
 
 from daedap.cli import run as cli
 from daedap.commands.bench import Bench, Bout, RecipeName
@@ -105,6 +106,14 @@ def test_unpadded_rows_are_less_work(ground: Ground) -> None:
     pytest.importorskip("trl")
     padded, grouped = (measure_speed(STOCK[name], ground, "fp32", 2) for name in ("lora_padded", "trl_best"))
     assert grouped.flops_per_row < 0.4 * padded.flops_per_row
+
+
+def test_the_other_trainer_s_model_is_scored_as_its_weights_are(ground: Ground) -> None:
+    pytest.importorskip("trl")
+    found = measure_quality(STOCK["trl_best"], ground, "fp32", 2)
+    saved = PeftModel.from_pretrained(ground.base().model, str(ground.scratch / "trl_best"))
+    told = bits_per_character(saved, ground.base().prompt(128), ground.dev, "cpu")
+    assert found.bits_per_character == pytest.approx(told, rel=1e-5)
 
 
 def test_the_faster_precision_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from transformers.utils import logging
 
 from daedap.lm.base import Base
 from daedap.lm.gauge import wait_for
+from daedap.lm.halves import plain
 from daedap.lm.prompt import Example, prompt_for
 from daedap.pair import Pair
 
@@ -114,6 +115,7 @@ def train_stock(stock: Stock, base: Base, rows: Sequence[Pair], setting: Setting
         trainer.train()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         model.save_pretrained(setting.folder / stock.name)
+    vars(plain(model)).pop("forward", None)  # TRL's own one belongs to its trainer: a copy would run the original
     return Trained(model, watch.steps, time.perf_counter() - start)
 
 
