@@ -14,7 +14,7 @@ from conftest import write_csv
 from peft import PeftModel
 
 from daedap.cli import run as cli
-from daedap.commands.bench import Bench, Bout, RecipeName
+from daedap.commands.bench import Bench, Bout, RecipeName, _measured
 from daedap.errors import BaseError, SettingsError
 from daedap.lm import bench
 from daedap.lm.base import load_base
@@ -175,10 +175,28 @@ def test_the_command(folder: Path, file: Path, tmp_path: Path, capsys: Output) -
     assert cli(words) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["name"] for one in told["speed"]] == ["full_padded", "lora_padded", "ours_fp32"]
-    assert [one["rows"] for one in told["quality"]] == [30, 30, 30]
+    assert [one["rows"] for one in told["quality"][:3]] == [30, 30, 30]
     assert all(math.isfinite(one["bits_per_character"]) for one in told["quality"])
     assert told["speed"][0]["ratio"] == 1
     assert not runs.exists(), "nothing is left behind"
+
+
+def test_ours_is_also_given_the_time_of_the_first_recipe(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ours(level: Level, ground: Ground, epochs: int) -> Measured:
+        return measured(level.name, 1.0, bits_per_character=3.0, rows=40 * epochs, seconds=10.0 * epochs)
+
+    slow = measured("full_padded", 1.0, bits_per_character=3.5, rows=120, seconds=75.0)
+    monkeypatch.setattr(bench, "measure_ours", ours)
+    monkeypatch.setattr(bench, "measure_speed", lambda *_: slow)
+    monkeypatch.setattr(bench, "measure_quality", lambda *_: slow)
+    speed, quality = _measured(Bout(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)
+    assert [(one.name, one.rows) for one in quality] == [("full_padded", 120), ("ours", 120), ("ours_as_long", 280)]
+    told = "\n".join(Bench("base", 40, Site("cpu", "chip", 2), PEAKS, speed, quality).lines())  # type: ignore[arg-type]
+    assert [line.split() for line in told.splitlines() if line.startswith("ours_as_long ")] == [
+        ["ours_as_long", "7", "70.0", "3.000"]
+    ]
+    slow = slow._replace(seconds=35.0)
+    assert len(_measured(Bout(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)[1]) == 2
 
 
 def test_without_trl_its_recipe_is_left_out(

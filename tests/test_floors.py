@@ -21,7 +21,7 @@ lm: gauge shapes stock bench trial
 answer: index nearest features encoder space rank memory manners bot
 judge: metrics candidates backward exam systems table disturbed paraphrases evaluation evaluate
 judge: judged compare verdicts settings duel growth
-judge: facts finding teaching learning answering diagnose samples chart sections report
+judge: facts finding teaching learning answering diagnose samples chart sections page report
 search: score space scale storage study result page task
 commands: check shared evaluate compare grow prepare remember train answer chat runs report pretrain bench tune
 api __init__ cli __main__

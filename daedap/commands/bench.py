@@ -27,12 +27,13 @@ from daedap.runs import FOLDER, Json
 
 if TYPE_CHECKING:
     from daedap.lm.base import Base
-    from daedap.lm.bench import Ground, Measured, Site
+    from daedap.lm.bench import Ground, Level, Measured, Site
     from daedap.lm.stock import Stock
     from daedap.pair import Pair
 
 RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2"]
 _SEED = 42
+_AS_LONG = "_as_long"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +141,13 @@ class Bench:
     def _quality_lines(self) -> list[str]:
         if not self.quality:
             return []
-        grid = [[say("recipe"), say("seconds"), say("bits per character")]]
+        grid = [[say("recipe"), say("epochs"), say("seconds"), say("bits per character")]]
         for one in self.quality:
             bits = one.bits_per_character
-            grid.append([one.name, f"{one.seconds:.1f}", "-" if bits is None else f"{bits:.3f}"])
-        return ["", *align(grid)]
+            cells = [f"{one.rows / self.rows:.0f}", f"{one.seconds:.1f}", "-" if bits is None else f"{bits:.3f}"]
+            grid.append([one.name, *cells])
+        told = [say("as_long: for as many epochs as end in the time of the first recipe.")]
+        return ["", *align(grid), *(["", *told] if any(one.name.endswith(_AS_LONG) for one in self.quality) else [])]
 
 
 def bench(
@@ -197,7 +200,7 @@ def _rows(file: Path, layout: Layout, bout: Bout, base: Base) -> tuple[list[Pair
 
 
 def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured]]:
-    """Speed and, where it is asked for, quality of each recipe."""
+    """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
     from daedap.lm.bench import LEVELS, choose_floats, measure_ours, measure_quality, measure_speed  # as above
 
     speed: list[Measured] = []
@@ -212,8 +215,20 @@ def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured
     watched = ground if bout.quality else replace(ground, dev=())
     for level in (level for level in LEVELS if level.name in names):
         tell([say("measuring {recipe}", recipe=level.name)])
-        speed.append(measure_ours(level, watched, bout.epochs))
-    return speed, quality + [one for one in speed if one.bits_per_character is not None]
+        speed.append(own := measure_ours(level, watched, bout.epochs))
+        if own.bits_per_character is not None:
+            quality += [own, *_as_long(level, ground, own, bout.epochs, quality[:1])]
+    return speed, quality
+
+
+def _as_long(level: Level, ground: Ground, own: Measured, epochs: int, first: Sequence[Measured]) -> Iterator[Measured]:
+    """daedap's training for as many epochs as it ends in the time of the first recipe, where these are more."""
+    from daedap.lm.bench import measure_ours  # as above
+
+    for other in first:
+        if (more := int(epochs * other.seconds / own.seconds)) > epochs:
+            tell([say("measuring {recipe}", recipe=f"{level.name}{_AS_LONG}")])
+            yield measure_ours(level, ground, more)._replace(name=f"{level.name}{_AS_LONG}")
 
 
 def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:

@@ -1,35 +1,23 @@
-"""A study as one page of HTML that needs nothing else: no network, no script."""
+"""A study as one page of HTML."""
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from daedap.judge.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series, draw
-from daedap.judge.table import duration
-from daedap.language import say, speaks_korean
+from daedap.judge.chart import Chart, Series, draw
+from daedap.judge.page import render
+from daedap.language import say
 from daedap.search.result import Against, Found
 from daedap.search.space import option, options
-
-TEMPLATE = "tune.html.jinja"
-_FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
 
 
 def page(found: Found, whole: Against | None, run: int | None) -> str:
     """The page, in the user's language. `run`: the number of the run; `whole`: it against one with the defaults."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.globals.update(say=say, duration=duration, options=options, option=option)
-    return environment.get_template(TEMPLATE).render(
-        language="ko" if speaks_korean() else "en",
-        frame=_FRAME,
+    return render(
+        Path(__file__).with_name("tune.html.jinja"),
+        option=option,
+        options=options,
         found=found,
         whole=whole,
         run=run,
