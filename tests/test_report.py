@@ -75,7 +75,12 @@ def test_everything_is_there(run: Run, html: str) -> None:
     assert [name for name in found.sections if name] == SECTIONS
     manifest = run.manifest
     assert f"{manifest['headline']['bpc']:.3f}" in found.sections["scores"]
-    assert all(name in found.sections["scores"] for name in ("seen answers", "unseen answers", "label 0", "retrieval"))
+    assert all(
+        name in found.sections["scores"] for name in ("seen answers", "unseen answers", "label 0", "bot", "retrieval")
+    )
+    assert f"{100 * manifest['headline']['hits_at_1']:.1f}" in html.partition('<section id="diagnosis">')[0], (
+        "the bot's"
+    )
     assert manifest["base"]["licence"] in found.sections["licence"]
     assert "--num-train-epochs" in found.sections["settings"]
     assert "rows/s" in found.sections["plan"]
@@ -84,7 +89,9 @@ def test_everything_is_there(run: Run, html: str) -> None:
     shown = re.findall(r'<div class="asked">(.*?)</div>', html)
     lines = (run.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert shown
-    assert set(shown) <= {json.loads(line)["question"] for line in lines}
+    rows = {row["question"]: row for row in map(json.loads, lines)}
+    assert set(shown) <= rows.keys()
+    assert all(rows[question]["replies"]["bot"] in found.sections["samples"] for question in shown)
 
 
 def test_it_needs_nothing_else(html: str) -> None:
@@ -98,7 +105,9 @@ def test_it_needs_nothing_else(html: str) -> None:
 
 def test_text_of_others_stays_text(run: Run) -> None:
     facts = read_facts(run)
-    rows = tuple({**row, "question": ATTACK, "replies": {"model": ATTACK}, "label": ATTACK} for row in facts.rows)
+    rows = tuple(
+        {**row, "question": ATTACK, "replies": {"bot": ATTACK, "model": ATTACK}, "label": ATTACK} for row in facts.rows
+    )
     examples = [{"line": 2, "value": ATTACK}]
     doctor = {**facts.doctor, "findings": [{"kind": "blank", "action": "dropped", "count": 1, "examples": examples}]}
     manifest = {**facts.manifest, "data": {**facts.manifest["data"], "file": ATTACK}}
@@ -173,6 +182,7 @@ def test_lineage(run: Run) -> None:
     third = read_facts(child(second, 3, str(second.folder)))
     assert [ancestor.name for ancestor in third.ancestors] == ["0002", "0001"]
     assert third.scores["parent"] == third.scores["model"]
+    assert third.scores["parent_bot"] == third.scores["bot"]
     text = Page(page(third, [])).sections
     assert "← 0001" in text["plan"]
     assert "parent" in text["scores"]
@@ -182,6 +192,15 @@ def test_lineage(run: Run) -> None:
     assert [ancestor.headline for ancestor in orphan.ancestors] == [None]
     assert "parent" not in orphan.scores
     assert "no longer there" in Page(page(orphan, [])).sections["plan"]
+
+
+def test_a_parent_scored_on_the_same_rows_is_the_one_to_show(run: Run) -> None:
+    second = child(run, 2, "0001")
+    scores = second.document("evaluation/scores.json")
+    beside = {name: {**slices, "all": {}} for name, slices in scores["scores"].items()}
+    told = {**scores, "scores": {**scores["scores"], "parent": beside["model"]}}
+    write_json(second.folder / "evaluation" / "scores.json", told)
+    assert read_facts(second).scores["parent"]["all"] == {}
 
 
 def test_a_run_that_was_not_scored(tmp_path: Path) -> None:

@@ -19,6 +19,13 @@ def test_the_likest_and_the_unlikest() -> None:
     assert samples.good[0].likeness == 100
 
 
+def test_the_bot_speaks_before_its_model() -> None:
+    shares = {"model": {"mrr": [0.1, 1.0]}, "bot": {"mrr": [1.0, 1.0]}}
+    said = {**row("one", "네"), "replies": {"model": "네", "bot": ANSWER}, "shares": shares}
+    [shown] = choose([said]).good
+    assert (shown.likeness, shown.place) == (100, 1)
+
+
 def test_of_equal_likeness_the_better_rank_is_better() -> None:
     samples = choose([row("last", "", 20), row("middle", "", 3), row("first", "", 1)], count=1)
     assert (samples.good[0].row["id"], samples.bad[0].row["id"]) == ("first", "last")

@@ -66,7 +66,7 @@ class Facts:
     dev: tuple[Watch, ...]
     average: tuple[Watch, ...]
     scores: Scores
-    """Empty when the run was not scored; "parent" is the model of the run that it goes on from."""
+    """Empty when the run was not scored; "parent" and "parent_bot" are those of the run that it goes on from."""
     chance: Mapping[str, float]
     candidates: int
     rows: tuple[Json, ...] = field(repr=False)
@@ -141,7 +141,7 @@ def read_facts(run: Run) -> Facts:
         train=tuple(_window(event) for event in events if event["event"] == "train"),
         dev=tuple(_watches(events, "dev")),
         average=tuple(_watches(events, "average")),
-        scores=_scores(scores) | (_scores_of_parent(ancestors[0]) if ancestors and scores else {}),
+        scores=(_scores_of_parent(ancestors[0]) if ancestors and scores else {}) | _scores(scores),
         chance=scores.get("chance", {}),
         candidates=scores.get("candidates", 0),
         rows=tuple(_lines(rows)) if rows.exists() else (),
@@ -207,7 +207,9 @@ def _ancestor(run: Run) -> Ancestor:
 
 
 def _scores_of_parent(parent: Run) -> dict[str, dict[str, dict[str, Score]]]:
+    """As the parent was scored itself, on its own test rows."""
     if not (parent.folder / "evaluation" / "scores.json").exists():
         return {}
     scores = _scores(parent.document("evaluation/scores.json"))
-    return {"parent": scores["model"]} if "model" in scores else {}
+    names = {"parent": "model", "parent_bot": "bot"}
+    return {name: scores[own] for name, own in names.items() if own in scores}

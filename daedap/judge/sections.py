@@ -80,10 +80,11 @@ def tiles(facts: Facts) -> list[Tile]:
     lines = {line.metric: line for line in metrics_shown(facts.candidates)}
     shown = []
     for metric in ("hits_at_1", "question_gain", "bpc"):
-        if score := facts.score("model", metric):
-            line = lines[metric]
-            value, _, interval = cell(line, score).partition(" ")
-            shown.append(Tile(line.heading, value, interval))
+        for system in ("bot", "model"):  # what answers comes first; only the model has probabilities
+            if score := facts.score(system, metric):
+                value, _, interval = cell(lines[metric], score).partition(" ")
+                shown.append(Tile(lines[metric].heading, value, f"{interval} {system_name(system)}".strip()))
+                break
     total = sum(facts.manifest["seconds"].values())
     return [*shown, Tile(say("time"), duration(total), say("{rows:,} rows", rows=facts.manifest["rows"]["train"]))]
 
@@ -175,8 +176,8 @@ def _block(facts: Facts, name: str) -> Block:
 
 
 def _systems(facts: Facts) -> list[str]:
-    """The parent next to the model."""
-    order = ("model", "parent", "base", "retrieval", "human")
+    """What answers first, each next to the parent's."""
+    order = ("bot", "parent_bot", "model", "parent", "base", "retrieval", "human")
     return [system for system in order if system in facts.scores]
 
 
