@@ -40,7 +40,7 @@ def test_the_same_question_typed_otherwise(bot: Bot) -> None:
     assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")
     assert reply.evidence
     assert reply.evidence.question == "우리 강아지가 자꾸 화를 내요"
-    assert KNOWN <= reply.score < 1
+    assert KNOWN <= reply.score <= 1
 
 
 @pytest.mark.parametrize("question", STRANGE)

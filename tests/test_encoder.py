@@ -84,6 +84,14 @@ def test_the_question_itself_is_nearest(memory: Memory) -> None:
         assert (np.diff(near.similarities) <= 0).all()
 
 
+def test_of_one_question_the_earliest_row_comes_first(encoder: Encoder) -> None:
+    pairs = [Pair(ASKED[0] + "?", "새 답이에요."), *PAIRS]
+    space = Space.of(encoder, pairs)
+    space.asked[0] *= np.float32(0.999)  # as if by other rounding
+    near = Memory(Index.build(pairs), space, Weights()).near([ASKED[0]], 3)[0]
+    assert near.rows[:2].tolist() == [0, 1]
+
+
 def test_a_word_of_the_same_meaning_is_near(memory: Memory) -> None:
     near = memory.near(["내 멍멍이가 식사를 안 해"], 3)[0]
     asked = [memory.index.pairs[row].question for row in near.rows]
@@ -113,9 +121,9 @@ def test_weights_are_fitted_when_there_are_enough_dev_rows(memory: Memory) -> No
 
 
 def test_what_is_strange_is_measured_on_the_dev_rows() -> None:
-    few = learn_memory(PAIRS[:70], PAIRS[70:], [], Mute(), 1)  # type: ignore[arg-type]
+    few = learn_memory(PAIRS[:70], PAIRS[70:], Encoder.fit(PAIRS[:70], 1), Mute())  # type: ignore[arg-type]
     assert few.weights.strange == Weights().strange
     dev = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS[40:] for mark in ("", "?", "ㅠㅠ")]
-    learned = learn_memory(PAIRS[:40], dev, [], Mute(), 1)  # type: ignore[arg-type]
+    learned = learn_memory(PAIRS[:40], dev, Encoder.fit(PAIRS[:40], 1), Mute())  # type: ignore[arg-type]
     likest = [near.similarities[0] for near in learned.near([pair.question for pair in dev], 1)]
     assert min(likest) <= learned.weights.strange <= np.median(likest)

@@ -70,6 +70,15 @@ def test_parts_do_not_change_the_result() -> None:
     assert (whole.similarities == single.similarities).all()
 
 
+def test_what_is_common_counts_as_everything_does() -> None:
+    pairs = [Pair(f"{word} {number}번 알려줘", "네") for word in ("버스", "학번", "전화") for number in range(9)]
+    index = Index.build(pairs)
+    asked = ["버스 3번 알려줘", "날씨", "알려줘"]
+    vectors = index.ngrams.vectors([pair.question for pair in pairs])
+    exact = (index.ngrams.vectors(asked) @ vectors.T).toarray()
+    assert index.similarities(asked) == pytest.approx(exact, abs=1e-6)
+
+
 def test_saved_and_opened_again(tmp_path: Path) -> None:
     index = Index.build(PAIRS)
     index.save(tmp_path / "a")

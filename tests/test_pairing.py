@@ -6,16 +6,17 @@ import pytest
 from daedap.lm.pairing import _Twins, learn_pairing
 
 
-def test_what_belongs_together_is_brought_together() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_what_belongs_together_is_brought_together(bf16: bool) -> None:
     dice = np.random.default_rng(0)
     asked = dice.normal(size=(300, 40)).astype(np.float32)
     said = (asked @ np.linalg.qr(dice.normal(size=(40, 40)))[0]).astype(np.float32)  # nothing alike before
     groups = np.arange(300)
-    learned = learn_pairing(asked, said, groups, 1)
+    learned = learn_pairing(asked, said, groups, 1, bf16=bf16)
     one, other = asked @ learned.question, said @ learned.answer
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (one, other)]
     assert ((unit[0] @ unit[1].T).argmax(axis=1) == groups).mean() > 0.9
-    again = learn_pairing(asked, said, groups, 1)
+    again = learn_pairing(asked, said, groups, 1, bf16=bf16)
     assert np.array_equal(again.question, learned.question)
 
 

@@ -28,8 +28,8 @@ class Encoder:
     answer: FloatArray
 
     @classmethod
-    def fit(cls, pairs: Sequence[Pair], seed: int) -> Encoder:
-        """Learn from pairs, whose questions and answers are all it ever sees."""
+    def fit(cls, pairs: Sequence[Pair], seed: int, *, bf16: bool = False) -> Encoder:
+        """Learn from pairs, whose questions and answers are all it ever sees; in bf16 where that is the faster."""
         from daedap.lm.pairing import learn_pairing  # torch takes seconds to import
 
         if len(pairs) > _MOST:
@@ -38,7 +38,8 @@ class Encoder:
         questions, answers = [pair.question for pair in pairs], [pair.answer for pair in pairs]
         features = Features.fit([*questions, *answers], seed)
         _, groups = np.unique([comparison_form(answer) for answer in answers], return_inverse=True)
-        learned = learn_pairing(features.of(questions), features.of(answers), groups.astype(np.int64), seed)
+        parts = (features.of(questions), features.of(answers), groups.astype(np.int64))
+        learned = learn_pairing(*parts, seed, bf16=bf16)
         return cls(features, learned.question, learned.answer)
 
     def questions(self, texts: Sequence[str]) -> FloatArray:

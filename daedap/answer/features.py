@@ -8,17 +8,15 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from daedap.errors import RunError
 from daedap.korean import Morpheme, analyse, essence
 from daedap.senses import WIDTH, Senses, model_version
-
-if TYPE_CHECKING:
-    from scipy import sparse
 
 FloatArray = NDArray[np.float32]
 _PARTS, _FITTED_ON, _MOST = 512, 40_000, 40_000
@@ -85,14 +83,21 @@ class Features:
         asked = {morpheme.number for text in cut for morpheme in text.morphemes} - self._vectors.keys()
         missing = self.senses.vectors(asked)
         self._vectors.update({word: missing.get(word, self.middle) for word in asked})  # in the middle: no meaning
-        rarest = float(self.idf.max(initial=1))
-        total = np.zeros((len(cut), WIDTH), np.float32)
-        for row, text in enumerate(cut):
-            for morpheme in text.morphemes:
-                column = self._column.get(_named(morpheme))
-                weight = rarest if column is None else self.idf[column]
-                total[row] += weight * (self._vectors[morpheme.number] - self.middle)
-        return total
+        words = [morpheme for text in cut for morpheme in text.morphemes]
+        numbers, place = np.unique([morpheme.number for morpheme in words], return_inverse=True)
+        apart = np.array([self._vectors[number] - self.middle for number in numbers.tolist()], np.float32)
+        rows = np.repeat(np.arange(len(cut)), [len(text.morphemes) for text in cut])
+        rarity = np.array([self._rarity(morpheme) for morpheme in words], np.float32)
+        counted = sparse.csr_array((rarity, (rows, place)), shape=(len(cut), len(numbers)))
+        return np.asarray(counted @ apart.reshape(-1, WIDTH))
+
+    def _rarity(self, morpheme: Morpheme) -> float:
+        column = self._column.get(_named(morpheme))
+        return self._rarest if column is None else float(self.idf[column])
+
+    @cached_property
+    def _rarest(self) -> float:
+        return float(self.idf.max(initial=1))
 
     @cached_property
     def _column(self) -> dict[str, int]:

@@ -6,7 +6,7 @@ Folder: an index (index.py), a space (space.py) that may hold more pairs than it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +19,7 @@ from daedap.answer.index import CELLS, Index, largest
 from daedap.answer.nearest import NearestQuestion
 from daedap.answer.rank import ENOUGH, Ranker, Weights, fit_weights
 from daedap.answer.space import Space
+from daedap.korean import comparison_form
 from daedap.pair import Evidence, Pair
 
 if TYPE_CHECKING:
@@ -55,15 +56,23 @@ class Memory:
             some = questions[start : start + step]
             letters, meant = self.index.similarities(some), self.space.encoder.questions(some)
             found += [self._nearest(*both, k) for both in zip(letters, meant, strict=True)]
-        return found
+        return [self._earliest_first(*each) for each in zip(questions, found, strict=True)]
 
     def _nearest(self, letters: FloatArray, meant: FloatArray, k: int) -> Near:
-        rows = np.arange(len(letters))
+        rows, asked = np.arange(len(letters)), self.space.asked
         if len(rows) > _WHOLE:
             rows = largest(letters[None], _LETTERS)[0]
-        both: FloatArray = (letters[rows] + self.space.asked[rows] @ meant).clip(0) / np.float32(2)
+            letters, asked = letters[rows], asked[rows]
+        both: FloatArray = (letters + asked @ meant).clip(0) / np.float32(2)
         best = largest(both[None], min(k, len(rows)))[0]
         return Near(rows[best], both[best].clip(0, 1))
+
+    def _earliest_first(self, question: str, near: Near) -> Near:
+        """Of rows with this very question the earliest, which is the newest, though rounding may set them apart."""
+        form = comparison_form(question)
+        same = [row for row in near.rows if comparison_form(self.index.pairs[row].question) == form]
+        others = [row for row in near.rows if row not in same]
+        return Near(np.array([*sorted(same), *others]), near.similarities) if len(same) > 1 else near
 
     def evidence(self, near: Near, place: int = 0) -> Evidence:
         """The known pair at a place of what was found."""
@@ -97,12 +106,11 @@ def grow_memory(before: Memory, new: Sequence[Pair]) -> Memory:
     return Memory(Index.build([*new, *before.index.pairs]), space, before.weights)
 
 
-def learn_memory(train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair], talker: Talker, seed: int) -> Memory:
-    """Index the training rows; learn what goes together, from `more` pairs too; weigh the views on dev rows."""
-    space = Space.of(Encoder.fit([*train, *more], seed), train)
-    memory = Memory(Index.build(train), space, Weights())
+def learn_memory(train: Sequence[Pair], dev: Sequence[Pair], encoder: Encoder, talker: Talker) -> Memory:
+    """Index the training rows, put them where an encoder puts them, and weigh the views on dev rows."""
+    memory = Memory(Index.build(train), Space.of(encoder, train), Weights())
     weights = fit_weights(memory.ranker(talker), dev, [pair.answer for pair in train])
     if len(dev) >= ENOUGH:
         likest = [near.similarities[0] for near in memory.near([pair.question for pair in dev], 1)]
         weights = weights.with_strange(float(np.percentile(likest, _STRANGE)))
-    return Memory(memory.index, space, weights)
+    return replace(memory, weights=weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from daedap.answer.encoder import Encoder
 from daedap.answer.manners import built_in
 from daedap.answer.memory import Memory, grow_memory, learn_memory
 from daedap.commands.shared import tell
@@ -54,7 +55,9 @@ def _learned(run: Run, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tupl
     known = {pair.id for pair in train}
     unknown = [pair for pair in beside if pair.id not in known]
     more = [*unknown[: len(train)], *slips]  # no more than the file has rows
-    return learn_memory(train, dev, more, open_engine(run), seed), len(train)
+    machine = run.learned["machine"]
+    encoder = Encoder.fit([*train, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
+    return learn_memory(train, dev, encoder, open_engine(run)), len(train)
 
 
 def _built_in_beside(held_out: Sequence[Pair]) -> list[Pair]:
