@@ -14,7 +14,7 @@ from conftest import write_csv
 from peft import PeftModel
 
 from daedap.cli import run as cli
-from daedap.commands.bench import Bench, Bout, RecipeName, _measured
+from daedap.commands.bench import Bench, Bout, RecipeName, _measured, _possible
 from daedap.errors import BaseError, SettingsError
 from daedap.lm import bench
 from daedap.lm.base import load_base
@@ -136,7 +136,7 @@ def test_the_faster_precision_is_found(ground: Ground, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
 def test_ours_is_measured_whole(ground: Ground, level: Level) -> None:
-    level = replace(level, options={**level.options, "method": "lora", "layers": 1})
+    level = replace(level, learner={**level.learner, "method": "lora", "layers": 1}, recipe={})  # compiling: test_fit
     found = measure_ours(level, ground, epochs=2)
     assert (found.name, found.rows, found.whole) == (level.name, 2 * len(ground.train), True)
     assert found.counted == found.rows / found.seconds
@@ -197,6 +197,18 @@ def test_ours_is_also_given_the_time_of_the_first_recipe(ground: Ground, monkeyp
     ]
     slow = slow._replace(seconds=35.0)
     assert len(_measured(Bout(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)[1]) == 2
+
+
+def test_without_a_compiler_nothing_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("daedap.lm.device.can_compile", lambda: False)
+    names: tuple[RecipeName, ...] = ("ours", "ours_compiled")
+    with caplog.at_level("INFO", "daedap"):
+        assert [level.name for level in _possible(names)] == ["ours"]
+    assert "ours_compiled is left out: PyTorch finds no C++ compiler" in caplog.text
+    monkeypatch.setattr("daedap.lm.device.can_compile", lambda: True)
+    assert [level.name for level in _possible(names)] == list(names)
 
 
 def test_without_trl_its_recipe_is_left_out(

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from daedap.lm.stock import Stock
     from daedap.pair import Pair
 
-RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2"]
+RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2", "ours_compiled"]
 _SEED = 42
 _AS_LONG = "_as_long"
 
@@ -201,7 +201,7 @@ def _rows(file: Path, layout: Layout, bout: Bout, base: Base) -> tuple[list[Pair
 
 def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured]]:
     """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
-    from daedap.lm.bench import LEVELS, choose_floats, measure_ours, measure_quality, measure_speed  # as above
+    from daedap.lm.bench import choose_floats, measure_ours, measure_quality, measure_speed  # as above
 
     speed: list[Measured] = []
     quality: list[Measured] = []
@@ -213,7 +213,7 @@ def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured
         if bout.quality:
             quality.append(measure_quality(stock, ground, floats, bout.epochs))
     watched = ground if bout.quality else replace(ground, dev=())
-    for level in (level for level in LEVELS if level.name in names):
+    for level in _possible(names):
         tell([say("measuring {recipe}", recipe=level.name)])
         speed.append(own := measure_ours(level, watched, bout.epochs))
         if own.bits_per_character is not None:
@@ -241,6 +241,18 @@ def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:
         else:
             missing = "{recipe} is left out, for TRL is not installed. Install it: pip install daedap[bench]"
             tell([say(missing, recipe=stock.name)])
+
+
+def _possible(names: Sequence[RecipeName]) -> Iterator[Level]:
+    """daedap's own levels among these; of one that needs a compiler that is not there it is said."""
+    from daedap.lm.bench import LEVELS  # as above
+    from daedap.lm.device import can_compile
+
+    for level in LEVELS:
+        if level.name in names and (not level.recipe.get("torch_compile") or can_compile()):
+            yield level
+        elif level.name in names:
+            tell([say("{recipe} is left out: PyTorch finds no C++ compiler here.", recipe=level.name)])
 
 
 @contextmanager

@@ -76,14 +76,17 @@ class Level:
     """daedap's own training with some of its savings."""
 
     name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    learner: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `Learner`."""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `Recipe`."""
 
 
 LEVELS = (
     Level("ours"),
     Level("ours_fp32", {"precision": "fp32"}),
     Level("ours_top_2", {"layers": 2}),
+    Level("ours_compiled", recipe={"torch_compile": True}),
 )
 
 
@@ -168,8 +171,8 @@ def _prepared(level: Level, ground: Ground, folder: Path, epochs: int) -> Run:
     for side, pairs in (("train", ground.train), ("dev", ())):
         records = [{"id": pair.id, "component": "", **asdict(pair)} for pair in pairs]
         write_lines(folder / "data" / f"{side}.jsonl", records)
-    recipe = Recipe(num_train_epochs=epochs, seed=ground.seed)
-    learner = Learner(**{"max_length": LENGTH, "device": ground.device, **level.options})
+    recipe = Recipe(**{"num_train_epochs": epochs, "seed": ground.seed, **level.recipe})
+    learner = Learner(**{"max_length": LENGTH, "device": ground.device, **level.learner})
     write_json(folder / "settings.json", {"learner": asdict(learner), "recipe": {**asdict(recipe), "budget": None}})
     return Run(folder)
 

@@ -94,13 +94,14 @@ def settle_compiler(run: Run, machine: Machine, wanted: bool | None, step: Calla
     if machine.compiled is not None:
         return machine
     if wanted is None:
-        wanted = _COMPILED_SAVES * steps * shortest(step) > _COMPILING_TAKES and _can_compile()
+        wanted = _COMPILED_SAVES * steps * shortest(step) > _COMPILING_TAKES and can_compile()
     machine = replace(machine, compiled=wanted)
     write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
     return machine
 
 
-def _can_compile() -> bool:
+def can_compile() -> bool:
+    """Whether PyTorch can compile here."""
     try:
         need_compiler()
     except SettingsError:
