@@ -9,7 +9,7 @@ Runs are kept in FOLDER, and what is already there is not trained again.
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cache
@@ -50,23 +50,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=500, help="so many test rows are ranked and answered")
     options = parser.parse_args()
-    usual: list[dict[str, Right]] = []
-    changed: list[dict[str, Right]] = []
-    exams: list[Exam] = []
-    for seed in options.seeds:
-        runs = {name: _trained(options.file, options.runs, name, seed, options.epochs) for name in CHANGES}
-        exams.append(_exam(runs[USUAL], options.rows))
-        usual.append(_ranking(runs[USUAL], exams[-1]) | _saying(runs[USUAL], exams[-1]))
-        changed.append({key: right for name, run in runs.items() for key, right in _whole(name, run, exams[-1])})
-    print(
-        "\n".join(
-            [
-                *_table(usual, exams, BASELINES),
-                "",
-                *_table(changed, exams, {kind: f"{kind}: {USUAL}" for kind in KINDS}),
-            ]
-        )
-    )
+    exams, usual, changed = zip(*(_with_seed(options, seed) for seed in options.seeds), strict=True)
+    tables = (_table(usual, exams, BASELINES), _table(changed, exams, {kind: f"{kind}: {USUAL}" for kind in KINDS}))
+    print("\n\n".join("\n".join(table) for table in tables))
+
+
+def _with_seed(options: Namespace, seed: int) -> tuple[Exam, dict[str, Right], dict[str, Right]]:
+    """What is asked; the usual bot taken apart; and every changed one, all in all."""
+    runs = {name: _trained(options.file, options.runs, name, seed, options.epochs) for name in CHANGES}
+    exam = _exam(runs[USUAL], options.rows)
+    ranked = {name: _ranking(run, exam) for name, run in runs.items()}
+    usual = ranked[USUAL] | _saying(runs[USUAL], exam)
+    said = {name: usual["backward: bot"] if name == USUAL else _replying(run, exam) for name, run in runs.items()}
+    return exam, usual, {key: right for name in runs for key, right in _whole(name, ranked[name], said[name])}
 
 
 def _trained(file: Path, folder: Path, name: str, seed: int, epochs: int) -> Run:
@@ -83,10 +79,8 @@ def _trained(file: Path, folder: Path, name: str, seed: int, epochs: int) -> Run
 KINDS = ("ranking of the bot", "ranking of its model alone", "replies, backward")
 
 
-def _whole(name: str, run: Run, exam: Exam) -> list[tuple[str, Right]]:
+def _whole(name: str, ranking: Mapping[str, Right], said: Right) -> list[tuple[str, Right]]:
     """What a changed run comes to, all in all."""
-    ranking = _ranking(run, exam)
-    said = _backward(run, exam, [reply.text for reply in Bot.of(run, held_out=False).reply_many(_questions(exam))])
     values = (ranking["Hits@1/20: all views"], ranking["Hits@1/20: told alone"], said)
     return [(f"{kind}: {name}", right) for kind, right in zip(KINDS, values, strict=True)]
 
@@ -121,6 +115,11 @@ def _saying(run: Run, exam: Exam) -> dict[str, Right]:
         "bot": [reply.text for reply in bot.reply_many(asked)],
     }
     return {f"backward: {name}": _backward(run, exam, said) for name, said in replies.items()}
+
+
+def _replying(run: Run, exam: Exam) -> Right:
+    bot = Bot.of(run, held_out=False)
+    return _backward(run, exam, [reply.text for reply in bot.reply_many(_questions(exam))])
 
 
 def _questions(exam: Exam) -> list[str]:
