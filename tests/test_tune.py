@@ -28,6 +28,7 @@ from daedap.runs import Run
 from daedap.search.storage import connected
 
 Output = pytest.CaptureFixture[str]
+KILLS = int(os.environ.get("DAEDAP_KILLS", "0")) or 3
 OPTIONS = ["--dev-size", "0.3", "--precision", "fp32", "--device", "cpu"]
 
 
@@ -135,9 +136,10 @@ def test_the_run_that_was_begun_is_finished_first(qa: Path, base: Path, tmp_path
 
 
 def test_killed_at_random_moments(qa: Path, base: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "daedap", *words(qa, base, tmp_path, "--budget", "2m", "--trials", "9")]
+    search = ["--budget", f"{KILLS}m", "--trials", str(3 * KILLS)]
+    command = [sys.executable, "-m", "daedap", *words(qa, base, tmp_path, *search)]
     dice, seen, runs = random.Random(4), dict[int, Any](), dict[str, dict[str, bytes]]()
-    for seconds in [dice.uniform(4, 9) for _ in range(3)]:
+    for seconds in [dice.uniform(4, 9) for _ in range(KILLS)]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
@@ -149,7 +151,7 @@ def test_killed_at_random_moments(qa: Path, base: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, env={**os.environ, "DAEDAP_LANG": "en"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     now = finished(tmp_path)
-    assert len(now) >= 9
+    assert len(now) >= 3 * KILLS
     assert {number: now[number] for number in seen} == seen
     assert all(contents(tmp_path / name) == before for name, before in runs.items())
     complete = [Run(path.parent) for path in tmp_path.glob("*/manifest.json")]
