@@ -91,7 +91,9 @@ def test_scores_are_those_computed_by_hand(base: Base, examples: list[Example]) 
     assert (scores[:, 0] < 0).all()
 
 
-def test_answers_that_share_a_question_are_scored_as_if_alone(base: Base) -> None:
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_answers_that_share_a_question_are_scored_as_if_alone(base: Base, attention: str) -> None:
+    base.model.set_attn_implementation(attention)
     prompt = base.prompt(128)
     questions, answers = [pair.question for pair in toys.PAIRS[:5]], [pair.answer for pair in toys.PAIRS[:30]]
     asked = [prompt.example(Pair(question, answer)) for question in questions for answer in answers]

@@ -118,7 +118,11 @@ def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
 
 
 def _sees(parts: Tensor) -> Tensor:
-    """Which place sees which, (rows, 1, length, length): the question and its own answer so far."""
+    """What each place must not see is lessened to nothing, (rows, 1, length, length); it sees its question and itself.
+
+    Added to the attention's scores: plain attention would add a mask of truth values as ones and zeros, too.
+    """
     mine, theirs = parts[:, :, None], parts[:, None, :]
     before = torch.ones(parts.shape[1], parts.shape[1], dtype=torch.bool).tril()
-    return (before & ((theirs == 0) | (theirs == mine)))[:, None]
+    seen = (before & ((theirs == 0) | (theirs == mine)))[:, None]
+    return torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
