@@ -264,7 +264,7 @@ def _latest_or_best(name: str, runs: Path) -> Run:
 
 
 def _goodness(run: Run) -> tuple[float, int]:
-    """Hits@1/20 of the model on all its test rows; the later run among equals; a damaged run is never the best."""
+    """Hits@1/20 of the bot, as it was scored at the run's end; the later of equals; never a damaged one."""
     try:
         return run.manifest.get("headline", {}).get("hits_at_1", 0.0), run.number
     except RunError:

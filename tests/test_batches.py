@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.lm.batches import epoch_batches, sorted_batches
+from daedap.lm.batches import epoch_batches, even_batches, sorted_batches
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=1003).tolist()
 
@@ -53,3 +53,11 @@ def test_scoring_goes_from_short_to_long() -> None:
     order = [LENGTHS[row] for batch in sorted_batches(LENGTHS, 64) for row in batch]
     assert order == sorted(LENGTHS)
     assert sorted_batches([], 64) == []
+
+
+def test_a_long_question_shortens_no_other_reply() -> None:
+    lengths = [9, 250, 10, 240, 11, 10]
+    rooms = [min(20, 256 - length) for length in lengths]
+    batches = even_batches(lengths, rooms, 64)
+    assert batches == [[0, 2, 5, 4], [3], [1]]
+    assert even_batches([5] * 5, [9] * 5, 2) == [[0, 1], [2, 3], [4]]

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from conftest import PAIRS
 
 import daedap
 from daedap.answer.bot import KNOWN, Bot, Manner
+from daedap.answer.index import Index
+from daedap.answer.memory import Memory, Near
+from daedap.answer.space import Space
 from daedap.data.store import read_side
 from daedap.errors import RunError
 from daedap.pair import Message, Pair, Spoken
@@ -85,7 +91,7 @@ def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
 
 def test_a_judge_may_ask_for_preferences(bot: Bot) -> None:
     pairs = PAIRS[:6]
-    found = bot.preferences([pair.question for pair in pairs], [[pair.answer, "몰라요.", "네."] for pair in pairs])
+    found = bot.preferences(pairs, [[pair.answer, "몰라요.", "네."] for pair in pairs])
     assert found.shape == (6, 3)
     assert (found.argmax(axis=1) == 0).all()
 
@@ -143,3 +149,33 @@ def test_open_by_number_folder_and_name(trained: Run) -> None:
         assert Bot.open(name, runs=str(runs)).run == trained
     with pytest.raises(RunError, match="no such run"):
         Bot.open(9, runs=runs)
+
+
+def test_what_is_chosen_keeps_the_tone_of_the_answers(bot: Bot) -> None:
+    polite, casual = Pair("뭐 먹지", "찌개 어때요?"), Pair("뭐 먹을까", "찌개 먹어라")
+    many = [Pair(f"질문 {number}", f"{number}번이에요.") for number in range(20)]
+
+    def talks(pairs: list[Pair]) -> Bot:
+        memory = Memory(Index.build(pairs), Space.of(bot.memory.space.encoder, pairs), bot.memory.weights)
+        return Bot(bot.run, memory)
+
+    near = Near(np.array([1, 0]), np.array([0.5, 0.4], np.float32))
+    assert talks([polite, casual, *many])._in_tone(near).rows.tolist() == [0]
+    assert talks([polite, casual])._in_tone(near).rows.tolist() == [1, 0], "both tones are common"
+    alone = Near(np.array([1]), np.array([0.5], np.float32))
+    assert talks([polite, casual, *many])._in_tone(alone).rows.tolist() == [1], "there is nothing else"
+
+
+def test_a_judged_bot_hears_the_turns_before(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Pair] = []
+    monkeypatch.setattr(Bot, "_answer", lambda _, pairs: heard.extend(pairs))
+    turns = (Message("user", "강아지 키워요"), Message("assistant", "좋겠네요."))
+    bot.answers([Pair("화를 내요", "저런.", history=turns)])
+    assert [(pair.question, pair.answer, pair.history) for pair in heard] == [("화를 내요", "", turns)]
+
+
+def test_known_questions_are_answered_however_strange_the_others_are(trained: Run) -> None:
+    bot = daedap.Bot.open(trained.folder)
+    bot.memory = replace(bot.memory, weights=bot.memory.weights.with_strange(0.99))
+    reply = bot.reply("우리강아지가  자꾸 화를 내요ㅠㅠ?")
+    assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")

@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import toys
 from conftest import PAIRS, write_csv
 
 import daedap
 import daedap.runs as store
 from daedap.cli import run as cli
 from daedap.data.store import read_side
-from daedap.errors import RunError, SettingsError
+from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
+from daedap.lm.base import load_base
+from daedap.pair import Pair
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]
@@ -238,3 +241,39 @@ def test_unknown_options_are_python_errors(qa: Path, tmp_path: Path) -> None:
         daedap.train(qa, runs=tmp_path, epochs=3)
     with pytest.raises(TypeError):
         daedap.check(qa, qa, qa)
+
+
+def test_rows_that_just_fit_are_ranked_against_longer_answers(tmp_path: Path) -> None:
+    """A question is scored with the answers of other rows, too, and both together may be too long."""
+    base = str(toys.kogpt2(tmp_path / "base"))
+    prompt = load_base(base).prompt(64)
+    long = "시장에 갔다가 "
+    while len(prompt.example(Pair(long, "네")).ids) < 48:
+        long += "시장에 갔다가 "
+    rows = [Pair(f"{pair.question[:4]} {long}", "네", "") for pair in PAIRS[:40]]
+    rows += [Pair(pair.question[:4], f"{pair.answer[:4]} {long}", "") for pair in PAIRS[40:]]
+    with pytest.raises(DataError):
+        prompt.question(rows[0], room=64 - len(prompt.example(rows[-1]).ids))
+    options = {"dev_size": 0.2, "test_size": 0.2, "num_train_epochs": 1, "precision": "fp32", "max_length": 64}
+    run = daedap.train(write_csv(tmp_path / "qa.csv", rows), base=base, runs=tmp_path / "runs", **options)
+    assert run.complete
+    assert run.manifest["rows"]["too_long"] == 0
+    assert daedap.Bot.open(run.folder).reply(f"어제 {long}").text
+
+
+def test_resume_takes_no_other_options(trained: Run, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder, tmp_path / "0001")
+    (tmp_path / "0001" / "manifest.json").unlink()
+    for option in ({"budget": "10m"}, {"lora_r": 3}, {"test_size": 0.3}, {"parent": 2}):
+        (name,) = option
+        told = "--from 2" if name == "parent" else f"--{name.replace('_', '-')}"
+        with pytest.raises(SettingsError, match=f"not with {told}"):
+            daedap.train(resume=1, runs=tmp_path, **option)
+
+
+def test_scores_of_some_rows_say_so(trained: Run, capsys: Output) -> None:
+    assert cli(["evaluate", "--run", str(trained.folder), "--rows", "5"]) == 0
+    tests = trained.manifest["data"]["test"]
+    assert f"Ranked and answered: 5 of the {tests} rows." in capsys.readouterr().out
+    assert cli(["evaluate", "--run", str(trained.folder)]) == 0
+    assert "Ranked and answered" not in capsys.readouterr().out

@@ -112,7 +112,7 @@ def rules(facts: Facts) -> set[str]:
 def test_a_good_run(good: Facts) -> None:
     assert rules(good) == {"few_rows"}, "80 rows are few, and nothing else is wrong"
     assert found(good, "few_rows").evidence.startswith("62 training rows.")
-    many = replace(good, manifest={**good.manifest, "rows": {"train": 10_000}})
+    many = replace(good, manifest={**good.manifest, "data": {**good.manifest["data"], "train": 10_000}})
     assert diagnose(many) == []
     assert str(len(RULES)) in healthy()
 

@@ -20,12 +20,12 @@ TRUTH = {pair.question: pair.answer for pair in TEST}
 class Literal:
     """Knows each question only as it is written, and how to pass."""
 
-    def answers(self, questions: Sequence[str]) -> list[Reply]:
-        return [Reply(text, TRUTH.get(text, "글쎄요"), "retrieved", 1.0) for text in questions]
+    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        return [Reply(one.question, TRUTH.get(one.question, "글쎄요"), "retrieved", 1.0) for one in pairs]
 
-    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        asked = zip(questions, candidates, strict=True)
-        return np.array([[float(TRUTH.get(text) == answer) for answer in offered] for text, offered in asked])
+    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        asked = zip(pairs, candidates, strict=True)
+        return np.array([[float(TRUTH.get(one.question) == answer) for answer in offered] for one, offered in asked])
 
 
 def joined(question: str, dice: random.Random) -> str:
@@ -67,8 +67,9 @@ def test_the_interval_is_that_of_the_difference() -> None:
     class Half(Literal):
         """Reads questions without spaces as well, where the noun is one of the first five."""
 
-        def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-            read = [f"{text[0]} 좋아해" if text[0] in NOUNS[:5] else text for text in questions]
+        def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+            texts = [pair.question for pair in pairs]
+            read = [Pair(f"{text[0]} 좋아해" if text[0] in NOUNS[:5] else text, "") for text in texts]
             return super().preferences(read, candidates)
 
     (one_by_one,) = disturbed(Half(), exam(), {"spacing": joined})
@@ -102,8 +103,9 @@ def test_the_dice_hang_on_the_pair_and_the_kind() -> None:
 
 def test_replies_are_the_same_by_comparison_form() -> None:
     class Wavering(Literal):
-        def answers(self, questions: Sequence[str]) -> list[Reply]:
-            return [Reply(text, "그래요!" if "!" in text else "그래요.", "generated", 0.0) for text in questions]
+        def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+            texts = [pair.question for pair in pairs]
+            return [Reply(text, "그래요!" if "!" in text else "그래요.", "generated", 0.0) for text in texts]
 
     (effect,) = disturbed(Wavering(), exam(), {"louder": louder})
     assert effect.same_reply

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +128,16 @@ def test_what_is_strange_is_measured_on_the_dev_rows() -> None:
     learned = learn_memory(PAIRS[:40], dev, Encoder.fit(PAIRS[:40], 1), Mute())  # type: ignore[arg-type]
     likest = [near.similarities[0] for near in learned.near([pair.question for pair in dev], 1)]
     assert min(likest) <= learned.weights.strange <= np.median(likest)
+
+
+@pytest.mark.parametrize("name", ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json"])
+def test_a_damaged_file_is_told(memory: Memory, tmp_path: Path, name: str) -> None:
+    memory.save(tmp_path)
+    (tmp_path / name).write_bytes(b"{")
+    with pytest.raises(RunError, match="damaged"):
+        Memory.open(tmp_path)
+
+
+def test_answers_that_are_all_alike_have_no_weights_to_learn(memory: Memory) -> None:
+    same = [replace(pair, answer="네.") for pair in PAIRS for _ in range(2)]
+    assert fit_weights(memory.ranker(Mute()), same, ["네."] * 9) == Weights()  # type: ignore[arg-type]

@@ -68,15 +68,15 @@ class Broken:
 class Parrot:
     """A bot that says the question back, but does not know a few; it prefers the longest answer."""
 
-    def answers(self, questions: Sequence[str]) -> list[Reply]:
+    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
         unknown = set("밥물술옷")
         return [
             Reply(text, "뭐라고요?", "fallback", 0.0) if unknown & {*text} else Reply(text, text, "generated", -1.0)
-            for text in questions
+            for text in (pair.question for pair in pairs)
         ]
 
-    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        assert len(questions) == len(candidates)
+    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        assert len(pairs) == len(candidates)
         return np.array([[float(len(text)) for text in texts] for texts in candidates])
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import toys
 from conftest import PAIRS, write_csv
 
@@ -15,7 +16,9 @@ import daedap
 from daedap.cli import run as cli
 from daedap.data.store import read_components, read_side
 from daedap.errors import DataError, RunError, SettingsError
+from daedap.files import write_json
 from daedap.judge.facts import read_facts
+from daedap.lm.learn import begin
 from daedap.lm.learned import open_learned
 from daedap.pair import Pair
 from daedap.runs import Run
@@ -194,3 +197,33 @@ def test_a_parent_that_is_gone(trained: Run, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "0001")
     assert daedap.Bot.open(run.folder).reply(NEW[0].question).text == NEW[0].answer
     assert cli(["evaluate", "--run", "2", "--rows", "5", "--runs", str(tmp_path)]) == 0
+
+
+def test_the_parent_s_file_is_read_as_it_was(tmp_path: Path) -> None:
+    rows = [f"{number},쓸모없음,{pair.question},x,{pair.answer}" for number, pair in enumerate(PAIRS)]
+    file = tmp_path / "구식.csv"
+    file.write_text("\n".join(["번호,분류,물음,비고,대꾸", *rows]) + "\n", encoding="utf-8")
+    told = {"question_column": "3", "answer_column": "5", "dev_size": 0, "test_size": 0}
+    quick = {"num_train_epochs": 1, "evaluate": False, "runs": tmp_path}
+    first = daedap.train(file, base="fresh", precision="fp32", fraction=0.5, **told, **quick)
+    second = daedap.train(parent=first.folder, fraction=1.0, **quick)
+    assert {pair.question for pair in read_side(second.folder, "train")} == {pair.question for pair in PAIRS}
+
+
+def test_lora_in_bf16_begins_alike_whenever_it_is_begun(lora: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "0001"
+    shutil.copytree(lora.folder / "data", folder / "data")
+    settings = {name: value for name, value in lora.settings.items() if name not in ("plan", "machine")}
+    settings["learner"] = {**settings["learner"], "precision": "bf16"}
+    write_json(folder / "settings.json", settings)
+    first, again = (
+        {
+            name: weight.detach().clone()
+            for name, weight in begin(Run(folder)).fitting.task.model.named_parameters()
+            if weight.requires_grad
+        }
+        for _ in range(2)
+    )
+    assert first.keys() == again.keys()
+    assert {weight.dtype for weight in first.values()} == {torch.float32}
+    assert all(torch.equal(first[name], again[name]) for name in first), "the second one finds its plan made"

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from daedap.errors import StorageError
-from daedap.lm.adapter import freeze_in_bf16, lowest_trained, train_in_full, with_lora
+from daedap.lm.adapter import keep_in_bf16, lowest_trained, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
 from daedap.lm.cache import Cached, Place, cached
 from daedap.lm.device import Machine
@@ -214,9 +214,9 @@ def test_the_lowest_block_that_learns(base: Base) -> None:
     assert lowest_trained(base.model) == 0
     assert lowest_trained(train_in_full(base.model, layers=1)) == 1
     base.model.requires_grad_(requires_grad=True)
+    keep_in_bf16(base.model)
     adapted = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=1)
     assert lowest_trained(adapted) == 1
-    freeze_in_bf16(adapted)
     assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.float32}
     assert {weight.dtype for weight in adapted.parameters() if not weight.requires_grad} == {torch.bfloat16}
 

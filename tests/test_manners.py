@@ -37,12 +37,23 @@ def test_every_built_in_word_of_dying_gets_its_own_answer(manners: Manners) -> N
     assert sum(_speaks_of_dying(pair.question) for pair in built_in()) > 25
 
 
+def test_what_may_mean_something_else_is_left_to_a_bot_that_knows_it(manners: Manners) -> None:
+    for question in ("더는 살 이유가 없어", "이제 다 끝내고 싶어", "옥상에서 뛰어내리고 싶어"):
+        found = manners.answer(question, unless=0.4)
+        assert found
+        assert _HELPLINE.search(found.answer)
+    assert manners.answer("이 제품 살 이유 없죠?", unless=0.7) is None
+
+
+BUSINESS = ["지각 사유서 양식 어디 있어요?", "유서 깊은 절 추천해 줘", "담배를 다 끊고 싶어", "구독 다 끊고 싶어요"]
+
+
 @pytest.mark.parametrize("answer", ["109에 전화해 주세요.", "112나 119", "정신건강 위기상담 1577-0199에도"])
 def test_a_helpline_is_seen_before_a_particle(answer: str) -> None:
     assert _HELPLINE.search(answer)
 
 
-@pytest.mark.parametrize("text", ["스타트업에 투자해볼까?", "숙제 다 했어", "2109년", "010-1109-1191"])
+@pytest.mark.parametrize("text", ["스타트업에 투자해볼까?", "숙제 다 했어", "2109년", "010-1109-1191", *BUSINESS])
 def test_what_is_no_distress_and_no_helpline(text: str) -> None:
     assert not _speaks_of_dying(text)
     assert not _HELPLINE.search(text)

@@ -19,11 +19,12 @@ KNOWN = [Pair("배고파", "얼른 드세요."), Pair("졸려", "푹 자요"), P
 class Sleepy:
     """Answers everything as if it were about sleep."""
 
-    def answers(self, questions: Sequence[str]) -> list[Reply]:
-        return [Reply(text, "푹 자요!!" if "잠" in text else "글쎄요", "generated", -1.0) for text in questions]
+    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        texts = [pair.question for pair in pairs]
+        return [Reply(text, "푹 자요!!" if "잠" in text else "글쎄요", "generated", -1.0) for text in texts]
 
-    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        return np.zeros((len(questions), len(candidates[0])))
+    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        return np.zeros((len(pairs), len(candidates[0])))
 
 
 def written(folder: Path, text: str, encoding: str = "utf-8") -> Path:

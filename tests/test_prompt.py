@@ -120,13 +120,17 @@ def test_a_folded_turn_goes_before_the_question_does(base: Base) -> None:
     assert short.example(pair) == base.prompt(128).example(PAIR)
 
 
-def test_fits_says_whether_an_example_can_be_made(base: Base) -> None:
-    length = len(base.prompt(128).example(PAIR).ids)
+def test_what_does_not_fit_loses_how_its_question_begins(base: Base) -> None:
+    whole = base.prompt(128).example(PAIR)
+    length = len(whole.ids)
     assert base.prompt(length).fits(PAIR)
-    tight = base.prompt(length - 1)
+    tight = base.prompt(length - 2)
     assert not tight.fits(PAIR)
+    cut, begin = tight.example(PAIR), len(tight.template.opening)
+    assert cut.ids == whole.ids[:begin] + whole.ids[begin + 2 :]
+    assert cut.labels == whole.labels
     with pytest.raises(DataError):
-        tight.example(PAIR)
+        base.prompt(whole.labels).example(PAIR)
 
 
 def test_a_question_too_long_is_told(base: Base) -> None:

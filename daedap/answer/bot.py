@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from daedap.answer.manners import Manners
 from daedap.answer.memory import Memory, Near
 from daedap.data.store import HELD_OUT, read_side
 from daedap.errors import DataError, SettingsError
-from daedap.korean import comparison_form
+from daedap.korean import SpeechLevel, comparison_form, speech_level
 from daedap.language import say
 from daedap.pair import Evidence, Message, Pair, Reply, Spoken
 from daedap.runs import FOLDER, Run, find
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 KNOWN = 0.6
 """Similarity from which a question counts as known. Measured: docs/EXPERIMENTS.md, "When a question is known"."""
 _NEAR = 20
+_HEARD, _ONE_VOICE = 1000, 0.9
 _TEMPERATURE, _AMONG = 0.7, 40
 
 
@@ -39,7 +41,7 @@ class Manner:
     fallback: str | None = None
     """What to say when nothing known is like the question: a text, or off. [default: a friendly request]"""
     seed: int = 42
-    """Decides what the model proposes: the same question gets the same answer."""
+    """Decides what the model proposes: the same questions get the same answers."""
 
     def __post_init__(self) -> None:
         if self.samples < 0:
@@ -109,13 +111,13 @@ class Bot:
             tell(word)
         return reply
 
-    def answers(self, questions: Sequence[str]) -> list[Reply]:
-        """For the judge: `reply_many`."""
-        return self.reply_many(questions)
+    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        """A reply to each pair's question, the turns before it heard; their own answers are not looked at."""
+        return self._answer([_asked(pair.question, pair.history) for pair in pairs])
 
-    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """(questions, candidates): how well each candidate fits. All lists of candidates are equally long."""
-        return np.stack(self._ranker.scores([_asked(question) for question in questions], candidates))
+    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """(pairs, candidates): how well each candidate fits. All lists of candidates are equally long."""
+        return np.stack(self._ranker.scores([_asked(pair.question, pair.history) for pair in pairs], candidates))
 
     def _answer(self, pairs: Sequence[Pair]) -> list[Reply]:
         found = dict[int, Reply]()
@@ -134,7 +136,7 @@ class Bot:
         if comparison_form(best.question) != comparison_form(pair.question):
             if polite := self._manners.answer(pair.question, unless=best.similarity):
                 return Reply(pair.question, polite.answer, "retrieved", polite.similarity, polite)
-            if best.similarity < self.memory.weights.strange and self.manner.fallback != "off":
+            if best.similarity < min(self.memory.weights.strange, KNOWN) and self.manner.fallback != "off":
                 return self._fallback(pair, best)
         known = best.similarity >= KNOWN or not self._readable(pair)
         return Reply(pair.question, best.answer, "retrieved", best.similarity, best) if known else None
@@ -142,7 +144,7 @@ class Bot:
     def _readable(self, pair: Pair) -> bool:
         """Whether the model can read the question; one that is too long for it is still looked up."""
         try:
-            self.talker.prompt.question(replace(pair, history=()))
+            self.talker.prompt.question(replace(pair, history=()), room=self.talker.prompt.max_length - 1)
         except DataError:
             return False
         return True
@@ -151,11 +153,30 @@ class Bot:
         """Of what was answered to the nearest questions and of what the model proposes, what fits best."""
         if not pairs:
             return []
+        near = [self._in_tone(found) for found in near]
         known = [[self.memory.index.pairs[row].answer for row in found.rows] for found in near]
-        proposed = [[one for one in spoken if one.ended and one.text] for spoken in self._proposals(pairs)]
+        proposed = [
+            [one for one in spoken if one.ended and one.text and self._keeps_tone(one.text)]
+            for spoken in self._proposals(pairs)
+        ]
         texts = [[*old, *(one.text for one in new)] for old, new in zip(known, proposed, strict=True)]
         best = self._ranker.best(pairs, texts)
         return [self._chosen(*each) for each in zip(pairs, near, proposed, best, strict=True)]
+
+    def _in_tone(self, near: Near) -> Near:
+        """Without answers that are out of tone, unless there are no others."""
+        keep = [place for place, row in enumerate(near.rows) if self._keeps_tone(self.memory.index.pairs[row].answer)]
+        return Near(near.rows[keep], near.similarities[keep]) if keep else near
+
+    def _keeps_tone(self, answer: str) -> bool:
+        return self._tone in (None, speech_level(answer))
+
+    @cached_property
+    def _tone(self) -> SpeechLevel | None:
+        """The speech level of nearly all known answers, where they have one: what is chosen among many keeps to it."""
+        levels = Counter(speech_level(pair.answer) for pair in self.memory.index.pairs[:_HEARD])
+        level, count = levels.most_common(1)[0]
+        return level if count >= _ONE_VOICE * levels.total() else None
 
     def _proposals(self, pairs: Sequence[Pair]) -> list[list[Spoken]]:
         if not self.manner.samples:

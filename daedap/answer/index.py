@@ -30,7 +30,7 @@ FEATURES = 2**18
 CELLS = 8_000_000
 """Similarities held at once, 4 bytes each: 32 MB."""
 _COMMON = 8
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Index:
         idf = _read(folder / "idf.npy", _read_idf)
         postings = _read(folder / "matrix.npz", _read_postings)
         if postings.shape != (FEATURES, len(pairs)):
-            raise _damaged(folder / "matrix.npz", f"{postings.shape}, {len(pairs)} pairs")
+            raise damaged(folder / "matrix.npz", f"{postings.shape}, {len(pairs)} pairs")
         return cls(pairs, NGrams(idf), postings)
 
 
@@ -192,11 +192,12 @@ def _read(file: Path, reader: Any) -> Any:
         raise RunError("{file}: this part of the index is missing.", "Train again to make a whole run.", file=file)
     try:
         return reader(file)
-    except _DAMAGE as error:
-        raise _damaged(file, str(error)) from error
+    except DAMAGE as error:
+        raise damaged(file, str(error)) from error
 
 
-def _damaged(file: Path, problem: str) -> RunError:
+def damaged(file: Path, problem: str) -> RunError:
+    """What to raise when part of what a bot knows can't be read."""
     return RunError(
         "{file}: the index is damaged ({problem}).", "Train again to make a whole run.", file=file, problem=problem
     )

@@ -23,11 +23,14 @@ _COURTESY = re.compile(
     r"(안녕|반가|반갑|하이|ㅎㅇ|고마|고맙|감사|땡큐|미안|죄송|잘 ?가|바보|멍청|꺼져|닥쳐|재수 ?없|짜증나게)"
 )
 _DISTRESS = re.compile(
-    r"자살|(?<!\S)자해|유서|극단적(인)? ?선택|죽고 ?(만 ?)?싶|죽어 ?버리|죽는 ?(생각|게 ?나[을아])|죽었으면 ?좋겠"
-    r"|그만 ?살고|살기 ?싫|살고 ?싶지 ?않|살 ?(이유|가치)[가도]? ?없|살아서 ?뭐"
-    r"|(사라지|없어지)고 ?싶|내가 ?(사라지|없어지)면|(다|삶을?|인생을?|목숨을?) ?(끝내고|끊고) ?싶"
-    r"|뛰어내리|목을? ?매[고달]|손목을? ?(긋|그[었어])|약을? ?(한꺼번에|통째로) ?(먹|삼)"
+    r"자살|(?<!\S)자해|(?<![가-힣])유서(?! ?깊)|극단적(인)? ?선택"
+    r"|죽고 ?(만 ?)?싶|죽어 ?버리|죽는 ?(생각|게 ?나[을아])|죽었으면 ?좋겠"
+    r"|그만 ?살고|살기 ?싫|살고 ?싶지 ?않|살아서 ?뭐"
+    r"|(사라지|없어지)고 ?싶|내가 ?(사라지|없어지)면|(삶을?|인생을?|목숨을?) ?(끝내고|끊고) ?싶"
+    r"|목을? ?매[고달]|손목을? ?(긋|그[었어])|약을? ?(한꺼번에|통째로) ?(먹|삼)"
 )
+_PERHAPS = re.compile(r"살 ?(이유|가치)[가도]? ?없|(?<![가-힣])다 ?끝내고 ?싶|뛰어내리")
+"""May be said of things to buy, homework or sports, too: heard as distress unless a bot knows the question."""
 _SURE, _CARING = 0.75, 0.6
 """Similarity from which a courtesy is returned, and from which distress is heard: help too often harms nobody."""
 
@@ -52,10 +55,11 @@ class Manners:
     def answer(self, question: str, unless: float) -> Evidence | None:
         """The pair to answer with, if there is one nearer than what the bot itself knows, `unless` so similar.
 
-        Distress is answered even if nothing is near."""
+        Distress is answered even if nothing is near.
+        """
         letters = self.index.similarities([question])[0]
         both = (letters + self.space.asked @ self.space.encoder.questions([question])[0]) / 2
-        distress = _speaks_of_dying(question)
+        distress = bool(_DISTRESS.search(question)) or bool(_PERHAPS.search(question) and unless < _CARING)
         if distress:
             both = np.where([_helps(pair) and _speaks_of_dying(pair.question) for pair in self.index.pairs], both, -1.0)
         best = int(both.argmax())
@@ -75,4 +79,4 @@ def _helps(pair: Pair) -> bool:
 
 
 def _speaks_of_dying(question: str) -> bool:
-    return bool(_DISTRESS.search(question))
+    return bool(_DISTRESS.search(question) or _PERHAPS.search(question))

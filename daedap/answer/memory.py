@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.answer.encoder import Encoder
-from daedap.answer.index import CELLS, Index, largest
+from daedap.answer.index import CELLS, DAMAGE, Index, damaged, largest
 from daedap.answer.nearest import NearestQuestion
 from daedap.answer.rank import ENOUGH, Ranker, Weights, fit_weights
 from daedap.answer.space import Space
@@ -97,7 +97,10 @@ class Memory:
     def open(cls, folder: Path, more: Sequence[Pair] = ()) -> Memory:
         """Read it, with `more` pairs: those that the space was saved with. Raises RunError when it is damaged."""
         index = Index.open(folder).extended(more)
-        return cls(index, Space.open(folder).first(len(index.pairs)), Weights.open(folder / "weights.json"))
+        try:
+            return cls(index, Space.open(folder).first(len(index.pairs)), Weights.open(folder / "weights.json"))
+        except DAMAGE as error:
+            raise damaged(folder, str(error)) from error
 
 
 def grow_memory(before: Memory, new: Sequence[Pair]) -> Memory:

@@ -136,10 +136,11 @@ def _parted(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[Float
 
 
 def fit_weights(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> Weights:
-    """Weights that put the right answers of dev rows before wrong ones; too few dev rows keep the defaults."""
+    """Weights that put the right answers of dev rows before wrong ones; too few of either keep the defaults."""
     if len(dev) < ENOUGH:
         return Weights()
-    return Weights(*(round(float(weight), 4) for weight in weigh(differences(ranker, dev, answers))))
+    apart = differences(ranker, dev, answers)
+    return Weights(*(round(float(weight), 4) for weight in weigh(apart))) if len(apart) else Weights()
 
 
 def differences(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> FloatArray:

@@ -66,6 +66,7 @@ class Talk:
         return True
 
     def _answer(self, question: str) -> None:
+        self.last = None  # an answer that is stopped can't be judged
         self.last = self.bot.stream(question, _tell, self.turns[-_REMEMBERED:])
         _tell("\n")
         self.turns += [Message("user", question), Message("assistant", self.last.text)]

@@ -82,7 +82,7 @@ def evaluate(
         raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
     found = store.find(run, runs)
     asked = _paraphrases(suites.paraphrases, found) if suites.paraphrases else []
-    exam = _own_exam(found) if data is None else _foreign_exam(data, layout)
+    exam = _own_exam(found) if data is None else _foreign_exam(data, layout, found)
     bots = _bots(found)
     result = _judge(found, exam, rows, bots)
     if suites.disturbed:
@@ -180,7 +180,10 @@ def _own_exam(run: Run) -> _Exam:
     return _Exam(read_side(run.folder, "test"), read_components(run.folder, "test"))
 
 
-def _foreign_exam(file: Path, layout: Layout) -> _Exam:
-    pairs = load(file, layout).pairs
-    everything = split(pairs, Splitting(dev_size=0, test_size=0))
+def _foreign_exam(file: Path, layout: Layout, run: Run) -> _Exam:
+    from daedap.lm.learned import saved_prompt  # as above
+
+    loaded = load(file, layout, fits=saved_prompt(run).fits)
+    _log.info("\n".join(loaded.report.lines()))
+    everything = split(loaded.pairs, Splitting(dev_size=0, test_size=0))
     return _Exam(everything.rows("train"), everything.components_of("train"))

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from daedap.data.source import Layout
 from daedap.data.split import Split, Splitting, grow, share
 from daedap.data.store import SIDES, read_sides
 from daedap.errors import DataError, RunError, SettingsError
@@ -32,6 +33,12 @@ def inherited(parent: Run, learner: Learner, splitting: Splitting) -> tuple[Lear
     sizes = {name: share(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
     parted = Splitting(**{**settings["splitting"], **sizes})
     return _taken_over(parent, learner, theirs), _taken_over(parent, splitting, parted)
+
+
+def inherited_file(parent: Run, layout: Layout) -> tuple[Path, Layout]:
+    """The parent's file, read as it was read then unless it is to be read otherwise."""
+    settings = parent.settings
+    return Path(settings["file"]), Layout(**settings["layout"]) if layout == Layout() else layout
 
 
 def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:

@@ -97,7 +97,7 @@ def pretrain(
         dialogues (any file that train reads). A file named twice is learned twice as often.
     """
     if shelf.resume:
-        refuse_with_resume(*files)
+        refuse_with_resume(*files, layout, shape, schedule)
         run = store.interrupted(shelf.resume, shelf.bases, "pretrain")
         with run.locked():
             return _finish(run)

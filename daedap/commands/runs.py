@@ -61,7 +61,7 @@ def _day(finished: str) -> str:
 
 def _entry(run: Run) -> Json:
     if not run.complete:
-        state = "training" if run.busy else "interrupted"
+        state = "in training" if run.busy else "interrupted"
         return {"number": run.number, "folder": str(run.folder), "state": state}
     try:
         return {"folder": str(run.folder), "state": "complete", **run.manifest}
@@ -77,7 +77,7 @@ def _cells(entry: Json) -> list[str]:
         str(entry["number"]),
         say("complete"),
         str(entry["parent"] or ""),
-        f"{entry['rows']['train']:,}",
+        f"{entry['data']['train']:,}",
         entry["base"]["name"],
         entry["method"],
         *("" if score is None else f"{score:.3f}" for score in scores),

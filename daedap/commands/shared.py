@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import platform
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
-from pathlib import Path
+from typing import Any
 
 from daedap.errors import SettingsError
 from daedap.runs import Json, Run
@@ -22,14 +23,24 @@ def tell(lines: Sequence[str]) -> None:
         _log.info(line)
 
 
-def refuse_with_resume(*files: Path | None) -> None:
-    """Raise SettingsError when a file stands beside `--resume`: it would be ignored."""
-    for file in filter(None, files):
-        raise SettingsError(
-            "--resume goes on with the run's own file and settings, not with {file}.",
-            "Leave {file} out, or leave --resume out to start the next run.",
-            file=file,
-        )
+def refuse_with_resume(*given: Any) -> None:
+    """Raise SettingsError when a file or an option stands beside `--resume`: it would be ignored.
+
+    `given`: files, and groups of options (dataclasses).
+    """
+    for one in filter(None, given):
+        for name in _told(one) if is_dataclass(one) else [str(one)]:
+            raise SettingsError(
+                "--resume goes on with the run's own file and settings, not with {given}.",
+                "Leave {given} out, or leave --resume out to start the next run.",
+                given=name,
+            )
+
+
+def _told(options: Any) -> list[str]:
+    """Those that have not their default."""
+    changed = (option.name for option in fields(options) if getattr(options, option.name) != option.default)
+    return [f"--{name.replace('_', '-')}" for name in changed]
 
 
 def head(run: Run) -> Json:

@@ -16,7 +16,7 @@ from cyclopts import Parameter
 import daedap.runs as store
 from daedap.answer.manners import STARTER
 from daedap.commands.evaluate import judge_run
-from daedap.commands.grow import inherited
+from daedap.commands.grow import inherited, inherited_file
 from daedap.commands.prepare import part, source_of
 from daedap.commands.remember import remember
 from daedap.commands.shared import head, refuse_with_resume, tell
@@ -74,7 +74,7 @@ def train(
     if os.environ.get("RANK", "0") != "0":
         _help(learner)
     if place.resume:
-        refuse_with_resume(file)
+        refuse_with_resume(file, place.parent and f"--from {place.parent}", layout, splitting, learner, recipe)
         run = store.interrupted(place.resume, place.runs)
         with run.locked():
             return _finish(run)
@@ -82,8 +82,9 @@ def train(
     parent = store.find(place.parent, place.runs) if place.parent else None
     if parent:
         learner, splitting = inherited(parent, learner, splitting)
-        file = file or Path(parent.settings["file"])
-    if file is None:
+        if file is None:
+            file, layout = inherited_file(parent, layout)
+    if file in (None, STARTER):
         file, recipe = STARTER, replace(recipe, num_train_epochs=recipe.num_train_epochs or STARTER_EPOCHS)
     _need_tracker(recipe)
     settings: Json = {
@@ -171,6 +172,9 @@ def _load_base(learner: Learner, parent: Run | None) -> Base | None:
 
     base = inherited_base(parent) if parent else load_base(learner.base)
     tell([say("Base {name}, licence: {licence}", name=learner.base, licence=base.licence)])
+    if learner.max_length > base.places:
+        told = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
+        tell([say(told, length=learner.max_length, places=int(base.places))])
     return base
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from daedap.judge.exam import Exam
     from daedap.judge.systems import Answerer
+    from daedap.pair import Pair
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def disturbed(bot: Answerer, exam: Exam, kinds: Mapping[str, Callable[[str, rand
     A kind's function is given a question and its dice, which hang on the pair's id and the kind alone; it may return
     the question as it is. The candidates are the exam's own.
     """
-    clean = _ask(bot, exam, range(len(exam.asked)), [pair.question for pair in exam.questions])
+    clean = _ask(bot, exam, range(len(exam.asked)), exam.questions)
     return [_effect(kind, bot, exam, clean, disturb) for kind, disturb in kinds.items()]
 
 
@@ -55,7 +56,7 @@ class _Asked:
     replies: list[str]
 
 
-def _ask(bot: Answerer, exam: Exam, places: Sequence[int], questions: Sequence[str]) -> _Asked:
+def _ask(bot: Answerer, exam: Exam, places: Sequence[int], questions: Sequence[Pair]) -> _Asked:
     hits, replies = np.zeros(len(exam.asked)), [""] * len(exam.asked)
     if questions:
         ranks = gold_ranks(bot.preferences(questions, [exam.candidates[place] for place in places]))
@@ -69,8 +70,8 @@ def _effect(
     kind: str, bot: Answerer, exam: Exam, clean: _Asked, disturb: Callable[[str, random.Random], str]
 ) -> Effect:
     asked = exam.questions
-    typed = [disturb(pair.question, random.Random(f"{pair.id} {kind}")) for pair in asked]
-    places = [place for place, pair in enumerate(asked) if typed[place] != pair.question]
+    typed = [replace(pair, question=disturb(pair.question, random.Random(f"{pair.id} {kind}"))) for pair in asked]
+    places = [place for place, pair in enumerate(asked) if typed[place].question != pair.question]
     found = _ask(bot, exam, places, [typed[place] for place in places])
     same = np.array([mine == other for mine, other in zip(clean.replies, found.replies, strict=True)])
     values = (clean.hits, found.hits, found.hits - clean.hits, same.astype(np.float64))

@@ -74,16 +74,15 @@ def evaluate(
 
 
 def _question(bot: Answerer, exam: Exam) -> _Outcome:
-    questions = [pair.question for pair in exam.questions]
-    given = bot.answers(questions)
+    given = bot.answers(exam.questions)
     replies = tuple(reply.text for reply in given)
-    ranks = measure.gold_ranks(bot.preferences(questions, exam.candidates))
+    ranks = measure.gold_ranks(bot.preferences(exam.questions, exam.candidates))
     tallies = {
         **measure.ranking(exam.spread(ranks, np.nan)),
         **_style(replies, exam),
         **_sources(given, exam),
     }
-    return _Outcome(tallies, replies, _time(lambda pair: bot.answers([pair.question]), exam))
+    return _Outcome(tallies, replies, _time(lambda pair: bot.answers([pair]), exam))
 
 
 def _sources(replies: Sequence[Reply], exam: Exam) -> dict[str, Tally]:

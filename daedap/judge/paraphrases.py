@@ -16,13 +16,14 @@ from daedap.judge.metrics import Score, Tally, ratio
 from daedap.judge.table import Line, cell
 from daedap.korean import comparison_form
 from daedap.language import say
+from daedap.pair import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from daedap.judge.systems import Answerer
-    from daedap.pair import Pair, Reply
+    from daedap.pair import Reply
 
 SEVERAL = "|"
 """Between several right answers."""
@@ -85,7 +86,7 @@ def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[Paraphrase]:
 
 def answer_paraphrases(bot: Answerer, paraphrases: Sequence[Paraphrase]) -> Paraphrased:
     """Ask all of them (at least one) and count the right replies; paraphrases of one answer stand or fall together."""
-    replies = bot.answers([paraphrase.question for paraphrase in paraphrases])
+    replies = bot.answers([Pair(paraphrase.question, "") for paraphrase in paraphrases])
     forms = [{comparison_form(answer) for answer in paraphrase.answers} for paraphrase in paraphrases]
     right = [comparison_form(reply.text) in known for reply, known in zip(replies, forms, strict=True)]
     _, groups = np.unique([min(known) for known in forms], return_inverse=True)

@@ -28,12 +28,12 @@ class Speaker(Protocol):
 class Answerer(Protocol):
     """A bot: it answers by whatever means, and prefers one answer to another."""
 
-    def answers(self, questions: Sequence[str], /) -> Sequence[Reply]:
-        """One reply to each question, as a user would get it."""
+    def answers(self, pairs: Sequence[Pair], /) -> Sequence[Reply]:
+        """One reply to each pair's question and the turns before it, as a user would get it."""
         ...
 
-    def preferences(self, questions: Sequence[str], candidates: Sequence[Sequence[str]], /) -> NDArray[np.float64]:
-        """(questions, candidates): how well each candidate answers its question, more is better.
+    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]], /) -> NDArray[np.float64]:
+        """(pairs, candidates): how well each candidate answers its question, more is better.
 
         All lists of candidates are equally long.
         """

@@ -40,7 +40,17 @@ def draw(
     note = say(
         "Brackets: 95 % interval. Seen: the answer also occurs in training. Retrieval: the nearest known answer."
     )
-    return [line for block in blocks for line in [*block, ""]] + [note]
+    return [line for block in blocks for line in [*block, ""]] + [note, *_asked(scores)]
+
+
+def _asked(scores: Mapping[str, Mapping[str, Mapping[str, Score]]]) -> list[str]:
+    """How many of the rows most scores were taken on, where these are not all."""
+    rows, asked = (
+        max((found["all"][metric].n for found in scores.values() if metric in found.get("all", {})), default=0)
+        for metric in ("bpc", "polite")
+    )
+    told = "Ranked and answered: {asked:,} of the {rows:,} rows. Bits per character and question gain are of all."
+    return [say(told, asked=asked, rows=rows)] if asked < rows else []
 
 
 def duration(seconds: float) -> str:

@@ -68,7 +68,7 @@ def mixed_speech(facts: Facts) -> Finding | None:
 
 def few_rows(facts: Facts) -> Finding | None:
     """Too few rows to carry over to other questions."""
-    rows = facts.manifest["rows"]["train"]
+    rows = facts.manifest["data"]["train"]
     if rows >= _FEW:
         return None
     return Finding(

@@ -52,11 +52,10 @@ def lowest_trained(model: nn.Module) -> int:
     return min(int(block[1]) for name in trained if (block := _BLOCK.search(f".{name}")))
 
 
-def freeze_in_bf16(model: nn.Module) -> None:
-    """Keep what is frozen in half the memory: no step has to round it again."""
+def keep_in_bf16(model: nn.Module) -> None:
+    """Keep weights that will not be trained in bf16, half the memory: no step has to round them again."""
     for weight in model.parameters():
-        if not weight.requires_grad:
-            weight.data = weight.data.bfloat16()
+        weight.data = weight.data.bfloat16()
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

@@ -189,7 +189,7 @@ def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
 def _licence(name: str, folder: Path) -> str:
     """The licence in the model card's header, as the hub reads it; "unknown" when the card names none."""
     cards = [folder / "README.md", folder / "MODEL_CARD.md"]
-    header = "".join(card.read_text(encoding="utf-8") for card in cards if card.exists())
+    header = "".join(card.read_text(encoding="utf-8", errors="replace") for card in cards if card.exists())
     found = re.search(r"^license: *(?:\n *- )?['\"]?([\w.-]+)", header, re.M)
     if found:
         return found[1]

@@ -77,9 +77,14 @@ def _product(width: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
 
 
 def settle(run: Run, device: DeviceName, precision: Precision, width: int) -> Machine:
-    """What a run was begun on, or what a probe chooses now: a resumed run must change neither device nor precision."""
+    """What a run was begun on, or what a probe chooses now: a resumed run must change neither device nor precision.
+
+    Raises SettingsError when the device is not there.
+    """
     if "machine" in run.settings:
-        return Machine(**run.settings["machine"])
+        begun = run.settings["machine"]
+        choose_device(begun["device"])
+        return Machine(**begun)
     chosen = choose_device(device)
     machine = this_machine(chosen, choose_precision(precision, width, chosen))
     write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})

@@ -17,7 +17,7 @@ import ctranslate2
 import numpy as np
 import torch
 
-from daedap.lm.batches import sorted_batches
+from daedap.lm.batches import even_batches, sorted_batches
 from daedap.lm.learned import damaged, open_learned, saved_prompt
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.score import FloatArray
@@ -34,8 +34,6 @@ HEAD = "head"
 _AT_ONCE = 64
 _LARGE = 300_000_000
 """Bytes of a model from which all cores answer one question together: of smaller ones each core does as well alone."""
-_WAITED_FOR = 64
-"""Tokens of longer questions that a batch may read one by one, which takes as long as a new batch does."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +160,9 @@ class Engine:
         """One or more replies to each question; `choice`: how many, and how a token is chosen."""
         questions = [self._speech.question(pair) for pair in pairs]
         spoken: dict[int, list[Spoken]] = {}
-        for rows in _batches([len(ids) for ids in questions], max(1, _AT_ONCE // choice.get("num_hypotheses", 1))):
+        lengths = [len(ids) for ids in questions]
+        rooms = [self._speech.room(length) for length in lengths]
+        for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // choice.get("num_hypotheses", 1))):
             settings = self._settings(max(len(questions[row]) for row in rows))
             results = voice.generate_batch(
                 [self._named(questions[row]) for row in rows],
@@ -252,20 +252,3 @@ def _json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise damaged(path.parent, error) from error
-
-
-def _batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Rows from the shortest to the longest, in batches of nearly the same length.
-
-    CTranslate2 reads at once only as many tokens of each question as the shortest in the batch has.
-    """
-    batches: list[list[int]] = []
-    waited = 0
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        longer = lengths[row] - lengths[batches[-1][0]] if batches else 0
-        if not batches or len(batches[-1]) == size or waited + longer > _WAITED_FOR:
-            batches.append([])
-            waited = longer = 0
-        batches[-1].append(row)
-        waited += longer
-    return batches

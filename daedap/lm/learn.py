@@ -24,7 +24,7 @@ from daedap.data.store import HELD_OUT, read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.language import say
-from daedap.lm.adapter import freeze_in_bf16, set_dropout, top_blocks, train_in_full, with_lora
+from daedap.lm.adapter import keep_in_bf16, set_dropout, top_blocks, train_in_full, with_lora
 from daedap.lm.base import Base, load_base
 from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
@@ -243,10 +243,9 @@ def _trainable(
         set_dropout(base.model, learner.dropout)
         return train_in_full(base.model, layers=layers)
     set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
-    model = with_lora(base.model, rank=learner.lora_r, alpha=learner.lora_alpha, dropout=learner.dropout, layers=layers)
     if machine.precision == "bf16":
-        freeze_in_bf16(model)
-    return model
+        keep_in_bf16(base.model)  # before LoRA: its first values follow its layers' precision, resumed or not
+    return with_lora(base.model, rank=learner.lora_r, alpha=learner.lora_alpha, dropout=learner.dropout, layers=layers)
 
 
 def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:

@@ -133,7 +133,7 @@ def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) 
     wish = replace(wish, seconds=wished, wished=wished)
     if wish.budget is None:
         return wish
-    depths = [layers or wish.layers] if layers else sorted({math.ceil(wish.blocks * share) for share in _SHARES})
+    depths = [layers] if layers else sorted({math.ceil(wish.blocks * share) for share in _SHARES})
     lengths = [epochs] if epochs else range(1, wish.epochs + 1)
     plans = [
         replace(wish, layers=depth, epochs=length, fraction=fraction)

@@ -83,9 +83,12 @@ class Prompt:
         return self.template.end if pad is None else int(pad)
 
     def example(self, pair: Pair) -> Example:
-        """Question and answer as ids. The oldest turns go first when it is too long; see `fits` for the rest."""
+        """Question and answer as ids. When it is too long the oldest turns go first, then how the question begins.
+
+        Raises DataError when the answer leaves no room at all.
+        """
         answer = [*encode(self.tokenizer, pair.answer), self.template.end]
-        question = self.question(pair, room=self.max_length - len(answer))
+        question = self.question(pair, room=self.max_length - len(answer), whole=False)
         return Example([*question, *answer], len(question))
 
     def fits(self, pair: Pair) -> bool:
@@ -94,13 +97,19 @@ class Prompt:
         texts = [encode(self.tokenizer, text) for text in (pair.question, pair.answer)]
         return sum(map(len, parts + texts)) <= self.max_length
 
-    def question(self, pair: Pair, room: int | None = None) -> list[int]:
-        """Everything up to where the answer begins. Raises DataError when the question alone is too long."""
+    def question(self, pair: Pair, room: int | None = None, *, whole: bool = True) -> list[int]:
+        """Everything up to where the answer begins. Raises DataError when the question alone is too long.
+
+        Unless it need not be whole: then its end alone is read.
+        """
         room = self.max_length if room is None else room
         for oldest in range(len(pair.history) + 1):
             ids = self._render(_alternating((*pair.history[oldest:], Message("user", pair.question))))
             if len(ids) <= room:
                 return ids
+        begin, least = len(self.template.opening), len(self.template.opening) + len(self.template.answering)
+        if not whole and room >= least:
+            return ids[:begin] + ids[begin + len(ids) - room :]
         raise DataError(
             "The question is {tokens} tokens long; the model takes {room}.",
             "Shorten it, or train with a larger --max-length.",

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from daedap.lm.batches import sorted_batches
+from daedap.lm.batches import even_batches
 from daedap.lm.prompt import Prompt
 from daedap.lm.score import FloatArray, score_answers
 from daedap.lm.speech import Speech, Teller
@@ -68,7 +68,9 @@ class Speaker:
         """`count` replies to each question, short questions with short ones; `choice`: how a token is chosen."""
         questions = [self._speech.question(pair) for pair in pairs]
         spoken: dict[int, list[Spoken]] = {}
-        for rows in sorted_batches([len(ids) for ids in questions], max(1, _AT_ONCE // count)):
+        lengths = [len(ids) for ids in questions]
+        rooms = [self._speech.room(length) for length in lengths]
+        for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // count)):
             together = [questions[row] for row in rows]
             settings = self._settings(max(map(len, together)), num_return_sequences=count, **choice)
             said = self._generate(together, settings)

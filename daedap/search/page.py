@@ -22,8 +22,18 @@ def page(found: Found, whole: Against | None, run: int | None) -> str:
         whole=whole,
         run=run,
         chart=_history(found),
-        states={"complete": say("run to its end"), "pruned": say("stopped early"), "fail": say("failed or killed")},
+        states=_states(),
     )
+
+
+def _states() -> dict[str, str]:
+    return {
+        "complete": say("run to its end"),
+        "pruned": say("stopped early"),
+        "fail": say("failed or killed"),
+        "running": say("running"),
+        "waiting": say("waiting"),
+    }
 
 
 def _history(found: Found) -> Chart | None:
