@@ -14,7 +14,7 @@ from daedap.korean import comparison_form
 from daedap.pair import Pair
 
 FloatArray = NDArray[np.float32]
-_MOST = 100_000
+MOST = 100_000
 """Pairs that it learns from at most, drawn at random."""
 
 
@@ -32,8 +32,8 @@ class Encoder:
         """Learn from pairs, whose questions and answers are all it ever sees; in bf16 where that is the faster."""
         from daedap.lm.pairing import learn_pairing  # torch takes seconds to import
 
-        if len(pairs) > _MOST:
-            chosen = np.random.default_rng(seed).choice(len(pairs), _MOST, replace=False)
+        if len(pairs) > MOST:
+            chosen = np.random.default_rng(seed).choice(len(pairs), MOST, replace=False)
             pairs = [pairs[row] for row in chosen]
         questions, answers = [pair.question for pair in pairs], [pair.answer for pair in pairs]
         features = Features.fit([*questions, *answers], seed)

@@ -31,7 +31,7 @@ _DISTRESS = re.compile(
 )
 _PERHAPS = re.compile(r"살 ?(이유|가치)[가도]? ?없|(?<![가-힣])다 ?끝내고 ?싶|뛰어내리")
 """May be said of things to buy, homework or sports, too: heard as distress unless a bot knows the question."""
-_SURE, _CARING = 0.75, 0.6
+_SURE, _CARING = 0.75, 0.65
 """Similarity from which a courtesy is returned, and from which distress is heard: help too often harms nobody."""
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from daedap.answer.encoder import Encoder
+from daedap.answer.encoder import MOST, Encoder
 from daedap.answer.manners import built_in
 from daedap.answer.memory import Memory, grow_memory, learn_memory
 from daedap.commands.shared import tell
 from daedap.data.augment import augment
+from daedap.data.split import drawn
 from daedap.data.store import HELD_OUT, read_side
 from daedap.files import new_folder
 from daedap.language import say
@@ -51,12 +52,13 @@ def _learned(run: Run, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tupl
 
     tell([say("learning which answers go with which questions")])
     train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
-    slips = augment(train, ("typo",), _SLIPS, seed, held_out=held_out)
+    taught = drawn(train, MOST, seed)
+    slips = augment(taught, ("typo",), _SLIPS, seed, held_out=held_out)
     known = {pair.id for pair in train}
     unknown = [pair for pair in beside if pair.id not in known]
     more = [*unknown[: len(train)], *slips]  # no more than the file has rows
     machine = run.learned["machine"]
-    encoder = Encoder.fit([*train, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
+    encoder = Encoder.fit([*taught, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
     return learn_memory(train, dev, encoder, open_engine(run)), len(train)
 
 
