@@ -130,6 +130,15 @@ def test_what_is_strange_is_measured_on_the_dev_rows() -> None:
     assert min(likest) <= learned.weights.strange <= np.median(likest)
 
 
+def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [*PAIRS, *(Pair(f"{pair.question} {word}", "그렇군요.") for pair in PAIRS[:20] for word in ("응", "네"))]
+    ranker = Memory(Index.build(pairs), Space.of(encoder, pairs), Weights()).ranker(Mute())  # type: ignore[arg-type]
+    assert ranker.nearest.often(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
+    asked, offered = Pair("처음 묻는 말", ""), ["그렇군요.", "그렇구나."]
+    monkeypatch.setattr(Ranker, "_seen", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
+    assert ranker.best([asked], [offered]) == [1]
+
+
 @pytest.mark.parametrize("name", ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json"])
 def test_a_damaged_file_is_told(memory: Memory, tmp_path: Path, name: str) -> None:
     memory.save(tmp_path)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from daedap.answer.index import NGrams
+from daedap.korean import comparison_form
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +31,14 @@ class NearestQuestion:
         self._index = index
         self._ngrams = NGrams.fit(answers)
         self._answers = self._ngrams.vectors(answers)
+
+    def often(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts,): how many known questions have this answer; 1 for what is not known."""
+        return np.array([max(1, self._count[comparison_form(text)]) for text in texts], np.float64)
+
+    @cached_property
+    def _count(self) -> Counter[str]:
+        return Counter(comparison_form(pair.answer) for pair in self._index.pairs)
 
     def scores(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """(questions, candidates): how well each candidate answers. All lists of candidates are equally long."""

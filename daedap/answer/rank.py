@@ -77,9 +77,13 @@ class Ranker:
         return [views @ self.weights.views for views in self.views(asked, candidates)]
 
     def best(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[int]:
-        """For each question the number of the candidate that fits best; the model is asked about the likely ones."""
+        """For each question the number of the candidate that fits best; the model is asked about the likely ones.
+
+        What is answered to many questions has to fit the better: less ln of how many, as a prior would have it.
+        """
         weights = self.weights.views
-        seen = [views @ weights[:-1] for views in self._seen(asked, candidates)]
+        fitting = zip(self._seen(asked, candidates), candidates, strict=True)
+        seen = [views @ weights[:-1] - np.log(self.nearest.often(texts)) for views, texts in fitting]
         likely = [np.argsort(-scores, kind="stable")[:_TOLD] for scores in seen]
         about = [[offered[n] for n in chosen] for offered, chosen in zip(candidates, likely, strict=True)]
         owners, texts = _flat(about)
