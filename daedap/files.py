@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -119,9 +119,10 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def write_lines(path: Path, records: Sequence[Mapping[str, object]]) -> None:
-    """Write one JSON document a line, whole or not at all."""
-    write_text(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+def write_lines(path: Path, records: Iterable[Mapping[str, object]]) -> None:
+    """Write one JSON document a line, whole or not at all; holds one at a time."""
+    with new_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -76,15 +77,20 @@ def _answer_file(bot: Bot, questions: Path, out: Path) -> Answered:
         raise SettingsError("--out {out}: this is a folder.", "Give the name of a file.", out=out)
     if out.exists() and questions.exists() and out.samefile(questions):
         raise SettingsError("--out {out}: this is the file of questions.", "Choose another name.", out=out)
+    counts = Counter[str]()
+    write_lines(out, _replies(bot, questions, counts))
+    return Answered(out, dict(sorted(counts.items())))
+
+
+def _replies(bot: Bot, questions: Path, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+    """The replies as JSON objects, counted by source, some hundred at a time."""
     lines = _lines(questions)
-    replies: list[Reply] = []
     while some := list(islice(lines, _AT_ONCE)):
-        replies += bot.reply_many(some)
-    if not replies:
+        for reply in bot.reply_many(some):
+            counts[reply.source] += 1
+            yield reply.to_json()
+    if not counts:
         raise DataError("{file}: holds no question.", "Write one question a line.", file=questions)
-    write_lines(out, [reply.to_json() for reply in replies])
-    sources = [reply.source for reply in replies]
-    return Answered(out, {source: sources.count(source) for source in sorted(set(sources))})
 
 
 def _lines(file: Path) -> Iterator[str]:
