@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -17,7 +18,7 @@ from daedap.language import say
 from daedap.lm.device import Machine, shortest
 from daedap.lm.halves import PARTED, lower_half, plain
 from daedap.lm.loss import AnswerLoss, Batch, collate
-from daedap.lm.prompt import Example
+from daedap.lm.prompt import Example, filled
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,8 +32,9 @@ _LOST_BY_ROWS = ((0.1, 0.25, 0.5, 1), (0.805, 0.614, 0.390, 0.0))
 """Share of the layers, epochs, share of the rows: nats per token on the dev rows that they cost, each by itself, when
 daedap-mini learns ChatbotData (docs/EXPERIMENTS.md)."""
 _RANKED = 50
-_REMEMBERS, _EACH = 6.0, 0.0045
-"""Seconds that the index, the encoder and the engine take, and those for each row, as on two cores."""
+_REMEMBERS, _EACH, _MORE, _MANY = 5.0, 0.0029, 0.0006, 27_000
+"""Seconds that the index, the encoder and the engine take, those for each row and for each of more rows than so many,
+from which on the encoder takes no more steps; as on two cores."""
 _SCORES = 20.0
 """Seconds that the scores take however few rows there are."""
 
@@ -151,8 +153,8 @@ def scoring_seconds(costs: Costs, blocks: int, rows: int) -> float:
 
 
 def remembering_seconds(rows: int) -> float:
-    """What the bot needs to know besides the model, of so many training rows; it learns from no more than 100,000."""
-    return _REMEMBERS + _EACH * min(rows, 100_000)
+    """What the bot needs to know besides the model, of so many training rows."""
+    return _REMEMBERS + _EACH * min(rows, _MANY) + _MORE * max(0, rows - _MANY)
 
 
 def _seconds(costs: Costs, plan: Plan) -> float:
@@ -172,9 +174,12 @@ def _loss(plan: Plan) -> float:
 
 
 def _ordinary(examples: Sequence[Example]) -> list[Example]:
-    """Rows of middling length."""
-    middle = max(0, len(examples) // 2 - _ROWS // 2)
-    return sorted(examples, key=lambda example: len(example.ids))[middle : middle + _ROWS]
+    """Rows of mean length, as batches fill them up."""
+    rows = sorted(examples, key=lambda example: len(example.ids))
+    lengths = [filled(len(row.ids)) for row in rows]
+    middle = bisect_left(lengths, sum(lengths) / len(lengths))
+    first = max(0, min(middle - _ROWS // 2, len(rows) - _ROWS))
+    return rows[first : first + _ROWS]
 
 
 def trial_step(loss: AnswerLoss, batch: Batch, machine: Machine) -> Callable[[], None]:
