@@ -81,12 +81,13 @@ class Run:
         return {"folder": str(self.folder), **self.manifest}
 
     def lines(self) -> list[str]:
-        """The scores on all test rows, for a terminal; the table goes on with slices of them."""
+        """The scores on all test rows and the notes to them, for a terminal; the table has slices between the two."""
         table = self.folder / "evaluation" / "table.txt"
         if not table.exists():
             return []
         lines = table.read_text(encoding="utf-8").splitlines()
-        return [*lines[: lines.index("") + 1], lines[-1]]
+        notes = len(lines) - lines[::-1].index("")
+        return [*lines[: lines.index("") + 1], *lines[notes:]]
 
     def document(self, name: str) -> Json:
         """A JSON document of the run, by its path in the folder. Raises RunError when it is missing or broken."""
