@@ -89,6 +89,16 @@ class Run:
         notes = len(lines) - lines[::-1].index("")
         return [*lines[: lines.index("") + 1], *lines[notes:]]
 
+    @property
+    def headline(self) -> Json:
+        """Its scores on all test rows: the bot's before the model's; of a later `evaluate` where it ended without."""
+        told: Json = self.manifest.get("headline", {})
+        if told or not (self.folder / "evaluation" / "scores.json").exists():
+            return told
+        scores = self.document("evaluation/scores.json")["scores"]
+        of_all = [scores.get(system, {}).get("all", {}) for system in ("model", "bot")]
+        return {metric: score["value"] for found in of_all for metric, score in found.items()}
+
     def document(self, name: str) -> Json:
         """A JSON document of the run, by its path in the folder. Raises RunError when it is missing or broken."""
         try:
@@ -265,9 +275,9 @@ def _latest_or_best(name: str, runs: Path) -> Run:
 
 
 def _goodness(run: Run) -> tuple[float, int]:
-    """Hits@1/20 of the bot, as it was scored at the run's end; the later of equals; never a damaged one."""
+    """Hits@1/20 of the bot; the later of equals; never a damaged one."""
     try:
-        return run.manifest.get("headline", {}).get("hits_at_1", 0.0), run.number
+        return run.headline.get("hits_at_1") or 0.0, run.number
     except RunError:
         return -1.0, run.number
 

@@ -277,3 +277,16 @@ def test_scores_of_some_rows_say_so(trained: Run, capsys: Output) -> None:
     assert f"Ranked and answered: 5 of the {tests} rows." in capsys.readouterr().out
     assert cli(["evaluate", "--run", str(trained.folder)]) == 0
     assert "Ranked and answered" not in capsys.readouterr().out
+
+
+def test_a_run_scored_later_has_its_headline_too(trained: Run, tmp_path: Path, capsys: Output) -> None:
+    shutil.copytree(trained.folder, tmp_path / "0001")
+    run = Run(tmp_path / "0001")
+    before = run.manifest["headline"]
+    manifest = {**run.manifest, "headline": {}}
+    (run.folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert run.headline == before
+    (listed,) = told(capsys, "runs", "--runs", tmp_path)["runs"]
+    assert listed["headline"] == before
+    shutil.rmtree(run.folder / "evaluation")
+    assert run.headline == {}

@@ -64,7 +64,8 @@ def _entry(run: Run) -> Json:
         state = "in training" if run.busy else "interrupted"
         return {"number": run.number, "folder": str(run.folder), "state": state}
     try:
-        return {"folder": str(run.folder), "state": "complete", **run.manifest}
+        headline = {} if run.command == "pretrain" else {"headline": run.headline}
+        return {"folder": str(run.folder), "state": "complete", **run.manifest, **headline}
     except RunError as error:
         return {"number": run.number, "folder": str(run.folder), "state": "damaged", "error": str(error)}
 
