@@ -6,7 +6,11 @@ VENV := .venv
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint clean
+# What keeps numeric libraries to the instructions of a laptop's processor, without AVX-512, VNNI and bf16.
+AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 CT2_FORCE_CPU_ISA=AVX2 CT2_USE_MKL=0
+NUMERIC := $(patsubst %,tests/test_%.py,engine verify loss halves kernels speaker learned encoder space mini)
+
+.PHONY: demo test test-avx2 lint clean
 
 demo: $(VENV)/daedap
 	$(VENV)/bin/daedap train
@@ -17,6 +21,11 @@ demo: $(VENV)/daedap
 
 test: $(VENV)/dev lint
 	$(VENV)/bin/python -m pytest -n auto
+	$(MAKE) test-avx2
+
+# The engine and all numeric tests once more, as on a processor that has AVX2 and nothing newer.
+test-avx2: $(VENV)/dev
+	$(AVX2_ONLY) $(VENV)/bin/python -m pytest -n auto $(NUMERIC)
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

@@ -30,7 +30,7 @@ from daedap.data.source import Layout
 from daedap.data.split import Splitting, split
 from daedap.data.store import read_components, read_side
 from daedap.judge.compare import Difference, differences
-from daedap.judge.evaluate import evaluate
+from daedap.judge.evaluate import Systems, evaluate
 from daedap.judge.evaluation import Row
 from daedap.judge.exam import Options
 from daedap.judge.judged import common, read_judged
@@ -173,8 +173,7 @@ def scored(run: Run, asked: int) -> Run:
     found = evaluate(
         read_side(run.folder, "test"),
         components=read_components(run.folder, "test"),
-        speakers={"model": open_learned(run)},
-        bots={"bot": Bot.of(run, held_out=False)},
+        systems=Systems({"model": open_learned(run)}, {"bot": Bot.of(run, held_out=False)}),
         index=Index.open(run.folder / "index"),
         options=Options(rows=asked, timed=0),
     )

@@ -19,8 +19,10 @@ from typing import Any
 import pytest
 import torch
 import toys
+from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
-from transformers import GPT2LMHeadModel
+from tokenizers import processors
+from transformers import GPT2LMHeadModel, LlamaConfig
 
 from daedap.errors import BaseError
 from daedap.lm.base import load_base
@@ -178,6 +180,46 @@ def test_a_tokenizer_that_obeys_typed_control_tokens_is_refused(tmp_path: Path) 
     config |= {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": None}
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     _refused(folder, r"typed '<\|im_end\|>'.*Save it again")
+
+
+def without_template(folder: Path, front: str) -> Path:
+    """Gemma's toy as a base that was never taught to talk, with a token before every text."""
+    tokenizer = load_tokenizer(toys.gemma3(folder))
+    tokenizer.chat_template = None
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=[front, "$A"], pair=[front, "$A", "$B"], special_tokens=[(front, tokenizer.convert_tokens_to_ids(front))]
+    )
+    save_tokenizer(tokenizer, folder)
+    (folder / "chat_template.jinja").unlink()
+    return folder
+
+
+def test_a_prompt_begins_with_what_the_tokenizer_puts_before_a_text(tmp_path: Path) -> None:
+    base = load_base(str(without_template(tmp_path / "toy", "<bos>")))
+    assert base.prompt(64).template.opening[0] == base.tokenizer.bos_token_id
+
+
+def test_a_beginning_that_no_template_can_name_is_refused(tmp_path: Path) -> None:
+    """A piece of a word, here: a template would spell it out."""
+    _refused(without_template(tmp_path / "toy", "<0x41>"), "puts '<0x41>' before every text.*Mark it special")
+
+
+def test_weights_in_bf16_are_computed_in_fp32(tmp_path: Path) -> None:
+    stored = load_file(toys.gemma3(tmp_path) / "model.safetensors")
+    loaded = load_base(str(tmp_path)).model
+    assert {weight.dtype for weight in stored.values()} == {torch.bfloat16}
+    assert {weight.dtype for weight in loaded.parameters()} == {torch.float32}
+    for name, weight in stored.items():
+        assert torch.equal(loaded.state_dict()[name], weight.float())
+
+
+def test_heads_may_be_wider_than_their_share(tmp_path: Path) -> None:
+    """As kanana-nano's are; but a width that is not named must be one that the heads divide."""
+    config = LlamaConfig(hidden_size=56, num_attention_heads=6, num_key_value_heads=2, head_dim=16)
+    config.save_pretrained(tmp_path)
+    assert LlamaConfig.from_pretrained(tmp_path).head_dim == 16
+    with pytest.raises(StrictDataclassClassValidationError, match="not a multiple"):
+        LlamaConfig(hidden_size=50, num_attention_heads=6)
 
 
 @pytest.mark.parametrize("name", ["없는 폴더", "kogpt2", "a/b/c", "../toy"])

@@ -274,7 +274,9 @@ def test_resume_takes_no_other_options(trained: Run, tmp_path: Path) -> None:
 def test_scores_of_some_rows_say_so(trained: Run, capsys: Output) -> None:
     assert cli(["evaluate", "--run", str(trained.folder), "--rows", "5"]) == 0
     tests = trained.manifest["data"]["test"]
-    assert f"Ranked and answered: 5 of the {tests} rows." in capsys.readouterr().out
+    assert (
+        f"Ranked and answered: 5 rows. Bits per character and question gain: {tests} rows." in capsys.readouterr().out
+    )
     assert cli(["evaluate", "--run", str(trained.folder)]) == 0
     assert "Ranked and answered" not in capsys.readouterr().out
 

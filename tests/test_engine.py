@@ -21,13 +21,16 @@ from daedap.files import write_json
 from daedap.lm.base import load_base
 from daedap.lm.convert import convert, write_engine
 from daedap.lm.device import Machine
-from daedap.lm.engine import Engine, open_engine
+from daedap.lm.engine import Engine
 from daedap.lm.fit import Fitting
 from daedap.lm.learn import learn
+from daedap.lm.learned import open_learned
+from daedap.lm.processor import processor_features
 from daedap.lm.recipe import Learner, Recipe
 from daedap.lm.speaker import Speaker
 from daedap.lm.speech import Talker
 from daedap.lm.tokenizer import encode, load_tokenizer, save_tokenizer
+from daedap.lm.verify import open_engine
 from daedap.pair import Message, Pair
 from daedap.runs import Run, create
 
@@ -112,6 +115,16 @@ def test_it_scores_as_pytorch_does(both: Both) -> None:
         found = engine.log2_probability(toys.PAIRS)
         assert found[:, 1].tolist() == wanted[:, 1].tolist()
         assert np.abs(found[:, 0] - wanted[:, 0]).sum() / wanted[:, 1].sum() < 0.05
+
+
+@pytest.mark.skipif("VNNI" in processor_features(), reason="this processor sums eight-bit products in 32 bits")
+def test_weights_of_full_range_saturate_without_vnni(both: Both, tmp_path: Path) -> None:
+    """What the narrower range of weights is for: `make test-avx2` runs this on every machine."""
+    convert(both.torch.model, both.torch.prompt, tmp_path / "engine", full_range=True)
+    full = Engine.open(tmp_path / "engine", both.torch.prompt, both.torch.max_new_tokens)
+    wanted = both.torch.log2_probability(toys.PAIRS)
+    apart = [np.abs(engine.log2_probability(toys.PAIRS) - wanted)[:, 0].sum() for engine in (full, both.engine)]
+    assert apart[0] > 2 * apart[1], "saturated sums"
 
 
 def test_a_reply_is_as_likely_as_when_it_is_scored(both: Both) -> None:
@@ -289,7 +302,7 @@ def test_an_architecture_unknown_to_ctranslate2_is_answered_by_pytorch(
     run = begun(tmp_path, tmp_path / "olmo2")
     caplog.set_level("INFO", logger="daedap")
     caplog.clear()
-    write_engine(run)
+    write_engine(run, open_learned(run))
     assert len(caplog.messages) == 1
     assert "CTranslate2 can't compute a model of type olmo2" in caplog.text
     assert not (run.folder / "engine").exists()
@@ -304,8 +317,9 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
     """CTranslate2 divides the attention by the root of its width, whatever the configuration says."""
     run = begun(tmp_path, with_config(toys.kogpt2(tmp_path / "kogpt2"), scale_attn_weights=False))
     caplog.set_level("INFO", logger="daedap")
-    write_engine(run)
-    assert "bits per token apart" in caplog.text
+    write_engine(run, open_learned(run))
+    assert "its answers differ from the trained model's" in caplog.text
+    assert not (run.folder / "engine").exists()
     assert isinstance(open_engine(run), Speaker)
 
 

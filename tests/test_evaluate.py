@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from daedap.answer.index import Index
 from daedap.errors import RunError
-from daedap.judge.evaluate import evaluate
+from daedap.judge.evaluate import Systems, evaluate
 from daedap.judge.evaluation import Evaluation
 from daedap.judge.exam import Options
 from daedap.judge.systems import Answerer, Speaker
@@ -83,7 +83,7 @@ class Parrot:
 def judged(test: Sequence[Pair] = TEST, options: Options | None = None, **speakers: Speaker) -> Evaluation:
     components, bots = COMPONENTS[: len(test)], dict[str, Answerer](bot=Parrot())
     index = Index.build(TRAIN)
-    return evaluate(test, components=components, speakers=speakers, bots=bots, index=index, options=options)
+    return evaluate(test, components=components, systems=Systems(speakers, bots), index=index, options=options)
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +184,25 @@ def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
     assert (scores["bpc"].n, scores["question_gain"].n, scores["hits_at_1"].n, scores["unique"].n) == (25, 25, 7, 7)
     assert sum("hits_at_1" in row.shares["model"] for row in evaluation.rows) == 7
     assert sum(bool(row.replies) for row in evaluation.rows) == 7
+
+
+def test_only_so_many_rows_count_for_likelihoods() -> None:
+    evaluation = judged(options=Options(rows=3, likelihoods=7, resamples=10), model=Deaf())
+    scores = evaluation.scores["model"]["all"]
+    assert (scores["bpc"].n, scores["hits_at_1"].n) == (7, 3)
+    ranked = [row for row in evaluation.rows if "hits_at_1" in row.shares["model"]]
+    assert all("bpc" in row.shares["model"] for row in ranked), "what is ranked is scored, too"
+
+
+def test_systems_scored_before_are_not_asked_again(both: Evaluation) -> None:
+    components, index = COMPONENTS[: len(TEST)], Index.build(TRAIN)
+    rows = {row.id: row for row in both.rows}
+    systems = Systems({"model": Deaf()}, earlier={"base": rows})
+    again = evaluate(TEST, components=components, systems=systems, index=index)
+    timed = {"latency_p50_ms", "latency_p95_ms"}
+    for name, scores in both.scores["base"].items():
+        expected = {metric: score for metric, score in scores.items() if metric not in timed}
+        assert again.scores["base"][name] == expected
 
 
 def test_rows_add_up_to_the_scores(both: Evaluation) -> None:

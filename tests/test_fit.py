@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -119,6 +120,27 @@ def test_the_best_weights_are_kept_or_the_last(
 def test_patience_0_never_stops(tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path) -> None:
     recipe = replace(RECIPE, num_train_epochs=8, learning_rate=0.5, early_stopping_patience=0)
     assert fit(small(tokenizer), recipe, tmp_path, examples[:16], examples[16:20]).epochs == 8
+
+
+def test_training_ends_with_its_time(
+    tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
+) -> None:
+    """By a clock on which each look takes a second."""
+    seconds = itertools.count()
+    recipe = replace(RECIPE, num_train_epochs=1000)
+    fitting = Fitting(
+        toys.task(small(tokenizer), examples, []),
+        recipe,
+        MACHINE,
+        tmp_path,
+        seconds=60,
+        clock=lambda: float(next(seconds)),
+    )
+    fitted = fitting.run()
+    assert 30 <= fitted.steps <= 60
+    rates = [line["learning_rate"] for line in log(tmp_path) if line["event"] == "train"]
+    assert len(rates) == fitted.steps
+    assert rates[-1] < 0.1 * max(rates), "the learning rate falls as the time ends"
 
 
 @pytest.mark.parametrize("limit", [1, 2, 5])

@@ -14,8 +14,10 @@ korean senses files
 runs
 data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
 data: slips speech disturb augment
-lm: recipe tokenizer prompt base fresh ranks device batches halves loss score adapter cache shortlist task checkpoint
-lm: average training plan fit speech speaker learned inherit learn engine convert pairing
+lm: processor kernels
+lm: recipe tokenizer prompt gguf_reader gguf_file base fresh ranks device batches halves loss score adapter cache
+lm: shortlist task checkpoint
+lm: average training plan fit speech speaker learned inherit learn engine verify combined converter_gaps convert pairing
 lm: corpus pretraining make_base
 lm: gauge shapes stock bench trial
 answer: index nearest features encoder space rank memory manners bot
@@ -28,7 +30,7 @@ api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""
 HEAVY = {"torch", "transformers", "peft", "accelerate", "ctranslate2", "tokenizers", "safetensors", "huggingface_hub"}
-HEAVY |= {"datasets", "trl"}
+HEAVY |= {"datasets", "gguf", "trl"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

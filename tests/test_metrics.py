@@ -43,7 +43,9 @@ def test_blind_guessing_scores_the_chance_level() -> None:
 
 def test_bits_per_character_counts_composed_characters() -> None:
     decomposed = "\u1112\u1161\u11ab"  # 한 in three code points
-    tally = metrics.bits_per_character(array(-6, -4), [decomposed, "글이요."])
+    tally = metrics.bits_per_character(
+        array(-6, -4, 0), [decomposed, "글이요.", "안 잰 답"], np.array([True, True, False])
+    )
     assert tally.numerators.sum() / tally.denominators.sum() == (6 + 4) / (1 + 4)
 
 

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import toys
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from daedap.errors import BaseError, DataError
 from daedap.lm.base import Base, load_base
 from daedap.lm.prompt import Prompt, prompt_for
 from daedap.lm.speaker import Speaker
-from daedap.lm.tokenizer import control_ids, decode, encode, load_tokenizer
+from daedap.lm.tokenizer import added_in_front, control_ids, decode, encode, load_tokenizer, save_tokenizer
 from daedap.pair import Message, Pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"
@@ -164,7 +165,58 @@ def test_without_a_template_plain_words_are_used(tmp_path: Path) -> None:
     prompt = prompt_for(tokenizer, 96)
     ids = prompt.example(PAIR).ids
     text = str(tokenizer.decode(ids)).replace(" ", "")
-    assert text == "질문:12시땡!\n답변:하루가또가네요.</s>"
+    assert text == "질문:\n12시땡!답변:\n하루가또가네요.</s>"
+
+
+def bos_by(way: str, tmp_path: Path, template: str | None = None) -> PreTrainedTokenizerFast:
+    """A toy's tokenizer that puts something before every text: by a flag, by its file, and with an end as well."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=toys.gemma3_tokenizer(),
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        chat_template=template,
+        **({"add_bos_token": True} if way == "flag" else {}),
+    )
+    single = {"file": ["<bos>", "$A"], "end": ["<bos>", "$A", "<eos>"], "two": ["<bos>", "<unk>", "$A"]}.get(way)
+    if single:
+        tokens = [(name, tokenizer.convert_tokens_to_ids(name)) for name in single if name != "$A"]
+        post = processors.TemplateProcessing(single=single, pair=[*single, "$B"], special_tokens=tokens)
+        tokenizer.backend_tokenizer.post_processor = post
+    save_tokenizer(tokenizer, tmp_path)
+    return load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["flag", "file", "end", "two", "none"])
+def test_without_a_template_a_prompt_begins_as_every_text_does(tmp_path: Path, way: str) -> None:
+    tokenizer = bos_by(way, tmp_path / "base")
+    front = {"two": [2, 3], "none": []}.get(way, [2])
+    prompt = prompt_for(tokenizer, 96)
+    assert added_in_front(tokenizer) == front
+    ids = prompt.example(Pair(PAIR.question, PAIR.answer, history=HISTORY)).ids
+    assert ids[: len(front)] == front
+    assert (ids.count(2), ids.count(1)) == (len(front[:1]), 2)  # each answer ends, and nothing else does
+    least = len(prompt.example(PAIR).ids) - 2
+    cut = prompt_for(tokenizer, least).example(PAIR).ids
+    assert cut[: len(prompt.template.opening)] == prompt.template.opening
+    save_tokenizer(tokenizer, tmp_path / "run")
+    reopened = load_tokenizer(tmp_path / "run")
+    assert reopened.chat_template == tokenizer.chat_template
+    assert prompt_for(reopened, 96).example(PAIR) == prompt.example(PAIR)
+
+
+@pytest.mark.parametrize("way", ["flag", "file", "end", "none"])
+def test_its_own_template_alone_says_how_a_prompt_begins(tmp_path: Path, way: str) -> None:
+    for template, times in ((toys.GEMMA3_TEMPLATE, 1), (toys.GEMMA3_TEMPLATE.replace("{{ bos_token }}", ""), 0)):
+        assert prompt_for(bos_by(way, tmp_path, template), 96).example(PAIR).ids.count(2) == times
+
+
+def test_a_template_with_a_clock_says_the_same_every_day(tmp_path: Path) -> None:
+    clock = "<start_of_turn>{{ strftime_now('%d %b %Y') }}<end_of_turn>"
+    tokenizer = bos_by("file", tmp_path, clock + toys.GEMMA3_TEMPLATE)
+    opening = prompt_for(tokenizer, 96).template.opening
+    assert "26 Jul 2024" in str(tokenizer.decode(opening))
+    assert "strftime_now" not in str(tokenizer.chat_template)
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('안 돼요') }}", "{{ messages[0].content }}", "{% if %}"])

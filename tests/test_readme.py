@@ -1,4 +1,4 @@
-"""The README's commands are run as they stand, in both languages."""
+"""The README's commands are run as they stand, in both languages; its links and those of the guides lead somewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 READMES = ["README.md", "README.ko.md"]
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+PAGES = [*READMES, "CONTRIBUTING.md", "bench/RESULTS.md", *GUIDES]
+KOREAN = sorted(path.name for path in (ROOT / "docs" / "ko").glob("*.md"))
 TOPICS = [
     "영업시간",
     "주차",
@@ -77,3 +80,29 @@ def test_both_say_the_same() -> None:
     for mark in (r"^## ", r"^\| ", r"^```"):
         assert len(re.findall(mark, english, re.M)) == len(re.findall(mark, korean, re.M)), mark
     assert set(re.findall(r"--[a-z][a-z-]+", english)) == set(re.findall(r"--[a-z][a-z-]+", korean))
+
+
+@pytest.mark.parametrize("guide", KOREAN)
+def test_guides_have_the_same_parts(guide: str) -> None:
+    english, korean = ((ROOT / folder / guide).read_text(encoding="utf-8") for folder in ("docs", "docs/ko"))
+    for mark in (r"^##+ ", r"^\| ", r"^```", r"^- ", r"^\d\. "):
+        assert len(re.findall(mark, english, re.M)) == len(re.findall(mark, korean, re.M)), mark
+    assert set(re.findall(r"--[a-z][a-z-]+", english)) == set(re.findall(r"--[a-z][a-z-]+", korean))
+
+
+@pytest.mark.parametrize("readme", READMES)
+def test_readmes_are_short(readme: str) -> None:
+    assert len((ROOT / readme).read_text(encoding="utf-8").splitlines()) <= 120
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)\)", text):
+        assert link.startswith("https://") or ((ROOT / page).parent / link).exists(), link
+
+
+def test_the_tree_names_every_module() -> None:
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## The tree")[1]
+    modules = {path.name for path in (ROOT / "daedap").rglob("*.py")} - {"__init__.py"}
+    assert set(re.findall(r"[\w]+\.py\b", tree)) - {"conftest.py", "toys.py"} == modules

@@ -9,7 +9,16 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -127,13 +136,13 @@ PAIRS = [
 ]
 TEXTS = [text for pair in PAIRS for text in (pair.question, pair.answer)]
 _SELF_TEST = ["안녕하세요, 오늘 기분은 어때요?", "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.", "ㅋㅋ 고마워ㅠㅠ!"]
-_CORPUS = [*TEXTS, *_SELF_TEST, "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 <|/_>☆😊😢:)"]
+CORPUS = [*TEXTS, *_SELF_TEST, "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 <|/_>☆😊😢:)"]
 
 
 def kogpt2(folder: Path) -> Path:
     """As skt/kogpt2-base-v2 is published: no tokenizer_config.json, a pickle for weights, the licence in the card."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = kogpt2_tokenizer(_CORPUS)
+    tokenizer = kogpt2_tokenizer(CORPUS)
     tokenizer.save(str(folder / "tokenizer.json"))
     config = GPT2Config(
         vocab_size=tokenizer.get_vocab_size(),
@@ -174,7 +183,7 @@ def kogpt2_tokenizer(texts: Sequence[str]) -> Tokenizer:
 
 def llama(folder: Path) -> Path:
     """Llama with daedap's own tokenizer and roles."""
-    tokenizer = train_tokenizer(_CORPUS, 1000)
+    tokenizer = train_tokenizer(CORPUS, 1000)
     config = LlamaConfig(
         **_SMALL,
         vocab_size=len(tokenizer),
@@ -195,46 +204,57 @@ def qwen3(folder: Path) -> Path:
     learned.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
-    learned.train_from_iterator(_CORPUS, trainer)
+    learned.train_from_iterator(CORPUS, trainer)
     learned.add_special_tokens([_special(name) for name in specials])
     learned.add_tokens([AddedToken(name, normalized=False) for name in ("<think>", "</think>")])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=learned, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN3_TEMPLATE
     )
-    config = Qwen3Config(**_SMALL, head_dim=16, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    config = Qwen3Config(**_SMALL, head_dim=32, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     torch.manual_seed(0)
-    return _save(folder, Qwen3ForCausalLM(config), tokenizer)
+    return _save(folder, Qwen3ForCausalLM(config).bfloat16(), tokenizer)
 
 
 def gemma3(folder: Path) -> Path:
-    """Gemma 3: BPE with byte fallback and no prefix space, a template that trims contents and insists on turns."""
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    octets = [f"<0x{byte:02X}>" for byte in range(256)]
-    learned = Tokenizer(models.BPE(unk_token="<unk>"))
-    learned.normalizer = normalizers.Replace(" ", "▁")
-    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*specials, *octets], show_progress=False)
-    learned.train_from_iterator(_CORPUS, trainer)
-    layout = json.loads(learned.to_str())
-    layout["added_tokens"] = [token for token in layout["added_tokens"] if token["content"] in specials]
-    layout["model"] |= {"byte_fallback": True, "fuse_unk": True}
-    whole = Tokenizer.from_str(json.dumps(layout))
-    whole.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    whole.add_tokens([AddedToken("\n\n", normalized=False)])  # real Gemma keeps runs of newlines so
+    """Gemma 3: BOS before every text, heads wider than their share, one for keys and values, windows, bf16."""
+    learned = gemma3_tokenizer()
+    learned.post_processor = processors.TemplateProcessing(
+        single=["<bos>", "$A"], pair=["<bos>", "$A", "$B"], special_tokens=[("<bos>", learned.token_to_id("<bos>"))]
+    )
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=whole, chat_template=GEMMA3_TEMPLATE, **names)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned, chat_template=GEMMA3_TEMPLATE, **names)
     config = Gemma3TextConfig(
         **_SMALL,
-        head_dim=16,
+        head_dim=24,
         vocab_size=len(tokenizer),
         layer_types=["sliding_attention", "full_attention"],
         sliding_window=32,
-        query_pre_attn_scalar=16,
+        query_pre_attn_scalar=24,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
     torch.manual_seed(0)
-    return _save(folder, Gemma3ForCausalLM(config), tokenizer)
+    return _save(folder, Gemma3ForCausalLM(config).bfloat16(), tokenizer)
+
+
+def gemma3_tokenizer() -> Tokenizer:
+    """BPE with byte fallback and no prefix space; its template trims contents and insists on turns."""
+    specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
+    octets = [f"<0x{byte:02X}>" for byte in range(256)]
+    learned = Tokenizer(models.BPE(unk_token="<unk>"))
+    learned.normalizer = normalizers.Replace(" ", "▁")
+    learned.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training: no token spans two words
+    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*specials, *octets], show_progress=False)
+    learned.train_from_iterator(CORPUS, trainer)
+    layout = json.loads(learned.to_str())
+    layout["added_tokens"] = [token for token in layout["added_tokens"] if token["content"] in specials]
+    layout["pre_tokenizer"] = None
+    layout["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    whole = Tokenizer.from_str(json.dumps(layout))
+    whole.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    whole.add_tokens([AddedToken("\n\n", normalized=False)])  # real Gemma keeps runs of newlines so
+    return whole
 
 
 def task(model: PreTrainedModel | PeftModel, train: Sequence[Example], dev: Sequence[Example]) -> Task:

@@ -58,6 +58,8 @@ class Bot:
     unseen: frozenset[str] = frozenset()
     """Ids of pairs that it must not know."""
     device: str = "cpu"
+    model: Talker | None = None
+    """The run's model where it is open already; else it is opened when it is first needed."""
 
     @classmethod
     def open(
@@ -75,16 +77,19 @@ class Bot:
         return cls.of(find(str(run), Path(runs)), manner=manner, held_out=held_out)
 
     @classmethod
-    def of(cls, run: Run, *, manner: Manner = Manner(), held_out: bool) -> Bot:
+    def of(cls, run: Run, *, manner: Manner = Manner(), held_out: bool, model: Talker | None = None) -> Bot:
         """The bot of a run that may lack nothing but its scores."""
         apart = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
         memory = Memory.open(run.folder / "index", apart if held_out else [])
-        return cls(run, memory, manner, frozenset() if held_out else frozenset(pair.id for pair in apart))
+        unseen = frozenset() if held_out else frozenset(pair.id for pair in apart)
+        return cls(run, memory, manner, unseen, model=model)
 
     @cached_property
     def talker(self) -> Talker:
         """The run's model."""
-        from daedap.lm.engine import open_engine
+        if self.model:
+            return self.model
+        from daedap.lm.verify import open_engine
 
         return open_engine(self.run, self.device)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -22,8 +23,9 @@ from daedap.data.store import SIDES, read_components, read_side
 from daedap.errors import SettingsError
 from daedap.files import new_folder, write_json, write_lines, write_text
 from daedap.judge.disturbed import Effect, disturbed
+from daedap.judge.evaluate import Systems
 from daedap.judge.evaluate import evaluate as judge
-from daedap.judge.evaluation import Evaluation
+from daedap.judge.evaluation import Evaluation, Row
 from daedap.judge.exam import Options, set_exam
 from daedap.judge.growth import Growth, answered_as_told, beside_parent
 from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
@@ -31,9 +33,13 @@ from daedap.language import say
 from daedap.pair import Pair
 from daedap.runs import FOLDER, Json, Run
 
+if TYPE_CHECKING:
+    from daedap.lm.speaker import Speaker as LearnedSpeaker  # torch takes seconds to import
+
 _log = logging.getLogger("daedap")
-_AT_FIRST = 50
-"""Rows that are ranked and answered at the end of a training, so that it does not last; `daedap evaluate` takes 500."""
+_AT_FIRST, _LIKELIHOODS_AT_FIRST = 50, 200
+"""Rows that are ranked and answered at the end of a training, and rows that count for bits per character, so that it
+does not last; `daedap evaluate` takes 500 of the ones and all of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +89,9 @@ def evaluate(
     found = store.find(run, runs)
     asked = _paraphrases(suites.paraphrases, found) if suites.paraphrases else []
     exam = _own_exam(found) if data is None else _foreign_exam(data, layout, found)
-    bots = _bots(found)
-    result = _judge(found, exam, rows, bots)
+    speakers = _speakers(found)
+    bots = _bots(found, speakers)
+    result = _judge(exam, Options(rows=rows, timed=_timed(rows)), speakers, bots)
     if suites.disturbed:
         result = replace(result, disturbed=_disturbed(bots["bot"], exam, rows))
     if asked:
@@ -94,20 +101,29 @@ def evaluate(
     return result
 
 
-def judge_run(run: Run) -> Json:
+def judge_run(run: Run, speaker: LearnedSpeaker) -> Json:
     """Score a run that is being finished; write `evaluation/` and return the headline. Without test rows, nothing.
 
-    The headline holds what the bot scores, and the model's scores where a bot has none.
+    `speaker` is the run's model. The headline holds what the bot scores, and the model's scores where a bot has none.
     """
     exam = _own_exam(run)
     if not exam.pairs:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
-    bots = _bots(run)
-    result = _judge(run, exam, _AT_FIRST, bots)
+    options = Options(rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST))
+    parent = _parent(run)
+    if earlier := _parents_scores(parent, exam, options) if parent else {}:
+        speakers = {"model": speaker}
+        bots = {"bot": _bot(run, speaker)}
+    else:
+        speakers = _speakers(run, speaker)
+        bots = _bots(run, speakers)
+    result = _judge(exam, options, speakers, bots, earlier)
     keep(run, result)
-    if parent := _parent(run):
-        write_json(run.folder / "evaluation" / "growth.json", _growth(run, parent, result, bots).to_json())
+    if parent:
+        told = bots.get("parent_bot") or Bot.of(parent, held_out=False)
+        growth = _growth(run, parent, result, {"bot": bots["bot"], "parent_bot": told})
+        write_json(run.folder / "evaluation" / "growth.json", growth.to_json())
     headline = {**result.scores["model"]["all"], **result.scores["bot"]["all"]}
     return {metric: score.value for metric, score in headline.items()}
 
@@ -125,12 +141,52 @@ def _parent(run: Run) -> Run | None:
     return run.parent if run.parent and run.parent.complete else None
 
 
-def _bots(run: Run) -> dict[str, Bot]:
-    """The run's bot and its parent's, neither of which knows the answers of the test rows."""
-    bots = {"bot": Bot.of(run, held_out=False)}
+def _speakers(run: Run, model: LearnedSpeaker | None = None) -> dict[str, LearnedSpeaker]:
+    """The run's model, its parent's, and the base that it started from; each is loaded once."""
+    from daedap.lm.learned import open_learned, open_untuned  # torch takes seconds to import
+
+    speakers = {"model": model or open_learned(run)}
     if parent := _parent(run):
-        bots["parent_bot"] = Bot.of(parent, held_out=False)
+        speakers["parent"] = open_learned(parent)
+    return {**speakers, "base": open_untuned(run)}
+
+
+def _bots(run: Run, speakers: Mapping[str, LearnedSpeaker]) -> dict[str, Bot]:
+    """The run's bot and its parent's, neither of which knows the answers of the test rows."""
+    bots = {"bot": _bot(run, speakers["model"])}
+    if parent := _parent(run):
+        bots["parent_bot"] = _bot(parent, speakers["parent"])
     return bots
+
+
+def _bot(run: Run, speaker: LearnedSpeaker) -> Bot:
+    """The bot of a run whose model is open; it doesn't know the answers of the test rows."""
+    from daedap.lm.combined import Combined  # torch takes seconds to import
+    from daedap.lm.verify import open_engine
+
+    return Bot.of(run, held_out=False, model=Combined(open_engine(run), speaker))
+
+
+def _parents_scores(parent: Run, exam: _Exam, options: Options) -> dict[str, dict[str, Row]]:
+    """What the parent and the base scored on the same test rows when the parent was made; nothing if on others."""
+    path = parent.folder / "evaluation" / "rows.jsonl"
+    if not path.exists():
+        return {}
+    with path.open(encoding="utf-8") as lines:
+        rows = {row.id: row for row in map(Row.from_json, map(json.loads, lines))}
+    asked = sorted(pair.id for pair in exam.pairs)[: options.rows]
+    names = {"base": "base", "parent": "model", "parent_bot": "bot"}
+    if rows.keys() != {pair.id for pair in exam.pairs} or not all(
+        rows[id_].replies.keys() >= {*names.values()} for id_ in asked
+    ):
+        return {}
+    return {name: {id_: _renamed(row, was, name) for id_, row in rows.items()} for name, was in names.items()}
+
+
+def _renamed(row: Row, was: str, name: str) -> Row:
+    """One system's share of a row, under another name."""
+    said = {name: row.replies[was]} if was in row.replies else {}
+    return replace(row, replies=said, shares={name: row.shares[was]})
 
 
 def _growth(run: Run, parent: Run, result: Evaluation, bots: Mapping[str, Bot]) -> Growth:
@@ -144,21 +200,26 @@ def _growth(run: Run, parent: Run, result: Evaluation, bots: Mapping[str, Bot]) 
     return growth
 
 
-def _judge(run: Run, exam: _Exam, rows: int, bots: Mapping[str, Bot]) -> Evaluation:
-    from daedap.lm.learned import open_learned, open_untuned  # torch takes seconds to import
-
-    speakers = {"model": open_learned(run)}
-    if parent := _parent(run):
-        speakers["parent"] = open_learned(parent)
+def _judge(
+    exam: _Exam,
+    options: Options,
+    speakers: Mapping[str, LearnedSpeaker],
+    bots: Mapping[str, Bot],
+    earlier: Mapping[str, Mapping[str, Row]] | None = None,
+) -> Evaluation:
     _log.info(say("scoring {rows:,} test rows", rows=len(exam.pairs)))
     return judge(
         exam.pairs,
         components=exam.components,
-        speakers={**speakers, "base": open_untuned(run)},
-        bots=bots,
+        systems=Systems(speakers, bots, earlier or {}),
         index=bots["bot"].memory.index,
-        options=Options(rows=rows, timed=min(20, max(5, rows // 5))),
+        options=options,
     )
+
+
+def _timed(rows: int) -> int:
+    """Questions asked one by one, for the latency, of so many that are answered."""
+    return min(20, max(5, rows // 5))
 
 
 def _disturbed(bot: Bot, exam: _Exam, rows: int) -> tuple[Effect, ...]:

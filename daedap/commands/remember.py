@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from daedap.answer.encoder import MOST, Encoder
 from daedap.answer.manners import built_in
@@ -16,20 +17,25 @@ from daedap.language import say
 from daedap.pair import Pair
 from daedap.runs import Run
 
+if TYPE_CHECKING:
+    from daedap.lm.speaker import Speaker  # torch takes seconds to import
+
 _SLIPS = 0.5
 """Questions with a typing slip that the encoder learns, for each row: 2 points of Hits@1/20 under such slips."""
 _OUTGROWN = 1.1
 """Times the rows that the encoder has learned from, beyond which it is learned anew."""
 
 
-def remember(run: Run) -> int:
+def remember(run: Run, speaker: Speaker) -> int:
     """Write what the bot knows; returns how many rows its encoder has learned from.
+
+    `speaker` is the run's model, by which the views of an answer are weighed.
 
     The held-out rows are encoded by what was learned without them, for the bot that talks.
     """
     held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
     beside = _built_in_beside(held_out)
-    memory, encoded = (_grown(run) if beside else None) or _learned(run, held_out, beside)
+    memory, encoded = (_grown(run) if beside else None) or _learned(run, speaker, held_out, beside)
     with new_folder(run.folder / "index") as folder:
         memory.save(folder)
         memory.space.extended(held_out).save(folder)
@@ -47,9 +53,7 @@ def _grown(run: Run) -> tuple[Memory, int] | None:
     return grow_memory(Memory.open(parent.folder / "index"), train[: run.new_rows]), encoded
 
 
-def _learned(run: Run, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tuple[Memory, int]:
-    from daedap.lm.engine import open_engine  # torch takes seconds to import
-
+def _learned(run: Run, speaker: Speaker, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tuple[Memory, int]:
     tell([say("learning which answers go with which questions")])
     train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
     taught = drawn(train, MOST, seed)
@@ -59,7 +63,7 @@ def _learned(run: Run, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tupl
     more = [*unknown[: len(train)], *slips]  # no more than the file has rows
     machine = run.learned["machine"]
     encoder = Encoder.fit([*taught, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
-    return learn_memory(train, dev, encoder, open_engine(run)), len(train)
+    return learn_memory(train, dev, encoder, speaker), len(train)
 
 
 def _built_in_beside(held_out: Sequence[Pair]) -> list[Pair]:

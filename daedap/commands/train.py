@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
+import traceback
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,7 +26,7 @@ from daedap.data.check import Fits, load
 from daedap.data.source import Layout
 from daedap.data.split import Splitting
 from daedap.data.store import write_sides
-from daedap.errors import SettingsError
+from daedap.errors import SettingsError, StorageError
 from daedap.files import write_json
 from daedap.language import say
 from daedap.lm.recipe import FRESH, Learner, Recipe
@@ -32,7 +34,9 @@ from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
     from daedap.lm.base import Base
+    from daedap.lm.speaker import Speaker
 
+_log = logging.getLogger("daedap")
 STARTER_EPOCHS = 1
 """So that a first bot is there in a minute or so: what it says is mostly looked up (docs/EXPERIMENTS.md)."""
 
@@ -189,18 +193,45 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     """Train, convert, index, score; the manifest comes last."""
     from daedap.lm.convert import write_engine  # torch takes seconds to import
     from daedap.lm.learn import learn
+    from daedap.lm.learned import open_learned
 
-    seconds = {"prepare": run.settings["prepare_seconds"]}
+    begun = time.perf_counter()
     learn(run, base)
-    seconds["train"] = run.learned["training"]["seconds"]
-    started = time.perf_counter()
-    write_engine(run)
-    encoded = remember(run)
-    headline = judge_run(run) if run.settings["evaluate"] else {}
-    seconds["evaluate"] = round(time.perf_counter() - started, 1)
+    trained = time.perf_counter()
+    speaker = open_learned(run)
+    write_engine(run, speaker)
+    converted = time.perf_counter()
+    encoded = remember(run, speaker)
+    remembered = time.perf_counter()
+    headline = _scores(run, speaker) if run.settings["evaluate"] else {}
+    learning = run.learned["training"]["seconds"]
+    seconds = {
+        "prepare": run.settings["prepare_seconds"],
+        "plan": max(0.0, trained - begun - learning),
+        "train": learning,
+        "engine": converted - trained,
+        "index": remembered - converted,
+        "evaluate": time.perf_counter() - remembered,
+    }
+    seconds = {stage: round(spent, 1) for stage, spent in seconds.items()}
     write_json(run.folder / "manifest.json", _manifest(run, encoded, seconds, headline))
     tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
+
+
+def _scores(run: Run, speaker: Speaker) -> Json:
+    """The headline of the run's scores; a failure costs no more than these, for the training is done."""
+    try:
+        return judge_run(run, speaker)
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:
+        told = (
+            "The scores failed ({error}), the run is complete without them. Try again: daedap evaluate --run {number}"
+        )
+        _log.warning(say(told, error=f"{type(error).__name__}: {error}", number=run.number))
+        run.note("scores_failed", traceback=traceback.format_exc())
+        return {}
 
 
 def _manifest(run: Run, encoded: int, seconds: Json, headline: Json) -> Json:
@@ -213,5 +244,16 @@ def _manifest(run: Run, encoded: int, seconds: Json, headline: Json) -> Json:
         **run.learned,
         "seconds": seconds,
         "headline": headline,
+        "engine": _engine(run),
         "files": store.sizes(run.folder),
     }
+
+
+def _engine(run: Run) -> Json:
+    """What answers on this processor, and how closely it agrees with the trained model."""
+    from daedap.lm.engine import ENGINE
+    from daedap.lm.processor import processor_kind
+    from daedap.lm.verify import PYTORCH, verified
+
+    found: Json = verified(run.folder / ENGINE).get(processor_kind(), {"compute_type": PYTORCH})
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Systems:
+    """What is scored on the same test pairs, each system under its name."""
+
+    speakers: Mapping[str, Speaker]
+    """Language models by themselves."""
+    bots: Mapping[str, Answerer] = field(default_factory=dict)
+    earlier: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    """Systems that were scored on these very pairs before: their rows by id, under the names of the systems."""
+
+
+@dataclass(frozen=True)
 class _Outcome:
     """What one system did."""
 
@@ -43,12 +54,11 @@ def evaluate(
     test: Sequence[Pair],
     *,
     components: Sequence[int | str],
-    speakers: Mapping[str, Speaker],
+    systems: Systems,
     index: Index,
-    bots: Mapping[str, Answerer] | None = None,
     options: Options | None = None,
 ) -> Evaluation:
-    """Score `bots` and `speakers`, with retrieval from `index` and people's own answers ("human") beside them.
+    """Score the systems, with retrieval from `index` and people's own answers ("human") beside them.
 
     `components` names the component of each test pair; `index` holds the training pairs and no others. Raises RunError
     when there is nothing to test on.
@@ -57,8 +67,9 @@ def evaluate(
     if not test:
         raise RunError("There are no pairs to evaluate on.", "Name a file of questions and answers with --data.")
     exam = set_exam(test, components, index.pairs, options or Options())
-    outcomes = {name: _question(bot, exam) for name, bot in (bots or {}).items()}
-    outcomes |= {name: _examine(speaker, exam) for name, speaker in speakers.items()}
+    outcomes = {name: _question(bot, exam) for name, bot in systems.bots.items()}
+    outcomes |= {name: _examine(speaker, exam) for name, speaker in systems.speakers.items()}
+    outcomes |= {name: _recorded(name, rows, exam) for name, rows in systems.earlier.items()}
     outcomes |= {"retrieval": _retrieve(index, exam), "human": _human(exam)}
     outcomes = _look_back(outcomes, exam, BackwardJudge.fit(index.pairs))
     size, questions = len(exam.candidates[0]), len(exam.candidate_questions[0])
@@ -85,6 +96,17 @@ def _question(bot: Answerer, exam: Exam) -> _Outcome:
     return _Outcome(tallies, replies, _time(lambda pair: bot.answers([pair]), exam))
 
 
+def _recorded(name: str, rows: Mapping[str, Row], exam: Exam) -> _Outcome:
+    """What a system did when it was asked the same before; how long it took is not kept."""
+    shares = [rows[pair.id].shares[name] for pair in exam.test]
+    metrics = sorted({metric for share in shares for metric in share})
+    tallies = {
+        metric: Tally(*np.array([share.get(metric, (0.0, 0.0)) for share in shares], np.float64).T)
+        for metric in metrics
+    }
+    return _Outcome(tallies, tuple(rows[pair.id].replies[name] for pair in exam.questions))
+
+
 def _sources(replies: Sequence[Reply], exam: Exam) -> dict[str, Tally]:
     return {f"source_{name}": _rate(found, exam) for name, found in measure.sources(replies).items()}
 
@@ -100,12 +122,14 @@ def _look_back(outcomes: Mapping[str, _Outcome], exam: Exam, judge: BackwardJudg
 
 
 def _examine(speaker: Speaker, exam: Exam) -> _Outcome:
-    own = speaker.log2_probability(exam.test)[:, 0]
+    own = _likelihoods(speaker, exam, [exam.test[row] for row in exam.scored], exam.scored)
+    other = _likelihoods(speaker, exam, exam.misled_pairs, exam.misled)
+    answers = [pair.answer for pair in exam.test]
     spoken = speaker.reply(exam.questions)
     replies = tuple(reply.text for reply in spoken)
     tallies = {
-        "bpc": measure.bits_per_character(own, exam.answers),
-        "question_gain": measure.question_gain(own, _misled(speaker, exam), exam.answers, exam.misled),
+        "bpc": measure.bits_per_character(own, answers, exam.marked(exam.scored)),
+        "question_gain": measure.question_gain(own, other, answers, exam.marked(exam.misled)),
         **measure.ranking(exam.spread(measure.gold_ranks(_preferences(speaker, exam)), np.nan)),
         **_style(replies, exam),
         "ended": _rate(measure.ended(spoken), exam),
@@ -123,14 +147,9 @@ def _time(ask: Callable[[Pair], object], exam: Exam) -> tuple[float, ...]:
     return tuple(seconds)
 
 
-def _misled(speaker: Speaker, exam: Exam) -> FloatArray:
-    """(pairs,): log2 p of each answer after another question, 0 where there is no other."""
-    asked = zip(exam.test, exam.others, strict=True)
-    swapped = [replace(pair, question=other) for pair, other in asked if other is not None]
-    found = np.zeros(len(exam.test))
-    if swapped:
-        found[exam.misled] = speaker.log2_probability(swapped)[:, 0]
-    return found
+def _likelihoods(speaker: Speaker, exam: Exam, pairs: Sequence[Pair], rows: Sequence[int]) -> FloatArray:
+    """(test pairs,): log2 p of the answers of `pairs`, which stand for these rows; 0 in the other rows."""
+    return exam.spread(speaker.log2_probability(pairs)[:, 0] if pairs else np.zeros(0), 0.0, rows)
 
 
 def _preferences(speaker: Speaker, exam: Exam) -> FloatArray:

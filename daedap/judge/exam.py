@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,10 @@ class Options:
     """How much is measured."""
 
     rows: int = 500
-    """At most so many pairs are ranked and replied to (BPC and question gain take all); the same ones in every run."""
+    """At most so many pairs are ranked and replied to; the same ones in every run."""
+    likelihoods: int | None = None
+    """At most so many pairs count for bits per character and question gain, the first of them those that are ranked;
+    None: all."""
     resamples: int = 1000
     seed: int = 0
     """Of the bootstrap alone."""
@@ -46,6 +49,8 @@ class Exam:
     """(pairs,): component numbers."""
     asked: tuple[int, ...]
     """Rows that are ranked and replied to, in the order of their ids."""
+    scored: tuple[int, ...]
+    """Rows whose answers' likelihood is taken, in the order of the test pairs."""
     candidates: tuple[tuple[str, ...], ...]
     """Of each asked row, its own answer first."""
     candidate_questions: tuple[tuple[str, ...], ...]
@@ -63,31 +68,39 @@ class Exam:
         return [self.test[row] for row in self.asked]
 
     @property
-    def answers(self) -> list[str]:
-        """Every right answer."""
-        return [pair.answer for pair in self.test]
+    def misled(self) -> list[int]:
+        """The scored rows that have another question."""
+        return [row for row in self.scored if self.others[row] is not None]
 
     @property
-    def misled(self) -> NDArray[np.bool_]:
-        """(pairs,): there is another question."""
-        return np.array([other is not None for other in self.others])
+    def misled_pairs(self) -> list[Pair]:
+        """Their pairs with the other question in the place of their own."""
+        return [replace(self.test[row], question=str(self.others[row])) for row in self.misled]
 
-    def spread(self, values: FloatArray, empty: float) -> FloatArray:
-        """(asked,) → (pairs,), `empty` where nothing was asked."""
+    def marked(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+        """(pairs,): true in these rows."""
+        marked = np.zeros(len(self.test), np.bool_)
+        marked[list(rows)] = True
+        return marked
+
+    def spread(self, values: FloatArray, empty: float, rows: Sequence[int] | None = None) -> FloatArray:
+        """(asked,) → (pairs,), `empty` where nothing was asked; or of other rows than the asked ones."""
         whole = np.full(len(self.test), empty)
-        whole[list(self.asked)] = values
+        whole[list(self.asked if rows is None else rows)] = values
         return whole
 
 
 def set_exam(test: Sequence[Pair], components: Sequence[int | str], train: Sequence[Pair], options: Options) -> Exam:
     """Choose the rows, candidates and slices; none of it depends on the order of the rows."""
     _, groups = np.unique([str(component) for component in components], return_inverse=True)
-    asked = sorted(range(len(test)), key=lambda row: test[row].id)[: options.rows]
+    by_id = sorted(range(len(test)), key=lambda row: test[row].id)
+    asked = by_id[: options.rows]
     offered, questions = candidates(test), candidate_questions(test)
     return Exam(
         test=tuple(test),
         groups=groups.astype(np.int64),
         asked=tuple(asked),
+        scored=tuple(sorted(by_id[: options.likelihoods])),
         candidates=tuple(offered[row] for row in asked),
         candidate_questions=tuple(questions[row] for row in asked),
         others=tuple(other_questions(test)),

@@ -138,17 +138,20 @@ def characters(answers: Sequence[str]) -> FloatArray:
     return np.array([len(nfc(answer)) for answer in answers], dtype=np.float64)
 
 
-def bits_per_character(log2: FloatArray, answers: Sequence[str]) -> Tally:
-    """BPC: −log2 p of the answer's tokens and its end (pairs,), by the answer's characters."""
-    return Tally(0.0 - log2, characters(answers))
+def bits_per_character(log2: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]) -> Tally:
+    """BPC: −log2 p of the answer's tokens and its end (pairs,), by the answer's characters.
+
+    `measured` (pairs,) tells which pairs count; `log2` means nothing elsewhere.
+    """
+    return Tally(np.where(measured, 0.0 - log2, 0.0), np.where(measured, characters(answers), 0.0))
 
 
-def question_gain(own: FloatArray, other: FloatArray, answers: Sequence[str], asked: NDArray[np.bool_]) -> Tally:
+def question_gain(own: FloatArray, other: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]) -> Tally:
     """BPC given another question less BPC given its own, from log2 p (pairs,) of each.
 
-    `asked` (pairs,) tells which pairs have another question at all; `other` means nothing elsewhere.
+    `measured` (pairs,) tells which pairs count; `own` and `other` mean nothing elsewhere.
     """
-    return Tally(np.where(asked, own - other, 0.0), np.where(asked, characters(answers), 0.0))
+    return Tally(np.where(measured, own - other, 0.0), np.where(measured, characters(answers), 0.0))
 
 
 def frequent_answers(answers: Sequence[str], count: int = BLAND) -> frozenset[str]:

@@ -106,7 +106,11 @@ def outcome(facts: Facts) -> list[tuple[str, str, str]]:
         (say("epochs"), str(plan["epochs"]), happened),
         (say("layers"), depth, trained),
         (say("learning"), duration(plan["seconds"]), duration(seconds["train"])),
-        (say("scores"), duration(plan["scoring"]), duration(seconds["evaluate"])),
+        (
+            say("scores"),
+            duration(plan["scoring"]),
+            duration(sum(seconds[part] for part in ("engine", "index", "evaluate"))),
+        ),
         (say("in all"), everything, duration(sum(seconds.values()))),
     ]
 

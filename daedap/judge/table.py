@@ -44,12 +44,12 @@ def draw(
 
 
 def _asked(scores: Mapping[str, Mapping[str, Mapping[str, Score]]]) -> list[str]:
-    """How many of the rows most scores were taken on, where these are not all."""
+    """On how many rows most scores were taken, and on how many the others, where these are more."""
     rows, asked = (
         max((found["all"][metric].n for found in scores.values() if metric in found.get("all", {})), default=0)
         for metric in ("bpc", "polite")
     )
-    told = "Ranked and answered: {asked:,} of the {rows:,} rows. Bits per character and question gain are of all."
+    told = "Ranked and answered: {asked:,} rows. Bits per character and question gain: {rows:,} rows."
     return [say(told, asked=asked, rows=rows)] if asked < rows else []
 
 

@@ -10,15 +10,16 @@ from typing import Any, cast
 
 import torch
 from torch.nn import Embedding
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
 from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean import comparison_form
-from daedap.lm.prompt import Prompt, filled, prompt_for
+from daedap.lm.gguf_file import find_gguf, read_gguf
+from daedap.lm.prompt import Prompt, filled, has_own_template, prompt_for
 from daedap.lm.recipe import MINI
-from daedap.lm.tokenizer import decode, encode, load_tokenizer
+from daedap.lm.tokenizer import added_in_front, decode, encode, load_tokenizer
 from daedap.runs import Json, Run
 
 logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
@@ -26,6 +27,27 @@ KOGPT2_LICENCE = "cc-by-nc-sa-4.0"
 _TEXTS = ("안녕하세요, 오늘 기분은 어때요?", "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.", "ㅋㅋ 고마워ㅠㅠ!")
 BUILT_IN = Path(__file__).parent.parent / "mini"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+
+
+def _accept_explicit_head_width() -> None:
+    """Let Llama's heads be of any width that the configuration names.
+
+    LlamaConfig of transformers 5 refuses a width that the heads do not divide, although its attention looks at
+    `head_dim` alone: kakaocorp/kanana-nano-2.1b (1792, 24 heads of 128) can't even be read. It is said here, once for
+    the whole process, because the check is made wherever such a configuration is read, copied or saved.
+    """
+    checks = cast("Any", LlamaConfig).__class_validators__
+
+    def validate_architecture(config: LlamaConfig) -> None:
+        if config.head_dim == config.hidden_size // config.num_attention_heads:  # not named, or needlessly
+            LlamaConfig.validate_architecture(config)
+
+    names = [check.__name__ for check in checks]
+    if validate_architecture.__name__ in names:
+        checks[names.index(validate_architecture.__name__)] = validate_architecture
+
+
+_accept_explicit_head_width()
 
 
 @dataclass(frozen=True)
@@ -52,13 +74,15 @@ class Base:
 
 def load_base(name: str) -> Base:
     """Load a base by folder or hub name. Raises BaseError when it can't be had or fails its self-test."""
-    folder = _folder(name)
-    tokenizer = load_tokenizer(folder)
-    model = _load_model(folder)
+    place = _place(name)
+    if place.is_file():
+        model, tokenizer, licence = read_gguf(place)
+    else:
+        tokenizer, model, licence = load_tokenizer(place), _load_model(place), _licence(name, place)
     self_test(name, model, tokenizer)
-    if name != MINI and Path(name).is_dir():
-        name = str(folder.resolve())  # a run must find its base again from anywhere
-    return Base(name, model, tokenizer, _licence(name, folder), _digest(folder))
+    if name != MINI and Path(name).exists():
+        name = str(Path(name).resolve())  # a run must find its base again from anywhere
+    return Base(name, model, tokenizer, licence, _digest(place))
 
 
 def same_base(run: Run, recorded: Json) -> Base:
@@ -74,19 +98,21 @@ def same_base(run: Run, recorded: Json) -> Base:
     return base
 
 
-def _folder(name: str) -> Path:
-    """The base's own folder, or the hub's files in the local cache, which also serves when there is no network."""
+def _place(name: str) -> Path:
+    """A GGUF file, the base's folder, or the hub's files in the local cache, which serves without a network, too."""
     folder = BUILT_IN if name == MINI else Path(name)
     if (folder / "model" / "config.json").exists():
         raise BaseError(
             "{name} is a run, not a base.", "Give its model: --base {model}", name=name, model=folder / "model"
         )
     if folder.is_dir():
+        return find_gguf(folder) or folder
+    if folder.suffix == ".gguf" and folder.is_file():
         return folder
     if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise BaseError(
             "{name}: neither a folder nor a name on the hub (like skt/kogpt2-base-v2).",
-            "Give --base a folder that holds config.json, the weights and the tokenizer.",
+            "Give --base a folder that holds config.json, the weights and the tokenizer, or a GGUF file.",
             name=name,
         )
     try:
@@ -162,6 +188,7 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
                 text=text,
                 back=back[:60],
             )
+    _test_opening(name, tokenizer)
     specials = set(tokenizer.all_special_ids) | {prompt_for(tokenizer, 64).template.end}
     for special in specials - {tokenizer.unk_token_id}:
         typed = tokenizer.convert_ids_to_tokens(special)
@@ -172,6 +199,18 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
                 name=name,
                 typed=typed,
             )
+
+
+def _test_opening(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A prompt begins as every text did that the base has learned from, unless its own chat template says otherwise."""
+    front, opening = added_in_front(tokenizer), prompt_for(tokenizer, 64).template.opening
+    if not has_own_template(tokenizer) and opening[: len(front)] != front:
+        raise BaseError(
+            "{name}: its tokenizer puts '{front}' before every text, but no chat template can name it.",
+            "Mark it special in its tokenizer.json, or give it a chat_template.",
+            name=name,
+            front="".join(tokenizer.convert_ids_to_tokens(front)),
+        )
 
 
 def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -196,6 +235,8 @@ def _licence(name: str, folder: Path) -> str:
     return KOGPT2_LICENCE if "kogpt2" in name.lower() else "unknown"
 
 
-def _digest(folder: Path) -> str:
+def _digest(place: Path) -> str:
+    if place.is_file():
+        return digest(place)
     patterns = (*_WEIGHTS, "config.json", "tokenizer*.json")
-    return digest(*sorted(path for pattern in patterns for path in folder.glob(pattern)))
+    return digest(*sorted(path for pattern in patterns for path in place.glob(pattern)))

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 import psutil
@@ -15,14 +14,19 @@ import torch
 
 from daedap.errors import SettingsError
 from daedap.files import write_json
+from daedap.language import say
+from daedap.lm.processor import processor_features, processor_name
 from daedap.lm.ranks import world
 from daedap.lm.recipe import DeviceName, Precision
 from daedap.runs import Run
 
 # oneDNN keeps what it built for each shape, with its scratch memory: batches have few shapes (prompt.py), texts many.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+# Gradients far from any label are denormal numbers, on which Intel's processors multiply five times slower. Threads
+# inherit the mode from the one that starts them, so it is set before PyTorch's first parallel work: bench/RESULTS.md.
+torch.set_flush_denormal(True)
 _COMPILED_SAVES, _COMPILING_TAKES = 0.16, 40.0
-"""Share of a step's time that compiling saves at least, and the seconds that it takes: see bench/RESULTS.md."""
+"""Share of a training's time that compiling saves at least, and the seconds that it takes: see bench/RESULTS.md."""
 _WORTH_IT = 1.5
 """How much faster bf16 must be: rounding weights to it takes time too, and fp32 is more exact."""
 
@@ -39,6 +43,13 @@ class Machine:
     """Whether the steps of training are; None: not yet decided."""
     processes: int = 1
     """How many of them share every step."""
+    features: list[str] = field(default_factory=list)
+    """Of the processor, as far as they make it faster: AVX2, AVX-512, VNNI, bf16."""
+
+    def line(self) -> str:
+        """For a terminal."""
+        told = "Computed on {processor} ({features}): {threads} threads, {precision}"
+        return say(told, **asdict(self) | {"features": ", ".join(self.features) or self.device})
 
 
 def choose_device(wanted: DeviceName = "auto") -> str:
@@ -91,15 +102,15 @@ def settle(run: Run, device: DeviceName, precision: Precision, width: int) -> Ma
     return machine
 
 
-def settle_compiler(run: Run, machine: Machine, wanted: bool | None, step: Callable[[], None], steps: int) -> Machine:
-    """Whether the steps of training are compiled: as wanted, else when `steps` of them win back what that costs.
+def settle_compiler(run: Run, machine: Machine, wanted: bool | None, seconds: float) -> Machine:
+    """Whether the steps of training are compiled: as wanted, else when so many seconds of them win back what it costs.
 
-    `step` does one of them, changing no weight. As with the precision, a resumed run keeps what was chosen.
+    As with the precision, a resumed run keeps what was chosen.
     """
     if machine.compiled is not None:
         return machine
     if wanted is None:
-        wanted = _COMPILED_SAVES * steps * shortest(step) > _COMPILING_TAKES and can_compile()
+        wanted = _COMPILED_SAVES * seconds > _COMPILING_TAKES and can_compile()
     machine = replace(machine, compiled=wanted)
     write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
     return machine
@@ -126,11 +137,14 @@ def need_compiler() -> None:
         ) from error
 
 
-def shortest(work: Callable[[], None], times: int = 5) -> float:
-    """The shortest of several times: what else the machine does only makes the others longer."""
+def shortest(work: Callable[[], None], times: int = 5, seconds: float = 1.0) -> float:
+    """The shortest of several times: what else the machine does only makes the others longer.
+
+    Slow work is done less often: two times at least, and no more once so many seconds have been spent.
+    """
     work()  # the first call allocates and picks kernels
-    measured = []
-    for _ in range(times):
+    measured: list[float] = []
+    while len(measured) < times and (len(measured) < 2 or sum(measured) < seconds):
         start = time.perf_counter()
         work()
         measured.append(time.perf_counter() - start)
@@ -139,8 +153,8 @@ def shortest(work: Callable[[], None], times: int = 5) -> float:
 
 def this_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:
     """The machine's description, for the manifest."""
-    name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    return Machine(device, precision, torch.get_num_threads(), name, processes=world())
+    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
+    return Machine(device, precision, torch.get_num_threads(), name, processes=world(), features=processor_features())
 
 
 def peak_memory() -> int:

@@ -18,12 +18,11 @@ import numpy as np
 import torch
 
 from daedap.lm.batches import even_batches, sorted_batches
-from daedap.lm.learned import damaged, open_learned, saved_prompt
+from daedap.lm.learned import damaged
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.score import FloatArray
-from daedap.lm.speech import Speech, Talker, Teller
+from daedap.lm.speech import Speech, Teller
 from daedap.pair import Pair, Spoken
-from daedap.runs import Run
 
 ENGINE = "engine"
 """The folder of a run that holds its model in CTranslate2's layout, made by convert.py."""
@@ -47,6 +46,8 @@ class Engine:
     prompt: Prompt
     max_new_tokens: int
     """Of the longest reply: what the longest answer it learned takes."""
+    compute_type: str = "default"
+    """CTranslate2's: int8 multiplies in eight bits, float32 turns the weights back first; default: as they are."""
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
         """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64.
@@ -94,9 +95,9 @@ class Engine:
             )
 
     @classmethod
-    def open(cls, folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine:
+    def open(cls, folder: Path, prompt: Prompt, max_new_tokens: int, compute_type: str = "default") -> Engine:
         """Read what a reply takes; the rest once something is scored. Raises RunError when the files are damaged."""
-        engine = cls(folder, prompt, max_new_tokens)
+        engine = cls(folder, prompt, max_new_tokens, compute_type)
         assert engine._voices.now and engine._names and engine._sayable, "an engine says something"
         return engine
 
@@ -106,16 +107,16 @@ class Engine:
 
     @cached_property
     def _voices(self) -> _Voices:
-        return _Voices(self._voice_folder)
+        return _Voices(self._voice_folder, self.compute_type)
 
     @cached_property
     def _readers(self) -> Any:
         """For many questions: a worker on each core."""
-        return _open(self._voice_folder, workers=torch.get_num_threads())
+        return _open(self._voice_folder, self.compute_type, workers=torch.get_num_threads())
 
     @cached_property
     def _scorer_apart(self) -> Any:
-        return _open(self.folder, workers=torch.get_num_threads())
+        return _open(self.folder, self.compute_type, workers=torch.get_num_threads())
 
     @property
     def _scorer(self) -> Any:
@@ -198,9 +199,9 @@ class _Voices:
     _turn = Lock()
     """The seed is the whole process's."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._opener = folder, ThreadPoolExecutor(1)
-        self._next = self._opener.submit(_open, folder)
+    def __init__(self, folder: Path, compute_type: str) -> None:
+        self._files, self._opener = (folder, compute_type), ThreadPoolExecutor(1)
+        self._next = self._opener.submit(_open, *self._files)
 
     @property
     def now(self) -> Any:
@@ -215,27 +216,17 @@ class _Voices:
             try:
                 yield self.now
             finally:
-                self._next = self._opener.submit(_open, self._folder)
+                self._next = self._opener.submit(_open, *self._files)
 
 
-def open_engine(run: Run, device: str = "cpu") -> Talker:
-    """A complete run's model, computed by CTranslate2 where it has been converted and a CPU is wanted, else by PyTorch.
-
-    Raises RunError when its files or its base have changed.
-    """
-    folder = run.folder / ENGINE
-    if device != "cpu" or not folder.is_dir():
-        return open_learned(run, device)
-    return Engine.open(folder, saved_prompt(run), run.learned["limits"]["max_new_tokens"])
-
-
-def _open(folder: Path, workers: int = 1) -> Any:
+def _open(folder: Path, compute_type: str, workers: int = 1) -> Any:
     """A generator with so many workers. One alone draws the same numbers again from the same seed."""
     cores = torch.get_num_threads()
     try:
         large = (folder / "model.bin").stat().st_size > _LARGE
         threads = max(1, cores // workers) if large else 1
-        return ctranslate2.Generator(str(folder), "cpu", inter_threads=workers, intra_threads=threads)
+        threads_of = {"inter_threads": workers, "intra_threads": threads}
+        return ctranslate2.Generator(str(folder), "cpu", compute_type=compute_type, **threads_of)
     except Exception as error:  # RuntimeError, ValueError or MemoryError, by what is wrong with the file
         raise damaged(folder, error) from error
     finally:

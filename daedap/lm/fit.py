@@ -72,6 +72,8 @@ class Fitting:
     """Keep checkpoints to go on from."""
     watch: Callable[[int], None] | None = None
     """Told each epoch as it ends; whatever it raises ends the training."""
+    clock: Callable[[], float] = time.perf_counter
+    """Seconds since some moment, by which the training ends in time."""
 
     def __post_init__(self) -> None:
         self.accelerator = new_accelerator(
@@ -93,7 +95,7 @@ class Fitting:
         resume(self.accelerator, self.folder)
         if leads():
             cut_log(self.folder, self.progress.step)
-        self._since = time.perf_counter()
+        self._since = self.clock()
         with _bar(self.progress.step, self.total_steps) as bar:
             while not self.progress.done:
                 self._epoch(bar)
@@ -137,7 +139,7 @@ class Fitting:
         return self.share < 1
 
     def _elapsed(self) -> float:
-        return self.progress.seconds + time.perf_counter() - self._since
+        return self.progress.seconds + self.clock() - self._since
 
     def _rate(self) -> float:
         return self.recipe.rate(self.progress.step, self.total_steps, self.share)
@@ -223,7 +225,7 @@ class Fitting:
         return True
 
     def _save(self) -> None:
-        now = time.perf_counter()
+        now = self.clock()
         self.progress.seconds += now - self._since
         self._since = now
         if leads() and self.resumable:

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 Module = TypeVar("Module", bound=nn.Module)
-PARTED = frozenset({"gpt2", "llama", "qwen2", "qwen3", "gemma3_text"})
+PARTED = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text", "exaone4", "smollm3", "lfm2"})
 """Architectures whose blocks can be run apart: what enters a block is all that the blocks below have to say."""
+
+_LAST_NORMS = ("ln_f", "final_layer_norm", "norm", "embedding_norm")
 
 
 def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -31,7 +33,7 @@ def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def lower_half(model: PreTrainedModel, blocks: int) -> nn.Module:
     """The embedding and the lowest `blocks` blocks: input_ids, (rows, length), to states, (rows, length, width)."""
     body = _with_blocks(_body(model), 0, blocks)
-    norm = next(name for name in ("ln_f", "norm") if name in body._modules)
+    norm = next(name for name in _LAST_NORMS if name in body._modules)
     body._modules[norm] = nn.Identity()
     return _Lower(body)
 

@@ -19,6 +19,8 @@ from daedap.runs import Run
 if TYPE_CHECKING:
     from peft import PeftModel
 
+_AGAIN, _FEWEST_AGAIN = 10, 32
+"""Known rows learned again for each new one, and at least: a few new rows take few steps, which forget little."""
 _LEAST_RATE = 0.1
 """Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
@@ -55,8 +57,10 @@ def rows_to_learn(run: Run) -> list[Pair]:
 
 
 def _again(known: int, new: int, share: float | None) -> int:
-    """So many known rows: this share of them, or a tenth, or as many as there are new ones where that is more."""
-    return round(share * known) if share is not None else max(-(-known // 10), new)
+    """So many known rows: this share; or ten for each new row, up to a tenth of them; or as many as are new."""
+    if share is not None:
+        return round(share * known)
+    return max(min(-(-known // 10), max(_FEWEST_AGAIN, _AGAIN * new)), new)
 
 
 def inherited_rate(run: Run, usual: float) -> float:

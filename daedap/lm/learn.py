@@ -30,8 +30,9 @@ from daedap.lm.device import Machine, choose_device, settle, settle_compiler
 from daedap.lm.fit import Fitted, Fitting
 from daedap.lm.fresh import fresh_base
 from daedap.lm.inherit import inherit_adapter, inherited_base, inherited_rate, rows_to_learn
+from daedap.lm.kernels import fuse_activations
 from daedap.lm.learned import save_learned
-from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds, trial_step
+from daedap.lm.plan import Plan, choose, measure, remembering_seconds, scoring_seconds
 from daedap.lm.prompt import Example, Prompt
 from daedap.lm.ranks import from_first, meet, told_by_first
 from daedap.lm.recipe import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
@@ -42,7 +43,6 @@ from daedap.runs import Json, Run
 _log = logging.getLogger("daedap")
 _SMALL = 50_000_000
 """Weights below which a base is trained in full, as fast as a new one: LoRA would save nothing there."""
-_TRIED = 32
 _SHORT = 64
 """Tokens of a row up to which plain attention is the faster one."""
 _RATES = {"lora": 5e-4, "full": 5e-5}
@@ -104,18 +104,16 @@ def begin(run: Run, base: Base | None = None) -> Begun:
     width = base.model.config.get_text_config().hidden_size
     machine = from_first(partial(settle, run, learner.device, learner.precision, width))
     _choose_attention(base.model, examples.train)
+    fuse_activations(base.model)
     plan = from_first(partial(_settle_plan, run, partial(plan_for, run, base, learner, recipe, examples, machine)))
-    _log.info("\n".join(plan.lines()))
+    _log.info("\n".join([machine.line(), *plan.lines()]))
     examples, recipe = _as_planned(examples, recipe, plan)
     model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
     if run.parent and isinstance(model, PeftModel):
         inherit_adapter(model, run.parent)
     frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
     task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
-    steps = len(examples.train) * recipe.epochs // (recipe.per_device_train_batch_size * machine.processes)
-    tried = task.train.batch(range(min(_TRIED, len(examples.train))))
-    step = trial_step(task.loss, tried, machine)
-    machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, step, steps))
+    machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, plan.seconds))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
     return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
 
@@ -132,7 +130,8 @@ def plan_for(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: E
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
     top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
     model = _trainable(base, learner, recipe, machine, layers=None)
-    costs = measure(model, examples.train, machine)
+    whole = recipe.budget is None and learner.layers is None and isinstance(model, PreTrainedModel)
+    costs = measure(model, examples.train, machine, whole=whole)
     if isinstance(model, PeftModel):
         model.unload()
     scored = len(read_side(run.folder, "test")) if run.settings.get("evaluate") else 0

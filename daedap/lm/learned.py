@@ -11,6 +11,7 @@ from daedap.errors import RunError
 from daedap.files import new_folder
 from daedap.lm.base import same_base
 from daedap.lm.fresh import fresh_model
+from daedap.lm.kernels import fuse_activations
 from daedap.lm.prompt import Prompt, prompt_for
 from daedap.lm.recipe import FRESH
 from daedap.lm.speaker import Speaker
@@ -65,6 +66,7 @@ def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
 
 def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> Speaker:
     learned = run.learned
+    fuse_activations(model)
     model.to(device)  # type: ignore[arg-type]
     limit, precision = learned["limits"]["max_new_tokens"], learned["machine"]["precision"]
     return Speaker(model, _prompt(run, tokenizer), limit, device, precision)

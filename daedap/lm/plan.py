@@ -98,14 +98,17 @@ def _time(seconds: float) -> str:
     return say("{minutes:.1f} min", minutes=seconds / 60)
 
 
-def measure(model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine) -> Costs:
+def measure(
+    model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine, *, whole: bool = False
+) -> Costs:
     """Try a few steps on rows of ordinary length with several blocks trained and with one; no weight is changed.
 
-    Several are all of them, or a few where the others are frozen: more would only take memory.
+    Several are all of them, or a few where the others are frozen: more would only take memory. `whole`: all blocks will
+    be trained, whatever it takes, so that one kind of step is enough.
     """
     batch = collate(_ordinary(examples), machine.device)
     blocks, rows = plain(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
-    if blocks == 1 or plain(model).config.model_type not in PARTED:
+    if whole or blocks == 1 or plain(model).config.model_type not in PARTED:
         each = shortest(trial_step(AnswerLoss(model), batch, machine)) / rows / blocks
         return Costs(0.0, each, each / 3)  # two thirds of a step go backward
     several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _SEVERAL)

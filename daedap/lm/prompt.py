@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerFast
 
 from daedap.errors import BaseError, DataError
-from daedap.lm.tokenizer import control_ids, encode
+from daedap.lm.tokenizer import added_in_front, control_ids, encode
 from daedap.pair import Message, Pair, Role
 
 KOGPT2_TEMPLATE = (
@@ -25,11 +26,18 @@ KOGPT2_TEMPLATE = (
 )
 PLAIN_TEMPLATE = (
     "{% for message in messages %}"
-    "{% if message.role == 'user' %}질문: {{ message.content }}\n"
-    "{% else %}답변: {{ message.content }}{{ eos_token }}{% endif %}"
+    "{% if message.role == 'user' %}질문:\n{{ message.content }} "
+    "{% else %}답변:\n{{ message.content }}{{ eos_token }}{% endif %}"
     "{% endfor %}"
-    "{% if add_generation_prompt %}답변: {% endif %}"
+    "{% if add_generation_prompt %}답변:\n{% endif %}"
 )
+"""Line break before what people write, space after it: byte-level tokenizers split there, too, when they read the whole
+at once. (On gemma-3-270m, untuned, an answer's token costs 3.6 nats this way; 4.3 with spaces before it: they are
+parts of the next word's token elsewhere.)"""
+_CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_DAY = date(2024, 7, 26)
+"""Templates that name today's date would give another prompt each day: they name this one, which Llama 3.2's names
+where there is no clock."""
 _MARKS = [f"MARK{n}MARK" for n in range(4)]
 _LENGTHS = 4
 """Batches are filled up to lengths that are multiples of this. oneDNN builds its kernels for every new shape, and among
@@ -160,8 +168,23 @@ def prompt_for(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
     """
     if not tokenizer.chat_template:
         roles = {"<usr>", "<sys>", "</s>"} <= set(tokenizer.all_special_tokens) | set(tokenizer.added_tokens_encoder)
-        tokenizer.chat_template = KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE
+        tokenizer.chat_template = _front(tokenizer) + (KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = _CLOCK.sub(lambda call: repr(_DAY.strftime(call[2])), tokenizer.chat_template)
     return Prompt(tokenizer, _cut(tokenizer), max_length)
+
+
+def has_own_template(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether its chat template came with it: that one alone says how a prompt begins."""
+    return not str(tokenizer.chat_template).endswith((KOGPT2_TEMPLATE, PLAIN_TEMPLATE))
+
+
+def _front(tokenizer: PreTrainedTokenizerFast) -> str:
+    """What it puts before a text by itself, as the beginning of a template, which must name it: BOS most often."""
+    ids = added_in_front(tokenizer)
+    if ids == [tokenizer.bos_token_id]:
+        return "{{ bos_token }}"
+    return "".join(tokenizer.convert_ids_to_tokens(ids))
 
 
 def _cut(tokenizer: PreTrainedTokenizerFast) -> Template:

@@ -22,8 +22,9 @@ FloatArray = NDArray[np.float64]
 Sheet = list[int]
 """Numbers of examples with the same question."""
 _AT_ONCE = 64
-_SHARING = frozenset({"gpt2", "llama", "qwen2", "qwen3"})
-"""Architectures that take an attention mask of any form; the others read the question with every answer."""
+_SHARING = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "exaone4", "smollm3"})
+"""Architectures that take an attention mask of any form, as long as all their layers look back over the whole text; the
+others read the question with every answer."""
 
 
 @torch.inference_mode()
@@ -36,8 +37,9 @@ def score_answers(
     """
     model.eval()
     losses, scores = AnswerLoss(model), np.zeros((len(examples), 2))
-    shared = plain(model).config.model_type in _SHARING
-    for sheets in _batches(_sheets(examples) if shared else [[row] for row in range(len(examples))], examples):
+    for sheets in _batches(
+        _sheets(examples) if _shares(plain(model)) else [[row] for row in range(len(examples))], examples
+    ):
         rows = [row for sheet in sheets for row in sheet]
         if len(rows) == len(sheets):
             batch = collate([examples[row] for row in rows], device)
@@ -49,6 +51,11 @@ def score_answers(
         np.add.at(scores, (owners, 0), -nats / np.log(2))
         np.add.at(scores, (owners, 1), 1)
     return scores
+
+
+def _shares(model: PreTrainedModel) -> bool:
+    layers = set(getattr(model.config, "layer_types", None) or ["full_attention"])
+    return model.config.model_type in _SHARING and layers == {"full_attention"}
 
 
 def _sheets(examples: Sequence[Example]) -> list[Sheet]:

@@ -41,12 +41,16 @@ class Speaker:
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
+        return [said for said, _ in self.greedy(pairs)]
+
+    def greedy(self, pairs: Sequence[Pair]) -> list[tuple[Spoken, float]]:
+        """Greedy replies, each with the least lead of one of its tokens over the next best, in nats."""
         return [said for (said,) in self._answer(pairs, 1, do_sample=False)]
 
     def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
         """Answer one question, telling each word as soon as it is whole."""
         question, teller = self._speech.question(pair), _Streamer(Teller(self.prompt, tell))
-        return self._generate([question], self._settings(len(question), do_sample=False), teller)[0]
+        return self._generate([question], self._settings(len(question), do_sample=False), teller)[0][0]
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
@@ -58,16 +62,17 @@ class Speaker:
         with torch.random.fork_rng(devices=[self.model.device] if self.device == "cuda" else []):
             torch.manual_seed(seed)
             drawn = self._answer(pairs, count, do_sample=True, temperature=float(temperature), top_k=top_k, top_p=1.0)
-        return [sorted(said, key=lambda one: one.log2_probability, reverse=True) for said in drawn]
+        spoken = ([one for one, _ in said] for said in drawn)
+        return [sorted(said, key=lambda one: one.log2_probability, reverse=True) for said in spoken]
 
     @cached_property
     def _speech(self) -> Speech:
         return Speech(self.prompt, self.max_new_tokens)
 
-    def _answer(self, pairs: Sequence[Pair], count: int, **choice: Any) -> list[list[Spoken]]:
+    def _answer(self, pairs: Sequence[Pair], count: int, **choice: Any) -> list[list[tuple[Spoken, float]]]:
         """`count` replies to each question, short questions with short ones; `choice`: how a token is chosen."""
         questions = [self._speech.question(pair) for pair in pairs]
-        spoken: dict[int, list[Spoken]] = {}
+        spoken: dict[int, list[tuple[Spoken, float]]] = {}
         lengths = [len(ids) for ids in questions]
         rooms = [self._speech.room(length) for length in lengths]
         for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // count)):
@@ -80,7 +85,7 @@ class Speaker:
     @torch.inference_mode()
     def _generate(
         self, questions: Sequence[list[int]], settings: GenerationConfig, streamer: BaseStreamer | None = None
-    ) -> list[Spoken]:
+    ) -> list[tuple[Spoken, float]]:
         self.model.eval()
         length = max(map(len, questions))
         ids = torch.tensor([[self.prompt.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
@@ -91,8 +96,10 @@ class Speaker:
         scores: Tensor = cast("Any", self.model).compute_transition_scores(
             output.sequences, output.logits, normalize_logits=True
         )
-        rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), strict=True)
-        return [self._speech.spoken(*row) for row in rows]
+        leads = torch.stack([_leads(step) for step in output.scores], dim=1).double().tolist()
+        rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), leads, strict=True)
+        spoken = ((self._speech.spoken(ids, nats), lead) for ids, nats, lead in rows)
+        return [(said, min(lead[: said.tokens])) for said, lead in spoken]
 
     def _settings(self, length: int, **choice: Any) -> GenerationConfig:
         """For questions of up to so many tokens."""
@@ -101,10 +108,17 @@ class Speaker:
             eos_token_id=self.prompt.template.end,
             pad_token_id=self.prompt.pad,
             suppress_tokens=self._speech.mute or None,
+            output_scores=True,  # after muting and cutting down to the likeliest ones
             output_logits=True,  # before muting, so that a reply is as likely here as when it is scored
             return_dict_in_generate=True,
             **choice,
         )
+
+
+def _leads(scores: Tensor) -> Tensor:
+    """(rows,): by how much the best token's score is above the next best's."""
+    best = scores.topk(2, dim=1).values
+    return best[:, 0] - best[:, 1]
 
 
 class _Streamer(BaseStreamer):

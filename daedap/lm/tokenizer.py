@@ -85,6 +85,17 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return compatibility_jamo(str(text)).strip()
 
 
+def added_in_front(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """Ids that the tokenizer puts before a text by itself, by a flag or by its post-processor; most often BOS or none.
+
+    A base has seen them at the beginning of every text it learned. What is added at the end is no part of them.
+    """
+    text = "가"
+    whole, bare = (tokenizer(text, add_special_tokens=added)["input_ids"] for added in (True, False))
+    starts = (start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
+    return list(whole[: next(starts, 0)])
+
+
 def control_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     """Ids that no text becomes when it is encoded: roles, end, padding.
 

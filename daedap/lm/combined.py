@@ -1,0 +1,50 @@
+"""Answers by the engine, scores by PyTorch: for the many candidates that a training and an evaluation compare.
+
+PyTorch reads a question once for all its candidates, CTranslate2 once for each of them: on two AVX2 cores that takes
+three times as long. Both were found to agree when the engine was made (verify.py). A single question is scored by the
+engine, as for a user, so that the time of a reply is that of a user's reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from daedap.lm.prompt import Prompt
+from daedap.lm.score import FloatArray
+from daedap.lm.speech import Talker
+from daedap.pair import Pair, Spoken
+
+_FEW = 8
+"""Candidates of one question that a bot asks the model about."""
+
+
+@dataclass(frozen=True)
+class Combined:
+    """A language model whose replies and scores are computed in two ways."""
+
+    engine: Talker
+    scorer: Talker
+
+    @property
+    def prompt(self) -> Prompt:
+        """How it reads a question."""
+        return self.engine.prompt
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+        """As `Talker.log2_probability`: few pairs by the engine, many by the scorer."""
+        return (self.engine if len(pairs) <= _FEW else self.scorer).log2_probability(pairs)
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+        """As `Talker.reply`, by the engine."""
+        return self.engine.reply(pairs)
+
+    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
+        """As `Talker.stream`, by the engine."""
+        return self.engine.stream(pair, tell)
+
+    def sample(
+        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
+    ) -> list[list[Spoken]]:
+        """As `Talker.sample`, by the engine."""
+        return self.engine.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k)

@@ -1,0 +1,210 @@
+"""Small random copies of the bases that people take, each checked all the way: docs/bases.md is their list."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import published
+import pytest
+import torch
+import toys
+from peft import PeftModel
+from published import CONFIGS, HABITS
+from torch.nn import Embedding
+from torch.nn.functional import cross_entropy
+from transformers import AutoTokenizer, PreTrainedModel
+
+from daedap.errors import EngineError
+from daedap.files import write_json
+from daedap.lm.adapter import with_lora
+from daedap.lm.base import Base, load_base
+from daedap.lm.convert import convert
+from daedap.lm.engine import Engine
+from daedap.lm.halves import PARTED, lower_half
+from daedap.lm.loss import AnswerLoss, answer_losses, collate
+from daedap.lm.prompt import Example, Prompt
+from daedap.lm.score import score_answers
+from daedap.lm.speaker import Speaker
+from daedap.lm.tokenizer import added_in_front, encode, load_tokenizer, save_tokenizer
+from daedap.lm.verify import Reference
+from daedap.pair import Message, Pair
+
+UNKNOWN = {"LGAI-EXAONE/EXAONE-4.0-1.2B", "LiquidAI/LFM2-350M", "HuggingFaceTB/SmolLM3-3B"}
+"""CTranslate2 has no converter for their architectures."""
+PAIRS = toys.PAIRS[:6]
+SHARED = [Pair(question.question, answer.answer) for question in PAIRS[:2] for answer in PAIRS]
+"""Two questions with six answers each."""
+HISTORY = (Message("user", "안녕하세요?"), Message("assistant", "좋은 꿈 꾸세요."))
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A copy, loaded once; what changes the model takes a copy of its own."""
+
+    name: str
+    folder: Path
+    base: Base
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.base.prompt(200)
+
+    def model(self) -> PreTrainedModel:
+        return copy.deepcopy(self.base.model)
+
+
+@pytest.fixture(scope="module", params=list(CONFIGS))
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Copy:
+    folder = published.copy_of(request.param, tmp_path_factory.mktemp("copies") / "base")
+    return Copy(request.param, folder, load_base(str(folder)))
+
+
+def test_it_has_the_published_proportions(base: Copy) -> None:
+    """Loading it has passed the self-test."""
+    there, ours = CONFIGS[base.name], base.base.model.config
+    assert (ours.model_type, base.base.model.dtype) == (there["model_type"], torch.float32)
+    assert bool(ours.tie_word_embeddings) == there.get("tie_word_embeddings", True)
+    if "num_key_value_heads" in there:
+        heads = there["num_attention_heads"] // there["num_key_value_heads"]
+        assert ours.num_attention_heads // ours.num_key_value_heads == heads
+        widths = [one["num_attention_heads"] * one.get("head_dim", 0) for one in (there, ours.to_dict())]
+        assert widths[0] * ours.hidden_size == widths[1] * there["hidden_size"]
+    assert cast("Embedding", base.base.model.get_input_embeddings()).num_embeddings > len(base.base.tokenizer)
+    longest = max(len(base.prompt.example(pair).ids) for pair in PAIRS)
+    assert longest > max(published.WINDOW, published.SCALED_FROM)
+
+
+def test_the_prompt_begins_as_texts_do(base: Copy) -> None:
+    habits, tokenizer, opening = HABITS[base.name], base.base.tokenizer, base.prompt.template.opening
+    front = [tokenizer.bos_token_id] if habits.adds_bos else []
+    assert added_in_front(tokenizer) == front
+    if habits.template:  # it alone decides, and the tokenizer adds nothing to it
+        front = [tokenizer.bos_token_id] if "{{ bos_token }}" in habits.template else []
+    assert opening[: len(front)] == front
+    if habits.bos != "<|im_start|>":  # SmolLM2's begins every turn, too
+        assert opening.count(cast("int", tokenizer.bos_token_id)) == len(front)
+    cut = base.base.prompt(len(opening) + 24).example(Pair("길이 막혀 " * 9, "네", history=HISTORY * 3))
+    assert cut.ids[: len(opening)] == opening
+
+
+def test_plain_transformers_renders_the_same(base: Copy, tmp_path: Path) -> None:
+    """The tokenizer of a saved run, read by `AutoTokenizer` alone."""
+    save_tokenizer(base.prompt.tokenizer, tmp_path)
+    plain, reopened = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    assert reopened.chat_template == base.prompt.tokenizer.chat_template
+    for pair in [*toys.PAIRS, Pair("심심해", "저랑 놀아요.", history=HISTORY)]:
+        if any(token in pair.question for token in plain.get_added_vocab()):
+            continue  # KoGPT2 marks ㅠㅠ special: what people type stays text here
+        question = base.prompt.question(pair)
+        assert Base("", base.base.model, reopened, "", "").prompt(200).question(pair) == question
+        turns = [{"role": turn.role, "content": turn.content} for turn in pair.messages[:-1]]
+        rendered = plain.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        if HABITS[base.name].template == toys.QWEN3_TEMPLATE:  # thinking is left to who asks, but not what was learned
+            rendered += plain("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"]
+        assert rendered == question
+
+
+def alone(model: PreTrainedModel, example: Example) -> float:
+    """log2 p of one answer by plain transformers."""
+    with torch.no_grad():
+        logits = model.eval()(input_ids=torch.tensor([example.ids])).logits[0, example.answer - 1 : -1]
+    nats = cross_entropy(logits.double(), torch.tensor(example.ids[example.answer :]), reduction="sum")
+    return -float(nats) / float(np.log(2))
+
+
+def test_scores_are_those_of_each_pair_alone(base: Copy) -> None:
+    examples = [base.prompt.example(pair) for pair in [*SHARED, Pair("심심해", "저랑 놀아요.", history=HISTORY)]]
+    scores = score_answers(base.base.model, examples, "cpu")
+    assert scores[:, 0] == pytest.approx([alone(base.base.model, example) for example in examples], rel=1e-4)
+
+
+def test_its_halves_are_the_whole(base: Copy) -> None:
+    assert base.base.model.config.model_type in PARTED
+    batch = collate([base.prompt.example(pair) for pair in PAIRS], "cpu")
+    model = base.base.model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=batch.inputs).logits[batch.row, batch.place]
+        whole = cross_entropy(logits, batch.label, reduction="none")
+        torch.testing.assert_close(answer_losses(model, batch), whole)
+        for lowest in range(1, model.config.num_hidden_layers):
+            states = lower_half(model, lowest)(batch.inputs)
+            upper = AnswerLoss(model, lowest=lowest)(type(batch)(states, batch.row, batch.place, batch.label))
+            torch.testing.assert_close(upper, whole)
+
+
+def test_an_adapter_learns_and_is_read_again(base: Copy, tmp_path: Path) -> None:
+    """LoRA of the two top layers, after a few steps; saved, read, and merged as a run's is."""
+    examples = [base.prompt.example(pair) for pair in PAIRS]
+    adapted = with_lora(base.model(), rank=4, alpha=8, dropout=0.0, layers=2)
+    blocks = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if "lora_A" in name}
+    linear = 4 if CONFIGS[base.name]["model_type"] in ("gpt2", "gpt_neox") else 5
+    assert len(blocks) >= 2 * linear
+    trained = [weight for weight in adapted.parameters() if weight.requires_grad]
+    optimizer, loss, batch = torch.optim.AdamW(trained, lr=2e-2), AnswerLoss(adapted), collate(examples, "cpu")
+    before = loss(batch).mean().item()
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss(batch).mean().backward()
+        optimizer.step()
+    assert loss(batch).mean().item() < 0.9 * before
+    adapted.save_pretrained(str(tmp_path))
+    again = PeftModel.from_pretrained(load_base(str(base.folder)).model, str(tmp_path)).merge_and_unload()
+    assert score_answers(again, examples, "cpu") == pytest.approx(score_answers(adapted, examples, "cpu"), rel=1e-4)
+
+
+def test_it_answers_greedily(base: Copy) -> None:
+    """What generation says, step by step with its memory and its padding, a plain forward pass says as well."""
+    speaker = Speaker(base.base.model, base.prompt, max_new_tokens=6)
+    said = speaker.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
+    assert speaker.reply(PAIRS[:1])[0].text == said[0].text
+    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._speech.mute)
+    words = list[int]()
+    while len(words) < 6 and (not words or words[-1] != base.prompt.template.end):
+        with torch.no_grad():
+            logits = base.base.model(input_ids=torch.tensor([ids + words])).logits[0, -1]
+        logits[mute] = -torch.inf
+        words.append(int(logits.argmax()))
+    assert said[0].tokens == len(words)
+    assert speaker._speech.spoken(words, [0.0] * len(words)).text == said[0].text
+
+
+def converted(base: Copy, folder: Path) -> tuple[Speaker, Engine]:
+    prompt = base.base.prompt(128)
+    speaker = Speaker(base.base.model, prompt, max_new_tokens=6)
+    convert(base.model(), prompt, folder)
+    return speaker, Engine.open(folder, prompt, 6)
+
+
+def test_its_engine_agrees_or_is_refused(base: Copy, tmp_path: Path) -> None:
+    if base.name in UNKNOWN:
+        with pytest.raises(EngineError, match=CONFIGS[base.name]["model_type"]):
+            converted(base, tmp_path)
+        return
+    speaker, engine = converted(with_wide_window(base, tmp_path / "wide"), tmp_path / "engine")
+    wanted, found = speaker.log2_probability(SHARED), engine.log2_probability(SHARED)
+    assert found[:, 1].tolist() == wanted[:, 1].tolist()
+    bits_per_token = np.abs(found - wanted)[:, 0].sum() / wanted[:, 1].sum()
+    assert bits_per_token < 0.1
+    assert Reference.of(speaker, SHARED).compare(engine).close
+
+
+def with_wide_window(base: Copy, folder: Path) -> Copy:
+    """With windows as long as its texts, as the published ones are: shorter ones are refused."""
+    if not CONFIGS[base.name].get("sliding_window"):
+        return base
+    with pytest.raises(EngineError, match="looks back only"):
+        converted(base, folder / "engine")
+    published.copy_of(base.name, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", {**config, "sliding_window": 200})
+    return Copy(base.name, folder, load_base(str(folder)))
+
+
+def test_control_tokens_stay_text(base: Copy) -> None:
+    typed = "".join(base.base.tokenizer.all_special_tokens)
+    assert not base.prompt.controls & set(encode(base.base.tokenizer, typed))
