@@ -23,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from daedap.data.check import load
 from daedap.data.source import Layout
 from daedap.lm.base import Base, load_base
-from daedap.lm.bench import Ground, find_peaks, measure_speed
+from daedap.lm.bench import Ground, measure_speed
 from daedap.lm.processor import processor_features, processor_name
 from daedap.lm.stock import STOCK
 from daedap.runs import Run
@@ -47,7 +47,7 @@ def common_rate(base: Path, file: Path, scratch: Path, steps: int) -> float:
         return load_base(str(base))
 
     pairs = load(file, Layout()).pairs
-    ground = Ground(make, pairs, [], "cpu", scratch, find_peaks("cpu"))
+    ground = Ground(make, pairs, [], "cpu", scratch, {"fp32": 1.0, "bf16": 0.0})
     return measure_speed(STOCK["lora_padded"], ground, "fp32", steps).rate
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,11 @@ from transformers import GPT2LMHeadModel
 from daedap.errors import RunError
 from daedap.files import write_json
 from daedap.lm.base import load_base
+from daedap.lm.combined import Scored
 from daedap.lm.convert import _quantize, convert
+from daedap.lm.device import choose_precision
 from daedap.lm.engine import Engine
-from daedap.lm.processor import processor_kind
+from daedap.lm.processor import may_be_fast_in_bf16, processor_features, processor_kind
 from daedap.lm.speaker import Speaker
 from daedap.lm.verify import Agreement, Reference, checked_engine, open_engine, verified
 from daedap.runs import Run
@@ -167,3 +170,20 @@ def test_no_pair_of_weights_can_saturate(width: int) -> None:
 
 def test_the_compute_types_are_ctranslate2s() -> None:
     assert {"int8", "float32"} <= ctranslate2.get_supported_compute_types("cpu")
+
+
+def test_a_pair_is_scored_once(speaker: Speaker) -> None:
+    scored, asked = Scored(speaker), [ROWS[0], ROWS[1], replace(ROWS[0], label="다른 이름표")]
+    np.testing.assert_allclose(scored.log2_probability(asked), speaker.log2_probability(asked), rtol=1e-6)
+    assert len(scored.known) == 2, "what a row is called makes no difference to its answer"
+    scored.known.update(dict.fromkeys(scored.known, (-1.0, 2.0)))
+    assert scored.log2_probability(asked).tolist() == [[-1.0, 2.0]] * 3
+    assert scored.log2_probability([]).shape == (0, 2)
+
+
+def test_bf16_is_not_even_tried_without_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert not {"AVX-512", "VNNI", "bf16"} & set(processor_features())
+    if platform.machine() == "x86_64":
+        assert not may_be_fast_in_bf16()
+        assert choose_precision("auto", 768, "cpu") == "fp32"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Features:
     middle: FloatArray
     """(256,): the mean word vector, which all words share and which says nothing."""
     _vectors: dict[int, FloatArray] = field(default_factory=dict, repr=False)
+    _analysed: dict[str, _Cut] = field(default_factory=dict, repr=False)
+    """The texts it was fitted on, which are encoded next: Kiwi takes as long for a text as all the rest."""
 
     @classmethod
     def fit(cls, texts: Sequence[str], seed: int) -> Features:
@@ -64,6 +66,7 @@ class Features:
             senses,
             middle,
             vectors,
+            dict(zip(some, cut, strict=True)),
         )
 
     def of(self, texts: Sequence[str]) -> FloatArray:
@@ -71,12 +74,17 @@ class Features:
         found = np.zeros((len(texts), _PARTS + WIDTH), np.float32)
         for start in range(0, len(texts), _AT_ONCE):
             some = texts[start : start + _AT_ONCE]
-            cut = _cut(some)
+            cut = self._cut(some)
             counted: sparse.csr_array[np.float32] = self._tfidf.transform(cut)
             used = np.unique(counted.indices)
             found[start : start + len(some), :_PARTS] = unit(counted[:, used] @ self.parts[used].astype(np.float32))
             found[start : start + len(some), _PARTS:] = unit(self._meaning(cut))
         return found
+
+    def _cut(self, texts: Sequence[str]) -> list[_Cut]:
+        new = list(dict.fromkeys(text for text in texts if text not in self._analysed))
+        added = dict(zip(new, _cut(new), strict=True))
+        return [added[text] if text in added else self._analysed[text] for text in texts]
 
     def _meaning(self, cut: Sequence[_Cut]) -> FloatArray:
         """(texts, 256): the sum of the word vectors, rare words counting more."""
@@ -145,7 +153,13 @@ class _Cut:
 def _cut(texts: Sequence[str]) -> list[_Cut]:
     """Texts and their morphemes, without laughter and tears."""
     found = zip(texts, analyse(texts), strict=True)
-    return [_Cut(text, [one for one in morphemes if essence(one.form) not in _EMOTIONS]) for text, morphemes in found]
+    return [_Cut(text, [one for one in morphemes if not _is_emotion(one.form)]) for text, morphemes in found]
+
+
+@lru_cache(2**16)
+def _is_emotion(form: str) -> bool:
+    """Whether a morpheme is laughter or tears."""
+    return essence(form) in _EMOTIONS
 
 
 def _tfidf(**options: Any) -> Any:

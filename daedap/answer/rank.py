@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 _NEAREST = 50
-_WRONG, ENOUGH, _MOST = 9, 100, 100
+_WRONG, ENOUGH, _MOST = 9, 100, 60
 """Wrong answers beside each right one when weights are fitted, and dev rows that this takes, at least and at most."""
 _TOLD = 8
 """Candidates that the model is asked about: those that look best without it."""

@@ -34,10 +34,10 @@ from daedap.pair import Pair
 from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
-    from daedap.lm.speaker import Speaker as LearnedSpeaker  # torch takes seconds to import
+    from daedap.lm.speech import Talker  # torch takes seconds to import
 
 _log = logging.getLogger("daedap")
-_AT_FIRST, _LIKELIHOODS_AT_FIRST = 50, 200
+_AT_FIRST, _LIKELIHOODS_AT_FIRST = 50, 150
 """Rows that are ranked and answered at the end of a training, and rows that count for bits per character, so that it
 does not last; `daedap evaluate` takes 500 of the ones and all of the others."""
 
@@ -101,7 +101,7 @@ def evaluate(
     return result
 
 
-def judge_run(run: Run, speaker: LearnedSpeaker) -> Json:
+def judge_run(run: Run, speaker: Talker) -> Json:
     """Score a run that is being finished; write `evaluation/` and return the headline. Without test rows, nothing.
 
     `speaker` is the run's model. The headline holds what the bot scores, and the model's scores where a bot has none.
@@ -141,17 +141,18 @@ def _parent(run: Run) -> Run | None:
     return run.parent if run.parent and run.parent.complete else None
 
 
-def _speakers(run: Run, model: LearnedSpeaker | None = None) -> dict[str, LearnedSpeaker]:
+def _speakers(run: Run, model: Talker | None = None) -> dict[str, Talker]:
     """The run's model, its parent's, and the base that it started from; each is loaded once."""
-    from daedap.lm.learned import open_learned, open_untuned  # torch takes seconds to import
+    from daedap.lm.combined import Scored  # torch takes seconds to import
+    from daedap.lm.learned import open_learned, open_untuned
 
-    speakers = {"model": model or open_learned(run)}
+    speakers = {"model": model or Scored(open_learned(run))}
     if parent := _parent(run):
-        speakers["parent"] = open_learned(parent)
+        speakers["parent"] = Scored(open_learned(parent))
     return {**speakers, "base": open_untuned(run)}
 
 
-def _bots(run: Run, speakers: Mapping[str, LearnedSpeaker]) -> dict[str, Bot]:
+def _bots(run: Run, speakers: Mapping[str, Talker]) -> dict[str, Bot]:
     """The run's bot and its parent's, neither of which knows the answers of the test rows."""
     bots = {"bot": _bot(run, speakers["model"])}
     if parent := _parent(run):
@@ -159,7 +160,7 @@ def _bots(run: Run, speakers: Mapping[str, LearnedSpeaker]) -> dict[str, Bot]:
     return bots
 
 
-def _bot(run: Run, speaker: LearnedSpeaker) -> Bot:
+def _bot(run: Run, speaker: Talker) -> Bot:
     """The bot of a run whose model is open; it doesn't know the answers of the test rows."""
     from daedap.lm.combined import Combined  # torch takes seconds to import
     from daedap.lm.verify import open_engine
@@ -203,7 +204,7 @@ def _growth(run: Run, parent: Run, result: Evaluation, bots: Mapping[str, Bot]) 
 def _judge(
     exam: _Exam,
     options: Options,
-    speakers: Mapping[str, LearnedSpeaker],
+    speakers: Mapping[str, Talker],
     bots: Mapping[str, Bot],
     earlier: Mapping[str, Mapping[str, Row]] | None = None,
 ) -> Evaluation:

@@ -18,7 +18,7 @@ from daedap.pair import Pair
 from daedap.runs import Run
 
 if TYPE_CHECKING:
-    from daedap.lm.speaker import Speaker  # torch takes seconds to import
+    from daedap.lm.speech import Talker  # torch takes seconds to import
 
 _SLIPS = 0.5
 """Questions with a typing slip that the encoder learns, for each row: 2 points of Hits@1/20 under such slips."""
@@ -26,7 +26,7 @@ _OUTGROWN = 1.1
 """Times the rows that the encoder has learned from, beyond which it is learned anew."""
 
 
-def remember(run: Run, speaker: Speaker) -> int:
+def remember(run: Run, speaker: Talker) -> int:
     """Write what the bot knows; returns how many rows its encoder has learned from.
 
     `speaker` is the run's model, by which the views of an answer are weighed.
@@ -53,7 +53,7 @@ def _grown(run: Run) -> tuple[Memory, int] | None:
     return grow_memory(Memory.open(parent.folder / "index"), train[: run.new_rows]), encoded
 
 
-def _learned(run: Run, speaker: Speaker, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tuple[Memory, int]:
+def _learned(run: Run, speaker: Talker, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tuple[Memory, int]:
     tell([say("learning which answers go with which questions")])
     train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
     taught = drawn(train, MOST, seed)

@@ -34,7 +34,7 @@ from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
     from daedap.lm.base import Base
-    from daedap.lm.speaker import Speaker
+    from daedap.lm.speech import Talker
 
 _log = logging.getLogger("daedap")
 STARTER_EPOCHS = 1
@@ -191,15 +191,17 @@ def _fits(learner: Learner, base: Base | None) -> Fits:
 
 def _finish(run: Run, base: Base | None = None) -> Run:
     """Train, convert, index, score; the manifest comes last."""
-    from daedap.lm.convert import write_engine  # torch takes seconds to import
+    from daedap.lm.combined import Scored  # torch takes seconds to import
+    from daedap.lm.convert import write_engine
     from daedap.lm.learn import learn
     from daedap.lm.learned import open_learned
 
     begun = time.perf_counter()
     learn(run, base)
     trained = time.perf_counter()
-    speaker = open_learned(run)
-    write_engine(run, speaker)
+    learned = open_learned(run)
+    write_engine(run, learned)
+    speaker = Scored(learned)
     converted = time.perf_counter()
     encoded = remember(run, speaker)
     remembered = time.perf_counter()
@@ -219,7 +221,7 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     return run
 
 
-def _scores(run: Run, speaker: Speaker) -> Json:
+def _scores(run: Run, speaker: Talker) -> Json:
     """The headline of the run's scores; a failure costs no more than these, for the training is done."""
     try:
         return judge_run(run, speaker)

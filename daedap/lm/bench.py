@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import statistics
 import time
@@ -24,6 +23,7 @@ from daedap.lm.batches import sorted_batches
 from daedap.lm.gauge import Memory, matmul_peak, step_flops
 from daedap.lm.halves import plain
 from daedap.lm.learn import learn
+from daedap.lm.processor import may_be_fast_in_bf16, processor_name
 from daedap.lm.prompt import Prompt
 from daedap.lm.recipe import Learner, Recipe
 from daedap.lm.score import score_answers
@@ -111,13 +111,14 @@ class Site:
     """The machine."""
 
     device: str
-    processor: str = field(default_factory=lambda: platform.processor() or platform.machine())
+    processor: str = field(default_factory=processor_name)
     threads: int = field(default_factory=torch.get_num_threads)
 
 
 def find_peaks(device: str) -> dict[Floats, float]:
-    """GFLOP/s of matrix products in both precisions."""
-    return {"fp32": matmul_peak(torch.float32, device), "bf16": matmul_peak(torch.bfloat16, device)}
+    """GFLOP/s of matrix products in both precisions; of bf16 on a processor without it, 0: a product takes minutes."""
+    slow = device == "cpu" and not may_be_fast_in_bf16()
+    return {"fp32": matmul_peak(torch.float32, device), "bf16": 0.0 if slow else matmul_peak(torch.bfloat16, device)}
 
 
 def choose_floats(stock: Stock, ground: Ground) -> Floats:

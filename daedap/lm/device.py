@@ -15,7 +15,7 @@ import torch
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.language import say
-from daedap.lm.processor import processor_features, processor_name
+from daedap.lm.processor import may_be_fast_in_bf16, processor_features, processor_name
 from daedap.lm.ranks import world
 from daedap.lm.recipe import DeviceName, Precision
 from daedap.runs import Run
@@ -71,6 +71,8 @@ def choose_precision(wanted: Precision, width: int, device: str) -> Literal["fp3
     if wanted != "auto":
         return wanted
     if device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported()):
+        return "fp32"
+    if device == "cpu" and not may_be_fast_in_bf16():
         return "fp32"
     fp32, bf16 = (shortest(_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 > _WORTH_IT * bf16 else "fp32"
