@@ -27,7 +27,7 @@ class Learner:
     """What is trained, and on what."""
 
     base: str = MINI
-    """Base model: daedap-mini is built in, fresh knows nothing; or a folder, or a hub name: skt/kogpt2-base-v2."""
+    """Base model: daedap-mini is built in, fresh knows nothing; or a folder, a GGUF file, or a hub name."""
     method: Method | None = None
     """Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]"""
     layers: int | None = None
