@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from daedap.judge.evaluate import evaluate as judge
 from daedap.judge.evaluation import Evaluation, Row
 from daedap.judge.exam import Options, set_exam
 from daedap.judge.growth import Growth, answered_as_told, beside_parent
+from daedap.judge.judged import kept_rows
 from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
 from daedap.language import say
 from daedap.pair import Pair
@@ -170,11 +170,9 @@ def _bot(run: Run, speaker: Talker) -> Bot:
 
 def _parents_scores(parent: Run, exam: _Exam, options: Options) -> dict[str, dict[str, Row]]:
     """What the parent and the base scored on the same test rows when the parent was made; nothing if on others."""
-    path = parent.folder / "evaluation" / "rows.jsonl"
-    if not path.exists():
+    if not (parent.folder / "evaluation").is_dir():
         return {}
-    with path.open(encoding="utf-8") as lines:
-        rows = {row.id: row for row in map(Row.from_json, map(json.loads, lines))}
+    rows = {row.id: row for row in kept_rows(parent)[0]}
     asked = sorted(pair.id for pair in exam.pairs)[: options.rows]
     names = {"base": "base", "parent": "model", "parent_bot": "bot"}
     if rows.keys() != {pair.id for pair in exam.pairs} or not all(

@@ -8,6 +8,8 @@ import os
 import socket
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -196,29 +198,30 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     from daedap.lm.learn import learn
     from daedap.lm.learned import open_learned
 
-    begun = time.perf_counter()
-    learn(run, base)
-    trained = time.perf_counter()
-    learned = open_learned(run)
-    write_engine(run, learned)
+    seconds: dict[str, float] = {"prepare": run.settings["prepare_seconds"]}
+    with _timed(seconds, "plan"):
+        learn(run, base)
+    seconds["train"] = run.learned["training"]["seconds"]
+    seconds["plan"] = round(max(0.0, seconds["plan"] - seconds["train"]), 1)
+    with _timed(seconds, "engine"):
+        learned = open_learned(run)
+        write_engine(run, learned)
     speaker = Scored(learned)
-    converted = time.perf_counter()
-    encoded = remember(run, speaker)
-    remembered = time.perf_counter()
-    headline = _scores(run, speaker) if run.settings["evaluate"] else {}
-    learning = run.learned["training"]["seconds"]
-    seconds = {
-        "prepare": run.settings["prepare_seconds"],
-        "plan": max(0.0, trained - begun - learning),
-        "train": learning,
-        "engine": converted - trained,
-        "index": remembered - converted,
-        "evaluate": time.perf_counter() - remembered,
-    }
-    seconds = {stage: round(spent, 1) for stage, spent in seconds.items()}
+    with _timed(seconds, "index"):
+        encoded = remember(run, speaker)
+    with _timed(seconds, "evaluate"):
+        headline = _scores(run, speaker) if run.settings["evaluate"] else {}
     write_json(run.folder / "manifest.json", _manifest(run, encoded, seconds, headline))
     tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Keep how long a stage takes."""
+    started = time.perf_counter()
+    yield
+    seconds[stage] = round(time.perf_counter() - started, 1)
 
 
 def _scores(run: Run, speaker: Talker) -> Json:

@@ -72,12 +72,13 @@ def read_judged(run: Run) -> Judged:
             "Train again with --test-size 0.1.",
             run=run.folder,
         )
-    rows, candidates = _kept(run)
+    rows, candidates = kept_rows(run)
     learned = frozenset(comparison_form(context(pair)) for pair in read_side(run.folder, "train"))
     return Judged(run, {row.id: row for row in rows}, {pair.id: context(pair) for pair in test}, learned, candidates)
 
 
-def _kept(run: Run) -> tuple[list[Row], int]:
+def kept_rows(run: Run) -> tuple[list[Row], int]:
+    """The rows of a run's evaluation, and how many answers each ranking chose from. Raises RunError."""
     folder = run.folder / "evaluation"
     if not folder.is_dir():
         raise RunError(

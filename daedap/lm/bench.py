@@ -116,7 +116,7 @@ class Site:
 
 
 def find_peaks(device: str) -> dict[Floats, float]:
-    """GFLOP/s of matrix products in both precisions; of bf16 on a processor without it, 0: a product takes minutes."""
+    """GFLOP/s of matrix products in both precisions; 0 for bf16 where it has no instructions."""
     slow = device == "cpu" and not may_be_fast_in_bf16()
     return {"fp32": matmul_peak(torch.float32, device), "bf16": 0.0 if slow else matmul_peak(torch.bfloat16, device)}
 

@@ -22,27 +22,15 @@ _FEW = 8
 
 
 @dataclass(frozen=True)
-class Scored:
-    """A language model that computes the likelihood of a pair once, however often it is asked for it.
-
-    Fitting the ranker, ranking candidates by the model and ranking them by the bot ask for many of the same.
-    """
+class _Wrapped:
+    """A language model whose likelihoods come from elsewhere; all else is the model's own."""
 
     model: Talker
-    known: dict[Pair, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     @property
     def prompt(self) -> Prompt:
         """How it reads a question."""
         return self.model.prompt
-
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
-        """As `Talker.log2_probability`."""
-        keys = [Pair(pair.question, pair.answer, history=pair.history) for pair in pairs]
-        new = [key for key in dict.fromkeys(keys) if key not in self.known]
-        if new:
-            self.known.update(zip(new, map(tuple, self.model.log2_probability(new).tolist()), strict=True))
-        return np.array([self.known[key] for key in keys], np.float64).reshape(len(pairs), 2)
 
     def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
         """As `Talker.reply`."""
@@ -60,31 +48,29 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Combined:
-    """A language model whose replies and scores are computed in two ways."""
+class Scored(_Wrapped):
+    """A language model that computes the likelihood of a pair once, however often it is asked for it.
 
-    engine: Talker
+    Fitting the ranker, ranking candidates by the model and ranking them by the bot ask for many of the same.
+    """
+
+    known: dict[Pair, tuple[float, float]] = field(default_factory=dict, repr=False)
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+        """As `Talker.log2_probability`."""
+        keys = [Pair(pair.question, pair.answer, history=pair.history) for pair in pairs]
+        new = [key for key in dict.fromkeys(keys) if key not in self.known]
+        if new:
+            self.known.update(zip(new, map(tuple, self.model.log2_probability(new).tolist()), strict=True))
+        return np.array([self.known[key] for key in keys], np.float64).reshape(len(pairs), 2)
+
+
+@dataclass(frozen=True)
+class Combined(_Wrapped):
+    """An engine that answers, and the same model by PyTorch, which scores many pairs in less time."""
+
     scorer: Talker
-
-    @property
-    def prompt(self) -> Prompt:
-        """How it reads a question."""
-        return self.engine.prompt
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
         """As `Talker.log2_probability`: few pairs by the engine, many by the scorer."""
-        return (self.engine if len(pairs) <= _FEW else self.scorer).log2_probability(pairs)
-
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
-        """As `Talker.reply`, by the engine."""
-        return self.engine.reply(pairs)
-
-    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
-        """As `Talker.stream`, by the engine."""
-        return self.engine.stream(pair, tell)
-
-    def sample(
-        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
-    ) -> list[list[Spoken]]:
-        """As `Talker.sample`, by the engine."""
-        return self.engine.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k)
+        return (self.model if len(pairs) <= _FEW else self.scorer).log2_probability(pairs)

@@ -34,7 +34,7 @@ from daedap.lm.engine import ENGINE, HEAD, REPLIES
 from daedap.lm.prompt import Prompt
 from daedap.lm.shortlist import shortlist
 from daedap.lm.speaker import Speaker
-from daedap.lm.verify import Reference, checked_engine
+from daedap.lm.verify import Reference, verify_engine
 from daedap.runs import Run
 
 _log = logging.getLogger("daedap")
@@ -61,7 +61,7 @@ def write_engine(run: Run, speaker: Speaker) -> None:
         with new_folder(run.folder / ENGINE) as folder:
             convert(speaker.model, speaker.prompt, folder, kept)
             reference.save(folder)
-            if checked_engine(folder, speaker.prompt, speaker.max_new_tokens) is None:
+            if verify_engine(folder, speaker.prompt, speaker.max_new_tokens) is None:
                 raise _unknown(speaker.model, say("its answers differ from the trained model's"))
     except StorageError:
         raise

@@ -23,7 +23,7 @@ from daedap.runs import Run
 # oneDNN keeps what it built for each shape, with its scratch memory: batches have few shapes (prompt.py), texts many.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 # Gradients far from any label are denormal numbers, on which Intel's processors multiply five times slower. Threads
-# inherit the mode from the one that starts them, so it is set before PyTorch's first parallel work: bench/RESULTS.md.
+# inherit the mode from the one that starts them, so it is set before any parallel work: docs/EXPERIMENTS.md.
 torch.set_flush_denormal(True)
 _COMPILED_SAVES, _COMPILING_TAKES = 0.16, 40.0
 """Share of a training's time that compiling saves at least, and the seconds that it takes: see bench/RESULTS.md."""

@@ -95,7 +95,7 @@ class Recipe(Augmentation):
     torch_compile: bool | None = None
     """Compile the steps first. [default: when this training is long enough to win the time back]"""
     replay: float | None = None
-    """With --from: share of its rows to learn again. [default: a tenth, or as many as are new if that is more]"""
+    """With --from: share of its rows to learn again. [default: ten for each new row, a tenth at most]"""
     seed: int = 42
     """Decides the order of rows, dropout, and the weights of a fresh model."""
     report_to: Tracker = "none"

@@ -137,21 +137,31 @@ def checked_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine 
 
     Raises RunError when a file is damaged.
     """
-    known = verified(folder)
-    if here := known.get(processor_kind()):
+    if here := verified(folder).get(processor_kind()):
         chosen = str(here["compute_type"])
         return None if chosen == PYTORCH else Engine.open(folder, prompt, max_new_tokens, chosen)
+    engine = verify_engine(folder, prompt, max_new_tokens)
+    if engine is None:
+        told = "The engine does not agree with the trained model on this processor: PyTorch answers, slower."
+        _log.warning(say(told))
+    return engine
+
+
+def verify_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine | None:
+    """Compare each compute type with the reference, and record the first one that agrees on this kind of processor."""
     reference = Reference.open(folder)
     for compute_type in COMPUTE_TYPES:
         engine = Engine.open(folder, prompt, max_new_tokens, compute_type)
         agreement = reference.compare(engine)
-        _log.debug("%s: %s", compute_type, agreement)
         if agreement.close:
-            _tell(compute_type, agreement)
-            _record(folder, known, asdict(agreement))
+            if compute_type != COMPUTE_TYPES[0]:
+                told = (
+                    "The engine computes in {compute_type} on this processor, slower: eight bits would be too far off."
+                )
+                _log.info(say(told, compute_type=compute_type))
+            _record(folder, asdict(agreement))
             return engine
-    _log.warning(say("The engine does not agree with the trained model on this processor: PyTorch answers, slower."))
-    _record(folder, known, {"compute_type": PYTORCH})
+    _record(folder, {"compute_type": PYTORCH})
     return None
 
 
@@ -166,15 +176,9 @@ def verified(folder: Path) -> Json:
     return found
 
 
-def _tell(compute_type: str, agreement: Agreement) -> None:
-    if compute_type != COMPUTE_TYPES[0]:
-        told = "The engine computes in {compute_type} on this processor, slower: eight bits would be too far off."
-        _log.info(say(told, compute_type=compute_type))
-
-
-def _record(folder: Path, known: Json, found: Json) -> None:
+def _record(folder: Path, found: Json) -> None:
     with suppress(StorageError):  # a run on a read-only disk is checked again each time
-        write_json(folder / VERIFIED, {**known, processor_kind(): found})
+        write_json(folder / VERIFIED, {**verified(folder), processor_kind(): found})
 
 
 def _pair(row: dict[str, Any]) -> Pair:
