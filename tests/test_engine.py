@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 import toys
-from transformers import AutoModelForCausalLM, GPT2LMHeadModel, Olmo2Config, Olmo2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2LMHeadModel,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+)
 
 from daedap.data.split import Splitting, split
 from daedap.data.store import write_sides
@@ -337,6 +344,17 @@ def test_texts_longer_than_a_sliding_window_are_left_to_pytorch(tmp_path: Path) 
     with pytest.raises(EngineError, match="looks back only 32 tokens, and --max-length is 33"):
         convert(base.model, base.prompt(33), tmp_path / "engine")
     convert(base.model, base.prompt(32), tmp_path / "engine")
+
+
+def test_states_may_be_wider_than_a_window(tmp_path: Path) -> None:
+    """As gemma-3-270m's, 640 against 512: CTranslate2 would take their width for a text's length."""
+    base = load_base(str(toys.gemma3(tmp_path / "gemma3")))
+    config = base.model.config.to_dict() | {"hidden_size": 96, "sliding_window": 64}
+    torch.manual_seed(0)
+    speaker = Speaker(Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval(), base.prompt(64), 8)
+    engine = converted(speaker, tmp_path / "engine")
+    wanted, found = speaker.log2_probability(LEARNED), engine.log2_probability(LEARNED)
+    assert np.abs(found - wanted)[:, 0].sum() / wanted[:, 1].sum() < 0.05
 
 
 @pytest.fixture

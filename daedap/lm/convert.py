@@ -99,7 +99,7 @@ def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int) -> Any:
     """The model in CTranslate2's layout, rounded to eight bits."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if window and window < prompt.max_length:  # its score_batch fails on longer texts
+    if window and window < prompt.max_length:  # its layers would need a mask that is taken out
         told = "it looks back only {window} tokens, and --max-length is {length}"
         raise _unknown(model, say(told, window=window, length=prompt.max_length))
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from ctranslate2.specs.attention_spec import RotaryScalingType
-from ctranslate2.specs.model_spec import OPTIONAL, NumpyVariable
+from ctranslate2.specs.model_spec import NumpyVariable
 from transformers import PreTrainedModel
 
 
@@ -30,14 +30,25 @@ def norm_epsilon(config: Any) -> float:
 
 def complete(spec: Any, config: Any) -> None:
     """Complete the attention of a validated specification that is not yet quantized."""
+    _look_back_over_all(spec.decoder)
     for layer in spec.decoder.layer:
         attention = layer.self_attention
         if getattr(config, "head_dim", None) and not hasattr(attention, "head_dim"):
             _set(attention, "head_dim", np.int32(config.head_dim))
         if config.model_type == "llama":
             _scale_positions(attention, config)
-        if getattr(config, "num_key_value_heads", None) == 1 and config.num_attention_heads > 1:
-            _repeat_key_value_head(attention, config.num_attention_heads)
+
+
+def _look_back_over_all(decoder: Any) -> None:
+    """Take sliding windows out: none is shorter than a text, convert.py refuses those that are.
+
+    Where padding is removed, CTranslate2 takes the width of the states for the length of the texts: wider than the
+    window, as gemma-3-270m's 640 against 512, they are masked in chunks that do not fit ("Length mask has size … which
+    is different than the current batch size").
+    """
+    for part in (decoder, *(layer.self_attention for layer in decoder.layer)):
+        if hasattr(part, "sliding_window"):
+            _set(part, "sliding_window", np.int32(0))
 
 
 def _scale_positions(attention: Any, config: Any) -> None:
@@ -47,24 +58,6 @@ def _scale_positions(attention: Any, config: Any) -> None:
         _set(attention, "rotary_scaling_type", np.int8(RotaryScalingType.Llama3))
         _set(attention, "rotary_scaling_factor", np.float32(rope["factor"]))
         _set(attention, "original_max_position_embeddings", np.int32(rope["original_max_position_embeddings"]))
-
-
-def _repeat_key_value_head(attention: Any, heads: int) -> None:
-    """Give the only key-value head twice, or once for each query head where that number is odd.
-
-    It computes the same; but CTranslate2 takes a single one for a case of its own (multi-query attention), whose
-    scoring of several texts fails: "Length mask has size … which is different than the current batch size".
-    """
-    times = 2 if heads % 2 == 0 else heads
-    projection = attention.linear[0]
-    for part in ("weight", "bias"):
-        if (value := getattr(projection, part)) != OPTIONAL:
-            rows = value.to("float32").numpy()
-            width = len(rows) // (heads + 2)
-            query, key, values = np.split(rows, [heads * width, (heads + 1) * width])
-            repeated = np.concatenate([query, *[key] * times, *[values] * times])
-            setattr(projection, part, NumpyVariable(repeated))
-    _set(attention, "num_heads_kv", np.int32(times))
 
 
 def _set(attention: Any, name: str, value: np.generic) -> None:
