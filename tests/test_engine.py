@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -127,7 +127,7 @@ def test_it_scores_as_pytorch_does(both: Both) -> None:
 @pytest.mark.skipif("VNNI" in processor_features(), reason="this processor sums eight-bit products in 32 bits")
 def test_weights_of_full_range_saturate_without_vnni(both: Both, tmp_path: Path) -> None:
     """What the narrower range of weights is for: `make test-avx2` runs this on every machine."""
-    convert(both.torch.model, both.torch.prompt, tmp_path / "engine", full_range=True)
+    convert(both.torch.model, both.torch.prompt, tmp_path / "engine", largest_pair=254)
     full = Engine.open(tmp_path / "engine", both.torch.prompt, both.torch.max_new_tokens)
     wanted = both.torch.log2_probability(toys.PAIRS)
     apart = [np.abs(engine.log2_probability(toys.PAIRS) - wanted)[:, 0].sum() for engine in (full, both.engine)]
@@ -328,6 +328,26 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
     assert "its answers differ from the trained model's" in caplog.text
     assert not (run.folder / "engine").exists()
     assert isinstance(open_engine(run), Speaker)
+
+
+def test_weights_too_uneven_for_eight_bits_stay_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A number that is always 0 may have weights of any size, beside which eight bits see no others: as Gemma's."""
+    run = begun(tmp_path, toys.kogpt2(tmp_path / "kogpt2"))
+    speaker = open_learned(run)
+    body: Any = cast("GPT2LMHeadModel", speaker.model).transformer
+    with torch.no_grad():
+        for block in body.h:
+            for norm, reads in ((block.ln_1, block.attn.c_attn), (block.ln_2, block.mlp.c_fc)):
+                norm.weight[0] = norm.bias[0] = 0.0
+                reads.weight[0] = 1000.0
+    caplog.set_level("INFO", logger="daedap")
+    write_engine(run, speaker)
+    assert "keeps them in float32" in caplog.text
+    engine = open_engine(run)
+    assert isinstance(engine, Engine)
+    assert engine.compute_type == "float32"
+    wanted, found = speaker.log2_probability(LEARNED)[:, 0], engine.log2_probability(LEARNED)[:, 0]
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
 
 
 def test_a_model_without_a_converter_is_refused(tmp_path: Path) -> None:

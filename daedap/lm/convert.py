@@ -59,10 +59,15 @@ def write_engine(run: Run, speaker: Speaker) -> None:
     kept = shortlist(speaker.prompt, [speaker.prompt.example(pair) for pair in pairs])
     try:
         with new_folder(run.folder / ENGINE) as folder:
-            convert(speaker.model, speaker.prompt, folder, kept)
-            reference.save(folder)
-            if verify_engine(folder, speaker.prompt, speaker.max_new_tokens) is None:
+            for eight_bits in (True, False):
+                convert(speaker.model, speaker.prompt, folder, kept, largest_pair=_LARGEST_PAIR if eight_bits else None)
+                reference.save(folder)
+                if verify_engine(folder, speaker.prompt, speaker.max_new_tokens):
+                    break
+            else:
                 raise _unknown(speaker.model, say("its answers differ from the trained model's"))
+            if not eight_bits:
+                _log.info(say("Eight bits are too coarse for these weights: the engine keeps them in float32."))
     except StorageError:
         raise
     except EngineError as error:
@@ -73,15 +78,20 @@ def write_engine(run: Run, speaker: Speaker) -> None:
 
 
 def convert(
-    model: PreTrainedModel, prompt: Prompt, folder: Path, kept: Tensor | None = None, *, full_range: bool = False
+    model: PreTrainedModel,
+    prompt: Prompt,
+    folder: Path,
+    kept: Tensor | None = None,
+    *,
+    largest_pair: int | None = _LARGEST_PAIR,
 ) -> None:
     """Write a model to a folder, and to its `replies/` one with a head for the `kept` tokens, where that pays.
 
-    `full_range` rounds more finely, for processors with VNNI alone. Raises EngineError when CTranslate2 doesn't know
-    the model.
+    `largest_pair`: the largest sum of two neighbouring weights in eight bits; None keeps the weights in float32. Raises
+    EngineError when CTranslate2 doesn't know the model.
     """
     pays = kept is not None and _spared(model, len(kept)) > _PAYS
-    spec = _spec(model, prompt, 2 * _LARGEST_WEIGHT if full_range else _LARGEST_PAIR)
+    spec = _spec(model, prompt, largest_pair)
     _save(spec, folder)
     if kept is not None and pays:
         _shorten(spec, kept)
@@ -95,8 +105,8 @@ def _spared(model: PreTrainedModel, kept: int) -> float:
     return (head.out_features - kept) * head.in_features / (model.num_parameters() - looked_up)
 
 
-def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int) -> Any:
-    """The model in CTranslate2's layout, rounded to eight bits."""
+def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None) -> Any:
+    """The model in CTranslate2's layout, rounded to eight bits unless `largest_pair` is None."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if window and window < prompt.max_length:  # its layers would need a mask that is taken out
@@ -114,7 +124,8 @@ def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int) -> Any:
         spec.validate()
         complete(spec, config)
         spec.optimize()
-        spec._visit(partial(_quantize, largest_pair=largest_pair))
+        if largest_pair:
+            spec._visit(partial(_quantize, largest_pair=largest_pair))
     except Exception as error:  # each loader has its own way of not knowing an architecture, an activation, a scaling
         raise _unknown(model, f"{type(error).__name__}: {error}") from error
     return spec
