@@ -282,8 +282,12 @@ def _goodness(run: Run) -> tuple[float, int]:
         return -1.0, run.number
 
 
+GROWING = frozenset({"log.jsonl", "verified.json"})
+"""Files of a complete run that may change: its log, and on which processors its engine was verified."""
+
+
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a run that must not change after its end, by relative path."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "log.jsonl")
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in GROWING)
     kept = (path for path in sorted(paths) if not path.name.endswith(".lock"))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}

@@ -28,7 +28,7 @@ from daedap.lm.engine import Engine
 from daedap.lm.processor import may_be_fast_in_bf16, processor_features, processor_kind
 from daedap.lm.speaker import Speaker
 from daedap.lm.verify import Agreement, Reference, checked_engine, open_engine, verified
-from daedap.runs import Run
+from daedap.runs import Run, find
 
 ROWS = toys.PAIRS[:12]
 
@@ -116,6 +116,7 @@ def test_a_run_moves_to_another_processor(trained: Run, tmp_path: Path, monkeypa
     monkeypatch.setenv("CT2_FORCE_CPU_ISA", "GENERIC")
     assert isinstance(open_engine(moved), Engine)
     assert processor_kind() in verified(moved.folder / "engine")
+    assert find(str(moved.folder), tmp_path) == moved, "a record of another processor is no damage"
 
 
 def test_answers_that_were_close_choices_do_not_count() -> None:

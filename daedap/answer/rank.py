@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 _NEAREST = 50
-_WRONG, ENOUGH, _MOST = 9, 100, 60
-"""Wrong answers beside each right one when weights are fitted, and dev rows that this takes, at least and at most."""
+ENOUGH = 100
+"""Dev rows from which on a run's weights are fitted on its own."""
+_FITTED_ON, _WRONG = 60, 9
+"""Dev rows that they are fitted on, and wrong answers beside each right one: docs/EXPERIMENTS.md."""
 _TOLD = 8
 """Candidates that the model is asked about: those that look best without it."""
 
@@ -149,7 +151,7 @@ def fit_weights(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> 
 
 def differences(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> FloatArray:
     """(comparisons, 4): the views of dev rows' right answers less those of wrong ones, drawn from `answers`."""
-    dev = sorted(dev, key=lambda pair: pair.id)[:_MOST]
+    dev = sorted(dev, key=lambda pair: pair.id)[:_FITTED_ON]
     offered = [[pair.answer, *_wrong(pair, answers)] for pair in dev]
     return np.concatenate([views[:1] - views[1:] for views in ranker.views(dev, offered)])
 
