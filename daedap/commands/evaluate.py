@@ -110,7 +110,9 @@ def judge_run(run: Run, speaker: Talker) -> Json:
     if not exam.pairs:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
-    options = Options(rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST))
+    options = Options(
+        rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST), timed_models=False
+    )
     parent = _parent(run)
     if earlier := _parents_scores(parent, exam, options) if parent else {}:
         speakers = {"model": speaker}

@@ -134,7 +134,8 @@ def _examine(speaker: Speaker, exam: Exam) -> _Outcome:
         **_style(replies, exam),
         "ended": _rate(measure.ended(spoken), exam),
     }
-    return _Outcome(tallies, replies, _time(lambda pair: speaker.reply([pair]), exam))
+    seconds = _time(lambda pair: speaker.reply([pair]), exam) if exam.options.timed_models else ()
+    return _Outcome(tallies, replies, seconds)
 
 
 def _time(ask: Callable[[Pair], object], exam: Exam) -> tuple[float, ...]:

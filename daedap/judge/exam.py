@@ -38,6 +38,8 @@ class Options:
     samples: int = 20
     timed: int = 20
     """So many questions are asked one by one, for the latency."""
+    timed_models: bool = True
+    """Of the language models by themselves, too, which takes seconds where a model has no engine."""
 
 
 @dataclass(frozen=True)
