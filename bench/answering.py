@@ -21,14 +21,14 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from daedap.data.check import load
-from daedap.lm.base import Base
-from daedap.lm.convert import convert
-from daedap.lm.engine import Engine
-from daedap.lm.prompt import Prompt
-from daedap.lm.shapes import kogpt2_shape
-from daedap.lm.shortlist import shortlist
-from daedap.pair import Pair
+from daedap.data.doctor import load
+from daedap.model.base import Base
+from daedap.model.convert import convert
+from daedap.model.engine import Engine
+from daedap.model.loss import shortlist
+from daedap.model.prompt import Prompt
+from daedap.train.baselines import kogpt2_shape
+from daedap.types import Pair
 
 _MAX_LENGTH = 128
 _SAMPLES = 8

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 import daedap
-from daedap.data.store import read_components, read_side
-from daedap.judge.candidates import candidates
-from daedap.judge.metrics import Score, gold_ranks, ranking, ratio
-from daedap.lm.learned import open_learned
-from daedap.lm.recipe import FRESH, MINI
+from daedap.config import FRESH, MINI
+from daedap.data.split import read_components, read_side
+from daedap.evaluation.metrics import Score, gold_ranks, ranking, ratio
+from daedap.evaluation.testset import candidates
+from daedap.model.saved import open_learned
 from daedap.runs import Run
 
 RESULTS = Path(__file__).parent / "RESULTS.md"

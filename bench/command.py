@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from daedap.data.check import load
-from daedap.data.source import Layout
-from daedap.lm.base import Base, load_base
-from daedap.lm.bench import Ground, measure_speed
-from daedap.lm.processor import processor_features, processor_name
-from daedap.lm.stock import STOCK
+from daedap.data.doctor import load
+from daedap.data.reader import Layout
+from daedap.model.base import Base, load_base
+from daedap.model.device import processor_features, processor_name
 from daedap.runs import Run
+from daedap.train.baselines import STOCK
+from daedap.train.benchmark import Ground, measure_speed
 
 
 def random_base(source: Path, folder: Path) -> Path:

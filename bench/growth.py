@@ -23,11 +23,11 @@ from pathlib import Path
 import numpy as np
 
 import daedap
-from daedap.answer.memory import Memory
-from daedap.data.check import load
-from daedap.lm.gauge import Memory as Watch
-from daedap.pair import Pair
+from daedap.data.doctor import load
+from daedap.retrieval.hybrid import Memory
 from daedap.runs import Run
+from daedap.train.profiling import Memory as Watch
+from daedap.types import Pair
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 ASKED, NEAR = 300, 20
@@ -102,8 +102,8 @@ def save_tiny(folder: Path) -> None:
     """A random GPT-2 of two blocks with daedap-mini's tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
-    from daedap.lm.base import BUILT_IN
-    from daedap.lm.tokenizer import load_tokenizer, save_tokenizer
+    from daedap.model.base import BUILT_IN
+    from daedap.model.tokenizer import load_tokenizer, save_tokenizer
 
     set_seed(42)
     tokenizer = load_tokenizer(BUILT_IN)

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.lm.base import Base, load_base
-from daedap.lm.corpus import Corpus
-from daedap.lm.device import this_machine
-from daedap.lm.pretraining import next_token_loss, total_bits
+from daedap.model.base import Base, load_base
+from daedap.model.device import this_machine
+from daedap.train.pretrain import Corpus, next_token_loss, total_bits
 
 Ids = NDArray[np.int64]
 Reals = NDArray[np.float64]

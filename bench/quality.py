@@ -20,14 +20,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 import daedap
-from daedap.answer.bot import Bot, Manner
-from daedap.answer.rank import Weights, differences, weigh
-from daedap.data.store import read_components, read_side
-from daedap.judge.backward import BackwardJudge
-from daedap.judge.exam import Exam, Options, set_exam
-from daedap.judge.metrics import bootstrap, gold_ranks
-from daedap.pair import Pair
+from daedap.data.split import read_components, read_side
+from daedap.evaluation.metrics import bootstrap, gold_ranks
+from daedap.evaluation.reply_retrieval import BackwardJudge
+from daedap.evaluation.testset import Exam, Options, set_exam
+from daedap.retrieval.bot import Bot, Manner
+from daedap.retrieval.rerank import Weights, differences, weigh
 from daedap.runs import Run
+from daedap.types import Pair
 
 Right = NDArray[np.float64]
 """(asked,): 1 where the right one came first."""

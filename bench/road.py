@@ -17,10 +17,10 @@ from datetime import date
 from pathlib import Path
 
 import daedap
-from daedap.data.check import load
-from daedap.korean import comparison_form
-from daedap.lm.learned import open_learned
-from daedap.pair import Pair
+from daedap.data.doctor import load
+from daedap.korean.text import comparison_form
+from daedap.model.saved import open_learned
+from daedap.types import Pair
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PAIRS = 64

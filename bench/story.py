@@ -22,20 +22,18 @@ from typing import Any
 
 import daedap
 import daedap.runs as store
-from daedap.answer.bot import Bot
-from daedap.answer.index import Index
 from daedap.commands.evaluate import keep
-from daedap.data.check import load
-from daedap.data.source import Layout
-from daedap.data.split import Splitting, split
-from daedap.data.store import read_components, read_side
-from daedap.judge.compare import Difference, differences
-from daedap.judge.evaluate import Systems, evaluate
-from daedap.judge.evaluation import Row
-from daedap.judge.exam import Options
-from daedap.judge.judged import common, read_judged
-from daedap.lm.learned import open_learned
-from daedap.lm.recipe import FRESH, Learner, Recipe
+from daedap.config import FRESH, Learner, Recipe
+from daedap.data.doctor import load
+from daedap.data.reader import Layout
+from daedap.data.split import Splitting, read_components, read_side, split
+from daedap.evaluation.compare import Difference, common, differences, read_judged
+from daedap.evaluation.evaluate import Systems, evaluate
+from daedap.evaluation.result import Row
+from daedap.evaluation.testset import Options
+from daedap.model.saved import open_learned
+from daedap.retrieval.bot import Bot
+from daedap.retrieval.lexical import Index
 from daedap.runs import Run
 
 STOCK = {

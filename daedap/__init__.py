@@ -33,16 +33,16 @@ __all__ = [
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daedap.answer.bot import Bot
     from daedap.commands.compare import Comparison
     from daedap.commands.pretrain import MadeBase
     from daedap.commands.report import Reported
     from daedap.data.findings import Report
     from daedap.errors import DaedapError
-    from daedap.judge.evaluation import Evaluation
-    from daedap.pair import Message, Pair, Reply
+    from daedap.evaluation.result import Evaluation
+    from daedap.retrieval.bot import Bot
     from daedap.runs import Run
-    from daedap.search.result import Tuned
+    from daedap.tuning.result import Tuned
+    from daedap.types import Message, Pair, Reply
 
     check: Callable[..., Report]
     compare: Callable[..., Comparison]

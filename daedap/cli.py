@@ -17,7 +17,7 @@ from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import DaedapError
 from daedap.files import storage
-from daedap.language import say
+from daedap.i18n import say
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions

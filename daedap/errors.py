@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daedap.language import say
+from daedap.i18n import say
 
 
 class DaedapError(Exception):

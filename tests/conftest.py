@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import daedap
-from daedap.pair import Pair
 from daedap.runs import Run
+from daedap.types import Pair
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # toy models gain nothing from more, and lose tenfold on a busy machine

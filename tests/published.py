@@ -19,7 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from daedap.files import write_json
-from daedap.lm.tokenizer import save_tokenizer
+from daedap.model.tokenizer import save_tokenizer
 
 CONFIGS: dict[str, dict[str, Any]] = {
     name: entry["config"]

@@ -9,12 +9,11 @@ from typing import Any
 from conftest import PAIRS
 
 import daedap.runs as store
-from daedap.data.split import Leak, Split
-from daedap.data.store import write_sides
+from daedap.data.split import Leak, Split, write_sides
+from daedap.evaluation.result import Row
 from daedap.files import write_json, write_lines
-from daedap.judge.evaluation import Row
-from daedap.pair import Pair
 from daedap.runs import Run
+from daedap.types import Pair
 
 Shares = dict[str, tuple[float, float]]
 Score = Callable[[int], Shares]

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from daedap.errors import SettingsError
-from daedap.lm.adapter import set_dropout, train_in_full, with_lora
-from daedap.lm.base import load_base
-from daedap.lm.checkpoint import trained_weights
-from daedap.lm.loss import answer_losses, collate
-from daedap.lm.prompt import Example
+from daedap.model.base import load_base
+from daedap.model.loss import answer_losses, collate
+from daedap.model.prompt import Example
+from daedap.model.trainable import set_dropout, train_in_full, with_lora
+from daedap.train.checkpoint import trained_weights
 
 LLAMA_LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 LINEAR = {

@@ -12,11 +12,11 @@ from conftest import PAIRS, write_csv
 import daedap
 from daedap.cli import run as cli
 from daedap.data.augment import Augmentation, augment, without_question
-from daedap.data.disturb import KINDS, Kind
-from daedap.data.similar import near_duplicates
+from daedap.data.dedup import near_duplicates
 from daedap.errors import SettingsError
-from daedap.pair import Message, Pair
+from daedap.korean.perturb import KINDS, Kind
 from daedap.runs import Run
+from daedap.types import Message, Pair
 
 Output = pytest.CaptureFixture[str]
 ASKED = Pair(

@@ -13,16 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from daedap.config import Recipe
 from daedap.errors import SettingsError
-from daedap.lm.adapter import with_lora
-from daedap.lm.average import Average
-from daedap.lm.checkpoint import checkpoints, trained_weights
-from daedap.lm.device import Machine
-from daedap.lm.fit import Fitted, Fitting
-from daedap.lm.prompt import Example, prompt_for
-from daedap.lm.recipe import Recipe
-from daedap.lm.score import score_answers
-from daedap.lm.tokenizer import train_tokenizer
+from daedap.model.device import Machine
+from daedap.model.loss import score_answers
+from daedap.model.prompt import Example, prompt_for
+from daedap.model.tokenizer import train_tokenizer
+from daedap.model.trainable import with_lora
+from daedap.train.checkpoint import checkpoints, trained_weights
+from daedap.train.trainer import Average, Fitted, Fitting
 
 RECIPE = Recipe(
     num_train_epochs=5,
@@ -148,7 +147,7 @@ def test_nobody_judges_so_the_average_is_kept(
 
 
 def test_lora(tmp_path: Path) -> None:
-    from daedap.lm.base import load_base
+    from daedap.model.base import load_base
 
     base = load_base(str(toys.kogpt2(tmp_path / "base")))
     examples = [base.prompt(96).example(pair) for pair in toys.PAIRS]

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daedap.data.check import load
+from daedap.data.doctor import load
 from daedap.data.split import Splitting, split
-from daedap.judge.backward import RIDGE, SHARED, BackwardJudge, cut
-from daedap.judge.candidates import candidate_questions
-from daedap.judge.metrics import gold_ranks
-from daedap.pair import Pair
+from daedap.evaluation.metrics import gold_ranks
+from daedap.evaluation.reply_retrieval import RIDGE, SHARED, BackwardJudge, cut
+from daedap.evaluation.testset import candidate_questions
+from daedap.types import Pair
 
 CHATBOT = Path(__file__).parents[2] / "shared" / "data" / "chatbot" / "ChatbotData.csv"
 FEELS = {

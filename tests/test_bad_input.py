@@ -15,8 +15,8 @@ from conftest import PAIRS, daedap_process, write_csv
 
 from daedap.cli import run as cli
 from daedap.data.split import Splitting, split
-from daedap.pair import Pair
 from daedap.runs import Run
+from daedap.types import Pair
 
 Output = pytest.CaptureFixture[str]
 HEADER_AND = "질문,답변\n"

@@ -25,14 +25,14 @@ from tokenizers import processors
 from transformers import GPT2LMHeadModel, LlamaConfig
 
 from daedap.errors import BaseError
-from daedap.lm.base import load_base
-from daedap.lm.tokenizer import decode, encode, load_tokenizer, save_tokenizer
+from daedap.model.base import load_base
+from daedap.model.tokenizer import decode, encode, load_tokenizer, save_tokenizer
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 LOADING = """
 import sys
 from daedap.errors import BaseError
-from daedap.lm.base import load_base
+from daedap.model.base import load_base
 for name in sys.argv[1:]:
     try:
         base = load_base(name)

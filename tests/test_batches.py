@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.lm.batches import epoch_batches, even_batches, sorted_batches
+from daedap.model.batching import epoch_batches, even_batches, sorted_batches
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=1003).tolist()
 

@@ -16,9 +16,10 @@ from peft import PeftModel
 from daedap.cli import run as cli
 from daedap.commands.bench import Bench, Bout, RecipeName, _measured, _possible
 from daedap.errors import BaseError, SettingsError
-from daedap.lm import bench
-from daedap.lm.base import load_base
-from daedap.lm.bench import (
+from daedap.model.base import load_base
+from daedap.train import benchmark as bench
+from daedap.train.baselines import NAMES, STOCK, Step, kogpt2_shape, save_base
+from daedap.train.benchmark import (
     LEVELS,
     Ground,
     Level,
@@ -31,8 +32,6 @@ from daedap.lm.bench import (
     measure_speed,
     step_rates,
 )
-from daedap.lm.shapes import kogpt2_shape, save_base
-from daedap.lm.stock import NAMES, STOCK, Step
 
 PEAKS = {"fp32": 100.0, "bf16": 150.0}
 Output = pytest.CaptureFixture[str]
@@ -55,7 +54,7 @@ def ground(folder: Path, tmp_path: Path) -> Ground:
 
 @pytest.fixture(autouse=True)
 def quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daedap.lm.gauge._SHAPES", ((64, 64, 64),))
+    monkeypatch.setattr("daedap.train.benchmark._SHAPES", ((64, 64, 64),))
 
 
 def measured(name: str, rate: float, **fields: Any) -> Measured:
@@ -202,19 +201,19 @@ def test_ours_is_also_given_the_time_of_the_first_recipe(ground: Ground, monkeyp
 def test_without_a_compiler_nothing_is_compiled(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("daedap.lm.device.can_compile", lambda: False)
+    monkeypatch.setattr("daedap.model.device.can_compile", lambda: False)
     names: tuple[RecipeName, ...] = ("ours", "ours_compiled")
     with caplog.at_level("INFO", "daedap"):
         assert [level.name for level in _possible(names)] == ["ours"]
     assert "ours_compiled is left out: PyTorch finds no C++ compiler" in caplog.text
-    monkeypatch.setattr("daedap.lm.device.can_compile", lambda: True)
+    monkeypatch.setattr("daedap.model.device.can_compile", lambda: True)
     assert [level.name for level in _possible(names)] == list(names)
 
 
 def test_without_trl_its_recipe_is_left_out(
     folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("daedap.lm.stock.find_spec", lambda name: None if name == "trl" else find_spec(name))
+    monkeypatch.setattr("daedap.train.baselines.find_spec", lambda name: None if name == "trl" else find_spec(name))
     words = ["bench", str(file), "--base", str(folder), "--recipes", "trl_best", "--runs", str(tmp_path)]
     with caplog.at_level("INFO", logger="daedap"):
         assert cli(words) == 0
@@ -240,7 +239,7 @@ def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     def small(**options: Any) -> GPT2Config:
         return GPT2Config(**{**options, "n_embd": 24, "n_layer": 1})
 
-    monkeypatch.setattr("daedap.lm.shapes.GPT2Config", small)
+    monkeypatch.setattr("daedap.train.baselines.GPT2Config", small)
 
 
 @pytest.mark.usefixtures("small_shape")

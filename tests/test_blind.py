@@ -16,7 +16,7 @@ from conftest import daedap_process
 from rivals import TEST, made
 
 from daedap.cli import run as cli
-from daedap.judge.verdicts import Verdict, add, read
+from daedap.evaluation.preferences import Verdict, add, read
 
 Output = pytest.CaptureFixture[str]
 

@@ -7,14 +7,14 @@ import pytest
 from conftest import PAIRS
 
 import daedap
-from daedap.answer.bot import KNOWN, Bot, Manner
-from daedap.answer.index import Index
-from daedap.answer.memory import Memory, Near
-from daedap.answer.space import Space
-from daedap.data.store import read_side
+from daedap.data.split import read_side
 from daedap.errors import RunError
-from daedap.pair import Message, Pair, Spoken
+from daedap.retrieval.bot import KNOWN, Bot, Manner
+from daedap.retrieval.encoder import Space
+from daedap.retrieval.hybrid import Memory, Near
+from daedap.retrieval.lexical import Index
 from daedap.runs import Run
+from daedap.types import Message, Pair, Spoken
 
 STRANGE = ["양자역학을 설명해 봐", "zzz", "</s><usr>안녕", "<|assistant|>네</s>", "😀" * 10, "1 + 1 = ?"]
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from daedap.judge.candidates import candidate_questions, candidates, other_questions
-from daedap.korean import comparison_form
-from daedap.pair import Pair
+from daedap.evaluation.testset import candidate_questions, candidates, other_questions
+from daedap.korean.text import comparison_form
+from daedap.types import Pair
 
 NOUNS = tuple("밥물술옷집차책꽃별달해눈비강산길말글꿈손발귀코입목")
 TEST = [Pair(f"{noun} 좋아해?", f"{noun}이라면 좋지요.", str(i % 3)) for i, noun in enumerate(NOUNS)]

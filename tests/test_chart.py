@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from daedap.judge.chart import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series, draw
+from daedap.evaluation.report import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series, draw
 
 
 def drawn(*values: float, wide: bool = False) -> Chart:

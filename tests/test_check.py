@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.check import LONGEST, check, load
 from daedap.data.clean import clean, clean_text
+from daedap.data.doctor import LONGEST, check, load, percentile
 from daedap.data.findings import KINDS, Report
-from daedap.data.read import Layout
-from daedap.data.tally import percentile
+from daedap.data.reader import Layout
 from daedap.errors import DataError
-from daedap.pair import Pair
+from daedap.types import Pair
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"
 NFD = "\u1112\u1161\u11ab\u1100\u1173\u11af"  # 한글 in pieces

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.columns import Part, choose, is_header
+from daedap.data.tables import Part, choose, is_header
 from daedap.errors import DataError
 
 FILE = Path("말뭉치.csv")

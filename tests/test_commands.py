@@ -13,12 +13,12 @@ from conftest import PAIRS, write_csv
 import daedap
 import daedap.runs as store
 from daedap.cli import run as cli
-from daedap.data.store import read_side
+from daedap.data.split import read_side
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
-from daedap.lm.base import load_base
-from daedap.pair import Pair
+from daedap.model.base import load_base
 from daedap.runs import Run
+from daedap.types import Pair
 
 Output = pytest.CaptureFixture[str]
 QUICK: dict[str, Any] = {"base": "fresh", "num_train_epochs": 1, "precision": "fp32", "evaluate": False}

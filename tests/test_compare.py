@@ -13,9 +13,8 @@ from rivals import SETTINGS, TEST, TRAIN, Score, even, made, ranked
 import daedap
 from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
+from daedap.evaluation.compare import Common, Difference, answered, answers, common, differences, read_judged
 from daedap.files import write_lines
-from daedap.judge.compare import Difference, answered, answers, differences
-from daedap.judge.judged import Common, common, read_judged
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import toys
 
-from daedap.data.texts import Document
+from daedap.data.corpus import Document
 from daedap.errors import RunError
-from daedap.lm.corpus import Corpus, encode_documents
-from daedap.lm.prompt import Prompt, prompt_for
-from daedap.lm.tokenizer import decode, encode, train_tokenizer
-from daedap.pair import Message, Pair
+from daedap.model.prompt import Prompt, prompt_for
+from daedap.model.tokenizer import decode, encode, train_tokenizer
+from daedap.train.pretrain import Corpus, encode_documents
+from daedap.types import Message, Pair
 
 
 @pytest.fixture(scope="module")

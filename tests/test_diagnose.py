@@ -13,10 +13,9 @@ import toys
 from conftest import PAIRS, write_csv
 
 import daedap
-from daedap.judge.diagnose import RULES, diagnose, healthy
-from daedap.judge.facts import Facts, read_facts
-from daedap.judge.finding import SEVERITIES, Finding
-from daedap.pair import Pair
+from daedap.evaluation.diagnose import RULES, diagnose, healthy
+from daedap.evaluation.run_record import SEVERITIES, Facts, Finding, read_facts
+from daedap.types import Pair
 
 QUICK: dict[str, Any] = {
     "base": "fresh",

@@ -10,9 +10,8 @@ from typing import get_args
 
 import pytest
 
-from daedap.data.disturb import KINDS, Kind, disturb, disturb_each
-from daedap.data.slips import NEGATION, _strokes, _typed
-from daedap.korean import analyse, comparison_form, speech_level
+from daedap.korean.perturb import KINDS, NEGATION, Kind, _strokes, _typed, disturb, disturb_each
+from daedap.korean.text import analyse, comparison_form, speech_level
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"
 TYPED = re.compile(r"[가-힣ㄱ-ㅎㅏ-ㅣ\x20-\x7e…‘’“”~]*")

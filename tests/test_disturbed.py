@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daedap.judge import disturbed as suite
-from daedap.judge.disturbed import Effect, disturbed
-from daedap.judge.exam import Exam, Options, set_exam
-from daedap.pair import Pair, Reply
+from daedap.evaluation import robustness as suite
+from daedap.evaluation.robustness import Effect, disturbed
+from daedap.evaluation.testset import Exam, Options, set_exam
+from daedap.types import Pair, Reply
 
 NOUNS = "밥물술옷집차책꽃별달해눈비강산길말글꿈손"
 TEST = [Pair(f"{noun} 좋아해", f"{noun}이라면 정말 좋지요.", "0") for noun in NOUNS]

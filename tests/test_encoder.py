@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 from conftest import PAIRS
 
-from daedap.answer.encoder import Encoder
-from daedap.answer.index import Index
-from daedap.answer.memory import Memory, learn_memory
-from daedap.answer.rank import Ranker, Weights, fit_weights
-from daedap.answer.space import Space
 from daedap.errors import RunError
-from daedap.lm.score import FloatArray
-from daedap.pair import Pair, Spoken
+from daedap.model.loss import FloatArray
+from daedap.retrieval.encoder import Encoder, Space
+from daedap.retrieval.hybrid import Memory, learn_memory
+from daedap.retrieval.lexical import Index
+from daedap.retrieval.rerank import Ranker, Weights, fit_weights
+from daedap.types import Pair, Spoken
 
 ASKED = [pair.question for pair in PAIRS]
 

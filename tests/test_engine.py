@@ -21,25 +21,22 @@ from transformers import (
     Olmo2ForCausalLM,
 )
 
-from daedap.data.split import Splitting, split
-from daedap.data.store import write_sides
+from daedap.config import Learner, Recipe
+from daedap.data.split import Splitting, split, write_sides
 from daedap.errors import DataError, EngineError, RunError
 from daedap.files import write_json
-from daedap.lm.base import load_base
-from daedap.lm.convert import convert, write_engine
-from daedap.lm.device import Machine
-from daedap.lm.engine import Engine
-from daedap.lm.fit import Fitting
-from daedap.lm.learn import learn
-from daedap.lm.learned import open_learned
-from daedap.lm.processor import processor_features
-from daedap.lm.recipe import Learner, Recipe
-from daedap.lm.speaker import Speaker
-from daedap.lm.speech import Talker
-from daedap.lm.tokenizer import encode, load_tokenizer, save_tokenizer
-from daedap.lm.verify import open_engine
-from daedap.pair import Message, Pair
+from daedap.model.base import load_base
+from daedap.model.convert import convert, write_engine
+from daedap.model.device import Machine, processor_features
+from daedap.model.engine import Engine
+from daedap.model.language_model import Speaker, Talker
+from daedap.model.saved import open_learned
+from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
+from daedap.model.verify import open_engine
 from daedap.runs import Run, create
+from daedap.train.finetune import learn
+from daedap.train.trainer import Fitting
+from daedap.types import Message, Pair
 
 RECIPE = Recipe(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
 LEARNED = toys.PAIRS[:16]

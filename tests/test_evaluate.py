@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daedap.answer.index import Index
 from daedap.errors import RunError
-from daedap.judge.evaluate import Systems, evaluate
-from daedap.judge.evaluation import Evaluation
-from daedap.judge.exam import Options
-from daedap.judge.systems import Answerer, Speaker
-from daedap.judge.table import width
-from daedap.pair import Pair, Reply, Spoken
+from daedap.evaluation.evaluate import Systems, evaluate
+from daedap.evaluation.result import Evaluation
+from daedap.evaluation.tables import width
+from daedap.evaluation.testset import Answerer, Options, Speaker
+from daedap.retrieval.lexical import Index
+from daedap.types import Pair, Reply, Spoken
 
 NOUNS = tuple("밥물술옷집차책꽃별달해눈비강산길말글꿈손발귀코입목")
 TRAIN = [Pair(f"{noun} 좋아해?", f"{noun}이라면 정말 좋지요.", str(i % 2)) for i, noun in enumerate(NOUNS)]

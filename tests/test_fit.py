@@ -21,20 +21,19 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.commands.train import Place, train
-from daedap.data.source import Layout
+from daedap.config import Learner, Recipe
+from daedap.data.reader import Layout
 from daedap.data.split import Splitting
 from daedap.errors import RunError
-from daedap.lm.adapter import set_dropout, with_lora
-from daedap.lm.base import load_base
-from daedap.lm.checkpoint import checkpoints, load_weights
-from daedap.lm.device import Machine
-from daedap.lm.fit import Fitted, Fitting
-from daedap.lm.fresh import fresh_base
-from daedap.lm.prompt import Example, prompt_for
-from daedap.lm.recipe import Learner, Recipe
-from daedap.lm.score import score_answers
-from daedap.lm.speaker import Speaker
-from daedap.lm.tokenizer import train_tokenizer
+from daedap.model.base import fresh_base, load_base
+from daedap.model.device import Machine
+from daedap.model.language_model import Speaker
+from daedap.model.loss import score_answers
+from daedap.model.prompt import Example, prompt_for
+from daedap.model.tokenizer import train_tokenizer
+from daedap.model.trainable import set_dropout, with_lora
+from daedap.train.checkpoint import checkpoints, load_weights
+from daedap.train.trainer import Fitted, Fitting
 
 MACHINE = Machine("cpu", "fp32", 1, "")
 RECIPE = Recipe(

@@ -1,4 +1,4 @@
-"""The house: a module imports only from floors below its own, and heavy libraries stay on their floor."""
+"""Imports go down: a module imports only from modules listed before it; heavy libraries stay in model/ and train/"""
 
 from __future__ import annotations
 
@@ -9,23 +9,16 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
-language errors pair
-korean senses files
-runs
-data: problem encoding columns table turns jsonl kakao source read clean findings tally check texts similar split store
-data: slips speech disturb augment
-lm: processor kernels
-lm: recipe tokenizer prompt gguf_reader gguf_file base fresh ranks device batches halves loss score adapter cache
-lm: shortlist task checkpoint
-lm: average training plan fit speech speaker learned inherit learn engine verify combined converter_gaps convert pairing
-lm: corpus pretraining make_base
-lm: gauge shapes stock bench trial
-answer: index nearest features encoder space rank memory manners bot
-judge: metrics candidates backward exam systems table disturbed paraphrases evaluation evaluate
-judge: judged compare verdicts settings duel growth
-judge: facts finding teaching learning answering diagnose samples chart sections page report
-search: score space scale storage study result page task
-commands: check shared evaluate compare grow prepare remember train answer chat runs report pretrain bench tune
+i18n errors files runs types
+korean: text speech_level perturb word_vectors
+data: clean dedup encoding split augment tables jsonl kakaotalk reader corpus findings doctor
+config
+model: batching distributed device gguf tokenizer prompt base trainable loss language_model saved engine verify convert
+train: activation_cache biencoder checkpoint planner profiling baselines split_rows task trainer finetune benchmark pretrain trial
+retrieval: lexical encoder rerank hybrid small_talk bot build
+evaluation: metrics preferences reply_retrieval run_record tables diagnose report testset robustness result compare comparison evaluate
+tuning: objective space study result search
+commands: answer bench chat check compare evaluate report runs shared pretrain train tune
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""
@@ -68,15 +61,15 @@ def test_imports_go_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_only_lm_knows_torch(path: Path) -> None:
-    if not name_of(path).startswith("lm."):
+def test_only_model_and_train_import_torch(path: Path) -> None:
+    if not name_of(path).startswith(("model.", "train.")):
         roots = {imported.partition(".")[0] for imported in imports_of(path)}
         assert not roots & HEAVY
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_are_short(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 500
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -21,11 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from daedap.errors import BaseError
-from daedap.lm import gguf_file
-from daedap.lm.base import load_base
-from daedap.lm.gguf_reader import GgufReader
-from daedap.lm.prompt import prompt_for
-from daedap.lm.tokenizer import encode, save_tokenizer
+from daedap.model import gguf as gguf_file
+from daedap.model.base import load_base
+from daedap.model.gguf import GgufReader
+from daedap.model.prompt import prompt_for
+from daedap.model.tokenizer import encode, save_tokenizer
 
 FloatArray = NDArray[np.float32]
 SPLITS = {"llama": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "lfm2": "lfm2", "gemma3": "default"}

@@ -14,14 +14,14 @@ from conftest import PAIRS, write_csv
 
 import daedap
 from daedap.cli import run as cli
-from daedap.data.store import read_components, read_side
+from daedap.data.split import read_components, read_side
 from daedap.errors import DataError, RunError, SettingsError
+from daedap.evaluation.run_record import read_facts
 from daedap.files import write_json
-from daedap.judge.facts import read_facts
-from daedap.lm.learn import begin
-from daedap.lm.learned import open_learned
-from daedap.pair import Pair
+from daedap.model.saved import open_learned
 from daedap.runs import Run
+from daedap.train.finetune import begin
+from daedap.types import Pair
 
 NEW = [
     Pair(f"{dish} 맛있게 하는 집 아세요?", f"{dish}라면 시장 골목에 있는 집이 유명해요.", "0")

@@ -11,15 +11,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from daedap.errors import StorageError
-from daedap.lm.adapter import keep_in_bf16, lowest_trained, train_in_full, with_lora
-from daedap.lm.base import Base, load_base
-from daedap.lm.cache import Cached, Place, cached
-from daedap.lm.device import Machine
-from daedap.lm.halves import PARTED, lower_half
-from daedap.lm.loss import AnswerLoss, Rendered, answer_losses, collate
-from daedap.lm.prompt import Example
-from daedap.lm.shortlist import shortlist
-from daedap.lm.task import Frozen, Task, frozen_part, new_task
+from daedap.model.base import Base, load_base
+from daedap.model.device import Machine
+from daedap.model.loss import AnswerLoss, Rendered, answer_losses, collate, shortlist
+from daedap.model.prompt import Example
+from daedap.model.trainable import PARTED, keep_in_bf16, lower_half, lowest_trained, train_in_full, with_lora
+from daedap.train.activation_cache import Cached, Place, cached
+from daedap.train.task import Frozen, Task, frozen_part, new_task
 
 CPU = Machine("cpu", "fp32", 1, "")
 GIGABYTE = 10**9
@@ -139,7 +137,7 @@ def test_unknown_layouts_run_whole(
     base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("daedap.lm.task.PARTED", frozenset())
+    monkeypatch.setattr("daedap.train.finetune.PARTED", frozenset())
     assert isinstance(task_of(base, tmp_path, layers=1).train, Rendered)
     assert "can't be run apart" in caplog.text
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daedap.answer.index import FEATURES, Index, NGrams
 from daedap.errors import RunError
-from daedap.pair import Message, Pair
+from daedap.retrieval.lexical import FEATURES, Index, NGrams
+from daedap.types import Message, Pair
 
 PAIRS = [
     Pair("오늘 날씨 어때?", "맑고 따뜻해요.", "0", line=2),

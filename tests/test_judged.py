@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from rivals import TEST, TRAIN, even, made, ranked
 
-from daedap.data.store import read_side
+from daedap.data.split import read_side
 from daedap.errors import RunError
+from daedap.evaluation.compare import Common, common, read_judged
 from daedap.files import write_json
-from daedap.judge.judged import Common, common, read_judged
-from daedap.pair import Message, Pair
 from daedap.runs import Run
+from daedap.types import Message, Pair
 
 
 def shared(first: Run, second: Run) -> Common:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.read import Layout, Problem, open_source, rows
+from daedap.data.reader import Layout, Problem, open_source, rows
 from daedap.errors import DataError
-from daedap.pair import Message, Pair
+from daedap.types import Message, Pair
 
 PC = """홍길동 님과 카카오톡 대화
 저장한 날짜 : 2024-01-02 12:00:00

@@ -7,8 +7,8 @@ import toys
 from torch import nn
 from transformers.activations import NewGELUActivation
 
-from daedap.lm.base import load_base
-from daedap.lm.kernels import fuse_activations
+from daedap.model.base import load_base
+from daedap.model.device import fuse_activations
 
 
 def test_a_fused_activation_computes_the_same(tmp_path: Path) -> None:

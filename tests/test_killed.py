@@ -26,11 +26,11 @@ from conftest import write_csv
 from rivals import made
 
 import daedap.runs as store
+from daedap.evaluation.compare import read_judged
+from daedap.evaluation.preferences import read
+from daedap.evaluation.report import MARK
+from daedap.evaluation.run_record import read_facts
 from daedap.files import digest
-from daedap.judge.facts import read_facts
-from daedap.judge.judged import read_judged
-from daedap.judge.report import MARK
-from daedap.judge.verdicts import read
 from daedap.runs import Run
 
 KILLS, SEED = (int(os.environ.get(name, "0")) for name in ("DAEDAP_KILLS", "DAEDAP_KILLS_SEED"))

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from daedap.korean import (
+from daedap.korean.text import (
     analyse,
     comparison_form,
     compatibility_jamo,

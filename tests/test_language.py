@@ -16,7 +16,7 @@ from daedap import errors
 from daedap.cli import COMMANDS, _app
 from daedap.data.findings import KINDS
 from daedap.errors import DaedapError, SettingsError
-from daedap.language import say, speaks_korean
+from daedap.i18n import say, speaks_korean
 
 PACKAGE = Path(errors.__file__).parent
 CATALOG: dict[str, str] = json.loads((PACKAGE / "ko.json").read_text(encoding="utf-8"))

@@ -13,18 +13,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from daedap.data.split import Splitting, split
-from daedap.data.store import write_sides
+from daedap.config import Learner, Recipe
+from daedap.data.split import Splitting, split, write_sides
 from daedap.errors import BaseError, DaedapError, RunError
 from daedap.files import write_json
-from daedap.lm.base import load_base
-from daedap.lm.learn import learn
-from daedap.lm.learned import open_learned, open_untuned
-from daedap.lm.recipe import Learner, Recipe
-from daedap.lm.speaker import Speaker
-from daedap.lm.tokenizer import decode, encode
-from daedap.pair import Pair
+from daedap.model.base import load_base
+from daedap.model.language_model import Speaker
+from daedap.model.saved import open_learned, open_untuned
+from daedap.model.tokenizer import decode, encode
 from daedap.runs import Run, create
+from daedap.train.finetune import learn
+from daedap.types import Pair
 
 RECIPE = Recipe(
     num_train_epochs=40, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000, early_stopping_patience=0

@@ -10,12 +10,11 @@ import toys
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
-from daedap.lm.adapter import with_lora
-from daedap.lm.base import Base, load_base
-from daedap.lm.loss import answer_losses, collate
-from daedap.lm.prompt import Example
-from daedap.lm.score import score_answers
-from daedap.pair import Pair
+from daedap.model.base import Base, load_base
+from daedap.model.loss import answer_losses, collate, score_answers
+from daedap.model.prompt import Example
+from daedap.model.trainable import with_lora
+from daedap.types import Pair
 
 
 @pytest.fixture(scope="module", params=list(toys.BASES))

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from conftest import PAIRS
 
-from daedap.answer.encoder import Encoder
-from daedap.answer.manners import _HELPLINE, Manners, _speaks_of_dying, built_in
+from daedap.retrieval.encoder import Encoder
+from daedap.retrieval.small_talk import _HELPLINE, Manners, _speaks_of_dying, built_in
 
 
 @pytest.fixture(scope="module")

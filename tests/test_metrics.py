@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.judge import metrics
-from daedap.judge.metrics import Tally
-from daedap.pair import Reply, Source, Spoken
+from daedap.evaluation import metrics
+from daedap.evaluation.metrics import Tally
+from daedap.types import Reply, Source, Spoken
 
 
 def array(*values: float) -> metrics.FloatArray:

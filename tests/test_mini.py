@@ -14,9 +14,9 @@ from conftest import write_csv
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import daedap
-from daedap.lm.base import BUILT_IN, Base, load_base
-from daedap.lm.recipe import MINI
-from daedap.lm.tokenizer import decode, encode
+from daedap.config import MINI
+from daedap.model.base import BUILT_IN, Base, load_base
+from daedap.model.tokenizer import decode, encode
 
 SENTENCES = [
     "어제 본 영화가 생각보다 재미있어서 친구한테도 추천했어요.",

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from daedap.pair import Evidence, Message, Pair, Reply
+from daedap.types import Evidence, Message, Pair, Reply
 
 TURNS = (Message("user", "안녕"), Message("assistant", "반가워요"))
 PAIR = Pair("오늘 날씨 어때?", "맑고 따뜻해요.", "0", line=2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.lm.pairing import _Twins, learn_pairing
+from daedap.train.biencoder import _Twins, learn_pairing
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daedap.answer.manners import STARTER
-from daedap.data.check import load
+from daedap.data.doctor import load
 from daedap.errors import DataError
-from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
-from daedap.pair import Pair, Reply
+from daedap.evaluation.robustness import Paraphrase, answer_paraphrases, read_paraphrases
+from daedap.retrieval.small_talk import STARTER
+from daedap.types import Pair, Reply
 
 KNOWN = [Pair("배고파", "얼른 드세요."), Pair("졸려", "푹 자요"), Pair("자고 싶어", "눈 좀 붙여요")]
 

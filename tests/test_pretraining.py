@@ -18,17 +18,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import daedap
 from daedap.cli import run as cli
 from daedap.commands.pretrain import MadeBase
+from daedap.config import Schedule, Shape
 from daedap.errors import BaseError, SettingsError
 from daedap.files import digest, write_json
-from daedap.lm import pretraining
-from daedap.lm.base import load_base
-from daedap.lm.corpus import Corpus
-from daedap.lm.device import Machine, need_compiler
-from daedap.lm.fresh import SMALL, fresh_model
-from daedap.lm.pretraining import Pretraining, next_token_loss, optimizers, total_bits
-from daedap.lm.recipe import Schedule, Shape
-from daedap.lm.tokenizer import train_tokenizer
+from daedap.model.base import SMALL, fresh_model, load_base
+from daedap.model.device import Machine, need_compiler
+from daedap.model.tokenizer import train_tokenizer
 from daedap.runs import Run
+from daedap.train import pretrain as pretraining
+from daedap.train.pretrain import Corpus, Pretraining, next_token_loss, optimizers, total_bits
 
 ROLES = ("<|user|>", "<|assistant|>")
 CPU = Machine("cpu", "fp32", 1, "")
@@ -210,7 +208,7 @@ def test_stopped_while_it_reads_it_leaves_nothing(texts: Path, tmp_path: Path, m
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("daedap.lm.make_base.encode_documents", stopped)
+    monkeypatch.setattr("daedap.train.pretrain.encode_documents", stopped)
     assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
     assert list((tmp_path / "bases").iterdir()) == []
 

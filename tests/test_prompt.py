@@ -9,11 +9,11 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from daedap.errors import BaseError, DataError
-from daedap.lm.base import Base, load_base
-from daedap.lm.prompt import Prompt, prompt_for
-from daedap.lm.speaker import Speaker
-from daedap.lm.tokenizer import added_in_front, control_ids, decode, encode, load_tokenizer, save_tokenizer
-from daedap.pair import Message, Pair
+from daedap.model.base import Base, load_base
+from daedap.model.language_model import Speaker
+from daedap.model.prompt import Prompt, prompt_for
+from daedap.model.tokenizer import added_in_front, control_ids, decode, encode, load_tokenizer, save_tokenizer
+from daedap.types import Message, Pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"
 PAIR = Pair("12시 땡!", "하루가 또 가네요.")

@@ -21,18 +21,16 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 from daedap.errors import EngineError
 from daedap.files import write_json
-from daedap.lm.adapter import with_lora
-from daedap.lm.base import Base, load_base
-from daedap.lm.convert import convert
-from daedap.lm.engine import Engine
-from daedap.lm.halves import PARTED, lower_half
-from daedap.lm.loss import AnswerLoss, answer_losses, collate
-from daedap.lm.prompt import Example, Prompt
-from daedap.lm.score import score_answers
-from daedap.lm.speaker import Speaker
-from daedap.lm.tokenizer import added_in_front, encode, load_tokenizer, save_tokenizer
-from daedap.lm.verify import Reference
-from daedap.pair import Message, Pair
+from daedap.model.base import Base, load_base
+from daedap.model.convert import convert
+from daedap.model.engine import Engine
+from daedap.model.language_model import Speaker
+from daedap.model.loss import AnswerLoss, answer_losses, collate, score_answers
+from daedap.model.prompt import Example, Prompt
+from daedap.model.tokenizer import added_in_front, encode, load_tokenizer, save_tokenizer
+from daedap.model.trainable import PARTED, lower_half, with_lora
+from daedap.model.verify import Reference
+from daedap.types import Message, Pair
 
 UNKNOWN = {"LGAI-EXAONE/EXAONE-4.0-1.2B", "LiquidAI/LFM2-350M", "HuggingFaceTB/SmolLM3-3B"}
 """CTranslate2 has no converter for their architectures."""

@@ -18,7 +18,7 @@ import toys
 from conftest import write_csv
 
 from daedap.cli import run as cli
-from daedap.lm.learned import open_learned
+from daedap.model.saved import open_learned
 from daedap.runs import Run
 
 LAUNCHERS = {

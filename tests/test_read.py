@@ -8,9 +8,9 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from daedap.data.read import Layout, Problem, open_source, rows
+from daedap.data.reader import Layout, Problem, open_source, rows
 from daedap.errors import DataError
-from daedap.pair import Message, Pair
+from daedap.types import Message, Pair
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ from conftest import PAIRS, write_csv
 import daedap
 from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
+from daedap.evaluation.diagnose import diagnose
+from daedap.evaluation.report import page
+from daedap.evaluation.run_record import read_facts
 from daedap.files import write_json
-from daedap.judge.diagnose import diagnose
-from daedap.judge.facts import read_facts
-from daedap.judge.report import page
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]

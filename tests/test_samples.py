@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from daedap.judge.samples import choose
+from daedap.evaluation.run_record import choose
 from daedap.runs import Json
 
 ANSWER = "따뜻한 물로 씻고 일찍 주무세요."

@@ -10,9 +10,9 @@ import pytest
 from conftest import PAIRS
 
 from daedap.errors import SettingsError
-from daedap.judge.metrics import FloatArray, characters
-from daedap.pair import Pair
-from daedap.search.score import GROUP, Rows, difference, halve, mark
+from daedap.evaluation.metrics import FloatArray, characters
+from daedap.tuning.objective import GROUP, Rows, difference, halve, mark
+from daedap.types import Pair
 
 COMPONENTS = [str(row) for row in range(len(PAIRS))]
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.korean import analyse, kiwi
-from daedap.senses import WIDTH, Senses
+from daedap.korean.text import analyse, kiwi
+from daedap.korean.word_vectors import WIDTH, Senses
 
 WORDS = ["사랑", "애정", "행복", "컴퓨터", "밥"]
 

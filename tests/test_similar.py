@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 from scipy.sparse import csr_matrix
 
-from daedap.data.similar import THRESHOLD, _bigrams, _chunks, _rare_part, near_duplicates
-from daedap.korean import comparison_form
+from daedap.data.dedup import THRESHOLD, _bigrams, _chunks, _rare_part, near_duplicates
+from daedap.korean.text import comparison_form
 
 WHO = ["나", "우리", "엄마", "친구", "동생", "남자친구", "여자친구", "선생님", "부장님", "강아지"]
 WHAT = ["밥", "커피", "시험", "운동", "여행", "게임", "이별", "결혼", "취업", "감기", "월급", "다이어트"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import optuna
 import pytest
 
+from daedap.config import Learner, Recipe
 from daedap.errors import SettingsError
-from daedap.lm.plan import Plan
-from daedap.lm.recipe import Learner, Recipe
-from daedap.search.scale import Scale, choose_scale, divide
-from daedap.search.space import Found, Space, option, options, space_around
+from daedap.train.planner import Plan
+from daedap.tuning.objective import Scale, choose_scale, divide
+from daedap.tuning.space import Found, Space, option, options, space_around
 
 PLAN = Plan(rows=9000, epochs=5, layers=4, blocks=12, seconds=300.0, scoring=80.0)
 USUAL = Recipe(num_train_epochs=5)
@@ -104,7 +104,7 @@ def test_trials_fit_into_the_time() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    from daedap.search.task import Search
+    from daedap.tuning.search import Search
 
     with pytest.raises(SettingsError, match="--trials 0"):
         Search(trials=0)

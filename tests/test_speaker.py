@@ -9,14 +9,14 @@ import torch
 import toys
 from torch import nn
 
+from daedap.config import Recipe
 from daedap.errors import DataError
-from daedap.lm.base import load_base
-from daedap.lm.device import Machine
-from daedap.lm.fit import Fitting
-from daedap.lm.recipe import Recipe
-from daedap.lm.speaker import Speaker
-from daedap.lm.tokenizer import encode
-from daedap.pair import Message, Pair
+from daedap.model.base import load_base
+from daedap.model.device import Machine
+from daedap.model.language_model import Speaker
+from daedap.model.tokenizer import encode
+from daedap.train.trainer import Fitting
+from daedap.types import Message, Pair
 
 RECIPE = Recipe(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
 LEARNED = [*toys.PAIRS[:15], Pair("칭찬해 줘", "정말 잘하고 있어요 😊")]

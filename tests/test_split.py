@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 from test_similar import cosine, questions
 
-from daedap.data.similar import THRESHOLD
+from daedap.data.dedup import THRESHOLD
 from daedap.data.split import Leak, Method, Side, Split, Splitting, context, grow, split
 from daedap.errors import SettingsError
-from daedap.korean import comparison_form
-from daedap.pair import Message, Pair
+from daedap.korean.text import comparison_form
+from daedap.types import Message, Pair
 
 METHODS: tuple[Method, ...] = ("components", "random")
 HALVES = Splitting(dev_size=0.2, test_size=0.3)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import re
 
-from daedap.answer.manners import STARTER
-from daedap.data.check import load
-from daedap.korean import comparison_form, speech_level
+from daedap.data.doctor import load
+from daedap.korean.text import comparison_form, speech_level
+from daedap.retrieval.small_talk import STARTER
 
 PAIRS = load(STARTER).pairs
 PARAPHRASES = STARTER.with_name("starter_paraphrases.csv")

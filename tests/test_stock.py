@@ -13,11 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
-from daedap.lm import stock
-from daedap.lm.base import Base, load_base
-from daedap.lm.gauge import Memory, matmul_peak, step_flops
-from daedap.lm.stock import LENGTH, NAMES, STOCK, Setting, Trained, fitting, train_stock
-from daedap.pair import Message, Pair
+from daedap.model.base import Base, load_base
+from daedap.train import baselines as stock
+from daedap.train.baselines import LENGTH, NAMES, STOCK, Setting, Trained, fitting, train_stock
+from daedap.train.profiling import Memory, matmul_peak, step_flops
+from daedap.types import Message, Pair
 
 ROWS = toys.PAIRS[:40]
 SHAPES = {name: (STOCK[name].batch_size, LENGTH) for name in ("lora_padded", "full_padded")}
@@ -192,7 +192,7 @@ def test_memory_is_what_is_held_at_the_most() -> None:
 
 
 def test_peak_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daedap.lm.gauge._SHAPES", ((8, 8, 8), (256, 256, 256)))
+    monkeypatch.setattr("daedap.train.benchmark._SHAPES", ((8, 8, 8), (256, 256, 256)))
     fast = matmul_peak(torch.float32)
-    monkeypatch.setattr("daedap.lm.gauge._SHAPES", ((8, 8, 8),))
+    monkeypatch.setattr("daedap.train.benchmark._SHAPES", ((8, 8, 8),))
     assert 0 < matmul_peak(torch.float32) < fast

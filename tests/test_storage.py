@@ -22,7 +22,7 @@ import toys
 from conftest import write_csv
 
 from daedap.errors import SettingsError, StorageError
-from daedap.search.storage import connected, open_study
+from daedap.tuning.study import connected, open_study
 
 ASKED = {"file": "1234", "recipe": {"seed": 42}}
 SCALE = {"fraction": 0.5, "epochs": None}
@@ -115,7 +115,7 @@ def postgresql() -> Iterator[str]:
 
 
 def test_machines_that_begin_at_once_share_one_study(postgresql: str, tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from daedap.search.storage import open_study\n"
+    code = "import sys; from pathlib import Path; from daedap.tuning.study import open_study\n"
     code += (
         f"with open_study(sys.argv[1], Path(sys.argv[2]), 'together', {ASKED}, {{'fraction': sys.argv[2]}}) as study:\n"
     )

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.split import Splitting, split
-from daedap.data.store import read_components, read_side, write_sides
+from daedap.data.split import Splitting, read_components, read_side, split, write_sides
 from daedap.errors import RunError
-from daedap.pair import Message, Pair
+from daedap.types import Message, Pair
 
 HISTORY = (Message("user", "안녕"), Message("assistant", "반가워요"))
 PAIRS = [

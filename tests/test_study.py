@@ -14,18 +14,16 @@ import optuna
 import pytest
 from conftest import PAIRS
 
+from daedap.config import Learner, Recipe
 from daedap.errors import SettingsError
-from daedap.judge.metrics import FloatArray, characters
-from daedap.lm.plan import Plan
-from daedap.lm.recipe import Learner, Recipe
-from daedap.lm.speaker import Speaker
-from daedap.pair import Pair
-from daedap.search.page import page
-from daedap.search.result import Against, Found, found_by
-from daedap.search.score import halve
-from daedap.search.space import Space, space_around
-from daedap.search.storage import open_study
-from daedap.search.study import Trials, default_of, search
+from daedap.evaluation.metrics import FloatArray, characters
+from daedap.model.language_model import Speaker
+from daedap.train.planner import Plan
+from daedap.tuning.objective import halve
+from daedap.tuning.result import Against, Found, found_by, page
+from daedap.tuning.space import Space, space_around
+from daedap.tuning.study import Trials, default_of, open_study, search
+from daedap.types import Pair
 
 CHOOSING, COMPARING = halve(PAIRS, [str(row) for row in range(len(PAIRS))])
 PLAN = Plan(rows=60, epochs=3, layers=6, blocks=6)

@@ -11,15 +11,14 @@ import pytest
 import toys
 from conftest import PAIRS
 
-from daedap.data.split import Splitting, split
-from daedap.data.store import write_sides
+from daedap.config import Learner, Recipe
+from daedap.data.split import Splitting, split, write_sides
 from daedap.files import write_json
-from daedap.lm.learn import learn
-from daedap.lm.learned import open_learned
-from daedap.lm.recipe import Learner, Recipe
-from daedap.lm.speaker import Speaker
-from daedap.lm.trial import Ground, stand
+from daedap.model.language_model import Speaker
+from daedap.model.saved import open_learned
 from daedap.runs import Run
+from daedap.train.finetune import learn
+from daedap.train.trial import Ground, stand
 
 PARTS = split(PAIRS, Splitting(dev_size=0.2, test_size=0.1))
 RECIPE = Recipe(num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3)

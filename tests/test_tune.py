@@ -19,13 +19,13 @@ import toys
 import daedap
 from daedap.cli import run as cli
 from daedap.commands.tune import _epochs_left
-from daedap.data.store import read_side
+from daedap.config import Recipe
+from daedap.data.split import read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
-from daedap.lm.plan import Plan
-from daedap.lm.recipe import Recipe
 from daedap.runs import Run
-from daedap.search.storage import connected
+from daedap.train.planner import Plan
+from daedap.tuning.study import connected
 
 Output = pytest.CaptureFixture[str]
 KILLS = int(os.environ.get("DAEDAP_KILLS", "0")) or 3

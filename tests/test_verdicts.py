@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from daedap.errors import RunError, StorageError
-from daedap.judge.verdicts import Verdict, add, count, on, read
+from daedap.evaluation.preferences import Verdict, add, count, on, read
 
 ANSWERS = {"0001": "우산을 챙기세요.", "0002": "비가 오네요"}
 
@@ -46,7 +46,7 @@ def test_several_processes_add_at_once(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from daedap.judge.verdicts import Verdict, add
+from daedap.evaluation.preferences import Verdict, add
 for row in range(20):
     add(Path(sys.argv[1]), Verdict("", f"{sys.argv[2]} {row}", "비 와?" * 500, {}, ("1", "2"), None))
 """

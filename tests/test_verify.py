@@ -20,14 +20,12 @@ from transformers import GPT2LMHeadModel
 
 from daedap.errors import RunError
 from daedap.files import write_json
-from daedap.lm.base import load_base
-from daedap.lm.combined import Scored
-from daedap.lm.convert import _quantize, convert
-from daedap.lm.device import choose_precision
-from daedap.lm.engine import Engine
-from daedap.lm.processor import may_be_fast_in_bf16, processor_features, processor_kind
-from daedap.lm.speaker import Speaker
-from daedap.lm.verify import Agreement, Reference, checked_engine, open_engine, verified
+from daedap.model.base import load_base
+from daedap.model.convert import _quantize, convert
+from daedap.model.device import choose_precision, may_be_fast_in_bf16, processor_features, processor_kind
+from daedap.model.engine import Engine
+from daedap.model.language_model import Scored, Speaker
+from daedap.model.verify import Agreement, Reference, checked_engine, open_engine, verified
 from daedap.runs import Run, find
 
 ROWS = toys.PAIRS[:12]

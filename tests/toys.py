@@ -32,11 +32,11 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from daedap.lm.loss import AnswerLoss, Rendered
-from daedap.lm.prompt import Example
-from daedap.lm.task import Task
-from daedap.lm.tokenizer import save_tokenizer, train_tokenizer
-from daedap.pair import Pair
+from daedap.model.loss import AnswerLoss, Rendered
+from daedap.model.prompt import Example
+from daedap.model.tokenizer import save_tokenizer, train_tokenizer
+from daedap.train.task import Task
+from daedap.types import Pair
 
 torch.set_num_threads(1)  # on a busy machine a second one only waits
 

@@ -11,13 +11,13 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daedap.answer.bot import Bot, Manner
 from daedap.data.encoding import detect, open_text
 from daedap.errors import DataError, SettingsError
 from daedap.files import write_lines
-from daedap.language import say
-from daedap.pair import Reply
+from daedap.i18n import say
+from daedap.retrieval.bot import Bot, Manner
 from daedap.runs import FOLDER
+from daedap.types import Reply
 
 _AT_ONCE = 512
 

@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from daedap.answer.manners import STARTER
-from daedap.commands.shared import tell
-from daedap.data.check import load
-from daedap.data.source import Layout
+from daedap.config import DeviceName, at_least_one
+from daedap.data.doctor import load
+from daedap.data.reader import Layout
 from daedap.data.split import Splitting, split
 from daedap.errors import DataError, SettingsError
+from daedap.evaluation.tables import align
 from daedap.files import storage
-from daedap.judge.table import align
-from daedap.language import say
-from daedap.lm.recipe import DeviceName, at_least_one
+from daedap.i18n import say, tell
+from daedap.retrieval.small_talk import STARTER
 from daedap.runs import FOLDER, Json
 
 if TYPE_CHECKING:
-    from daedap.lm.base import Base
-    from daedap.lm.bench import Ground, Level, Measured, Site
-    from daedap.lm.stock import Stock
-    from daedap.pair import Pair
+    from daedap.model.base import Base
+    from daedap.train.baselines import Stock
+    from daedap.train.benchmark import Ground, Level, Measured, Site
+    from daedap.types import Pair
 
 RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2", "ours_compiled"]
 _SEED = 42
@@ -165,8 +164,8 @@ def bench(
     file
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
-    from daedap.lm.bench import Ground, Site, find_peaks  # torch takes seconds to import
-    from daedap.lm.device import choose_device
+    from daedap.model.device import choose_device
+    from daedap.train.benchmark import Ground, Site, find_peaks  # torch takes seconds to import
 
     device = choose_device(bout.device)
     make = _base_maker(bout)
@@ -179,15 +178,15 @@ def bench(
 
 
 def _base_maker(bout: Bout) -> Callable[[], Base]:
-    from daedap.lm.base import load_base  # as above
-    from daedap.lm.shapes import kogpt2_shape
+    from daedap.model.base import load_base  # as above
+    from daedap.train.baselines import kogpt2_shape
 
     return partial(load_base, bout.base) if bout.base else partial(kogpt2_shape, bout.tokenizer)
 
 
 def _rows(file: Path, layout: Layout, bout: Bout, base: Base) -> tuple[list[Pair], list[Pair]]:
     """Training and dev rows, as `daedap train` parts them, that all recipes can take whole."""
-    from daedap.lm.stock import LENGTH, fitting  # as above
+    from daedap.train.baselines import LENGTH, fitting  # as above
 
     loaded = load(file, layout, fits=base.prompt(LENGTH).fits)
     parts = split(loaded.pairs, Splitting(), seed=_SEED)
@@ -201,7 +200,7 @@ def _rows(file: Path, layout: Layout, bout: Bout, base: Base) -> tuple[list[Pair
 
 def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured]]:
     """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
-    from daedap.lm.bench import choose_floats, measure_ours, measure_quality, measure_speed  # as above
+    from daedap.train.benchmark import choose_floats, measure_ours, measure_quality, measure_speed  # as above
 
     speed: list[Measured] = []
     quality: list[Measured] = []
@@ -223,7 +222,7 @@ def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured
 
 def _as_long(level: Level, ground: Ground, own: Measured, epochs: int, first: Sequence[Measured]) -> Iterator[Measured]:
     """daedap's training for as many epochs as it ends in the time of the first recipe, where these are more."""
-    from daedap.lm.bench import measure_ours  # as above
+    from daedap.train.benchmark import measure_ours  # as above
 
     for other in first:
         if (more := int(epochs * other.seconds / own.seconds)) > epochs:
@@ -233,7 +232,7 @@ def _as_long(level: Level, ground: Ground, own: Measured, epochs: int, first: Se
 
 def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:
     """The usual recipes among these whose libraries are installed; of the others it is said what they need."""
-    from daedap.lm.stock import STOCK  # as above
+    from daedap.train.baselines import STOCK  # as above
 
     for stock in (STOCK[name] for name in names if name in STOCK):
         if stock.there:
@@ -245,8 +244,8 @@ def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:
 
 def _possible(names: Sequence[RecipeName]) -> Iterator[Level]:
     """daedap's own levels among these; of one that needs a compiler that is not there it is said."""
-    from daedap.lm.bench import LEVELS  # as above
-    from daedap.lm.device import can_compile
+    from daedap.model.device import can_compile
+    from daedap.train.benchmark import LEVELS  # as above
 
     for level in LEVELS:
         if level.name in names and (not level.recipe.get("torch_compile") or can_compile()):

@@ -9,11 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daedap.answer.bot import Bot, Manner
 from daedap.errors import DataError
-from daedap.language import say
-from daedap.pair import Message, Reply
+from daedap.i18n import say
+from daedap.retrieval.bot import Bot, Manner
 from daedap.runs import FOLDER
+from daedap.types import Message, Reply
 
 _REMEMBERED = 6
 """Messages of the conversation that the next answer is based on."""

@@ -9,12 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-import daedap.data.check as doctor
+from daedap.data import doctor
+from daedap.data.dedup import near_duplicates
 from daedap.data.findings import Report
-from daedap.data.read import rows
-from daedap.data.similar import near_duplicates
-from daedap.data.source import Layout
-from daedap.pair import Pair
+from daedap.data.reader import Layout, rows
+from daedap.types import Pair
 
 COMPARED = 100_000
 """Rows whose questions are compared with each other; the other findings are counted over the whole file."""

@@ -12,15 +12,13 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-import daedap.judge.verdicts as kept
+import daedap.evaluation.preferences as kept
 import daedap.runs as store
 from daedap.errors import SettingsError
-from daedap.judge.compare import Answers, answered, answers, differences
-from daedap.judge.duel import Duel, setting_lines
-from daedap.judge.judged import Judged, common, read_judged
-from daedap.judge.settings import differing
-from daedap.judge.verdicts import Verdict
-from daedap.language import say
+from daedap.evaluation.compare import Answers, Judged, answered, answers, common, differences, differing, read_judged
+from daedap.evaluation.comparison import Duel, setting_lines
+from daedap.evaluation.preferences import Verdict
+from daedap.i18n import say
 from daedap.runs import FOLDER, Json, Run
 
 VERDICTS = "verdicts.jsonl"

@@ -12,29 +12,27 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.answer.bot import Bot
-from daedap.answer.manners import built_in
-from daedap.data.check import load
-from daedap.data.disturb import KINDS, Kind, disturb
-from daedap.data.source import Layout
-from daedap.data.split import Splitting, split
-from daedap.data.store import SIDES, read_components, read_side
+from daedap.data.doctor import load
+from daedap.data.reader import Layout
+from daedap.data.split import SIDES, Splitting, read_components, read_side, split
 from daedap.errors import SettingsError
+from daedap.evaluation.compare import kept_rows
+from daedap.evaluation.comparison import Growth, answered_as_told, beside_parent
+from daedap.evaluation.evaluate import Systems
+from daedap.evaluation.evaluate import evaluate as judge
+from daedap.evaluation.result import Evaluation, Row
+from daedap.evaluation.robustness import Effect, Paraphrase, answer_paraphrases, disturbed, read_paraphrases
+from daedap.evaluation.testset import Options, set_exam
 from daedap.files import new_folder, write_json, write_lines, write_text
-from daedap.judge.disturbed import Effect, disturbed
-from daedap.judge.evaluate import Systems
-from daedap.judge.evaluate import evaluate as judge
-from daedap.judge.evaluation import Evaluation, Row
-from daedap.judge.exam import Options, set_exam
-from daedap.judge.growth import Growth, answered_as_told, beside_parent
-from daedap.judge.judged import kept_rows
-from daedap.judge.paraphrases import Paraphrase, answer_paraphrases, read_paraphrases
-from daedap.language import say
-from daedap.pair import Pair
+from daedap.i18n import say
+from daedap.korean.perturb import KINDS, Kind, disturb
+from daedap.retrieval.bot import Bot
+from daedap.retrieval.small_talk import built_in
 from daedap.runs import FOLDER, Json, Run
+from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.lm.speech import Talker  # torch takes seconds to import
+    from daedap.model.language_model import Talker  # torch takes seconds to import
 
 _log = logging.getLogger("daedap")
 _AT_FIRST, _LIKELIHOODS_AT_FIRST = 50, 150
@@ -110,9 +108,7 @@ def judge_run(run: Run, speaker: Talker) -> Json:
     if not exam.pairs:
         _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
-    options = Options(
-        rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST), timed_models=False
-    )
+    options = Options(rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST), timed_models=False)
     parent = _parent(run)
     if earlier := _parents_scores(parent, exam, options) if parent else {}:
         speakers = {"model": speaker}
@@ -145,8 +141,8 @@ def _parent(run: Run) -> Run | None:
 
 def _speakers(run: Run, model: Talker | None = None) -> dict[str, Talker]:
     """The run's model, its parent's, and the base that it started from; each is loaded once."""
-    from daedap.lm.combined import Scored  # torch takes seconds to import
-    from daedap.lm.learned import open_learned, open_untuned
+    from daedap.model.language_model import Scored  # torch takes seconds to import
+    from daedap.model.saved import open_learned, open_untuned
 
     speakers = {"model": model or Scored(open_learned(run))}
     if parent := _parent(run):
@@ -164,8 +160,8 @@ def _bots(run: Run, speakers: Mapping[str, Talker]) -> dict[str, Bot]:
 
 def _bot(run: Run, speaker: Talker) -> Bot:
     """The bot of a run whose model is open; it doesn't know the answers of the test rows."""
-    from daedap.lm.combined import Combined  # torch takes seconds to import
-    from daedap.lm.verify import open_engine
+    from daedap.model.language_model import Combined  # torch takes seconds to import
+    from daedap.model.verify import open_engine
 
     return Bot.of(run, held_out=False, model=Combined(open_engine(run), speaker))
 
@@ -243,7 +239,7 @@ def _own_exam(run: Run) -> _Exam:
 
 
 def _foreign_exam(file: Path, layout: Layout, run: Run) -> _Exam:
-    from daedap.lm.learned import saved_prompt  # as above
+    from daedap.model.saved import saved_prompt  # as above
 
     loaded = load(file, layout, fits=saved_prompt(run).fits)
     _log.info("\n".join(loaded.report.lines()))

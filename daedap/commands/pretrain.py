@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.commands.shared import head, refuse_with_resume, tell
-from daedap.data.source import Layout
-from daedap.data.texts import Document, hold_out, read_texts
+from daedap.commands.shared import head, refuse_with_resume
+from daedap.config import FRESH, Schedule, Shape
+from daedap.data.corpus import Document, hold_out, read_texts
+from daedap.data.reader import Layout
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
-from daedap.language import say
-from daedap.lm.recipe import FRESH, Schedule, Shape
+from daedap.i18n import say, tell
 from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
-    from daedap.lm.base import Base
+    from daedap.model.base import Base
 
 _WORSE = 1.005
 """How much worse than at its best a base must have become for a word about it."""
@@ -116,7 +116,7 @@ def _check(files: Sequence[Path], base: str, shape: Shape, schedule: Schedule) -
         raise SettingsError(
             "--base {base} has its own shape and tokenizer.", "Leave the options of the shape out.", base=base
         )
-    from daedap.lm.device import choose_device, need_compiler  # torch takes seconds to import
+    from daedap.model.device import choose_device, need_compiler  # torch takes seconds to import
 
     choose_device(schedule.device)
     if schedule.torch_compile:
@@ -125,7 +125,7 @@ def _check(files: Sequence[Path], base: str, shape: Shape, schedule: Schedule) -
 
 def _begin(run: Run, files: Sequence[Path], layout: Layout, shelf: Shelf, shape: Shape, schedule: Schedule) -> None:
     """Read, part and encode the texts; the settings come last, and with them the run can be resumed."""
-    from daedap.lm.make_base import encode, fit_tokenizer  # as above
+    from daedap.train.pretrain import encode, fit_tokenizer  # as above
 
     start = None if shelf.base == FRESH else _load(shelf.base, schedule)
     times = Counter(file.resolve() for file in files)
@@ -147,7 +147,7 @@ def _begin(run: Run, files: Sequence[Path], layout: Layout, shelf: Shelf, shape:
 
 
 def _load(name: str, schedule: Schedule) -> Base:
-    from daedap.lm.base import load_base  # as above
+    from daedap.model.base import load_base  # as above
 
     base = load_base(name)
     if schedule.block_size > base.places:
@@ -186,7 +186,7 @@ def _tell_sizes(sizes: Json) -> None:
 
 
 def _finish(run: Run) -> MadeBase:
-    from daedap.lm.make_base import make_base  # as above
+    from daedap.train.pretrain import make_base  # as above
 
     progress = make_base(run)
     manifest = {**head(run), **run.settings, **asdict(progress), "files": store.sizes(run.folder)}

@@ -8,12 +8,11 @@ from typing import Any
 
 import daedap.runs as store
 from daedap.errors import SettingsError
+from daedap.evaluation.diagnose import diagnose, healthy
+from daedap.evaluation.report import MARK, page
+from daedap.evaluation.run_record import Facts, Finding, read_facts
 from daedap.files import write_text
-from daedap.judge.diagnose import diagnose, healthy
-from daedap.judge.facts import Facts, read_facts
-from daedap.judge.finding import Finding
-from daedap.judge.report import MARK, page
-from daedap.language import say
+from daedap.i18n import say
 from daedap.runs import FOLDER
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import daedap.runs as store
 from daedap.errors import RunError
-from daedap.judge.table import align
-from daedap.language import say
+from daedap.evaluation.tables import align
+from daedap.i18n import say
 from daedap.runs import FOLDER, Json, Run
 
 

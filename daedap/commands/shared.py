@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -15,12 +14,6 @@ from daedap.runs import Json, Run
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy", "kiwipiepy")
 _log = logging.getLogger("daedap")
-
-
-def tell(lines: Sequence[str]) -> None:
-    """Say what is being done, on stderr."""
-    for line in lines:
-        _log.info(line)
 
 
 def refuse_with_resume(*given: Any) -> None:
@@ -45,7 +38,7 @@ def _told(options: Any) -> list[str]:
 
 def head(run: Run) -> Json:
     """Number, time, versions and the most memory held."""
-    from daedap.lm.device import peak_memory  # torch takes seconds to import
+    from daedap.model.device import peak_memory  # torch takes seconds to import
 
     return {
         "number": run.number,

@@ -18,25 +18,23 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.answer.manners import STARTER
 from daedap.commands.evaluate import judge_run
-from daedap.commands.grow import inherited, inherited_file
-from daedap.commands.prepare import part, source_of
-from daedap.commands.remember import remember
-from daedap.commands.shared import head, refuse_with_resume, tell
-from daedap.data.check import Fits, load
-from daedap.data.source import Layout
-from daedap.data.split import Splitting
-from daedap.data.store import write_sides
+from daedap.commands.shared import head, refuse_with_resume
+from daedap.config import FRESH, Learner, Recipe
+from daedap.data.doctor import Fits, load
+from daedap.data.reader import Layout
+from daedap.data.split import Splitting, write_sides
 from daedap.errors import SettingsError, StorageError
 from daedap.files import write_json
-from daedap.language import say
-from daedap.lm.recipe import FRESH, Learner, Recipe
+from daedap.i18n import say, tell
+from daedap.retrieval.build import remember
+from daedap.retrieval.small_talk import STARTER
 from daedap.runs import FOLDER, Json, Run
+from daedap.train.split_rows import inherited, inherited_file, part, source_of
 
 if TYPE_CHECKING:
-    from daedap.lm.base import Base
-    from daedap.lm.speech import Talker
+    from daedap.model.base import Base
+    from daedap.model.language_model import Talker
 
 _log = logging.getLogger("daedap")
 STARTER_EPOCHS = 1
@@ -138,7 +136,7 @@ def _named(parent: Run, runs: Path) -> str:
 
 def _help(learner: Learner) -> NoReturn:
     """What `torchrun` and `accelerate launch` start beside the first process learns with it, and does nothing else."""
-    from daedap.lm.learn import help_to_learn  # torch takes seconds to import
+    from daedap.train.finetune import help_to_learn  # torch takes seconds to import
 
     help_to_learn(learner.device)
 
@@ -173,8 +171,8 @@ def _load_base(learner: Learner, parent: Run | None) -> Base | None:
     """The parent's base or the named one; None when a fresh model will be made, which needs the training rows first."""
     if learner.base == FRESH and not parent:
         return None
-    from daedap.lm.base import load_base  # torch takes seconds to import
-    from daedap.lm.inherit import inherited_base
+    from daedap.model.base import load_base  # torch takes seconds to import
+    from daedap.train.finetune import inherited_base
 
     base = inherited_base(parent) if parent else load_base(learner.base)
     tell([say("Base {name}, licence: {licence}", name=learner.base, licence=base.licence)])
@@ -193,10 +191,10 @@ def _fits(learner: Learner, base: Base | None) -> Fits:
 
 def _finish(run: Run, base: Base | None = None) -> Run:
     """Train, convert, index, score; the manifest comes last."""
-    from daedap.lm.combined import Scored  # torch takes seconds to import
-    from daedap.lm.convert import write_engine
-    from daedap.lm.learn import learn
-    from daedap.lm.learned import open_learned
+    from daedap.model.convert import write_engine
+    from daedap.model.language_model import Scored  # torch takes seconds to import
+    from daedap.model.saved import open_learned
+    from daedap.train.finetune import learn
 
     seconds: dict[str, float] = {"prepare": run.settings["prepare_seconds"]}
     with _timed(seconds, "plan"):
@@ -256,9 +254,9 @@ def _manifest(run: Run, encoded: int, seconds: Json, headline: Json) -> Json:
 
 def _engine(run: Run) -> Json:
     """What answers on this processor, and how closely it agrees with the trained model."""
-    from daedap.lm.engine import ENGINE
-    from daedap.lm.processor import processor_kind
-    from daedap.lm.verify import PYTORCH, verified
+    from daedap.model.device import processor_kind
+    from daedap.model.engine import ENGINE
+    from daedap.model.verify import PYTORCH, verified
 
     found: Json = verified(run.folder / ENGINE).get(processor_kind(), {"compute_type": PYTORCH})
     return found

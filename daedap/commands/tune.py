@@ -14,28 +14,24 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.answer.manners import STARTER
-from daedap.commands.shared import tell
 from daedap.commands.train import STARTER_EPOCHS, Place, train
-from daedap.data.source import Layout
-from daedap.data.split import Splitting
-from daedap.data.store import write_sides
+from daedap.config import Learner, Recipe
+from daedap.data.reader import Layout
+from daedap.data.split import Splitting, write_sides
 from daedap.files import storage, write_text
-from daedap.language import say
-from daedap.lm.recipe import Learner, Recipe
+from daedap.i18n import say, tell
+from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Run
-from daedap.search.page import page
-from daedap.search.result import Against, Found, Tuned, against
-from daedap.search.scale import Times, divide
-from daedap.search.score import mark
-from daedap.search.space import Space
-from daedap.search.storage import need_optuna
-from daedap.search.task import Search, Stage, Task, look, open_for, set_up
+from daedap.tuning.objective import Times, divide, mark
+from daedap.tuning.result import Against, Found, Tuned, against, page
+from daedap.tuning.search import Search, Stage, Task, look, open_for, set_up
+from daedap.tuning.space import Space
+from daedap.tuning.study import need_optuna
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from daedap.lm.plan import Plan
+    from daedap.train.planner import Plan
 
 _HOUR = 3600.0
 _STALE = 60.0
@@ -131,7 +127,7 @@ def _whole_defaults(ended: _Ended, plan: Plan) -> list[float] | None:
 
 
 def _bits(run: Run, stage: Stage) -> list[float]:
-    from daedap.lm.learned import open_learned  # torch takes seconds to import
+    from daedap.model.saved import open_learned  # torch takes seconds to import
 
     bits: list[float] = mark(open_learned(run).log2_probability, stage.comparing).bits.tolist()
     return bits

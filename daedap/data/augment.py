@@ -1,8 +1,5 @@
 """More training rows for nothing: the same answer to the question as other people would type it."""
 
-# Without `from __future__ import annotations`: cyclopts looks up the names in an inherited option's type where the heir
-# is defined.
-
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -11,12 +8,15 @@ from typing import Annotated
 
 from cyclopts import Parameter, Token
 
-from daedap.data.disturb import KINDS, Kind, disturb_each
-from daedap.data.similar import near_duplicates
+from daedap.data.dedup import near_duplicates
 from daedap.data.split import context
 from daedap.errors import SettingsError
-from daedap.korean import comparison_form
-from daedap.pair import Pair
+from daedap.korean.perturb import KINDS, Kind, disturb_each
+from daedap.korean.text import comparison_form
+from daedap.types import Pair
+
+# Without `from __future__ import annotations`: cyclopts looks up the names in an inherited option's type where the heir
+# is defined.
 
 
 def _named(_: object, tokens: Sequence[Token]) -> list[str]:

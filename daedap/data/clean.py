@@ -1,13 +1,38 @@
-"""Repair of what can't be meant: stray spaces, invisible characters, letters in pieces."""
+"""A row that can't be learned from, and how its text is shown to the user.
+
+Repair of what can't be meant: stray spaces, invisible characters, letters in pieces.
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from daedap.korean import nfc
-from daedap.pair import Message, Pair
+from daedap.korean.text import nfc
+from daedap.types import Message, Pair
+
+_SHOWN = 60
+"""Characters of a row that a message shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An unreadable row."""
+
+    line: int
+    """Where it begins in its file, counted from 1."""
+    kind: str
+    """One of `findings.KINDS`."""
+    value: str
+    """The beginning of what stands there, safe to print."""
+
+
+def excerpt(text: str) -> str:
+    """The beginning of a text on one line; what can't be seen or printed (a zero-width space) becomes its escape."""
+    shown = text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in shown)
+
 
 _SPACES = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\u3164"  # U+3164: the Hangul filler, typed as a blank
 _BREAKS = "\x0b\x0c\x85\u2028\u2029"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from daedap.data.source import Source
-from daedap.language import say
+from daedap.data.reader import Source
+from daedap.i18n import say
 
 Action = Literal["dropped", "repaired", "kept"]
 

@@ -1,0 +1,236 @@
+"""The same question in the other level of speech: 해요체 for friends' talk (반말), and the way back.
+
+An ending that only takes or loses 요 is changed where it stands, whatever the spelling around it. Where the verb must
+be conjugated, Kiwi does it, and only if it would spell the original as it was typed. Nothing else is touched: what is
+asked, and whether it is denied, stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from daedap.korean.text import Morpheme, is_closed, join
+
+# Forms as Kiwi gives them: an ending that merges with its verb begins with a conjoining final, ᆫ ᆯ ᆷ ᆸ.
+_TAKES_YO = re.compile(
+    "[어아애네나]|[ᆯ을](?:까|게|래)|[ᆫ은는]가|[ᆫ는]?대|래|재|[ᆫ은는던]데|까|으?니까|[어라]서|고|구|지만|잖아|거든|[는더]?군"
+    "|(?:[ᆫ는]?다|으?라|[느으]?냐|자|더라)[고구]|[ᆫ는]?다[니네]|라[니네]|(?:으|ᆯ|을)?려[고구나]"
+)
+"""먹어 → 먹어요, 먹을까 → 먹을까요."""
+_SWAPPED = re.compile("(?:[어아]야)?(지)|[는ᆫ]?(구나|구만|구먼)|(더라)")
+_SPOKEN = {"지": "죠", "구나": "군요", "구만": "군요", "구먼": "군요", "더라": "더라고요"}
+_PLAIN = re.compile("[ᆫ는]?다|[느으]?냐|으?니|자")
+"""먹는다, 먹니, 먹자 → 먹어요."""
+_NOTE = re.compile("ᆷ|음")
+"""Speech in notes: 먹었음 → 먹었어요."""
+_FORMAL = re.compile("(?:ᆸ|습)니[다까]|ᆸ시오|으?세요|으?셔요|[ᆫ은는]가요|나요|[에예]요")
+"""갑니다, 가세요, 가나요 → 가."""
+_HONORED = {"안녕하세요": "안녕", "계세요": "있어", "드세요": "먹어", "주무세요": "자", "감사합니다": "고마워"}
+_HONORED |= {"감사해요": "고마워", "죄송합니다": "미안해", "죄송해요": "미안해"}
+"""What friends say with another word."""
+_HONORED_VERBS = {"드시": "먹", "계시": "있", "주무시": "자"}
+
+_TENSES = ("었", "았", "었었", "았었", "겠")
+_HUMBLE = {"나": "저", "내": "제", "난": "전", "날": "절"}
+_FAMILIAR = {humble: familiar for familiar, humble in _HUMBLE.items()}
+_YOU = ("너", "니", "네", "너희")
+_GREETINGS = {"안녕": "안녕하세요", "응": "네", "그래": "그래요"}
+_NO_SENTENCE = ("위하", "대하", "통하")
+"""나를 위해: no end of a sentence, although it looks like one."""
+
+
+class Edit(NamedTuple):
+    """A part of a text and what stands there instead."""
+
+    start: int
+    end: int
+    new: str
+
+    def touches(self, other: Edit) -> bool:
+        """Whether both change the same letters."""
+        return self.start < other.end and other.start < self.end
+
+
+def polite(text: str, morphemes: Sequence[Morpheme]) -> str:
+    """In 해요체, 나 as 저. Whoever says 너 stays casual: nobody is called that in 해요체."""
+    if any(one.form in _YOU and one.tag in ("NP", "MM") for one in morphemes):
+        return text
+    return _edited(text, morphemes, _polite_end, _HUMBLE)
+
+
+def casual(text: str, morphemes: Sequence[Morpheme]) -> str:
+    """In 반말, 저 as 나. Whoever is spoken of with 께서 keeps all honours."""
+    if any(one.form == "께서" for one in morphemes):
+        return text
+    return _edited(text, morphemes, _casual_end, _FAMILIAR)
+
+
+@dataclass(frozen=True)
+class _End:
+    """Where a sentence ends."""
+
+    text: str
+    morphemes: Sequence[Morpheme]
+    at: int
+    """The morpheme that is its ending."""
+
+    @property
+    def form(self) -> str:
+        """The ending, with a 요 that Kiwi keeps apart, and 여 as 요."""
+        return re.sub("여$", "요", self.morphemes[self.at].form) + ("요" if self._has_yo else "")
+
+    @property
+    def stop(self) -> int:
+        """Where it ends in the text."""
+        return self.morphemes[self.at + self._has_yo].end
+
+    @property
+    def elongated(self) -> bool:
+        """Whether a consonant is hung on it for fun: 배고프당."""
+        return _after(self.morphemes, self.at, lambda other: other.tag == "Z_CODA")
+
+    @property
+    def stem(self) -> int:
+        """The verb, adjective or 이다 that it belongs to, before tense, honour or 어야; its own place without one."""
+        at = self.at - 1
+        while at >= 0 and (self.morphemes[at].tag == "EP" or self.morphemes[at].form in ("어야", "야")):
+            at -= 1
+        return at if at >= 0 and self.morphemes[at].tag.startswith(("V", "XSV", "XSA")) else self.at
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it tells or asks what is, or its tense stands there: of a note like 감, nobody knows when."""
+        stem, name = self.morphemes[self.stem], self.morphemes[self.stem - 1].tag
+        state = stem.tag.startswith(("VA", "VC")) or stem.form == "않" or (stem.tag == "XSA" and name != "NNB")
+        return state or self.at - self.stem > 1 or self.text[self.stop : self.stop + 1] == "?"
+
+    @property
+    def honours(self) -> bool:
+        """Whether 시 stands before it."""
+        return any(one.form.endswith("시") for one in self.morphemes[self.stem : self.at] if one.tag in ("EP", "VV"))
+
+    def swapped(self, said: str, new: str) -> Edit | None:
+        """Its last letters replaced, if it is spelled so."""
+        fits = self.text[: self.stop].endswith(said)
+        return Edit(self.stop - len(said), self.stop, new) if fits else None
+
+    def conjugated(self, new: str) -> Edit | None:
+        """With another ending, and without 시; None where Kiwi would not have spelled it so in the first place."""
+        if self.stem == self.at:
+            return None
+        stem, between = self.morphemes[self.stem], self.morphemes[self.stem + 1 : self.at]
+        familiar = stem._replace(form=_HONORED_VERBS.get(stem.form, stem.form))
+        kept = [one for one in between if one.form not in ("시", "으시")]
+        if stem.tag in ("VCP", "VCN") and new in ("어", "어요") and not kept:
+            return self._identified(polite=new == "어요")
+        if kept == between and kept[-1:] and kept[-1].form in _TENSES and familiar == stem:
+            return Edit(self.morphemes[self.at].start, self.stop, new)  # it stands apart from 었 and 겠
+        first = self._first
+        before, start = self.morphemes[first : self.stem], self.morphemes[first].start
+        return Edit(start, self.stop, join([*before, familiar, *kept, self._as(new)])) if self._regular(first) else None
+
+    def _regular(self, first: int) -> bool:
+        """Whether it's typed as Kiwi would spell it, from that morpheme on."""
+        spelled = join(self.morphemes[first : self.at + 1 + self._has_yo])
+        typed = self.text[self.morphemes[first].start : self.stop]
+        return spelled[: len(spelled) - self.elongated] == typed[: len(typed) - self.elongated]
+
+    def _identified(self, *, polite: bool) -> Edit:
+        """With 이다 or 아니다: 이에요 and 이야 behind a consonant, 예요 and 야 behind a vowel."""
+        stem = self.morphemes[self.stem]
+        if stem.tag == "VCN":
+            return Edit(stem.start, self.stop, stem.form + ("에요" if polite else "야"))
+        noun = self.morphemes[self.stem - 1]
+        merged = noun.end > stem.start  # 걸까: 거 + 이 + ᆯ까
+        start, said = (noun.start, noun.form) if merged else (stem.start, "")
+        name = said or self.text[:start]
+        closed = is_closed(name) or (not "가" <= name[-1:] <= "힣" and stem.end > stem.start)
+        copula = ("이에요" if closed else "예요") if polite else ("이야" if closed else "야")
+        return Edit(start, self.stop, said + copula)
+
+    @property
+    def _has_yo(self) -> bool:
+        return _after(self.morphemes, self.at, lambda other: other[:2] == ("요", "JX"))
+
+    @property
+    def _first(self) -> int:
+        """The first morpheme that shares letters with the stem, or decides how 이다 is spelled."""
+        first = self.stem - (self.stem > 0 and self.morphemes[self.stem].tag == "VCP")
+        while first > 0 and self.morphemes[first - 1].end > self.morphemes[first].start:
+            first -= 1
+        return first
+
+    def _as(self, form: str) -> Morpheme:
+        return self.morphemes[self.at]._replace(form=form, tag="EF")
+
+
+def _polite_end(end: _End) -> Edit | None:
+    if end.form in _GREETINGS:
+        return end.swapped(end.form, _GREETINGS[end.form])
+    if swapped := _SWAPPED.fullmatch(end.form):
+        said = swapped[swapped.lastindex or 0]
+        return end.swapped(said, _SPOKEN[said])
+    if _TAKES_YO.fullmatch(end.form):
+        return None if end.elongated else Edit(end.stop, end.stop, "요")
+    if end.form in ("라", "어라") and end.morphemes[end.stem].form in ("말", "주"):
+        return end.conjugated("세요")
+    named = end.form == "야" and end.morphemes[end.stem].tag in ("VCP", "VCN")
+    plain = named or _PLAIN.fullmatch(end.form) or (_NOTE.fullmatch(end.form) and end.lasts)
+    return end.conjugated("어요") if plain else None
+
+
+def _casual_end(end: _End) -> Edit | None:
+    word = re.split("[^가-힣]", end.text[: end.stop])[-1]  # 드세요, but not 만드세요
+    if word in _HONORED:
+        return end.swapped(word, _HONORED[word])
+    if _FORMAL.fullmatch(end.form):
+        return end.conjugated("어")
+    if end.form in ("ᆸ시다", "읍시다"):
+        return end.conjugated("자")
+    if end.form in ("죠", "지요"):
+        return end.conjugated("지") if end.honours else end.swapped("죠", "지") or end.swapped("지요", "지")
+    if end.form.endswith("요"):
+        return end.conjugated(end.form[:-1]) if end.honours else Edit(end.stop - 1, end.stop, "")
+    return None
+
+
+def _edited(
+    text: str, morphemes: Sequence[Morpheme], change: Callable[[_End], Edit | None], pronouns: dict[str, str]
+) -> str:
+    ends = [_End(text, morphemes, at) for at in range(len(morphemes)) if _ends(morphemes, at)]
+    edits = [edit for end in ends if (edit := change(end))]
+    if edits:
+        said = [*_pronouns(text, morphemes, pronouns)]
+        edits += [pronoun for pronoun in said if not any(map(pronoun.touches, edits))]
+    for edit in sorted(edits, reverse=True):  # so that the places of those before stay right
+        text = text[: edit.start] + edit.new + text[edit.end :]
+    return text
+
+
+def _ends(morphemes: Sequence[Morpheme], at: int) -> bool:
+    """Whether a sentence ends there: with a final ending, a connective one that nothing follows, or a greeting."""
+    one = morphemes[at]
+    if one.tag == "EF":
+        return not _after(morphemes, at, lambda other: other.word == one.word and not _marks_an_end(other))
+    if one.tag == "EC":
+        last = at + 1 == len(morphemes) or morphemes[at + 1].tag in ("SF", "SE", "SW", "W_EMOJI", "Z_CODA")
+        return last and morphemes[at - 1].form not in _NO_SENTENCE
+    return one.tag == "IC" and one.form in _GREETINGS and (at == 0 or one.form != "안녕")
+
+
+def _marks_an_end(one: Morpheme) -> bool:
+    return one.tag.startswith(("S", "W")) or one.tag == "Z_CODA" or one[:2] == ("요", "JX")
+
+
+def _after(morphemes: Sequence[Morpheme], at: int, holds: Callable[[Morpheme], bool]) -> bool:
+    return at + 1 < len(morphemes) and holds(morphemes[at + 1])
+
+
+def _pronouns(text: str, morphemes: Sequence[Morpheme], pronouns: dict[str, str]) -> Iterator[Edit]:
+    for one in morphemes:
+        speaker = one[:2] in (("나", "NP"), ("저", "NP"), ("내", "MM"), ("제", "MM"))
+        if speaker and text[one.start] in pronouns:
+            yield Edit(one.start, one.start + 1, pronouns[text[one.start]])

@@ -1,0 +1,320 @@
+"""The bytes of a GGUF file: metadata, and tensors dequantized one at a time.
+
+As github.com/ggml-org/ggml/blob/master/docs/gguf.md describes versions 2 and 3. The gguf package's own reader makes
+several arrays of each word of the vocabulary: half a minute for Gemma's, where this takes a second.
+
+Bases in one GGUF file, llama.cpp's format: dequantized to float32, so that they can be trained and saved as usual.
+
+transformers' own `gguf_file=` reads the same, but walks through the vocabulary three times with a slow reader (over a
+minute for Gemma's 262,144 tokens), leaves out what a file says of head width, attention scale and rope factors, and
+forgets that BOS is to be added. So the parts it is built of are used here, and each of these is looked after.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from daedap.errors import BaseError
+from daedap.i18n import say
+
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""Kinds of values, as `struct` names them; 8 is a text and 9 an array."""
+_TEXT, _ARRAY = 8, 9
+
+
+class Tensor(NamedTuple):
+    """Where a tensor lies. shape: as PyTorch has it; kind: of its blocks; offset: from where the tensors begin."""
+
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class GgufReader:
+    """A file's metadata and tensors. Whatever is wrong with the file raises ValueError or struct.error."""
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+    begin: int
+    """Where the tensors begin."""
+
+    @classmethod
+    def open(cls, path: Path) -> GgufReader:
+        """Read all but the tensors' numbers."""
+        head = _Head(np.memmap(path, mode="r", dtype=np.uint8))
+        magic, version, tensors, entries = head.unpack("<4sIQQ")
+        if magic != b"GGUF" or version not in (2, 3):
+            raise ValueError("not a GGUF file of version 2 or 3")
+        metadata = {head.text(): head.value() for _ in range(entries)}
+        named = {head.text(): head.tensor() for _ in range(tensors)}
+        step = metadata.get("general.alignment", 32)
+        return cls(path, metadata, named, -(-head.place // step) * step)
+
+    @property
+    def architecture(self) -> str:
+        """llama.cpp's name of it."""
+        return str(self.metadata["general.architecture"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether the file is as long as its tensors are."""
+        ends = (tensor.offset + self._size(tensor) for tensor in self.tensors.values())
+        return self.begin + max(ends, default=0) <= self.path.stat().st_size
+
+    def read(self, name: str) -> NDArray[np.float32]:
+        """A tensor's numbers, whatever they are stored as."""
+        from gguf import GGMLQuantizationType, dequantize
+
+        tensor = self.tensors[name]
+        start, kind = self.begin + tensor.offset, GGMLQuantizationType(tensor.kind)
+        data = self._bytes[start : start + self._size(tensor)]
+        if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
+            data = data.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)
+        rows = dequantize(data.reshape(*tensor.shape[:-1], -1), kind)
+        return np.array(rows, np.float32).reshape(tensor.shape)
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, mode="r", dtype=np.uint8)
+
+    def _size(self, tensor: Tensor) -> int:
+        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+        numbers, octets = GGML_QUANT_SIZES[GGMLQuantizationType(tensor.kind)]
+        return math.prod(tensor.shape) // numbers * octets
+
+
+class _Head:
+    """Reads one thing after the other."""
+
+    def __init__(self, octets: NDArray[np.uint8]) -> None:
+        self.octets, self.place = octets.data, 0
+
+    def unpack(self, layout: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(layout, self.octets, self.place)
+        self.place += struct.calcsize(layout)
+        return values
+
+    def text(self) -> str:
+        (length,) = self.unpack("<Q")
+        self.place += length
+        if self.place > len(self.octets):
+            raise ValueError("it ends within a text")
+        return str(self.octets[self.place - length : self.place], "utf-8")
+
+    def value(self) -> Any:
+        (kind,) = self.unpack("<I")
+        return self._array() if kind == _ARRAY else next(self._values(kind, 1))
+
+    def tensor(self) -> Tensor:
+        (dimensions,) = self.unpack("<I")
+        shape = self.unpack(f"<{dimensions}Q")
+        return Tensor(tuple(reversed(shape)), *self.unpack("<IQ"))  # ggml names the fastest dimension first
+
+    def _array(self) -> list[Any]:
+        kind, count = self.unpack("<IQ")
+        return list(self._values(kind, count))
+
+    def _values(self, kind: int, count: int) -> Iterator[Any]:
+        if kind == _TEXT:
+            return (self.text() for _ in range(count))
+        if kind not in _NUMBERS:
+            raise ValueError(f"it holds values of an unknown kind ({kind})")
+        return iter(self.unpack(f"<{count}{_NUMBERS[kind]}"))
+
+
+ARCHITECTURES = ("gemma3", "lfm2", "llama", "qwen2", "qwen3")
+"""llama.cpp's names of those that were tried; its "llama" are also kanana, HyperCLOVA X SEED, Midm and SmolLM2."""
+_SPLITS = ("gpt-2", "llama-bpe", "llama3", "lfm2", "midm-2.0", "qwen2")
+"""How byte-level tokenizers cut texts, as far as transformers cuts them in the same way."""
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""Llama 3's rope scaling: a file holds only the factors that come of these numbers."""
+_LAYERS_27B = 62
+"""Gemma 3 27B, by its number of layers as in llama.cpp, alone scales attention by its width."""
+_ROPE = "rope_freqs.weight"
+_TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+
+
+def find_gguf(folder: Path) -> Path | None:
+    """The folder's GGUF file, when it has no safetensors. Raises BaseError when there are several."""
+    files = sorted(folder.glob("*.gguf"))
+    if not files or any(folder.glob("*.safetensors")):
+        return None
+    if len(files) > 1:
+        raise BaseError(
+            "{folder}: {count} GGUF files, {first} among them.",
+            "Name the one you want: --base {first}",
+            folder=folder,
+            count=len(files),
+            first=files[0],
+        )
+    return files[0]
+
+
+def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str]:
+    """Model, tokenizer and licence ("unknown" when it names none) of a file. Raises BaseError when it can't be read."""
+    if find_spec("gguf") is None:
+        raise BaseError(
+            "{path}: reading GGUF files takes the package gguf.", "Install it: pip install daedap[gguf]", path=path
+        )
+    try:
+        file = GgufReader.open(path)
+        _check(file)
+        return _model(file), _tokenizer(file), str(file.metadata.get("general.license", "unknown"))
+    except BaseError:
+        raise
+    except Exception as error:  # struct.error, KeyError, UnicodeDecodeError, ValueError …: by where it is cut or wrong
+        raise BaseError(
+            "{path}: the GGUF file can't be read ({error}).",
+            "It may be cut short or of another kind; get it again, or the model's safetensors.",
+            path=path,
+            error=f"{type(error).__name__}: {error}".splitlines()[0][:200],
+        ) from error
+
+
+def _check(file: GgufReader) -> None:
+    """Raises BaseError for what would be read wrong, or not at all."""
+    if not file.whole:
+        raise BaseError("{path}: the GGUF file is cut short.", "Get it again.", path=file.path)
+    if file.architecture not in ARCHITECTURES:
+        raise _unknown(file, say("architecture"), file.architecture)
+    split = file.metadata.get("tokenizer.ggml.pre")
+    if file.metadata["tokenizer.ggml.model"] == "gpt2" and split not in _SPLITS:
+        raise _unknown(file, say("tokenizer"), split)
+    scaling = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
+    if scaling != "none":
+        raise _unknown(file, say("rope scaling"), scaling)
+
+
+def _unknown(file: GgufReader, part: str, value: object) -> BaseError:
+    return BaseError(
+        "{path}: {part} {value} of GGUF files is not known here.",
+        "Give the folder of its safetensors instead; known architectures: {known}.",
+        path=file.path,
+        part=part,
+        value=value,
+        known=", ".join(ARCHITECTURES),
+    )
+
+
+def _model(file: GgufReader) -> PreTrainedModel:
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(_config(file), dtype=torch.float32)
+    layout = cast("Any", TENSOR_PROCESSORS.get(file.architecture, TensorProcessor))(config=model.config.to_dict())
+    names = get_gguf_hf_weights_map(model, layout)
+    weights, read = model.state_dict(), file.tensors.keys() & names.keys()
+    for name in read:  # one after the other: whole models may fit into memory only once
+        values = torch.from_numpy(layout.process(weights=file.read(name), name=name).weights)
+        if values.shape != weights[names[name]].shape:
+            raise ValueError(f"{name} has the shape {[*values.shape]}")
+        weights[names[name]].copy_(values)
+    absent = weights.keys() - {names[name] for name in read} - set(model.all_tied_weights_keys)
+    if strange := sorted(absent or file.tensors.keys() - names.keys() - {_ROPE}):
+        raise BaseError(
+            "{folder}: its weights are not all there: {count} are missing, {first} among them.",
+            "The files may belong to another model or be incomplete; get them again.",
+            folder=file.path,
+            count=len(strange),
+            first=strange[0],
+        )
+    model.tie_weights()
+    model.eval()
+    return model
+
+
+def _config(file: GgufReader) -> PretrainedConfig:
+    """The configuration that the metadata describe, every number of the shape among them."""
+    from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
+    from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS, get_gguf_config
+
+    kind, metadata = file.architecture, file.metadata
+    if kind in GGUF_CONFIG_ARCHS:
+        settings: dict[str, Any] = get_gguf_config(metadata, tuple(file.tensors))
+    else:
+        keys = cast("dict[str, str | None]", GGUF_CONFIG_MAPPING[kind])
+        names = {ours: metadata.get(f"{kind}.{theirs}") for theirs, ours in keys.items() if ours}
+        settings = {name: value for name, value in names.items() if value is not None}
+        settings["model_type"] = "gemma3_text" if kind == "gemma3" else kind
+        settings["tie_word_embeddings"] = "output.weight" not in file.tensors
+        for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
+            settings[f"{name}_token_id"] = metadata.get(f"tokenizer.ggml.{key}_token_id")
+    if (width := metadata.get(f"{kind}.attention.key_length")) and kind != "qwen2":  # whose heads divide the width
+        settings["head_dim"] = width
+    settings["vocab_size"] = file.tensors["token_embd.weight"].shape[0]  # some have more rows than tokens
+    if kind == "gemma3" and settings["num_hidden_layers"] != _LAYERS_27B:
+        settings["query_pre_attn_scalar"] = settings["head_dim"]
+    if _ROPE in file.tensors:
+        settings["rope_parameters"] = _llama3_rope(file, settings.pop("rope_theta"))
+    return AutoConfig.for_model(**settings)
+
+
+def _llama3_rope(file: GgufReader, theta: float) -> dict[str, Any]:
+    """Llama 3's rope scaling, where it comes to the file's factors. Raises BaseError where it does not."""
+    factors = file.read(_ROPE)
+    scaling = {**_LLAMA3, "factor": float(factors.max()), "rope_theta": theta}
+    config = LlamaConfig(head_dim=2 * len(factors), max_position_embeddings=1 << 17, rope_parameters=scaling)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    plain = theta ** -(np.arange(len(factors)) / len(factors))
+    if not np.allclose(plain / scaled.numpy(), factors, rtol=1e-3):
+        raise _unknown(file, say("rope scaling"), _ROPE)
+    return scaling
+
+
+def _tokenizer(file: GgufReader) -> PreTrainedTokenizerFast:
+    """Its tokenizer, which adds BOS where the file says so (`tokenizer.ggml.add_bos_token`)."""
+    from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
+
+    told = {key.removeprefix("tokenizer."): value for key, value in file.metadata.items()}
+    described = {ours: told[key] for key, ours in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in told}
+    backend = _without_invented(convert_gguf_tokenizer(file.architecture, described)[0], len(described["tokens"]))
+    numbers = {name: told.get(f"ggml.{key}_token_id") for name, key in _TOKENS.items()}
+    names = {name: described["tokens"][number] for name, number in numbers.items() if number is not None}
+    # Without the flag, llama.cpp adds it where the vocabulary is SentencePiece's.
+    adds = told.get("ggml.add_bos_token", told["ggml.model"] == "llama")
+    front = [names["bos_token"]] if adds and "bos_token" in names else []
+    backend.post_processor = TemplateProcessing(
+        single=[*front, "$A"],
+        pair=[*front, "$A", "$B"],
+        special_tokens=[(token, backend.token_to_id(token)) for token in front],
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=told.get("chat_template"), **names)
+
+
+def _without_invented(backend: Tokenizer, tokens: int) -> Tokenizer:
+    """Without the special tokens that transformers' classes add where a file has none of that name: `<|endoftext|>`."""
+    if backend.get_vocab_size() == tokens:
+        return backend
+    layout = json.loads(backend.to_str())
+    layout["added_tokens"] = [token for token in layout["added_tokens"] if token["id"] < tokens]
+    return Tokenizer.from_str(json.dumps(layout))

@@ -1,0 +1,104 @@
+"""What a run has learned, as files that other programs read too: PEFT's adapter layout, or a whole model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from daedap.config import FRESH
+from daedap.errors import RunError
+from daedap.files import new_folder
+from daedap.model.base import fresh_model, same_base
+from daedap.model.device import fuse_activations
+from daedap.model.language_model import Speaker
+from daedap.model.prompt import Prompt, prompt_for
+from daedap.model.tokenizer import load_tokenizer, save_tokenizer
+from daedap.runs import Run
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
+    """Write `adapter/` (LoRA) or `model/` (everything), each with the tokenizer and its chat template."""
+    name = "model" if isinstance(model, PreTrainedModel) else "adapter"
+    if isinstance(model, PreTrainedModel) and model.generation_config:
+        model.generation_config.eos_token_id = prompt.template.end
+    with new_folder(run_folder / name) as temporary:
+        cast("PreTrainedModel", model).save_pretrained(temporary)
+        save_tokenizer(prompt.tokenizer, temporary)
+
+
+def open_learned(run: Run, device: str = "cpu") -> Speaker:
+    """The trained model of a complete run. Raises RunError when its files or its base have changed."""
+    folder = adapter_or_model(run)
+    model = _adapted(run, folder) if folder.name == "adapter" else whole_model(folder)
+    return _speaker(run, model, load_tokenizer(folder), device)
+
+
+def open_untuned(run: Run, device: str = "cpu") -> Speaker:
+    """The base that the run started from, before any training."""
+    recorded = run.learned["base"]
+    if recorded["name"] == FRESH:
+        tokenizer = load_tokenizer(run.folder / "model")
+        return _speaker(run, fresh_model(tokenizer, recorded["seed"]), tokenizer, device)
+    base = same_base(run, run.learned["base"])
+    return _speaker(run, base.model, base.tokenizer, device)
+
+
+def saved_prompt(run: Run) -> Prompt:
+    """The prompt of a run's model, without the model. Raises BaseError when its tokenizer can't be read."""
+    return _prompt(run, load_tokenizer(adapter_or_model(run)))
+
+
+def adapter_or_model(run: Run) -> Path:
+    """The folder of what was learned."""
+    adapter = run.folder / "adapter"
+    return adapter if adapter.is_dir() else run.folder / "model"
+
+
+def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
+    return prompt_for(tokenizer, run.learned["limits"]["max_length"])
+
+
+def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> Speaker:
+    learned = run.learned
+    fuse_activations(model)
+    model.to(device)  # type: ignore[arg-type]
+    limit, precision = learned["limits"]["max_new_tokens"], learned["machine"]["precision"]
+    return Speaker(model, _prompt(run, tokenizer), limit, device, precision)
+
+
+def whole_model(folder: Path) -> PreTrainedModel:
+    """The model of a folder. Raises RunError when its weights can't be read."""
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", weights_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # a damaged file fails in safetensors, torch or transformers
+        raise damaged(folder, error) from error
+    return model
+
+
+def _adapted(run: Run, folder: Path) -> PreTrainedModel:
+    """Base and adapter merged into one plain model: no cost left when it answers."""
+    from peft import PeftModel  # a second to import, and a whole model does without
+
+    base = same_base(run, run.learned["base"])
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    except Exception as error:  # as above
+        raise damaged(folder, error) from error
+    return merged
+
+
+def damaged(folder: Path, error: Exception) -> RunError:
+    """The error of a folder whose weights can't be read."""
+    return RunError(
+        "{folder}: the weights can't be read ({error}).",
+        "Restore the folder from a backup or train again.",
+        folder=folder,
+        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+    )

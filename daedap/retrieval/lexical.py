@@ -1,0 +1,275 @@
+"""The nearest known questions: TF-IDF over characters and pairs of characters, saved without pickle.
+
+Folder: `matrix.npz` (posting lists), `idf.npy`, `pairs.jsonl`. Measured choices: docs/EXPERIMENTS.md, "Retrieval".
+
+What was answered to questions like this one: a ranking that needs no training, and the baseline of every other.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from daedap.errors import RunError
+from daedap.korean.text import comparison_form, essence
+from daedap.types import Evidence, Message, Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+FEATURES = 2**18
+"""Hash buckets: about ten for each pair of characters that a file of 12,000 questions holds."""
+CELLS = 8_000_000
+"""Similarities held at once, 4 bytes each: 32 MB."""
+_COMMON = 8
+DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The k nearest rows of each question, best first; rows that are equally near stand in file order."""
+
+    rows: NDArray[np.int64]
+    """(questions, k)"""
+    similarities: NDArray[np.float32]
+    """(questions, k): cosine, 0 to 1."""
+
+
+class NGrams:
+    """Texts as unit vectors: characters and pairs of characters of the comparison form, weighted by rarity.
+
+    The two ends of a text count as characters, because how a Korean question begins and ends says much about it.
+    """
+
+    def __init__(self, idf: NDArray[np.float32]) -> None:
+        assert idf.shape == (FEATURES,), f"idf has shape {idf.shape}"
+        self.idf = idf
+
+    @classmethod
+    def fit(cls, texts: Sequence[str]) -> NGrams:
+        """Learn how rare each n-gram is: ln((1 + n) / (1 + document frequency)) + 1."""
+        counts = _counts(texts)
+        frequency = np.bincount(counts.indices, minlength=FEATURES)
+        idf = np.log((1 + len(texts)) / (1 + frequency)) + 1
+        return cls(idf.astype(np.float32))
+
+    def vectors(self, texts: Sequence[str]) -> sparse.csr_array[np.float32]:
+        """(texts, FEATURES), each row of length 1; a text without characters is all zeros."""
+        found = _counts(texts)
+        found.data *= self.idf[found.indices]
+        length = np.sqrt(np.asarray(found.multiply(found).sum(axis=1), dtype=np.float64)).ravel()
+        rows = np.repeat(length, np.diff(found.indptr))  # the length of each entry's own row
+        found.data /= rows.astype(np.float32)
+        return found
+
+
+class Index:
+    """Training pairs, found by question."""
+
+    def __init__(self, pairs: Sequence[Pair], ngrams: NGrams, postings: sparse.csr_array[np.float32]) -> None:
+        assert postings.shape == (FEATURES, len(pairs)), f"{len(pairs)} pairs, postings of shape {postings.shape}"
+        self.pairs = tuple(pairs)
+        self.ngrams = ngrams
+        # N-grams down, pairs across: a question reads only the rows of its own n-grams.
+        self._postings = postings
+
+    @classmethod
+    def build(cls, pairs: Sequence[Pair]) -> Index:
+        """Index the questions of `pairs` (at least one)."""
+        assert pairs, "an index needs at least one pair"
+        questions = [pair.question for pair in pairs]
+        ngrams = NGrams.fit(questions)
+        return cls(pairs, ngrams, ngrams.vectors(questions).T.tocsr())
+
+    def extended(self, pairs: Sequence[Pair]) -> Index:
+        """The same index with more pairs behind its own; how rare an n-gram is stays as it was fitted."""
+        if not pairs:
+            return self
+        more = self.ngrams.vectors([pair.question for pair in pairs]).T.tocsr()
+        return Index([*self.pairs, *pairs], self.ngrams, sparse.hstack([self._postings, more], format="csr"))
+
+    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> Neighbours:
+        """Rows and cosines of the `k` nearest pairs (all of them, when there are fewer).
+
+        Questions are taken in parts, so that at most `cells` similarities are in memory at once.
+        """
+        k = min(k, len(self.pairs))
+        rows = np.zeros((len(questions), k), dtype=np.int64)
+        similarities = np.zeros((len(questions), k), dtype=np.float32)
+        step = max(1, cells // len(self.pairs))
+        for start in range(0, len(questions), step):
+            part = slice(start, start + step)
+            near = self.similarities(questions[part])
+            rows[part] = largest(near, k)
+            similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
+        return Neighbours(rows, similarities)
+
+    def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
+        """(questions, pairs): all cosines."""
+        asked, (common, among) = self.ngrams.vectors(questions), self._common
+        often = asked[:, common].toarray()
+        asked.data[np.isin(asked.indices, common)] = 0
+        asked.eliminate_zeros()
+        found: NDArray[np.float32] = (asked @ self._postings).toarray()
+        for row, place in zip(*often.nonzero(), strict=True):  # not by BLAS: equal questions must stay exactly equal
+            found[row] += often[row, place] * among[place]
+        return found
+
+    @cached_property
+    def _common(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """N-grams of every eighth question, such as a text's ends, and their (n-grams, pairs): quicker when dense."""
+        common = np.flatnonzero(np.diff(self._postings.indptr) * _COMMON > len(self.pairs))
+        return common, self._postings[common].toarray()
+
+    def nearest(self, questions: Sequence[str], k: int = 1) -> list[list[Evidence]]:
+        """The `k` nearest known questions with their answers, best first, for each question."""
+        found = self.search(questions, k)
+        return [
+            [self._evidence(row, similarity) for row, similarity in zip(rows, similarities, strict=True)]
+            for rows, similarities in zip(found.rows.tolist(), found.similarities.tolist(), strict=True)
+        ]
+
+    def _evidence(self, row: int, similarity: float) -> Evidence:
+        pair = self.pairs[row]
+        return Evidence(pair.question, pair.answer, similarity)
+
+    def save(self, folder: Path) -> None:
+        """Write the index; the same pairs give the same bytes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        sparse.save_npz(folder / "matrix.npz", self._postings)
+        np.save(folder / "idf.npy", self.ngrams.idf, allow_pickle=False)
+        with (folder / "pairs.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in self.pairs)
+
+    @classmethod
+    def open(cls, folder: Path) -> Index:
+        """Read a saved index. Raises RunError when a file is missing, damaged or of another index."""
+        pairs = _read(folder / "pairs.jsonl", _read_pairs)
+        idf = _read(folder / "idf.npy", _read_idf)
+        postings = _read(folder / "matrix.npz", _read_postings)
+        if postings.shape != (FEATURES, len(pairs)):
+            raise damaged(folder / "matrix.npz", f"{postings.shape}, {len(pairs)} pairs")
+        return cls(pairs, NGrams(idf), postings)
+
+
+def _counts(texts: Sequence[str]) -> sparse.csr_array[np.float32]:
+    """(texts, FEATURES): how often each n-gram occurs."""
+    forms = [essence(text) for text in texts]
+    marked = [f"\x02{form}\x03" if form else "" for form in forms]
+    counts: sparse.csr_array[np.float32] = sparse.csr_array(_hasher().transform(marked))
+    return counts
+
+
+@cache
+def _hasher() -> Any:
+    from sklearn.feature_extraction.text import HashingVectorizer  # 1 s
+
+    shape = {"analyzer": "char", "ngram_range": (1, 2), "n_features": FEATURES, "lowercase": False}
+    return HashingVectorizer(**shape, norm=None, alternate_sign=False, dtype=np.float32)
+
+
+def largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """(rows, k): columns of the k largest values of each row, largest first, equal ones by column."""
+    kth = np.partition(values, -k, axis=1)[:, -k]
+    best = np.zeros((len(values), k), dtype=np.int64)
+    for row, (line, least) in enumerate(zip(values, kth, strict=True)):
+        # argpartition alone would choose freely among those that tie for the last place.
+        columns = np.flatnonzero(line >= least)
+        best[row] = columns[np.argsort(-line[columns], kind="stable")[:k]]
+    return best
+
+
+def _read(file: Path, reader: Any) -> Any:
+    if not file.exists():
+        raise RunError("{file}: this part of the index is missing.", "Train again to make a whole run.", file=file)
+    try:
+        return reader(file)
+    except DAMAGE as error:
+        raise damaged(file, str(error)) from error
+
+
+def damaged(file: Path, problem: str) -> RunError:
+    """What to raise when part of what a bot knows can't be read."""
+    return RunError(
+        "{file}: the index is damaged ({problem}).", "Train again to make a whole run.", file=file, problem=problem
+    )
+
+
+def _read_pairs(file: Path) -> list[Pair]:
+    with file.open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    if not rows:
+        raise ValueError("no pairs")
+    return [Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])}) for row in rows]
+
+
+def _read_idf(file: Path) -> NDArray[np.float32]:
+    with file.open("rb") as stream:
+        idf: NDArray[np.float32] = np.load(stream, allow_pickle=False)
+    if idf.shape != (FEATURES,) or idf.dtype != np.float32:
+        raise ValueError(f"{idf.dtype} {idf.shape}")
+    return idf
+
+
+def _read_postings(file: Path) -> sparse.csr_array[np.float32]:
+    with file.open("rb") as stream:  # given a path, numpy would leave a broken file open
+        postings: sparse.csr_array[np.float32] = sparse.csr_array(sparse.load_npz(stream))
+    postings.check_format(full_check=True)  # an index out of range would read foreign memory
+    return postings
+
+
+NEAREST = 100
+DIRECT = 0.3
+"""Weight of what question and candidate have in common; chosen, like NEAREST, on a part kept apart for it."""
+
+
+class NearestQuestion:
+    """Ranks candidates by what was answered to questions like this one."""
+
+    def __init__(self, index: Index) -> None:
+        answers = [pair.answer for pair in index.pairs]
+        self._index = index
+        self._ngrams = NGrams.fit(answers)
+        self._answers = self._ngrams.vectors(answers)
+
+    def often(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts,): how many known questions have this answer; 1 for what is not known."""
+        return np.array([max(1, self._count[comparison_form(text)]) for text in texts], np.float64)
+
+    @cached_property
+    def _count(self) -> Counter[str]:
+        return Counter(comparison_form(pair.answer) for pair in self._index.pairs)
+
+    def scores(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        """(questions, candidates): how well each candidate answers. All lists of candidates are equally long."""
+        owners = np.repeat(np.arange(len(questions)), len(candidates[0]))
+        texts = [text for offered in candidates for text in offered]
+        return self.each(questions, owners, texts).reshape(len(questions), -1)
+
+    def each(self, questions: Sequence[str], owners: NDArray[np.int64], texts: Sequence[str]) -> NDArray[np.float64]:
+        """(texts,): how well each text answers its question, the one whose number is in `owners`, (texts,).
+
+        max over the 100 nearest known questions q' with answers a' of cos(q, q')² · cos(text, a'),
+        plus 0.3 · cos(q, text).
+        """
+        near = self._index.search(questions, NEAREST)
+        asked, offered = self._ngrams.vectors(questions), self._ngrams.vectors(texts)
+        scores = np.zeros(len(texts))
+        for row in range(len(questions)):
+            mine = np.flatnonzero(owners == row)
+            alike = (offered[mine] @ self._answers[near.rows[row]].T).toarray()
+            direct = (offered[mine] @ asked[row : row + 1].T).toarray()[:, 0]
+            scores[mine] = (alike * near.similarities[row] ** 2).max(axis=1, initial=0) + DIRECT * direct
+        return scores

@@ -1,0 +1,325 @@
+"""Models of a well-known shape with random weights: as fast as the real one, and there without a download.
+
+The usual recipes, each as people write it: Hugging Face's Trainer, PEFT and TRL.
+
+All of them learn the very ids that daedap's own prompt renders, so that they differ in speed and not in data.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Generator, Tensor
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.pytorch_utils import Conv1D
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.utils import logging
+
+from daedap.files import digest
+from daedap.model.base import BUILT_IN, Base, self_test
+from daedap.model.prompt import Example, prompt_for
+from daedap.model.tokenizer import load_tokenizer, save_tokenizer
+from daedap.model.trainable import plain
+from daedap.train.profiling import wait_for
+from daedap.types import Pair
+
+KOGPT2_SHAPE = "kogpt2-shape"
+"""Name of a base with the shape of skt/kogpt2-base-v2 and random weights."""
+_SEED = 42
+
+
+def kogpt2_shape(tokenizer_folder: Path | None = None) -> Base:
+    """skt/kogpt2-base-v2's shape, 125 million random weights, always the same; it is fast or slow as the real one is.
+
+    With the tokenizer of a folder (a `tokenizer.json` is enough), else daedap-mini's. Raises BaseError when the
+    tokenizer can't be read, garbles Korean, or has more than 51,200 ids.
+    """
+    folder = tokenizer_folder or BUILT_IN
+    tokenizer = load_tokenizer(folder)
+    prompt_for(tokenizer, 64)  # gives it the template of its roles
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        model = GPT2LMHeadModel(_kogpt2_config(tokenizer))
+    self_test(KOGPT2_SHAPE, model, tokenizer)
+    return Base(KOGPT2_SHAPE, model, tokenizer, "random weights", digest(*sorted(folder.glob("tokenizer*.json"))))
+
+
+def _kogpt2_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
+    return GPT2Config(
+        vocab_size=51_200,
+        n_positions=1024,
+        n_embd=768,
+        n_layer=12,
+        n_head=12,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def save_base(base: Base, folder: Path) -> Path:
+    """Write a base as a folder that `load_base` reads. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base.model.save_pretrained(folder)
+    save_tokenizer(base.tokenizer, folder)
+    return folder
+
+
+StockName = Literal["lora_padded", "full_padded", "trl_best"]
+NAMES: tuple[StockName, ...] = get_args(StockName)
+LENGTH = 128
+"""Ids that a padded row has; longer conversations are left out of the measurement."""
+_IGNORED = -100
+_Floats = Literal["fp32", "bf16"]
+
+
+class Setting(NamedTuple):
+    """What every recipe is told."""
+
+    folder: Path
+    """Scratch: the libraries insist on a folder, and the trained weights are saved there."""
+    device: str = "cpu"
+    precision: _Floats = "fp32"
+    max_steps: int | None = None
+    """Stop after so many steps; None: after the epochs."""
+    epochs: int = 3
+    seed: int = 42
+
+
+class Step(NamedTuple):
+    """One step: what went through the model, and the seconds from the end of the step before it."""
+
+    rows: int
+    length: int
+    """Ids of each row, padding included."""
+    head_places: int
+    """Places at which the head runs."""
+    seconds: float
+
+
+class Trained(NamedTuple):
+    """What a recipe came to."""
+
+    model: PreTrainedModel | PeftModel
+    steps: list[Step]
+    seconds: float
+    """From the first row to the saved weights; loading the base isn't counted."""
+
+
+@dataclass(frozen=True)
+class Stock:
+    """A recipe. `trainer` makes its trainer from a base, which it changes, the examples and the options."""
+
+    name: StockName
+    batch_size: int
+    learning_rate: float
+    trainer: Callable[[Base, Sequence[Example], dict[str, Any]], Trainer]
+    any_precision: bool = False
+    """Whether it is run in the faster precision; else in fp32."""
+
+    @property
+    def there(self) -> bool:
+        """Whether its library is installed."""
+        return self.name != "trl_best" or find_spec("trl") is not None
+
+
+def fitting(base: Base, rows: Sequence[Pair]) -> list[Pair]:
+    """The rows that fit whole, the turns before them included."""
+    prompt, room = prompt_for(base.tokenizer, sys.maxsize), min(LENGTH, base.places)
+    return [row for row in rows if len(prompt.example(row).ids) <= room]
+
+
+def train_stock(stock: Stock, base: Base, rows: Sequence[Pair], setting: Setting) -> Trained:
+    """Train `base`, which is changed, by a recipe; the weights are saved in the setting's folder, as people would."""
+    start = time.perf_counter()
+    set_seed(setting.seed)
+    prompt = base.prompt(LENGTH)
+    with _quiet():
+        trainer = stock.trainer(base, [prompt.example(row) for row in rows], _options(stock, setting))
+        # TRL skips the places where nothing is learned on CUDA alone
+        watch = _Watch(setting.device, head_everywhere=stock.name != "trl_best" or setting.device != "cuda")
+        trainer.data_collator = watch.over(trainer.data_collator)
+        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for the result alone
+        trainer.add_callback(watch)
+        trainer.train()
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        model.save_pretrained(setting.folder / stock.name)
+    vars(plain(model)).pop("forward", None)  # TRL's own one belongs to its trainer: a copy would run the original
+    return Trained(model, watch.steps, time.perf_counter() - start)
+
+
+def _options(stock: Stock, setting: Setting) -> dict[str, Any]:
+    """What all recipes have in common, named as in TrainingArguments."""
+    return {
+        "output_dir": str(setting.folder),
+        "per_device_train_batch_size": stock.batch_size,
+        "learning_rate": stock.learning_rate,
+        "num_train_epochs": setting.epochs,
+        "max_steps": setting.max_steps or -1,
+        "bf16": setting.precision == "bf16",
+        "use_cpu": setting.device == "cpu",
+        "seed": setting.seed,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+    }
+
+
+def _lora_padded(base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
+    names = {name.rpartition(".")[2] for name, _ in base.model.named_modules()}
+    target = ["c_attn"] if "c_attn" in names else ["q_proj", "v_proj"]
+    model = get_peft_model(base.model, _lora(base, target, rank=8, dropout=0.05))
+    return _padded(model, base, examples, options)
+
+
+def _full_padded(base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
+    return _padded(base.model, base, examples, options)
+
+
+def _padded(model: Any, base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
+    """Every row filled up to the same length; questions are learned as answers are, padding is not."""
+    prompt = base.prompt(LENGTH)
+    rows = [_padded_row(example.ids, prompt.pad, prompt.max_length) for example in examples]
+    return Trainer(model=model, args=TrainingArguments(**options), train_dataset=rows)
+
+
+def _padded_row(ids: list[int], pad: int, length: int) -> dict[str, list[int]]:
+    empty = length - len(ids)
+    return {
+        "input_ids": ids + [pad] * empty,
+        "attention_mask": [1] * len(ids) + [0] * empty,
+        "labels": ids + [_IGNORED] * empty,
+    }
+
+
+def _trl_best(base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
+    """TRL as fast as its settings make it; rows in the form that it brings prompts with completions into itself."""
+    from datasets import Dataset, disable_progress_bars  # comes with trl, which is optional
+    from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bars()
+    whole = options["max_steps"] < 0
+    config = SFTConfig(
+        **options,
+        completion_only_loss=True,
+        train_sampling_strategy="group_by_length" if whole else "sequential",
+        gradient_checkpointing=False,
+        packing=False,
+        max_length=LENGTH,
+    )
+    chosen = examples if whole else _excerpt(examples, options)
+    rows = [{"input_ids": one.ids, "completion_mask": _completion(one)} for one in chosen]
+    trainer: Trainer = SFTTrainer(
+        model=base.model,
+        args=config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=base.tokenizer,
+        peft_config=_lora(base, "all-linear", rank=16, dropout=0.0),
+    )
+    return trainer
+
+
+def _excerpt(examples: Sequence[Example], options: dict[str, Any]) -> list[Example]:
+    """Batches of an epoch that is grouped by length, evenly spread over it: its first ones hold its longest rows."""
+    size, lengths = options["per_device_train_batch_size"], [len(example.ids) for example in examples]
+    order = list(LengthGroupedSampler(size, lengths=lengths, generator=Generator().manual_seed(options["seed"])))
+    batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)] or [order]
+    steps = min(options["max_steps"], len(batches))
+    chosen = [batches[int((step + 0.5) * len(batches) / steps)] for step in range(steps)]
+    return [examples[row] for batch in chosen for row in batch]
+
+
+def _lora(base: Base, target: str | list[str], *, rank: int, dropout: float) -> LoraConfig:
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        lora_dropout=dropout,
+        target_modules=target,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),  # GPT-2 keeps (in, out)
+    )
+
+
+def _completion(example: Example) -> list[int]:
+    return [0] * example.answer + [1] * (len(example.ids) - example.answer)
+
+
+STOCK: dict[str, Stock] = {
+    stock.name: stock
+    for stock in (
+        Stock("lora_padded", 8, 3e-4, _lora_padded),
+        Stock("full_padded", 4, 5e-5, _full_padded),
+        Stock("trl_best", 32, 2e-4, _trl_best, any_precision=True),
+    )
+}
+"""The recipes by name."""
+
+
+@dataclass
+class _Watch(TrainerCallback):
+    """Notes what each step takes in, as it is collated, and when it ends."""
+
+    device: str
+    head_everywhere: bool
+    batches: list[tuple[int, int, int]] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+
+    def over(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """The same collator, which is listened to: batches are made in the order of their steps, at times one ahead."""
+
+        def listened(rows: Any) -> Any:
+            batch = collate(rows)
+            self.batches.append((*batch["input_ids"].shape, self._head_places(batch["labels"])))
+            return batch
+
+        return listened
+
+    def _head_places(self, labels: Tensor) -> int:
+        return labels.numel() if self.head_everywhere else int((labels != _IGNORED).sum())
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """The clock starts."""
+        self.since = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        """One more step."""
+        wait_for(self.device)
+        now = time.perf_counter()
+        self.steps.append(Step(*self.batches[len(self.steps)], now - self.since))
+        self.since = now
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks that transformers makes on every trainer."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

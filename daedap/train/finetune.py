@@ -1,0 +1,336 @@
+"""What a run that goes on from another one begins with: its parent's base, weights, adapter, and some of its rows.
+
+What a training computes and nothing else: the trained blocks over what the frozen ones said, on a shortlist.
+
+The training stage: a run's settings and pairs → its model, all read from and written to the run's folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+from accelerate.utils import set_seed
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+from transformers import PreTrainedModel
+
+from daedap.config import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
+from daedap.data.augment import Augmentation, augment, without_question
+from daedap.data.split import HELD_OUT, drawn, read_side
+from daedap.errors import SettingsError
+from daedap.files import write_json
+from daedap.i18n import say
+from daedap.model.base import Base, fresh_base, load_base, same_base
+from daedap.model.device import Machine, choose_device, fuse_activations, settle, settle_compiler
+from daedap.model.distributed import from_first, meet, told_by_first
+from daedap.model.prompt import Example, Prompt
+from daedap.model.saved import adapter_or_model, damaged, save_learned, whole_model
+from daedap.model.tokenizer import load_tokenizer
+from daedap.model.trainable import (
+    keep_in_bf16,
+    set_dropout,
+    top_blocks,
+    train_in_full,
+    with_lora,
+)
+from daedap.runs import Json, Run
+from daedap.train.planner import Plan, choose, measure, remembering_seconds, scoring_seconds
+from daedap.train.task import frozen_part, new_task
+from daedap.train.trainer import Fitted, Fitting
+from daedap.types import Pair
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_AGAIN, _FEWEST_AGAIN = 10, 32
+"""Known rows learned again for each new one, and at least: a few new rows take few steps, which forget little."""
+_LEAST_RATE = 0.1
+"""Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
+
+
+def inherited_base(parent: Run) -> Base:
+    """The parent's base, with what the parent has learned in full. Raises BaseError and RunError."""
+    recorded, folder = parent.learned["base"], adapter_or_model(parent)
+    if folder.name == "adapter":
+        return same_base(parent, recorded)
+    if recorded["name"] != FRESH:
+        same_base(parent, recorded)  # so that the run can still be held against its untuned base
+    licence, digest = recorded["licence"], recorded["digest"]
+    return Base(recorded["name"], whole_model(folder), load_tokenizer(folder), licence, digest)
+
+
+def inherit_adapter(model: PeftModel, parent: Run) -> None:
+    """Give new LoRA matrices the parent's values. Raises RunError when these can't be read, or have other shapes."""
+    folder = parent.folder / "adapter"
+    try:
+        values = load_file(folder / "adapter_model.safetensors")
+        set_peft_model_state_dict(model, values)
+    except Exception as error:  # safetensors and torch have their own errors
+        raise damaged(folder, error) from error
+    assert values.keys() == get_peft_model_state_dict(model).keys(), f"{folder} holds another adapter"
+
+
+def rows_to_learn(run: Run) -> list[Pair]:
+    """The training rows; of a run that goes on from another one, the new ones and some of the others again."""
+    train = read_side(run.folder, "train")
+    if not run.parent:
+        return train
+    new, recipe = run.new_rows, run.settings["recipe"]
+    return [*train[:new], *drawn(train[new:], _again(len(train) - new, new, recipe["replay"]), recipe["seed"])]
+
+
+def _again(known: int, new: int, share: float | None) -> int:
+    """So many known rows: this share; or ten for each new row, up to a tenth of them; or as many as are new."""
+    if share is not None:
+        return round(share * known)
+    return max(min(-(-known // 10), max(_FEWEST_AGAIN, _AGAIN * new)), new)
+
+
+def inherited_rate(run: Run, usual: float) -> float:
+    """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
+    if not run.parent:
+        return usual
+    new, known = run.new_rows, int(run.document("data/source.json")["train"]) - run.new_rows
+    return usual * min(1.0, max(_LEAST_RATE, new / max(1, known)))
+
+
+_log = logging.getLogger("daedap")
+
+
+_log = logging.getLogger("daedap")
+_SMALL = 50_000_000
+"""Weights below which a base is trained in full, as fast as a new one: LoRA would save nothing there."""
+_SHORT = 64
+"""Tokens of a row up to which plain attention is the faster one."""
+_RATES = {"lora": 5e-4, "full": 5e-5}
+_RATE_OF_SMALL = 1e-3
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A run's rows as the model sees them."""
+
+    train: list[Example]
+    dev: list[Example]
+    too_long: int
+    """Rows left out because question, answer and end token do not fit."""
+    augmented: int
+    """Training rows that were made from others."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training that stands before its first step; afterwards, its model has learned."""
+
+    base: Base
+    learner: Learner
+    prompt: Prompt
+    examples: Examples
+    fitting: Fitting
+
+
+def learn(run: Run, base: Base | None = None) -> Begun:
+    """Train what the run's settings ask for, from its newest checkpoint on; write the model and `learned.json`."""
+    meet(choose_device(run.settings["learner"]["device"]))
+    begun = begin(from_first(lambda: run), base)
+    fitted = begun.fitting.run()
+    save_learned(begun.fitting.task.model, begun.prompt, run.folder)
+    write_json(run.folder / "learned.json", _record(run, begun, fitted))
+    return begun
+
+
+def help_to_learn(device: DeviceName) -> NoReturn:
+    """What the processes beside the first one do: they learn with it, write nothing, and end."""
+    _log.setLevel(logging.WARNING)
+    meet(choose_device(device))
+    begun = begin(told_by_first())
+    begun.fitting.run()
+    sys.stderr.flush()
+    os._exit(0)  # gloo may wait for the first process, which is gone, when the model is put away
+
+
+def begin(run: Run, base: Base | None = None) -> Begun:
+    """Everything that comes before the first step: the plan, and what the frozen layers say."""
+    started = time.perf_counter()
+    learner, recipe = Learner(**run.settings["learner"]), read_recipe(run.settings["recipe"])
+    train, dev = rows_to_learn(run), read_side(run.folder, "dev")
+    base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
+    prompt = base.prompt(learner.max_length)
+    examples = render(prompt, train, dev, _more(run, recipe, train))
+    recipe = replace(recipe, learning_rate=recipe.learning_rate or inherited_rate(run, default_rate(learner, base)))
+    width = base.model.config.get_text_config().hidden_size
+    machine = from_first(partial(settle, run, learner.device, learner.precision, width))
+    _choose_attention(base.model, examples.train)
+    fuse_activations(base.model)
+    plan = from_first(partial(_settle_plan, run, partial(plan_for, run, base, learner, recipe, examples, machine)))
+    _log.info("\n".join([machine.line(), *plan.lines()]))
+    examples, recipe = _as_planned(examples, recipe, plan)
+    model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
+    if run.parent and isinstance(model, PeftModel):
+        inherit_adapter(model, run.parent)
+    frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
+    task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
+    machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, plan.seconds))
+    seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
+    return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
+
+
+def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
+    """What the run was begun with, or what is chosen now."""
+    if "plan" not in run.settings:
+        write_json(run.folder / "settings.json", {**run.settings, "plan": asdict(choose())})
+    return Plan(**run.settings["plan"])
+
+
+def plan_for(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
+    """The default, or what fits into the budget best, by a few steps on this machine."""
+    blocks = int(base.model.config.get_text_config().num_hidden_layers)
+    top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
+    model = _trainable(base, learner, recipe, machine, layers=None)
+    whole = recipe.budget is None and learner.layers is None and isinstance(model, PreTrainedModel)
+    costs = measure(model, examples.train, machine, whole=whole)
+    if isinstance(model, PeftModel):
+        model.unload()
+    scored = len(read_side(run.folder, "test")) if run.settings.get("evaluate") else 0
+    wish = Plan(
+        rows=len(examples.train),
+        epochs=recipe.epochs,
+        layers=learner.layers or _default_layers(learner, base, blocks),
+        blocks=blocks,
+        scoring=remembering_seconds(_remembered(run, examples)) + scoring_seconds(costs, blocks, scored),
+        budget=recipe.budget.total_seconds() if recipe.budget else None,
+    )
+    return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
+
+
+def _remembered(run: Run, examples: Examples) -> int:
+    """Rows that the bot will know: of a run that goes on from another one, more than it learns now."""
+    if run.parent:
+        return int(run.document("data/source.json")["train"])
+    return len(examples.train) - examples.augmented
+
+
+def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
+    """All, or the top third where LoRA tunes a large base (docs/EXPERIMENTS.md)."""
+    return blocks if method_of(learner, base) == "full" else math.ceil(blocks / 3)
+
+
+def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:
+    """The share of the rows, the same ones for the same seed, and the epochs that the plan has time for."""
+    count = max(1, round(plan.fraction * len(examples.train)))
+    fewer = replace(examples, train=drawn(examples.train, count, recipe.seed))
+    return fewer, replace(recipe, num_train_epochs=plan.epochs)
+
+
+def _record(run: Run, begun: Begun, fitted: Fitted) -> Json:
+    base, examples, fitting = begun.base, begun.examples, begun.fitting
+    parent = run.parent.learned if run.parent else None
+    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed}
+    longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
+    return {
+        "base": parent["base"] if parent else started,
+        "method": method_of(begun.learner, base),
+        "learning_rate": fitting.recipe.learning_rate,
+        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": longest},
+        "augmentation": {name: getattr(fitting.recipe, name) for name in Augmentation.__dataclass_fields__},
+        "rows": {
+            "train": len(examples.train),
+            "augmented": examples.augmented,
+            "dev": len(examples.dev),
+            "too_long": examples.too_long,
+        },
+        "parameters": _count(fitting.task.model),
+        "training": fitted._asdict(),
+        "machine": asdict(fitting.machine),
+    }
+
+
+def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base:
+    """The named base, or a fresh one fitted on the training rows alone. Raises BaseError."""
+    if learner.base == FRESH:
+        return fresh_base([text for pair in train for text in (pair.question, pair.answer)], recipe.seed)
+    return load_base(learner.base)
+
+
+def method_of(learner: Learner, base: Base) -> Method:
+    """As told, or the default."""
+    return learner.method or ("full" if _small(base) else "lora")
+
+
+def default_rate(learner: Learner, base: Base) -> float:
+    """The peak learning rate where none was told."""
+    return _RATE_OF_SMALL if _small(base) else _RATES[method_of(learner, base)]
+
+
+def _small(base: Base) -> bool:
+    return base.model.num_parameters() < _SMALL
+
+
+def _more(run: Run, recipe: Recipe, train: Sequence[Pair]) -> list[Pair]:
+    """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
+    more = without_question(train, recipe.null_question_share, recipe.seed)
+    if recipe.augment:
+        held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+        more += augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
+    if more:
+        _log.info(say("{count:,} more rows to learn, made from these", count=len(more)))
+    return more
+
+
+def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+    """Rows that fit, as ids; `more`: training rows made from others. Raises SettingsError when none fits."""
+    sides = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev, more))
+    learned, watched, augmented = sides
+    if not learned:
+        raise SettingsError(
+            "No training row fits into --max-length {length}.", "Give a larger one.", length=prompt.max_length
+        )
+    too_long = len(train) + len(dev) - len(learned) - len(watched)
+    return Examples(learned + augmented, watched, too_long, len(augmented))
+
+
+def _trainable(
+    base: Base, learner: Learner, recipe: Recipe, machine: Machine, layers: int | None
+) -> PreTrainedModel | PeftModel:
+    """The base with what learns, on the machine's device; with LoRA, what is frozen is kept in half the memory."""
+    set_seed(recipe.seed)  # LoRA's matrices start at random
+    base.model.to(machine.device)  # type: ignore[arg-type]
+    if method_of(learner, base) == "full":
+        set_dropout(base.model, learner.dropout)
+        return train_in_full(base.model, layers=layers)
+    set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
+    if machine.precision == "bf16":
+        keep_in_bf16(base.model)  # before LoRA: its first values follow its layers' precision, resumed or not
+    return with_lora(base.model, rank=learner.lora_r, alpha=learner.lora_alpha, dropout=learner.dropout, layers=layers)
+
+
+def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
+    """Plain products for short rows: PyTorch's fused attention spends ten times as long on 17 tokens (RESULTS.md)."""
+    if statistics.mean(len(example.ids) for example in train) < _SHORT:
+        model.set_attn_implementation("eager")
+
+
+def _shortlisted(learner: Learner, base: Base) -> bool:
+    return method_of(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
+
+
+def _longest_answer(train: Sequence[Example]) -> int:
+    return max(len(example.ids) - example.answer for example in train)
+
+
+def _count(model: torch.nn.Module) -> Json:
+    weights = list(model.parameters())
+    return {
+        "total": sum(weight.numel() for weight in weights),
+        "trained": sum(weight.numel() for weight in weights if weight.requires_grad),
+    }

@@ -1,0 +1,114 @@
+"""What a training computes and nothing else: the trained blocks over what the frozen ones said, on a shortlist."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from daedap.i18n import say
+from daedap.model.device import Machine
+from daedap.model.loss import AnswerLoss, Batch, Rendered, shortlist
+from daedap.model.prompt import Example, Prompt
+from daedap.model.trainable import PARTED, lower_half, lowest_trained, plain
+from daedap.train.activation_cache import Cached, Lower, Place, cached
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+
+_log = logging.getLogger("daedap")
+
+
+class Rows(Protocol):
+    """Examples that can be taken in batches."""
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """All of them."""
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned, and from what."""
+
+    model: PreTrainedModel | PeftModel
+    """Whose trained weights are kept."""
+    loss: AnswerLoss
+    """Of training, perhaps among the tokens of a shortlist only."""
+    dev_loss: AnswerLoss
+    """Of the dev rows, over all tokens."""
+    train: Rows
+    dev: Rows
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The lower blocks, which say the same in every epoch, and where that is kept."""
+
+    model: PreTrainedModel
+    blocks: int
+    place: Place
+    machine: Machine
+
+    def lower(self) -> Lower:
+        """A function from ids to their output."""
+        lower, machine = lower_half(self.model, self.blocks).eval(), self.machine
+
+        @torch.inference_mode()
+        def run(ids: Tensor) -> Tensor:
+            with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+                states: Tensor = lower(ids)
+            return states
+
+        return run
+
+
+def frozen_part(model: PreTrainedModel | PeftModel, digest: str, machine: Machine, folder: Path, limit: int) -> Frozen:
+    """What lies below everything that learns, of a base with this digest; `folder` may hold `limit` bytes of it."""
+    blocks, base = lowest_trained(model), plain(model)
+    weights = next(base.parameters())
+    key = f"{digest} {blocks} {machine.precision} {weights.dtype}"
+    kept = torch.bfloat16 if machine.precision == "bf16" else torch.float32
+    return Frozen(base, blocks, Place(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine)
+
+
+def new_task(
+    model: PreTrainedModel | PeftModel,
+    prompt: Prompt,
+    sides: Sequence[Sequence[Example]],
+    frozen: Frozen,
+    *,
+    shortlisted: bool,
+) -> Task:
+    """The least that must be computed to train on the first side and to watch it on the second."""
+    tokens = shortlist(prompt, sides[0]) if shortlisted else None
+    train, dev = _held(frozen, sides)
+    lowest = frozen.blocks if isinstance(train, Cached) else 0
+    loss = AnswerLoss(model, lowest=lowest, shortlist=tokens)
+    return Task(model, loss, AnswerLoss(model, lowest=lowest), train, dev)
+
+
+def _held(frozen: Frozen, sides: Sequence[Sequence[Example]]) -> list[Rows]:
+    """All sides with the frozen blocks' output, or all with ids where that can't be had."""
+    ids: list[Rows] = [Rendered(side, frozen.machine.device) for side in sides]
+    if not frozen.blocks or not frozen.place.limit:
+        return ids
+    if frozen.model.config.model_type not in PARTED:
+        _log.info(say("The frozen layers of this architecture can't be run apart: they run at every step."))
+        return ids
+    if (size := sum(map(frozen.place.size, sides))) > frozen.place.limit:
+        told = "What the frozen layers say takes {size:.1f} GB, more than --cache-gb allows: they run at every step."
+        _log.info(say(told, size=size / 1e9))
+        return ids
+    lower = frozen.lower()
+    return [cached(side, lower, frozen.place, frozen.machine.device) for side in sides]

@@ -1,0 +1,164 @@
+"""What is searched for: the rows, the space around what was told, the study; and the search itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import daedap.tuning.study as studies
+from daedap.config import FRESH, Learner, Recipe, at_least_one
+from daedap.data.doctor import load
+from daedap.data.reader import Layout
+from daedap.data.split import Split, Splitting, drawn, need_rows, split, write_sides
+from daedap.errors import SettingsError
+from daedap.files import digest, write_json
+from daedap.runs import FOLDER, Json, Run
+from daedap.tuning.objective import AIM, GROUP, WEIGHT, Rows, Scale, Times, choose_scale, halve
+from daedap.tuning.result import Found, found_by
+from daedap.tuning.space import Space, space_around
+from daedap.tuning.study import open_study
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+    from daedap.train.planner import Plan
+    from daedap.train.trial import Ground
+
+_OF_THE_MACHINE = frozenset({"base", "device", "precision", "cache_gb", "budget", "report_to", "torch_compile"})
+"""Options that may differ between those who work on one study, and a base's name, which its digest stands for."""
+
+_TO_MEASURE = 2.0
+"""Seconds of training to find out how long a trial takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """How a search is carried on, and where it is kept."""
+
+    trials: int | None = None
+    """End after so many trials of the study. [default: as many as there is time for]"""
+    study: str | None = None
+    """Name of the study; the same one goes on. [default: from the file, the base and the options]"""
+    storage: str | None = None
+    """Database of studies that many machines share, like postgresql://user@host/name. [default: a file in runs]"""
+    finish: bool = True
+    """Train the run with the best settings in the end; machines that only help give --no-finish."""
+    runs: Path = FOLDER
+    """Folder of the runs; studies stand in its folder studies."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "trials")
+        if self.study and not re.fullmatch(r"[\w.-]*\w", self.study):
+            raise SettingsError(
+                "--study {name}: a name has letters, digits, dots and dashes only.", "Try my-study.", name=self.study
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is searched for, from what, and until when."""
+
+    file: Path
+    layout: Layout
+    splitting: Splitting
+    learner: Learner
+    recipe: Recipe
+    """With its epochs, told or not."""
+    epochs_told: bool
+    how: Search
+    until: float
+    """By the clock that counts from the start of the machine, in seconds."""
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.until - time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Everything that trials need."""
+
+    parts: Split
+    ground: Ground
+    choosing: Rows
+    comparing: Rows
+
+
+def set_up(task: Task, run: Run) -> Stage:
+    """Read and part the rows as `daedap train` does, load the base, find out what a training takes."""
+    from daedap.train.trial import stand  # torch takes seconds to import
+
+    parts = split(load(task.file, task.layout).pairs, task.splitting, seed=task.recipe.seed)
+    need_rows(parts, task.file)
+    choosing, comparing = halve(parts.rows("dev"), parts.components_of("dev"))
+    write_sides(run.folder, parts)
+    write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
+    ground = stand(run, task.learner, task.recipe, parts.rows("train"))
+    few = _share(parts, _few(ground.plan) / ground.plan.rows, task.recipe.seed)
+    write_sides(run.folder, few)
+    read = len(few.rows("train")) + len(few.rows("dev")) / 3
+    return Stage(parts, ground.paced(task.learner, task.recipe, round(read)), choosing, comparing)
+
+
+def _few(plan: Plan) -> float:
+    """Rows that a few seconds suffice for."""
+    return min(plan.rows, max(64, _TO_MEASURE * plan.rows * plan.epochs / plan.seconds))
+
+
+def open_for(task: Task, stage: Stage, times: Times) -> AbstractContextManager[Study]:
+    """The study, new or old: its name tells the file, the base and the options apart."""
+    asked = _asked(task, stage.ground)
+    sha = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    stem = re.sub(r"[^\w.-]", "-", task.file.stem)
+    name = task.how.study or f"{stem}-{sha[:8]}"
+    judged = len(stage.choosing.pairs) + len(stage.comparing.pairs)
+    aim = task.how.trials or AIM
+    scale = choose_scale(stage.ground.plan, times.search, aim, judged, epochs_told=task.epochs_told)
+    return open_study(task.how.storage, task.how.runs / "studies" / name, name, asked, asdict(scale))
+
+
+def _asked(task: Task, ground: Ground) -> Json:
+    """What may not change within a study; machines differ in what is left out."""
+    learner = {name: value for name, value in asdict(task.learner).items() if name not in _OF_THE_MACHINE}
+    recipe = {name: value for name, value in asdict(task.recipe).items() if name not in _OF_THE_MACHINE}
+    told = {
+        "file": digest(task.file),
+        "base": FRESH if task.learner.base == FRESH else ground.base.digest,
+        "layout": asdict(task.layout),
+        "splitting": asdict(task.splitting),
+        "learner": learner,
+        "recipe": {**recipe, "epochs_told": task.epochs_told},
+        "score": [GROUP, WEIGHT],
+    }
+    as_kept: Json = json.loads(json.dumps(told))
+    return as_kept
+
+
+def look(task: Task, stage: Stage, study: Study, times: Times, *, more: bool = True) -> tuple[Found, Space]:
+    """Search until only the time for what comes afterwards is left; without `more`, only what was found before."""
+    scale, ground = Scale(**study.user_attrs["scale"]), stage.ground
+    epochs = not task.epochs_told and scale.epochs is None
+    space = space_around(task.learner, task.recipe, ground.plan, ground.method, ground.learning_rate, epochs=epochs)
+    share = _share(stage.parts, scale.fraction, task.recipe.seed)
+    write_sides(ground.run.folder, share)
+    trials = studies.Trials(space, scale.epochs, stage.choosing, stage.comparing, ground.learn)
+    seed = None if task.how.storage else task.recipe.seed
+    seconds = task.left - times.final - times.proof if task.how.finish else task.left
+    if more:
+        studies.search(study, trials, seconds=seconds, most=task.how.trials, seed=seed)
+    return found_by(study, len(share.rows("train")), stage.comparing), space
+
+
+def _share(parts: Split, fraction: float, seed: int) -> Split:
+    """A share of the training rows; a smaller one is part of a larger one."""
+    rows = [row for row, side in enumerate(parts.sides) if side == "train"]
+    chosen = set(drawn(rows, max(1, round(fraction * len(rows))), seed))
+    sides = ["unused" if side == "train" and row not in chosen else side for row, side in enumerate(parts.sides)]
+    return replace(parts, sides=sides)
