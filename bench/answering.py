@@ -27,7 +27,7 @@ from daedap.model.convert import convert
 from daedap.model.engine import Engine
 from daedap.model.loss import shortlist
 from daedap.model.prompt import Prompt
-from daedap.train.baselines import kogpt2_shape
+from daedap.training.baselines import kogpt2_shape
 from daedap.types import Pair
 
 _MAX_LENGTH = 128
@@ -37,7 +37,7 @@ _RETRIEVED = 5
 
 
 @dataclass(frozen=True)
-class Ground:
+class BenchContext:
     """What answers, and what it is asked."""
 
     base: Base
@@ -63,7 +63,7 @@ def main() -> None:
         print("\n".join(table(measure(ground, options.times), ground)))
 
 
-def prepare(pairs: Sequence[Pair], tokenizer: Path | None, questions: int, folder: Path) -> Ground:
+def prepare(pairs: Sequence[Pair], tokenizer: Path | None, questions: int, folder: Path) -> BenchContext:
     """The same random weights for everybody: with transformers, converted, and converted with a short head."""
     base = kogpt2_shape(tokenizer)
     prompt = base.prompt(_MAX_LENGTH)
@@ -72,10 +72,10 @@ def prepare(pairs: Sequence[Pair], tokenizer: Path | None, questions: int, folde
     convert(copy.deepcopy(base.model), prompt, folder / "whole")
     convert(copy.deepcopy(base.model), prompt, folder / "short", shortlist(prompt, examples))
     engines = (Engine.open(folder / name, prompt, tokens) for name in ("whole", "short"))
-    return Ground(base, prompt, *engines, pairs, questions, tokens)
+    return BenchContext(base, prompt, *engines, pairs, questions, tokens)
 
 
-def measure(ground: Ground, times: int) -> dict[str, list[float]]:
+def measure(ground: BenchContext, times: int) -> dict[str, list[float]]:
     """Median seconds of each task by transformers, the engine with its whole head, and with a short one.
 
     One after the other, round by round, so that whatever else the machine does falls on all of them.
@@ -95,7 +95,7 @@ def measure(ground: Ground, times: int) -> dict[str, list[float]]:
     return {name: [statistics.median(measured) for measured in ways] for name, ways in seconds.items()}
 
 
-def _tasks(ground: Ground) -> dict[str, list[Callable[[Sequence[Pair]], object]]]:
+def _tasks(ground: BenchContext) -> dict[str, list[Callable[[Sequence[Pair]], object]]]:
     engines = (ground.whole, ground.short)
     return {
         "one greedy reply": [
@@ -113,7 +113,7 @@ def _tasks(ground: Ground) -> dict[str, list[Callable[[Sequence[Pair]], object]]
     }
 
 
-def transformers_reply(ground: Ground, pairs: Sequence[Pair]) -> list[str]:
+def transformers_reply(ground: BenchContext, pairs: Sequence[Pair]) -> list[str]:
     """As people write it: one greedy `generate` in fp32, the questions padded on the left."""
     questions = [ground.prompt.question(pair) for pair in pairs]
     length, pad = max(map(len, questions)), ground.prompt.pad
@@ -134,7 +134,7 @@ def best_of_many(engine: Engine, pairs: Sequence[Pair]) -> str:
     return candidates[int((scores[:, 0] / scores[:, 1]).argmax())].answer
 
 
-def table(seconds: dict[str, list[float]], ground: Ground) -> list[str]:
+def table(seconds: dict[str, list[float]], ground: BenchContext) -> list[str]:
     """Milliseconds, and how many times as fast as transformers; in the second row, as its one reply."""
     head = "| median ms | transformers, fp32, one greedy reply each | engine, whole head | engine, short head |"
     rows = []

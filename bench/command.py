@@ -21,12 +21,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from daedap.data.doctor import load
-from daedap.data.reader import Layout
+from daedap.data.reader import ReadOptions
 from daedap.model.base import Base, load_base
 from daedap.model.device import processor_features, processor_name
 from daedap.runs import Run
-from daedap.train.baselines import STOCK
-from daedap.train.benchmark import Ground, measure_speed
+from daedap.training.baselines import STOCK
+from daedap.training.benchmark import BenchContext, measure_speed
 
 
 def random_base(source: Path, folder: Path) -> Path:
@@ -46,8 +46,8 @@ def common_rate(base: Path, file: Path, scratch: Path, steps: int) -> float:
     def make() -> Base:
         return load_base(str(base))
 
-    pairs = load(file, Layout()).pairs
-    ground = Ground(make, pairs, [], "cpu", scratch, {"fp32": 1.0, "bf16": 0.0})
+    pairs = load(file, ReadOptions()).pairs
+    ground = BenchContext(make, pairs, [], "cpu", scratch, {"fp32": 1.0, "bf16": 0.0})
     return measure_speed(STOCK["lora_padded"], ground, "fp32", steps).rate
 
 

@@ -24,9 +24,9 @@ import numpy as np
 
 import daedap
 from daedap.data.doctor import load
-from daedap.retrieval.hybrid import Memory
+from daedap.retrieval.hybrid import PeakMemory
 from daedap.runs import Run
-from daedap.train.profiling import Memory as Watch
+from daedap.training.profiling import PeakMemory as DevEval
 from daedap.types import Pair
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -40,7 +40,7 @@ class Size:
     rows: float
     prepare: float
     train: float
-    remember: float
+    build_index: float
     train_bytes: float
     disk_bytes: float
     open: float
@@ -86,9 +86,9 @@ def _alone(file: Path, step: str, folder: Path) -> dict[str, float]:
 def pairs(known: list[Pair]) -> Iterator[tuple[str, str]]:
     """The file's pairs, then ever new ones."""
     yield from ((pair.question, pair.answer) for pair in known)
-    dice = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     while True:
-        first, second = (known[row] for row in dice.integers(len(known), size=2))
+        first, second = (known[row] for row in rng.integers(len(known), size=2))
         yield _crossed(first.question, second.question), _crossed(first.answer, second.answer)
 
 
@@ -115,9 +115,9 @@ def save_tiny(folder: Path) -> None:
 
 def train(folder: Path) -> dict[str, float]:
     """`daedap train`, all of it but the scores."""
-    learner = {"base": str(folder / "base"), "method": "lora", "layers": 1, "max_length": 64}
-    recipe = {"num_train_epochs": 1, "per_device_train_batch_size": 128, "dev_size": 300, "test_size": 0}
-    run = daedap.train(folder / "pairs.csv", **learner, **recipe, evaluate=False, runs=folder / "runs")
+    model_options = {"base": str(folder / "base"), "method": "lora", "layers": 1, "max_length": 64}
+    train_options = {"num_train_epochs": 1, "per_device_train_batch_size": 128, "dev_size": 300, "test_size": 0}
+    run = daedap.train(folder / "pairs.csv", **model_options, **train_options, evaluate=False, runs=folder / "runs")
     seconds, size = run.manifest["seconds"], sum(run.manifest["files"].values())
     times = {"prepare": seconds["prepare"], "train": seconds["train"], "remember": seconds["engine"] + seconds["index"]}
     return {**times, "train_bytes": run.manifest["peak_memory_bytes"], "disk_bytes": size}
@@ -126,14 +126,14 @@ def train(folder: Path) -> dict[str, float]:
 def ask(folder: Path) -> dict[str, float]:
     """Questions that are not known as they stand, one after the other, after a few to warm up."""
     run = Run(folder / "runs" / "0001")
-    dice = np.random.default_rng(1)
-    with Watch() as watch:
+    rng = np.random.default_rng(1)
+    with DevEval() as watch:
         started = time.perf_counter()
-        memory = Memory.open(run.folder / "index")
+        memory = PeakMemory.open(run.folder / "index")
         opened = time.perf_counter() - started
         known, times = memory.index.pairs, []
         for _ in range(ASKED + 10):
-            first, second = (known[row].question for row in dice.integers(len(known), size=2))
+            first, second = (known[row].question for row in rng.integers(len(known), size=2))
             started = time.perf_counter()
             memory.near([_crossed(first, second)], NEAR)
             times.append(1000 * (time.perf_counter() - started))

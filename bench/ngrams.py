@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from daedap.model.base import Base, load_base
 from daedap.model.device import this_machine
-from daedap.train.pretrain import Corpus, next_token_loss, total_bits
+from daedap.training.pretrain import Corpus, next_token_loss, total_bits
 
 Ids = NDArray[np.int64]
 Reals = NDArray[np.float64]

@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 import daedap
 from daedap.data.split import read_components, read_side
 from daedap.evaluation.metrics import bootstrap, gold_ranks
-from daedap.evaluation.reply_retrieval import BackwardJudge
-from daedap.evaluation.testset import Exam, Options, set_exam
-from daedap.retrieval.bot import Bot, Manner
-from daedap.retrieval.rerank import Weights, differences, weigh
+from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
+from daedap.evaluation.testset import EvalSet, EvalSettings, make_eval_set
+from daedap.retrieval.bot import AnswerOptions, Bot
+from daedap.retrieval.rerank import RerankWeights, differences, weigh
 from daedap.runs import Run
 from daedap.types import Pair
 
 Right = NDArray[np.float64]
 """(asked,): 1 where the right one came first."""
-VIEWS = tuple(asdict(Weights()))[:4]
+VIEWS = tuple(asdict(RerankWeights()))[:4]
 USUAL = "as it is"
 CHANGES: dict[str, dict[str, Any]] = {
     USUAL: {},
@@ -55,14 +55,14 @@ def main() -> None:
     print("\n\n".join("\n".join(table) for table in tables))
 
 
-def _with_seed(options: Namespace, seed: int) -> tuple[Exam, dict[str, Right], dict[str, Right]]:
+def _with_seed(options: Namespace, seed: int) -> tuple[EvalSet, dict[str, Right], dict[str, Right]]:
     """What is asked; the usual bot taken apart; and every changed one, all in all."""
     runs = {name: _trained(options.file, options.runs, name, seed, options.epochs) for name in CHANGES}
-    exam = _exam(runs[USUAL], options.rows)
-    ranked = {name: _ranking(run, exam) for name, run in runs.items()}
-    usual = ranked[USUAL] | _saying(runs[USUAL], exam)
-    said = {name: usual["backward: bot"] if name == USUAL else _replying(run, exam) for name, run in runs.items()}
-    return exam, usual, {key: right for name in runs for key, right in _whole(name, ranked[name], said[name])}
+    eval_set = _exam(runs[USUAL], options.rows)
+    ranked = {name: _ranking(run, eval_set) for name, run in runs.items()}
+    usual = ranked[USUAL] | _saying(runs[USUAL], eval_set)
+    said = {name: usual["backward: bot"] if name == USUAL else _replying(run, eval_set) for name, run in runs.items()}
+    return eval_set, usual, {key: right for name in runs for key, right in _whole(name, ranked[name], said[name])}
 
 
 def _trained(file: Path, folder: Path, name: str, seed: int, epochs: int) -> Run:
@@ -85,16 +85,16 @@ def _whole(name: str, ranking: Mapping[str, Right], said: Right) -> list[tuple[s
     return [(f"{kind}: {name}", right) for kind, right in zip(KINDS, values, strict=True)]
 
 
-def _exam(run: Run, rows: int) -> Exam:
+def _exam(run: Run, rows: int) -> EvalSet:
     test, components = read_side(run.folder, "test"), read_components(run.folder, "test")
-    return set_exam(test, components, read_side(run.folder, "train"), Options(rows=rows))
+    return make_eval_set(test, components, read_side(run.folder, "train"), EvalSettings(rows=rows))
 
 
-def _ranking(run: Run, exam: Exam) -> dict[str, Right]:
+def _ranking(run: Run, eval_set: EvalSet) -> dict[str, Right]:
     bot = Bot.of(run, held_out=False)
     ranker = bot.memory.ranker(bot.talker)
     apart = differences(ranker, read_side(run.folder, "dev"), [pair.answer for pair in bot.memory.index.pairs])
-    views = np.stack(ranker.views([replace(pair, answer="") for pair in exam.questions], exam.candidates))
+    views = np.stack(ranker.views([replace(pair, answer="") for pair in eval_set.questions], eval_set.candidates))
     kept: dict[str, Sequence[int]] = {"all views": range(4)}
     kept |= {f"without {name}": [n for n in range(4) if n != number] for number, name in enumerate(VIEWS)}
     kept |= {f"{name} alone": [number] for number, name in enumerate(VIEWS)}
@@ -103,36 +103,36 @@ def _ranking(run: Run, exam: Exam) -> dict[str, Right]:
     }
 
 
-def _saying(run: Run, exam: Exam) -> dict[str, Right]:
+def _saying(run: Run, eval_set: EvalSet) -> dict[str, Right]:
     bot = Bot.of(run, held_out=False)
-    asked = _questions(exam)
-    silent = Bot.of(run, manner=Manner(samples=0), held_out=False)
+    asked = _questions(eval_set)
+    silent = Bot.of(run, answer_options=AnswerOptions(samples=0), held_out=False)
     replies = {
-        "people": [pair.answer for pair in exam.questions],
+        "people": [pair.answer for pair in eval_set.questions],
         "nearest question by letters": [near[0].answer for near in bot.memory.index.nearest(asked)],
         "model alone, greedy": [said.text for said in bot.talker.reply([Pair(text, "") for text in asked])],
         "bot without proposals of the model": [reply.text for reply in silent.reply_many(asked)],
         "bot": [reply.text for reply in bot.reply_many(asked)],
     }
-    return {f"backward: {name}": _backward(run, exam, said) for name, said in replies.items()}
+    return {f"backward: {name}": _backward(run, eval_set, said) for name, said in replies.items()}
 
 
-def _replying(run: Run, exam: Exam) -> Right:
+def _replying(run: Run, eval_set: EvalSet) -> Right:
     bot = Bot.of(run, held_out=False)
-    return _backward(run, exam, [reply.text for reply in bot.reply_many(_questions(exam))])
+    return _backward(run, eval_set, [reply.text for reply in bot.reply_many(_questions(eval_set))])
 
 
-def _questions(exam: Exam) -> list[str]:
-    return [pair.question for pair in exam.questions]
+def _questions(eval_set: EvalSet) -> list[str]:
+    return [pair.question for pair in eval_set.questions]
 
 
-def _backward(run: Run, exam: Exam, said: Sequence[str]) -> Right:
-    return _first(_judge(run).scores(said, exam.candidate_questions))
+def _backward(run: Run, eval_set: EvalSet, said: Sequence[str]) -> Right:
+    return _first(_judge(run).scores(said, eval_set.candidate_questions))
 
 
 @cache
-def _judge(run: Run) -> BackwardJudge:
-    return BackwardJudge.fit(read_side(run.folder, "train"))
+def _judge(run: Run) -> ReplyToQuestionScorer:
+    return ReplyToQuestionScorer.fit(read_side(run.folder, "train"))
 
 
 def _first(scores: Right) -> Right:
@@ -142,7 +142,9 @@ def _first(scores: Right) -> Right:
 BASELINES = {"Hits@1/20": "Hits@1/20: known alone", "backward": "backward: nearest question by letters"}
 
 
-def _table(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[Exam], baselines: Mapping[str, str]) -> list[str]:
+def _table(
+    outcomes: Sequence[Mapping[str, Right]], exams: Sequence[EvalSet], baselines: Mapping[str, str]
+) -> list[str]:
     """Means over the seeds; differences to the kind's baseline of all seeds together."""
     lines = ["| | % (mean of seeds) | each seed | against the baseline, points [95 %] |", "|---|---|---|---|"]
     for name in outcomes[0]:
@@ -153,11 +155,11 @@ def _table(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[Exam], basel
     return lines
 
 
-def _against(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[Exam], name: str, baseline: str) -> str:
+def _against(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[EvalSet], name: str, baseline: str) -> str:
     if name == baseline:
         return "–"
     gained = np.concatenate([outcome[name] - outcome[baseline] for outcome in outcomes])
-    groups = [exam.groups[list(exam.asked)] + 10**6 * number for number, exam in enumerate(exams)]
+    groups = [eval_set.groups[list(eval_set.asked)] + 10**6 * number for number, eval_set in enumerate(exams)]
     interval = bootstrap(gained, np.ones(len(gained)), np.concatenate(groups))
     return f"{100 * gained.mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 

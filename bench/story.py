@@ -23,17 +23,17 @@ from typing import Any
 import daedap
 import daedap.runs as store
 from daedap.commands.evaluate import keep
-from daedap.config import FRESH, Learner, Recipe
+from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import load
-from daedap.data.reader import Layout
-from daedap.data.split import Splitting, read_components, read_side, split
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SplitOptions, read_components, read_side, split
 from daedap.evaluation.compare import Difference, common, differences, read_judged
 from daedap.evaluation.evaluate import Systems, evaluate
 from daedap.evaluation.result import Row
-from daedap.evaluation.testset import Options
+from daedap.evaluation.testset import EvalSettings
 from daedap.model.saved import open_learned
 from daedap.retrieval.bot import Bot
-from daedap.retrieval.lexical import Index
+from daedap.retrieval.lexical import LexicalIndex
 from daedap.runs import Run
 
 STOCK = {
@@ -123,7 +123,7 @@ def arguments() -> Namespace:
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORDS", help="only changes whose name has these")
     parser.add_argument("--rows", type=int, default=2000, help="rows that a change is tried on")
     parser.add_argument("--asked", type=int, default=100, help="so many test rows are ranked and answered")
-    parser.add_argument("--base", default=Learner().base, help="base of all runs but the fresh one")
+    parser.add_argument("--base", default=ModelOptions().base, help="base of all runs but the fresh one")
     parser.add_argument("--runs", type=Path, default=Path("runs/story"), help="folder of the runs")
     return parser.parse_args()
 
@@ -143,7 +143,7 @@ def chosen(options: Namespace) -> list[Change]:
 
 def learnable(file: Path) -> int:
     """How many rows of the file a training may learn."""
-    return split(load(file, Layout()).pairs, Splitting()).sides.count("train")
+    return split(load(file, ReadOptions()).pairs, SplitOptions()).sides.count("train")
 
 
 def made(file: Path, runs: Path, options: Mapping[str, Any]) -> Run:
@@ -157,7 +157,7 @@ def made(file: Path, runs: Path, options: Mapping[str, Any]) -> Run:
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as a run keeps them."""
-    kinds: dict[str, Any] = {"splitting": Splitting, "learner": Learner, "recipe": Recipe}
+    kinds: dict[str, Any] = {"splitting": SplitOptions, "learner": ModelOptions, "recipe": TrainOptions}
     mine = {name: {field.name for field in fields(kind)} & options.keys() for name, kind in kinds.items()}
     groups = {name: asdict(kind(**{key: options[key] for key in mine[name]})) for name, kind in kinds.items()}
     told: dict[str, Any] = json.loads(json.dumps(groups))
@@ -172,8 +172,8 @@ def scored(run: Run, asked: int) -> Run:
         read_side(run.folder, "test"),
         components=read_components(run.folder, "test"),
         systems=Systems({"model": open_learned(run)}, {"bot": Bot.of(run, held_out=False)}),
-        index=Index.open(run.folder / "index"),
-        options=Options(rows=asked, timed=0),
+        index=LexicalIndex.open(run.folder / "index"),
+        options=EvalSettings(rows=asked, timed=0),
     )
     keep(run, found)
     return run

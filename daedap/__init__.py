@@ -53,12 +53,12 @@ if TYPE_CHECKING:
     tune: Callable[..., Tuned]
 
 _NOUNS = {
-    "Bot": "answer.bot",
+    "Bot": "retrieval.bot",
     "DaedapError": "errors",
-    "Evaluation": "judge.evaluation",
-    "Message": "pair",
-    "Pair": "pair",
-    "Reply": "pair",
+    "Evaluation": "evaluation.result",
+    "Message": "types",
+    "Pair": "types",
+    "Reply": "types",
     "Run": "runs",
 }
 

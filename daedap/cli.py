@@ -17,7 +17,7 @@ from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import DaedapError
 from daedap.files import storage
-from daedap.i18n import say
+from daedap.i18n import translate
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -78,17 +78,17 @@ def run(arguments: Sequence[str]) -> int:
 
 def _stopped(words: Sequence[str]) -> str:
     if words and words[0] in ("train", "pretrain"):
-        return say("Stopped. What had begun goes on with: daedap {command} --resume", command=words[0])
+        return translate("Stopped. What had begun goes on with: daedap {command} --resume", command=words[0])
     if words and words[0] == "tune":
-        return say("Stopped. The same command goes on with the study.")
-    return say("Stopped.")
+        return translate("Stopped. The same command goes on with the study.")
+    return translate("Stopped.")
 
 
 def _app() -> App:
     app = App(
         name="daedap",
-        help=say("From a file of Korean questions and answers to a chatbot that answers to the point."),
-        help_epilogue=say("Every command takes --json: one JSON document on stdout and nothing else."),
+        help=translate("From a file of Korean questions and answers to a chatbot that answers to the point."),
+        help_epilogue=translate("Every command takes --json: one JSON document on stdout and nothing else."),
         help_format="plaintext",
         version=version("daedap"),
         exit_on_error=False,
@@ -97,7 +97,7 @@ def _app() -> App:
         help_formatter=_HelpPage(),
     )
     for name, purpose in COMMANDS.items():
-        app.command(f"daedap.commands.{name}:{name}", name=name, help=say(purpose))
+        app.command(f"daedap.commands.{name}:{name}", name=name, help=translate(purpose))
     return app
 
 
@@ -112,7 +112,7 @@ class _HelpPage(DefaultFormatter):
 
 def _told(text: Any) -> Any:
     plain = str(getattr(text, "primary_renderable", text) or "")
-    return say(" ".join(plain.split())) if plain.strip() else text
+    return translate(" ".join(plain.split())) if plain.strip() else text
 
 
 def _completed(words: list[str]) -> list[str]:

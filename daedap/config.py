@@ -23,7 +23,7 @@ FRESH = "fresh"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learner:
+class ModelOptions:
     """What is trained, and on what."""
 
     base: str = MINI
@@ -61,7 +61,7 @@ class Learner:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Augmentation):
+class TrainOptions(Augmentation):
     """How it is trained."""
 
     num_train_epochs: int | None = None
@@ -137,13 +137,13 @@ class Recipe(Augmentation):
         return peak * min(1.0, falling[self.lr_scheduler_type])
 
 
-def read_recipe(told: Mapping[str, Any]) -> Recipe:
+def read_train_options(told: Mapping[str, Any]) -> TrainOptions:
     """A recipe from a run's settings, where the budget is in seconds."""
-    return Recipe(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
+    return TrainOptions(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class ArchitectureOptions:
     """A new base, named as in Hugging Face's LlamaConfig. The defaults make 14 million weights, 28 MB."""
 
     vocab_size: int = 8192
@@ -172,7 +172,7 @@ class Shape:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class PretrainOptions:
     """How a base is pretrained, and for how long."""
 
     budget: timedelta | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from daedap.i18n import say
+from daedap.i18n import translate
 
 
 class DaedapError(Exception):
@@ -12,7 +12,7 @@ class DaedapError(Exception):
     """
 
     def __init__(self, what: str, remedy: str = "", /, **fields: object) -> None:
-        super().__init__(" ".join(say(part, **fields) for part in (what, remedy) if part))
+        super().__init__(" ".join(translate(part, **fields) for part in (what, remedy) if part))
 
 
 class DataError(DaedapError):

@@ -17,7 +17,7 @@ _log = logging.getLogger("daedap")
 _CATALOG = Path(__file__).with_name("ko.json")
 
 
-def say(template: str, /, **fields: object) -> str:
+def translate(template: str, /, **fields: object) -> str:
     """The message in the user's language, with its `{fields}` filled in."""
     if speaks_korean():
         template = _korean().get(template, template)

@@ -149,7 +149,7 @@ class Run:
         add_line(self.folder / "log.jsonl", {"event": event, **fields}, lasting=False)
 
     @contextmanager
-    def kept_if_begun(self) -> Iterator[None]:
+    def discard_if_not_started(self) -> Iterator[None]:
         """A new run that is refused, or finds no space, before its first checkpoint leaves nothing behind."""
         try:
             yield

@@ -28,7 +28,7 @@ class Pair:
     history: tuple[Message, ...] = ()
     line: int = 0
     """Where it begins in its file, counted from 1; 0 when it comes from no file."""
-    thread: str = ""
+    conversation_id: str = ""
     """Pairs cut from one conversation share it; a split never parts them."""
 
     @property
@@ -45,7 +45,7 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
+class Generation:
     """What a model said by itself."""
 
     text: str

@@ -15,7 +15,7 @@ from daedap.model.base import load_base
 from daedap.model.loss import answer_losses, collate
 from daedap.model.prompt import Example
 from daedap.model.trainable import set_dropout, train_in_full, with_lora
-from daedap.train.checkpoint import trained_weights
+from daedap.training.checkpoint import trained_weights
 
 LLAMA_LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 LINEAR = {

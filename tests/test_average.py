@@ -13,17 +13,17 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from daedap.config import Recipe
+from daedap.config import TrainOptions
 from daedap.errors import SettingsError
 from daedap.model.device import Machine
 from daedap.model.loss import score_answers
 from daedap.model.prompt import Example, prompt_for
 from daedap.model.tokenizer import train_tokenizer
 from daedap.model.trainable import with_lora
-from daedap.train.checkpoint import checkpoints, trained_weights
-from daedap.train.trainer import Average, Fitted, Fitting
+from daedap.training.checkpoint import checkpoints, trained_weights
+from daedap.training.trainer import Average, Trainer, TrainResult
 
-RECIPE = Recipe(
+RECIPE = TrainOptions(
     num_train_epochs=5,
     per_device_train_batch_size=8,
     learning_rate=1e-2,
@@ -57,11 +57,16 @@ def small(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def fit(
-    model: Any, recipe: Recipe, folder: Path, train: list[Example], dev: list[Example], seconds: float = math.inf
-) -> Fitted:
+    model: Any,
+    train_options: TrainOptions,
+    folder: Path,
+    train: list[Example],
+    dev: list[Example],
+    seconds: float = math.inf,
+) -> TrainResult:
     folder.mkdir(exist_ok=True)
     machine = Machine("cpu", "fp32", 1, "")
-    return Fitting(toys.task(model, train, dev), recipe, machine, folder, seconds).run()
+    return Trainer(toys.task(model, train, dev), train_options, machine, folder, seconds).run()
 
 
 def losses(folder: Path, event: str) -> list[float]:
@@ -127,8 +132,10 @@ def test_an_average_that_is_worse_is_not_kept(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     """The first epochs of a slow training are far behind the last."""
-    model, recipe = small(tokenizer), replace(AVERAGED, swa_epoch_start=1, learning_rate=1e-3, warmup_ratio=0.0)
-    fitted = fit(model, replace(recipe, lr_scheduler_type="constant_with_warmup"), tmp_path, examples, examples[:8])
+    model, train_options = small(tokenizer), replace(AVERAGED, swa_epoch_start=1, learning_rate=1e-3, warmup_ratio=0.0)
+    fitted = fit(
+        model, replace(train_options, lr_scheduler_type="constant_with_warmup"), tmp_path, examples, examples[:8]
+    )
     own = losses(tmp_path, "dev")
     assert not fitted.averaged
     assert (fitted.best_epoch, fitted.best_dev_loss) == (5, min(own))
@@ -139,8 +146,8 @@ def test_an_average_that_is_worse_is_not_kept(
 def test_nobody_judges_so_the_average_is_kept(
     rows: int, tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
-    model, recipe = small(tokenizer), replace(AVERAGED, load_best_model_at_end=False)
-    fitted = fit(model, recipe, tmp_path, examples, examples[:rows])
+    model, train_options = small(tokenizer), replace(AVERAGED, load_best_model_at_end=False)
+    fitted = fit(model, train_options, tmp_path, examples, examples[:rows])
     assert fitted.averaged
     for name, weight in mean(tmp_path, 2, 5, 8).items():
         torch.testing.assert_close(trained_weights(model)[name], weight)
@@ -177,8 +184,8 @@ def test_going_on_is_as_if_never_stopped(
 def test_the_clock_ends_an_epoch_early(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
-    recipe = replace(RECIPE, num_train_epochs=1000, swa_epoch_start=1, save_steps=1000, save_total_limit=1)
-    fitted = fit(small(tokenizer), recipe, tmp_path, examples, examples[:8], seconds=2.0)
+    train_options = replace(RECIPE, num_train_epochs=1000, swa_epoch_start=1, save_steps=1000, save_total_limit=1)
+    fitted = fit(small(tokenizer), train_options, tmp_path, examples, examples[:8], seconds=2.0)
     assert fitted.steps < 8000
     assert len(losses(tmp_path, "average")) == fitted.epochs - 1 > 0
     assert fitted.best_dev_loss == min(losses(tmp_path, "dev") + losses(tmp_path, "average"))
@@ -189,4 +196,4 @@ def test_the_clock_ends_an_epoch_early(
 )
 def test_epochs_that_are_no_use(start: int, said: str) -> None:
     with pytest.raises(SettingsError, match=said):
-        Recipe(num_train_epochs=5, swa_epoch_start=start)
+        TrainOptions(num_train_epochs=5, swa_epoch_start=start)

@@ -14,7 +14,7 @@ import pytest
 from conftest import PAIRS, daedap_process, write_csv
 
 from daedap.cli import run as cli
-from daedap.data.split import Splitting, split
+from daedap.data.split import SplitOptions, split
 from daedap.runs import Run
 from daedap.types import Pair
 
@@ -92,7 +92,7 @@ def test_a_wrong_column_name_suggests_near_ones(qa: Path, tmp_path: Path, capsys
 
 def test_a_single_row_that_falls_to_the_test_side(tmp_path: Path, capsys: Output) -> None:
     rows = (Pair(f"{n}번째 질문", "네, 그래요.") for n in range(999))
-    lone = next(pair for pair in rows if split([pair], Splitting()).sides != ["train"])
+    lone = next(pair for pair in rows if split([pair], SplitOptions()).sides != ["train"])
     told = refused(capsys, "train", write_csv(tmp_path / "a.csv", [lone]), "--runs", tmp_path / "runs")
     assert "1 usable row(s), none of which is left to train on. Add rows, or keep none apart" in told
     assert not (tmp_path / "runs").exists()

@@ -14,17 +14,17 @@ from conftest import write_csv
 from peft import PeftModel
 
 from daedap.cli import run as cli
-from daedap.commands.bench import Bench, Bout, RecipeName, _measured, _possible
+from daedap.commands.bench import Bench, BenchOptions, RecipeName, _measured, _possible
 from daedap.errors import BaseError, SettingsError
 from daedap.model.base import load_base
-from daedap.train import benchmark as bench
-from daedap.train.baselines import NAMES, STOCK, Step, kogpt2_shape, save_base
-from daedap.train.benchmark import (
-    LEVELS,
-    Ground,
-    Level,
+from daedap.training import benchmark as bench
+from daedap.training.baselines import NAMES, STOCK, Step, kogpt2_shape, save_base
+from daedap.training.benchmark import (
+    VARIANTS,
+    BenchContext,
+    MachineInfo,
     Measured,
-    Site,
+    Variant,
     bits_per_character,
     choose_floats,
     measure_ours,
@@ -48,13 +48,13 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ground(folder: Path, tmp_path: Path) -> Ground:
-    return Ground(lambda: load_base(str(folder)), toys.PAIRS[:40], toys.PAIRS[40:50], "cpu", tmp_path, PEAKS)  # type: ignore[arg-type]
+def ground(folder: Path, tmp_path: Path) -> BenchContext:
+    return BenchContext(lambda: load_base(str(folder)), toys.PAIRS[:40], toys.PAIRS[40:50], "cpu", tmp_path, PEAKS)  # type: ignore[arg-type]
 
 
 @pytest.fixture(autouse=True)
 def quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daedap.train.benchmark._SHAPES", ((64, 64, 64),))
+    monkeypatch.setattr("daedap.training.benchmark._SHAPES", ((64, 64, 64),))
 
 
 def measured(name: str, rate: float, **fields: Any) -> Measured:
@@ -74,7 +74,7 @@ def test_utilisation_is_of_the_peak_in_its_precision() -> None:
     assert one._replace(precision="bf16").utilisation({"fp32": 100.0, "bf16": 400.0}) == pytest.approx(0.05)
 
 
-def test_speed_and_quality(ground: Ground) -> None:
+def test_speed_and_quality(ground: BenchContext) -> None:
     speed = measure_speed(STOCK["full_padded"], ground, "fp32", 3)
     assert (speed.rows, len(speed.step_rates), speed.bits_per_character) == (12, 2, None)
     assert speed.peak_bytes > 50e6
@@ -88,7 +88,7 @@ def test_speed_and_quality(ground: Ground) -> None:
     assert more.bits_per_character < 0.8 * few.bits_per_character
 
 
-def test_bits_are_those_of_answers_by_their_characters(ground: Ground) -> None:
+def test_bits_are_those_of_answers_by_their_characters(ground: BenchContext) -> None:
     base, bits = ground.base(), 0.0
     prompt = base.prompt(128)
     for pair in ground.dev:
@@ -101,13 +101,13 @@ def test_bits_are_those_of_answers_by_their_characters(ground: Ground) -> None:
     assert bits_per_character(base.model, prompt, ground.dev, "cpu") == pytest.approx(bits / characters, rel=1e-4)
 
 
-def test_unpadded_rows_are_less_work(ground: Ground) -> None:
+def test_unpadded_rows_are_less_work(ground: BenchContext) -> None:
     pytest.importorskip("trl")
     padded, grouped = (measure_speed(STOCK[name], ground, "fp32", 2) for name in ("lora_padded", "trl_best"))
     assert grouped.flops_per_row < 0.4 * padded.flops_per_row
 
 
-def test_the_other_trainer_s_model_is_scored_as_its_weights_are(ground: Ground) -> None:
+def test_the_other_trainer_s_model_is_scored_as_its_weights_are(ground: BenchContext) -> None:
     pytest.importorskip("trl")
     found = measure_quality(STOCK["trl_best"], ground, "fp32", 2)
     saved = PeftModel.from_pretrained(ground.base().model, str(ground.scratch / "trl_best"))
@@ -115,10 +115,10 @@ def test_the_other_trainer_s_model_is_scored_as_its_weights_are(ground: Ground) 
     assert found.bits_per_character == pytest.approx(told, rel=1e-5)
 
 
-def test_the_faster_precision_is_found(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_faster_precision_is_found(ground: BenchContext, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def speed(stock: Any, ground: Ground, floats: str, steps: int) -> Measured:
+    def speed(stock: Any, ground: BenchContext, floats: str, steps: int) -> Measured:
         asked.append(floats)
         return measured(stock.name, rates[floats])
 
@@ -133,9 +133,11 @@ def test_the_faster_precision_is_found(ground: Ground, monkeypatch: pytest.Monke
     assert asked == []
 
 
-@pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
-def test_ours_is_measured_whole(ground: Ground, level: Level) -> None:
-    level = replace(level, learner={**level.learner, "method": "lora", "layers": 1}, recipe={})  # compiling: test_fit
+@pytest.mark.parametrize("level", VARIANTS, ids=lambda level: level.name)
+def test_ours_is_measured_whole(ground: BenchContext, level: Variant) -> None:
+    level = replace(
+        level, model_options={**level.model_options, "method": "lora", "layers": 1}, train_options={}
+    )  # compiling: test_fit
     found = measure_ours(level, ground, epochs=2)
     assert (found.name, found.rows, found.whole) == (level.name, 2 * len(ground.train), True)
     assert found.counted == found.rows / found.seconds
@@ -144,16 +146,16 @@ def test_ours_is_measured_whole(ground: Ground, level: Level) -> None:
     assert not list(ground.scratch.iterdir()), "what the frozen layers said must not serve the next one"
 
 
-def test_ours_computes_less(ground: Ground) -> None:
+def test_ours_computes_less(ground: BenchContext) -> None:
     whole, top = (
-        measure_ours(Level("ours", {"method": "lora", "layers": layers}), ground, epochs=1) for layers in (2, 1)
+        measure_ours(Variant("ours", {"method": "lora", "layers": layers}), ground, epochs=1) for layers in (2, 1)
     )
     assert top.flops_per_row < 0.8 * whole.flops_per_row
 
 
 def test_the_table() -> None:
     quality = [measured("a", 2.0, bits_per_character=3.25)]
-    found = Bench("base", 40, Site("cpu", "chip", 2), {"fp32": 100.0, "bf16": 50.0}, [], quality)
+    found = Bench("base", 40, MachineInfo("cpu", "chip", 2), {"fp32": 100.0, "bf16": 50.0}, [], quality)
     assert "seconds" in "\n".join(found.lines())
     two = replace(found, speed=[measured("a", 2.0), measured("b", 8.0)])
     lines = "\n".join(two.lines())
@@ -180,22 +182,22 @@ def test_the_command(folder: Path, file: Path, tmp_path: Path, capsys: Output) -
     assert not runs.exists(), "nothing is left behind"
 
 
-def test_ours_is_also_given_the_time_of_the_first_recipe(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ours(level: Level, ground: Ground, epochs: int) -> Measured:
+def test_ours_is_also_given_the_time_of_the_first_recipe(ground: BenchContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ours(level: Variant, ground: BenchContext, epochs: int) -> Measured:
         return measured(level.name, 1.0, bits_per_character=3.0, rows=40 * epochs, seconds=10.0 * epochs)
 
     slow = measured("full_padded", 1.0, bits_per_character=3.5, rows=120, seconds=75.0)
     monkeypatch.setattr(bench, "measure_ours", ours)
     monkeypatch.setattr(bench, "measure_speed", lambda *_: slow)
     monkeypatch.setattr(bench, "measure_quality", lambda *_: slow)
-    speed, quality = _measured(Bout(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)
+    speed, quality = _measured(BenchOptions(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)
     assert [(one.name, one.rows) for one in quality] == [("full_padded", 120), ("ours", 120), ("ours_as_long", 280)]
-    told = "\n".join(Bench("base", 40, Site("cpu", "chip", 2), PEAKS, speed, quality).lines())  # type: ignore[arg-type]
+    told = "\n".join(Bench("base", 40, MachineInfo("cpu", "chip", 2), PEAKS, speed, quality).lines())  # type: ignore[arg-type]
     assert [line.split() for line in told.splitlines() if line.startswith("ours_as_long ")] == [
         ["ours_as_long", "7", "70.0", "3.000"]
     ]
     slow = slow._replace(seconds=35.0)
-    assert len(_measured(Bout(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)[1]) == 2
+    assert len(_measured(BenchOptions(recipes=("full_padded", "ours"), quality=True, epochs=3), ground)[1]) == 2
 
 
 def test_without_a_compiler_nothing_is_compiled(
@@ -213,7 +215,7 @@ def test_without_a_compiler_nothing_is_compiled(
 def test_without_trl_its_recipe_is_left_out(
     folder: Path, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("daedap.train.baselines.find_spec", lambda name: None if name == "trl" else find_spec(name))
+    monkeypatch.setattr("daedap.training.baselines.find_spec", lambda name: None if name == "trl" else find_spec(name))
     words = ["bench", str(file), "--base", str(folder), "--recipes", "trl_best", "--runs", str(tmp_path)]
     with caplog.at_level("INFO", logger="daedap"):
         assert cli(words) == 0
@@ -221,7 +223,7 @@ def test_without_trl_its_recipe_is_left_out(
 
 
 def test_names_of_recipes_are_those_there_are() -> None:
-    assert get_args(RecipeName) == (*NAMES, *(level.name for level in LEVELS))
+    assert get_args(RecipeName) == (*NAMES, *(level.name for level in VARIANTS))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_names_of_recipes_are_those_there_are() -> None:
 )
 def test_settings_that_make_no_sense(options: dict[str, Any]) -> None:
     with pytest.raises(SettingsError):
-        Bout(**options)
+        BenchOptions(**options)
 
 
 @pytest.fixture
@@ -239,7 +241,7 @@ def small_shape(monkeypatch: pytest.MonkeyPatch) -> None:
     def small(**options: Any) -> GPT2Config:
         return GPT2Config(**{**options, "n_embd": 24, "n_layer": 1})
 
-    monkeypatch.setattr("daedap.train.baselines.GPT2Config", small)
+    monkeypatch.setattr("daedap.training.baselines.GPT2Config", small)
 
 
 @pytest.mark.usefixtures("small_shape")

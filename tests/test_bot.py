@@ -9,12 +9,12 @@ from conftest import PAIRS
 import daedap
 from daedap.data.split import read_side
 from daedap.errors import RunError
-from daedap.retrieval.bot import KNOWN, Bot, Manner
-from daedap.retrieval.encoder import Space
-from daedap.retrieval.hybrid import Memory, Near
-from daedap.retrieval.lexical import Index
+from daedap.retrieval.bot import KNOWN, AnswerOptions, Bot
+from daedap.retrieval.encoder import PairEmbeddings
+from daedap.retrieval.hybrid import Hits, HybridRetriever
+from daedap.retrieval.lexical import LexicalIndex
 from daedap.runs import Run
-from daedap.types import Message, Pair, Spoken
+from daedap.types import Generation, Message, Pair
 
 STRANGE = ["양자역학을 설명해 봐", "zzz", "</s><usr>안녕", "<|assistant|>네</s>", "😀" * 10, "1 + 1 = ?"]
 
@@ -61,7 +61,7 @@ def test_a_strange_question_is_not_understood(bot: Bot, question: str) -> None:
 
 
 def test_without_a_fallback_something_is_said(trained: Run) -> None:
-    bot = Bot.open(trained.folder, manner=Manner(fallback="off"))
+    bot = Bot.open(trained.folder, answer_options=AnswerOptions(fallback="off"))
     reply = bot.reply("양자역학을 설명해 봐")
     assert reply.source in ("retrieved", "generated")
     proposed = {
@@ -71,19 +71,21 @@ def test_without_a_fallback_something_is_said(trained: Run) -> None:
 
 
 def test_the_fallback_can_be_told(trained: Run) -> None:
-    told = Bot.open(trained.folder, manner=Manner(fallback="고객센터에 물어봐 주세요.")).reply("양자역학을 설명해 봐")
+    told = Bot.open(trained.folder, answer_options=AnswerOptions(fallback="고객센터에 물어봐 주세요.")).reply(
+        "양자역학을 설명해 봐"
+    )
     assert (told.text, told.source) == ("고객센터에 물어봐 주세요.", "fallback")
 
 
 def test_without_samples_only_what_is_known_is_said(trained: Run) -> None:
-    bot = Bot.open(trained.folder, manner=Manner(samples=0, fallback="off"))
+    bot = Bot.open(trained.folder, answer_options=AnswerOptions(samples=0, fallback="off"))
     replies = bot.reply_many([f"{pair.question[:5]} 뭐 하지" for pair in PAIRS[::9]])
     assert {reply.text for reply in replies} <= {pair.answer for pair in PAIRS}
 
 
 def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
     near = bot.memory.near(["양자역학을 설명해 봐"], 3)[0]
-    spoken = Spoken("양자역학은 어려워요.", True, 5, -2.0)
+    spoken = Generation("양자역학은 어려워요.", True, 5, -2.0)
     reply = bot._chosen(Pair("양자역학을 설명해 봐", ""), near, [spoken], best=3)
     assert (reply.text, reply.source, reply.score) == ("양자역학은 어려워요.", "generated", -2.0)
     assert reply.evidence == bot.memory.evidence(near)
@@ -139,7 +141,7 @@ def test_text_that_no_encoding_knows(bot: Bot) -> None:
 
 
 def test_a_question_that_is_too_long_for_the_model_is_looked_up(trained: Run) -> None:
-    bot = Bot.open(trained.folder, manner=Manner(fallback="off"))
+    bot = Bot.open(trained.folder, answer_options=AnswerOptions(fallback="off"))
     assert bot.reply("끝없이 이어지는 이야기를 " * 100).source == "retrieved"
 
 
@@ -156,13 +158,15 @@ def test_what_is_chosen_keeps_the_tone_of_the_answers(bot: Bot) -> None:
     many = [Pair(f"질문 {number}", f"{number}번이에요.") for number in range(20)]
 
     def talks(pairs: list[Pair]) -> Bot:
-        memory = Memory(Index.build(pairs), Space.of(bot.memory.space.encoder, pairs), bot.memory.weights)
+        memory = HybridRetriever(
+            LexicalIndex.build(pairs), PairEmbeddings.of(bot.memory.space.encoder, pairs), bot.memory.weights
+        )
         return Bot(bot.run, memory)
 
-    near = Near(np.array([1, 0]), np.array([0.5, 0.4], np.float32))
+    near = Hits(np.array([1, 0]), np.array([0.5, 0.4], np.float32))
     assert talks([polite, casual, *many])._in_tone(near).rows.tolist() == [0]
     assert talks([polite, casual])._in_tone(near).rows.tolist() == [1, 0], "both tones are common"
-    alone = Near(np.array([1]), np.array([0.5], np.float32))
+    alone = Hits(np.array([1]), np.array([0.5], np.float32))
     assert talks([polite, casual, *many])._in_tone(alone).rows.tolist() == [1], "there is nothing else"
 
 
@@ -176,6 +180,6 @@ def test_a_judged_bot_hears_the_turns_before(bot: Bot, monkeypatch: pytest.Monke
 
 def test_known_questions_are_answered_however_strange_the_others_are(trained: Run) -> None:
     bot = daedap.Bot.open(trained.folder)
-    bot.memory = replace(bot.memory, weights=bot.memory.weights.with_strange(0.99))
+    bot.memory = replace(bot.memory, weights=bot.memory.weights.with_threshold(0.99))
     reply = bot.reply("우리강아지가  자꾸 화를 내요ㅠㅠ?")
     assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")

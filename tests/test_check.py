@@ -10,7 +10,7 @@ import pytest
 from daedap.data.clean import clean, clean_text
 from daedap.data.doctor import LONGEST, check, load, percentile
 from daedap.data.findings import KINDS, Report
-from daedap.data.reader import Layout
+from daedap.data.reader import ReadOptions
 from daedap.errors import DataError
 from daedap.types import Pair
 
@@ -173,10 +173,10 @@ def test_nothing_usable(tmp_path: Path) -> None:
 
 def test_a_chat_in_which_nobody_asks(tmp_path: Path) -> None:
     path = written(tmp_path, "[철수] [오후 3:12] 안녕\n[영희] [오후 3:13] 사진\n", "a.txt")
-    report = check(path, Layout(speaker="철수"))
+    report = check(path, ReadOptions(speaker="철수"))
     assert (report.rows, found(report)) == (0, {"attachment": [2]})
     with pytest.raises(DataError, match="no answered question"):
-        load(path, Layout(speaker="철수"))
+        load(path, ReadOptions(speaker="철수"))
 
 
 def test_report_as_json_and_text(tmp_path: Path) -> None:

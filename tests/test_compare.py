@@ -13,14 +13,14 @@ from rivals import SETTINGS, TEST, TRAIN, Score, even, made, ranked
 import daedap
 from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
-from daedap.evaluation.compare import Common, Difference, answered, answers, common, differences, read_judged
+from daedap.evaluation.compare import CommonRows, Difference, answered, answers, common, differences, read_judged
 from daedap.files import write_lines
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]
 
 
-def shared(*runs: Run) -> Common:
+def shared(*runs: Run) -> CommonRows:
     first, second = (read_judged(run) for run in runs)
     return common(first, second)
 

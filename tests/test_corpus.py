@@ -11,7 +11,7 @@ from daedap.data.corpus import Document
 from daedap.errors import RunError
 from daedap.model.prompt import Prompt, prompt_for
 from daedap.model.tokenizer import decode, encode, train_tokenizer
-from daedap.train.pretrain import Corpus, encode_documents
+from daedap.training.pretrain import Corpus, encode_documents
 from daedap.types import Message, Pair
 
 

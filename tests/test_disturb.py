@@ -10,7 +10,7 @@ from typing import get_args
 
 import pytest
 
-from daedap.korean.perturb import KINDS, NEGATION, Kind, _strokes, _typed, disturb, disturb_each
+from daedap.korean.perturb import KINDS, NEGATION, Kind, _strokes, _typed, perturb, perturb_each
 from daedap.korean.text import analyse, comparison_form, speech_level
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"
@@ -19,7 +19,7 @@ DENIED = {"안/MAG", "못/MAG", "않/VX", "없/VA", "아니/VCN", "말/VX", "모
 
 
 def disturbed(question: str, kind: Kind, times: int = 40) -> set[str]:
-    return {disturb(question, kind, random.Random(seed)) for seed in range(times)}
+    return {perturb(question, kind, random.Random(seed)) for seed in range(times)}
 
 
 POLITE = {
@@ -182,8 +182,8 @@ def test_laughter() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_at_once_are_as_one_by_one(kind: Kind) -> None:
     questions = ["내가 밥을 안 먹었어?", "오늘 뭐 해요?", "12시 땡!", "배고파ㅋㅋ"] * 3
-    at_once = [*disturb_each(questions, kind, [random.Random(n) for n in range(12)])]
-    assert at_once == [disturb(question, kind, random.Random(n)) for n, question in enumerate(questions)]
+    at_once = [*perturb_each(questions, kind, [random.Random(n) for n in range(12)])]
+    assert at_once == [perturb(question, kind, random.Random(n)) for n, question in enumerate(questions)]
 
 
 def test_all_kinds_are_named() -> None:
@@ -205,7 +205,7 @@ def real() -> tuple[str, ...]:
 
 @cache
 def real_disturbed(kind: Kind) -> tuple[str, ...]:
-    return tuple(disturb_each(real(), kind, [random.Random(n) for n in range(len(real()))]))
+    return tuple(perturb_each(real(), kind, [random.Random(n) for n in range(len(real()))]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -258,8 +258,8 @@ def changed(kind: Kind, among: list[bool] | None = None) -> float:
 
 
 def test_polite_and_back() -> None:
-    there = [*disturb_each(real(), "polite", [random.Random(0)] * len(real()))]
-    back = [*disturb_each(there, "casual", [random.Random(0)] * len(there))]
+    there = [*perturb_each(real(), "polite", [random.Random(0)] * len(real()))]
+    back = [*perturb_each(there, "casual", [random.Random(0)] * len(there))]
     moved = [
         (question, polite, casual)
         for question, polite, casual in zip(real(), there, back, strict=True)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from daedap.evaluation import robustness as suite
 from daedap.evaluation.robustness import Effect, disturbed
-from daedap.evaluation.testset import Exam, Options, set_exam
+from daedap.evaluation.testset import EvalSet, EvalSettings, make_eval_set
 from daedap.types import Pair, Reply
 
 NOUNS = "밥물술옷집차책꽃별달해눈비강산길말글꿈손"
@@ -28,27 +28,27 @@ class Literal:
         return np.array([[float(TRUTH.get(one.question) == answer) for answer in offered] for one, offered in asked])
 
 
-def joined(question: str, dice: random.Random) -> str:
+def joined(question: str, rng: random.Random) -> str:
     """Half of the questions lose their space."""
     return question.replace(" ", "") if question[0] in NOUNS[:10] else question
 
 
-def again(question: str, dice: random.Random) -> str:
+def again(question: str, rng: random.Random) -> str:
     return question
 
 
-def louder(question: str, dice: random.Random) -> str:
-    return question + "!" * dice.randrange(1, 1000)
+def louder(question: str, rng: random.Random) -> str:
+    return question + "!" * rng.randrange(1, 1000)
 
 
-def exam(components: Sequence[int] = range(20)) -> Exam:
-    return set_exam(TEST, components, TEST, Options(resamples=200))
+def eval_set(components: Sequence[int] = range(20)) -> EvalSet:
+    return make_eval_set(TEST, components, TEST, EvalSettings(resamples=200))
 
 
 @pytest.fixture(scope="module")
 def effects() -> dict[str, Effect]:
     kinds = {"spacing": joined, "typo": again, "louder": louder}
-    return {effect.kind: effect for effect in disturbed(Literal(), exam(), kinds)}
+    return {effect.kind: effect for effect in disturbed(Literal(), eval_set(), kinds)}
 
 
 def test_only_changed_questions_count(effects: dict[str, Effect]) -> None:
@@ -72,8 +72,8 @@ def test_the_interval_is_that_of_the_difference() -> None:
             read = [Pair(f"{text[0]} 좋아해" if text[0] in NOUNS[:5] else text, "") for text in texts]
             return super().preferences(read, candidates)
 
-    (one_by_one,) = disturbed(Half(), exam(), {"spacing": joined})
-    (in_fives,) = disturbed(Half(), exam([row // 5 for row in range(20)]), {"spacing": joined})
+    (one_by_one,) = disturbed(Half(), eval_set(), {"spacing": joined})
+    (in_fives,) = disturbed(Half(), eval_set([row // 5 for row in range(20)]), {"spacing": joined})
     for effect in (one_by_one, in_fives):
         assert effect.difference
         assert effect.difference.value == -0.5
@@ -89,15 +89,15 @@ def test_the_interval_is_that_of_the_difference() -> None:
 def test_the_dice_hang_on_the_pair_and_the_kind() -> None:
     thrown: list[tuple[str, float]] = []
 
-    def note(question: str, dice: random.Random) -> str:
-        thrown.append((question, dice.random()))
+    def note(question: str, rng: random.Random) -> str:
+        thrown.append((question, rng.random()))
         return question
 
-    disturbed(Literal(), exam(), {"typo": note})
+    disturbed(Literal(), eval_set(), {"typo": note})
     first = dict(thrown)
-    disturbed(Literal(), set_exam(TEST[::-1], range(20), TEST, Options()), {"typo": note})
+    disturbed(Literal(), make_eval_set(TEST[::-1], range(20), TEST, EvalSettings()), {"typo": note})
     assert dict(thrown) == first
-    disturbed(Literal(), exam(), {"laughter": note})
+    disturbed(Literal(), eval_set(), {"laughter": note})
     assert len({*thrown}) == 40
 
 
@@ -107,7 +107,7 @@ def test_replies_are_the_same_by_comparison_form() -> None:
             texts = [pair.question for pair in pairs]
             return [Reply(text, "그래요!" if "!" in text else "그래요.", "generated", 0.0) for text in texts]
 
-    (effect,) = disturbed(Wavering(), exam(), {"louder": louder})
+    (effect,) = disturbed(Wavering(), eval_set(), {"louder": louder})
     assert effect.same_reply
     assert effect.same_reply.value == 1
 

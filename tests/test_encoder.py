@@ -9,11 +9,11 @@ from conftest import PAIRS
 
 from daedap.errors import RunError
 from daedap.model.loss import FloatArray
-from daedap.retrieval.encoder import Encoder, Space
-from daedap.retrieval.hybrid import Memory, learn_memory
-from daedap.retrieval.lexical import Index
-from daedap.retrieval.rerank import Ranker, Weights, fit_weights
-from daedap.types import Pair, Spoken
+from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
+from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
+from daedap.retrieval.lexical import LexicalIndex
+from daedap.retrieval.rerank import Reranker, RerankWeights, fit_weights
+from daedap.types import Generation, Pair
 
 ASKED = [pair.question for pair in PAIRS]
 
@@ -24,81 +24,81 @@ class Mute:
     def log2_probability(self, pairs: list[Pair]) -> FloatArray:
         return np.array([[-10.0, 5.0] for _ in pairs])
 
-    def reply(self, pairs: list[Pair]) -> list[Spoken]:
-        return [Spoken("", True, 1, -1.0) for _ in pairs]
+    def reply(self, pairs: list[Pair]) -> list[Generation]:
+        return [Generation("", True, 1, -1.0) for _ in pairs]
 
-    def stream(self, pair: Pair, tell: object) -> Spoken:
+    def stream(self, pair: Pair, tell: object) -> Generation:
         return self.reply([pair])[0]
 
-    def sample(self, pairs: list[Pair], count: int, **_: object) -> list[list[Spoken]]:
+    def sample(self, pairs: list[Pair], count: int, **_: object) -> list[list[Generation]]:
         return [self.reply([pair] * count) for pair in pairs]
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder.fit(PAIRS, 1)
+def encoder() -> BiEncoder:
+    return BiEncoder.fit(PAIRS, 1)
 
 
 @pytest.fixture(scope="module")
-def memory(encoder: Encoder) -> Memory:
-    return Memory(Index.build(PAIRS), Space.of(encoder, PAIRS), Weights())
+def memory(encoder: BiEncoder) -> HybridRetriever:
+    return HybridRetriever(LexicalIndex.build(PAIRS), PairEmbeddings.of(encoder, PAIRS), RerankWeights())
 
 
-def test_questions_are_near_their_answers(encoder: Encoder) -> None:
+def test_questions_are_near_their_answers(encoder: BiEncoder) -> None:
     asked, said = encoder.questions(ASKED), encoder.answers([pair.answer for pair in PAIRS])
     assert np.linalg.norm(asked, axis=1) == pytest.approx(1, abs=1e-4)
     cosines = asked @ said.T
     assert (cosines.argmax(axis=1) == np.arange(len(PAIRS))).mean() > 0.9
 
 
-def test_the_same_seed_learns_the_same(encoder: Encoder) -> None:
-    again = Encoder.fit(PAIRS, 1)
+def test_the_same_seed_learns_the_same(encoder: BiEncoder) -> None:
+    again = BiEncoder.fit(PAIRS, 1)
     assert np.array_equal(again.questions(ASKED), encoder.questions(ASKED))
 
 
-def test_what_is_saved_is_read_again(memory: Memory, tmp_path: Path) -> None:
+def test_what_is_saved_is_read_again(memory: HybridRetriever, tmp_path: Path) -> None:
     memory.save(tmp_path)
-    again = Memory.open(tmp_path)
+    again = HybridRetriever.open(tmp_path)
     for one, other in zip(memory.near(ASKED[:9], 3), again.near(ASKED[:9], 3), strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         assert one.similarities == pytest.approx(other.similarities, abs=5e-3)
     assert again.weights == memory.weights
 
 
-def test_another_model_of_kiwis_is_refused(memory: Memory, tmp_path: Path) -> None:
+def test_another_model_of_kiwis_is_refused(memory: HybridRetriever, tmp_path: Path) -> None:
     memory.save(tmp_path)
     file = tmp_path / "features.json"
     file.write_text(file.read_text("utf-8").replace('"kiwi": "', '"kiwi": "9'), "utf-8")
     with pytest.raises(RunError, match=r"pip install kiwipiepy-model==9.*train again"):
-        Memory.open(tmp_path)
+        HybridRetriever.open(tmp_path)
 
 
-def test_a_text_that_nothing_is_known_of(encoder: Encoder) -> None:
+def test_a_text_that_nothing_is_known_of(encoder: BiEncoder) -> None:
     assert np.isfinite(encoder.questions(["", "zzzz", "😀"])).all()
 
 
-def test_the_question_itself_is_nearest(memory: Memory) -> None:
+def test_the_question_itself_is_nearest(memory: HybridRetriever) -> None:
     for row, near in enumerate(memory.near(ASKED, 5)):
         assert near.rows[0] == row
         assert near.similarities[0] == pytest.approx(1, abs=1e-3)
         assert (np.diff(near.similarities) <= 0).all()
 
 
-def test_of_one_question_the_earliest_row_comes_first(encoder: Encoder) -> None:
+def test_of_one_question_the_earliest_row_comes_first(encoder: BiEncoder) -> None:
     pairs = [Pair(ASKED[0] + "?", "새 답이에요."), *PAIRS]
-    space = Space.of(encoder, pairs)
+    space = PairEmbeddings.of(encoder, pairs)
     space.asked[0] *= np.float32(0.999)  # as if by other rounding
-    near = Memory(Index.build(pairs), space, Weights()).near([ASKED[0]], 3)[0]
+    near = HybridRetriever(LexicalIndex.build(pairs), space, RerankWeights()).near([ASKED[0]], 3)[0]
     assert near.rows[:2].tolist() == [0, 1]
 
 
-def test_a_word_of_the_same_meaning_is_near(memory: Memory) -> None:
+def test_a_word_of_the_same_meaning_is_near(memory: HybridRetriever) -> None:
     near = memory.near(["내 멍멍이가 식사를 안 해"], 3)[0]
     asked = [memory.index.pairs[row].question for row in near.rows]
     assert any("밥을 안 먹" in question for question in asked)
 
 
-def test_the_right_answer_ranks_first(memory: Memory) -> None:
+def test_the_right_answer_ranks_first(memory: HybridRetriever) -> None:
     ranker = memory.ranker(Mute())  # type: ignore[arg-type]
     wrong = [pair.answer for pair in PAIRS[::7]]
     offered = [[pair.answer, *(text for text in wrong if text != pair.answer)] for pair in PAIRS[:20]]
@@ -108,44 +108,45 @@ def test_the_right_answer_ranks_first(memory: Memory) -> None:
     assert [len(found) for found in scores] == [len(texts) for texts in offered]
 
 
-def test_weights_are_fitted_when_there_are_enough_dev_rows(memory: Memory) -> None:
-    ranker: Ranker = memory.ranker(Mute())  # type: ignore[arg-type]
+def test_weights_are_fitted_when_there_are_enough_dev_rows(memory: HybridRetriever) -> None:
+    ranker: Reranker = memory.ranker(Mute())  # type: ignore[arg-type]
     answers = [pair.answer for pair in PAIRS]
-    assert fit_weights(ranker, PAIRS[:50], answers) == Weights()
+    assert fit_weights(ranker, PAIRS[:50], answers) == RerankWeights()
     many = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS for mark in ("", "요?")]
     fitted = fit_weights(ranker, many, answers)
-    assert fitted != Weights()
+    assert fitted != RerankWeights()
     assert fitted.fit > 0
     assert fitted.known > 0
     assert fitted.told == 0, "a model that tells nothing counts for nothing"
 
 
 def test_what_is_strange_is_measured_on_the_dev_rows() -> None:
-    few = learn_memory(PAIRS[:70], PAIRS[70:], Encoder.fit(PAIRS[:70], 1), Mute())  # type: ignore[arg-type]
-    assert few.weights.strange == Weights().strange
+    few = fit_retriever(PAIRS[:70], PAIRS[70:], BiEncoder.fit(PAIRS[:70], 1), Mute())  # type: ignore[arg-type]
+    assert few.weights.out_of_scope_threshold == RerankWeights().out_of_scope_threshold
     dev = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS[40:] for mark in ("", "?", "ㅠㅠ")]
-    learned = learn_memory(PAIRS[:40], dev, Encoder.fit(PAIRS[:40], 1), Mute())  # type: ignore[arg-type]
+    learned = fit_retriever(PAIRS[:40], dev, BiEncoder.fit(PAIRS[:40], 1), Mute())  # type: ignore[arg-type]
     likest = [near.similarities[0] for near in learned.near([pair.question for pair in dev], 1)]
-    assert min(likest) <= learned.weights.strange <= np.median(likest)
+    assert min(likest) <= learned.weights.out_of_scope_threshold <= np.median(likest)
 
 
-def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: BiEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [*PAIRS, *(Pair(f"{pair.question} {word}", "그렇군요.") for pair in PAIRS[:20] for word in ("응", "네"))]
-    ranker = Memory(Index.build(pairs), Space.of(encoder, pairs), Weights()).ranker(Mute())  # type: ignore[arg-type]
+    retriever = HybridRetriever(LexicalIndex.build(pairs), PairEmbeddings.of(encoder, pairs), RerankWeights())
+    ranker = retriever.ranker(Mute())  # type: ignore[arg-type]
     assert ranker.nearest.often(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
     asked, offered = Pair("처음 묻는 말", ""), ["그렇군요.", "그렇구나."]
-    monkeypatch.setattr(Ranker, "_seen", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
+    monkeypatch.setattr(Reranker, "_seen", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
     assert ranker.best([asked], [offered]) == [1]
 
 
 @pytest.mark.parametrize("name", ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json"])
-def test_a_damaged_file_is_told(memory: Memory, tmp_path: Path, name: str) -> None:
+def test_a_damaged_file_is_told(memory: HybridRetriever, tmp_path: Path, name: str) -> None:
     memory.save(tmp_path)
     (tmp_path / name).write_bytes(b"{")
     with pytest.raises(RunError, match="damaged"):
-        Memory.open(tmp_path)
+        HybridRetriever.open(tmp_path)
 
 
-def test_answers_that_are_all_alike_have_no_weights_to_learn(memory: Memory) -> None:
+def test_answers_that_are_all_alike_have_no_weights_to_learn(memory: HybridRetriever) -> None:
     same = [replace(pair, answer="네.") for pair in PAIRS for _ in range(2)]
-    assert fit_weights(memory.ranker(Mute()), same, ["네."] * 9) == Weights()  # type: ignore[arg-type]
+    assert fit_weights(memory.ranker(Mute()), same, ["네."] * 9) == RerankWeights()  # type: ignore[arg-type]

@@ -21,24 +21,24 @@ from transformers import (
     Olmo2ForCausalLM,
 )
 
-from daedap.config import Learner, Recipe
-from daedap.data.split import Splitting, split, write_sides
+from daedap.config import ModelOptions, TrainOptions
+from daedap.data.split import SplitOptions, split, write_sides
 from daedap.errors import DataError, EngineError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
 from daedap.model.convert import convert, write_engine
 from daedap.model.device import Machine, processor_features
 from daedap.model.engine import Engine
-from daedap.model.language_model import Speaker, Talker
+from daedap.model.language_model import LanguageModel, TorchModel
 from daedap.model.saved import open_learned
 from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
 from daedap.model.verify import open_engine
 from daedap.runs import Run, create
-from daedap.train.finetune import learn
-from daedap.train.trainer import Fitting
+from daedap.training.finetune import learn
+from daedap.training.trainer import Trainer
 from daedap.types import Message, Pair
 
-RECIPE = Recipe(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
+RECIPE = TrainOptions(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
 LEARNED = toys.PAIRS[:16]
 TURNS = (Message("user", "배고파 죽겠다"), Message("assistant", "냉장고에 뭐가 있는지 같이 볼까요?"))
 
@@ -47,12 +47,12 @@ TURNS = (Message("user", "배고파 죽겠다"), Message("assistant", "냉장고
 class Both:
     """The same model by PyTorch in fp32 and by CTranslate2 in eight bits, with its whole head and with a short one."""
 
-    torch: Speaker
+    torch: TorchModel
     engine: Engine
     short: Engine
 
 
-def converted(speaker: Speaker, folder: Path, kept: Sequence[int] = ()) -> Engine:
+def converted(speaker: TorchModel, folder: Path, kept: Sequence[int] = ()) -> Engine:
     convert(copy.deepcopy(speaker.model), speaker.prompt, folder, torch.tensor(sorted(kept)) if kept else None)
     return Engine.open(folder, speaker.prompt, speaker.max_new_tokens)
 
@@ -71,8 +71,8 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     base = load_base(str(with_config(toys.BASES[name](place / name), sliding_window=128)))
     prompt = base.prompt(128)
     examples = [prompt.example(pair) for pair in LEARNED]
-    Fitting(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
-    speaker = Speaker(base.model, prompt, max_new_tokens=max(example.labels for example in examples))
+    Trainer(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
+    speaker = TorchModel(base.model, prompt, max_new_tokens=max(example.labels for example in examples))
     said = {number for example in examples for number in example.ids[example.answer :]}
     return Both(
         speaker, converted(speaker, place / "engine"), converted(speaker, place / "shortlisted" / "engine", [*said])
@@ -80,12 +80,12 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def kogpt2(tmp_path: Path) -> Speaker:
+def kogpt2(tmp_path: Path) -> TorchModel:
     base = load_base(str(toys.kogpt2(tmp_path / "kogpt2")))
-    return Speaker(base.model, base.prompt(96), max_new_tokens=12)
+    return TorchModel(base.model, base.prompt(96), max_new_tokens=12)
 
 
-def favour(speaker: Speaker, wanted: Sequence[int]) -> Speaker:
+def favour(speaker: TorchModel, wanted: Sequence[int]) -> TorchModel:
     """Weights that like these tokens best, the first one most, whatever was asked."""
     body = cast("GPT2LMHeadModel", speaker.model).transformer
     direction = torch.zeros(body.ln_f.bias.shape)
@@ -140,7 +140,7 @@ def test_a_reply_is_as_likely_as_when_it_is_scored(both: Both) -> None:
 
 @pytest.mark.parametrize("kind", ["torch", "engine", "short"])
 def test_samples(both: Both, kind: str) -> None:
-    talker: Talker = getattr(both, kind)
+    talker: LanguageModel = getattr(both, kind)
     drawn = talker.sample(LEARNED[:3], 6, seed=1, temperature=0.7)
     assert [len(said) for said in drawn] == [6, 6, 6]
     for pair, said in zip(LEARNED, drawn, strict=False):
@@ -157,14 +157,14 @@ def test_samples(both: Both, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["torch", "engine", "short"])
 def test_cold_samples_are_the_greedy_reply(both: Both, kind: str) -> None:
-    talker: Talker = getattr(both, kind)
+    talker: LanguageModel = getattr(both, kind)
     greedy = [said.text for said in talker.reply(LEARNED)]
     for top_k in (0, 5, 100_000):
         drawn = talker.sample(LEARNED, 2, seed=3, temperature=0.01, top_k=top_k)
         assert [[said.text for said in two] for two in drawn] == [[text, text] for text in greedy]
 
 
-def test_a_sample_among_two_stays_among_them(kogpt2: Speaker, tmp_path: Path) -> None:
+def test_a_sample_among_two_stays_among_them(kogpt2: TorchModel, tmp_path: Path) -> None:
     first, second, third = (encode(kogpt2.prompt.tokenizer, word)[-1] for word in ("네", "요", "다"))
     engine = converted(favour(kogpt2, [first, second, third]), tmp_path / "engine")
     for talker in (kogpt2, engine):
@@ -203,7 +203,7 @@ def test_replies_in_a_batch_are_those_given_alone(both: Both) -> None:
     assert [said.text for said in both.engine.reply(LEARNED * 9)] == [said.text for said in together] * 9
 
 
-def test_control_tokens_are_never_said(kogpt2: Speaker, tmp_path: Path) -> None:
+def test_control_tokens_are_never_said(kogpt2: TorchModel, tmp_path: Path) -> None:
     word = encode(kogpt2.prompt.tokenizer, "네")[-1]
     controls = sorted(kogpt2.prompt.controls - {kogpt2.prompt.template.end})
     engine = converted(favour(kogpt2, [*controls, word]), tmp_path / "engine")
@@ -216,13 +216,13 @@ def test_control_tokens_are_never_said(kogpt2: Speaker, tmp_path: Path) -> None:
         assert set(text) <= {"네", " "}
 
 
-def test_an_answer_may_be_the_end_alone(kogpt2: Speaker, tmp_path: Path) -> None:
+def test_an_answer_may_be_the_end_alone(kogpt2: TorchModel, tmp_path: Path) -> None:
     engine = converted(favour(kogpt2, [kogpt2.prompt.template.end]), tmp_path / "engine")
     for said in (engine.reply(toys.PAIRS[:1])[0], engine.stream(toys.PAIRS[0], lambda _: None)):
         assert (said.text, said.ended, said.tokens) == ("", True, 1)
 
 
-def test_a_reply_that_does_not_end_is_cut_at_the_limit(kogpt2: Speaker, tmp_path: Path) -> None:
+def test_a_reply_that_does_not_end_is_cut_at_the_limit(kogpt2: TorchModel, tmp_path: Path) -> None:
     word = encode(kogpt2.prompt.tokenizer, "네")[-1]
     engine = converted(favour(kogpt2, [word]), tmp_path / "engine")
     for said in (engine.reply(toys.PAIRS[:1])[0], *engine.sample(toys.PAIRS[:1], 2, seed=1, temperature=0.1)[0]):
@@ -239,7 +239,7 @@ def test_a_typed_control_token_stays_text(both: Both) -> None:
     np.testing.assert_allclose(found[:, 0], wanted[:, 0], rtol=0.05)
 
 
-def test_history_is_read_and_gives_way(kogpt2: Speaker, tmp_path: Path) -> None:
+def test_history_is_read_and_gives_way(kogpt2: TorchModel, tmp_path: Path) -> None:
     engine = converted(kogpt2, tmp_path / "engine")
     asked = Pair("점심 뭐 먹지", "매콤한 김치찌개는 어떠세요?", history=TURNS)
     alone = replace(asked, history=())
@@ -262,7 +262,7 @@ def test_no_questions_no_replies(both: Both) -> None:
 def test_rows_without_a_token_have_names_of_their_own(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "llama")))
     base.model.resize_token_embeddings(len(base.tokenizer) + 9)
-    engine = converted(Speaker(base.model, base.prompt(96), 12), tmp_path / "engine")
+    engine = converted(TorchModel(base.model, base.prompt(96), 12), tmp_path / "engine")
     names = json.loads((engine.folder / "vocabulary.json").read_text(encoding="utf-8"))
     assert len(names) == len(set(names)) == len(base.tokenizer) + 9
     assert names[: len(base.tokenizer)] == base.tokenizer.convert_ids_to_tokens(list(range(len(base.tokenizer))))
@@ -272,10 +272,10 @@ def test_rows_without_a_token_have_names_of_their_own(tmp_path: Path) -> None:
 def begun(place: Path, base: Path) -> Run:
     """A run whose model has learned, and nothing else."""
     run = create(place / "runs")
-    write_sides(run.folder, split(LEARNED, Splitting(dev_size=0, test_size=0)))
-    learner = Learner(base=str(base), max_length=96, precision="fp32", device="cpu")
-    recipe = Recipe(num_train_epochs=20, learning_rate=1e-2, per_device_train_batch_size=4)
-    write_json(run.folder / "settings.json", {"learner": asdict(learner), "recipe": asdict(recipe)})
+    write_sides(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
+    model_options = ModelOptions(base=str(base), max_length=96, precision="fp32", device="cpu")
+    train_options = TrainOptions(num_train_epochs=20, learning_rate=1e-2, per_device_train_batch_size=4)
+    write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
     learn(run)
     return run
 
@@ -311,7 +311,7 @@ def test_an_architecture_unknown_to_ctranslate2_is_answered_by_pytorch(
     assert "CTranslate2 can't compute a model of type olmo2" in caplog.text
     assert not (run.folder / "engine").exists()
     talker = open_engine(run)
-    assert isinstance(talker, Speaker)
+    assert isinstance(talker, TorchModel)
     assert [len(said) for said in talker.sample(LEARNED[:2], 3, seed=1)] == [3, 3]
 
 
@@ -324,7 +324,7 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
     write_engine(run, open_learned(run))
     assert "its answers differ from the trained model's" in caplog.text
     assert not (run.folder / "engine").exists()
-    assert isinstance(open_engine(run), Speaker)
+    assert isinstance(open_engine(run), TorchModel)
 
 
 def test_weights_too_uneven_for_eight_bits_stay_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -368,7 +368,7 @@ def test_states_may_be_wider_than_a_window(tmp_path: Path) -> None:
     base = load_base(str(toys.gemma3(tmp_path / "gemma3")))
     config = base.model.config.to_dict() | {"hidden_size": 96, "sliding_window": 64}
     torch.manual_seed(0)
-    speaker = Speaker(Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval(), base.prompt(64), 8)
+    speaker = TorchModel(Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval(), base.prompt(64), 8)
     engine = converted(speaker, tmp_path / "engine")
     wanted, found = speaker.log2_probability(LEARNED), engine.log2_probability(LEARNED)
     assert np.abs(found - wanted)[:, 0].sum() / wanted[:, 1].sum() < 0.05
@@ -398,7 +398,7 @@ def test_an_engine_without_a_file_is_told(damaged: Run, name: str) -> None:
 
 def test_without_an_engine_pytorch_answers(damaged: Run) -> None:
     shutil.rmtree(damaged.folder / "engine")
-    assert isinstance(open_engine(damaged), Speaker)
+    assert isinstance(open_engine(damaged), TorchModel)
 
 
 def test_pytorch_keeps_its_threads(both: Both) -> None:

@@ -12,9 +12,9 @@ from daedap.errors import RunError
 from daedap.evaluation.evaluate import Systems, evaluate
 from daedap.evaluation.result import Evaluation
 from daedap.evaluation.tables import width
-from daedap.evaluation.testset import Answerer, Options, Speaker
-from daedap.retrieval.lexical import Index
-from daedap.types import Pair, Reply, Spoken
+from daedap.evaluation.testset import EvalSettings, ScorableBot, ScorableModel
+from daedap.retrieval.lexical import LexicalIndex
+from daedap.types import Generation, Pair, Reply
 
 NOUNS = tuple("밥물술옷집차책꽃별달해눈비강산길말글꿈손발귀코입목")
 TRAIN = [Pair(f"{noun} 좋아해?", f"{noun}이라면 정말 좋지요.", str(i % 2)) for i, noun in enumerate(NOUNS)]
@@ -26,8 +26,8 @@ TEST = [
 COMPONENTS = list(range(25))
 
 
-def spoken(text: str, *, ended: bool = True, tokens: int = 5) -> Spoken:
-    return Spoken(text=text, ended=ended, tokens=tokens, log2_probability=-1.0)
+def spoken(text: str, *, ended: bool = True, tokens: int = 5) -> Generation:
+    return Generation(text=text, ended=ended, tokens=tokens, log2_probability=-1.0)
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Knowing:
         bits = [1 if self.truth[pair.question] == pair.answer else 3 for pair in pairs]
         return np.array([[-b * len(pair.answer), len(pair.answer) + 1] for b, pair in zip(bits, pairs, strict=True)])
 
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
         return [spoken(self.truth[pair.question]) for pair in pairs]
 
 
@@ -50,7 +50,7 @@ class Deaf:
     def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
         return np.array([[-2.0 * (len(pair.answer) + 1), len(pair.answer) + 1] for pair in pairs])
 
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
         return [spoken("밥이라면 정말 좋지요", tokens=32 + i % 2) for i, _ in enumerate(pairs)]
 
 
@@ -60,7 +60,7 @@ class Broken:
     def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
         return np.array([[np.nan, len(pair.answer) + 1] for pair in pairs])
 
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
         return [spoken("", ended=False) for _ in pairs]
 
 
@@ -79,9 +79,9 @@ class Parrot:
         return np.array([[float(len(text)) for text in texts] for texts in candidates])
 
 
-def judged(test: Sequence[Pair] = TEST, options: Options | None = None, **speakers: Speaker) -> Evaluation:
-    components, bots = COMPONENTS[: len(test)], dict[str, Answerer](bot=Parrot())
-    index = Index.build(TRAIN)
+def judged(test: Sequence[Pair] = TEST, options: EvalSettings | None = None, **speakers: ScorableModel) -> Evaluation:
+    components, bots = COMPONENTS[: len(test)], dict[str, ScorableBot](bot=Parrot())
+    index = LexicalIndex.build(TRAIN)
     return evaluate(test, components=components, systems=Systems(speakers, bots), index=index, options=options)
 
 
@@ -178,7 +178,7 @@ def test_chance_and_samples(both: Evaluation) -> None:
 
 
 def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
-    evaluation = judged(options=Options(rows=7, samples=3, resamples=10), model=Deaf())
+    evaluation = judged(options=EvalSettings(rows=7, samples=3, resamples=10), model=Deaf())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["question_gain"].n, scores["hits_at_1"].n, scores["unique"].n) == (25, 25, 7, 7)
     assert sum("hits_at_1" in row.shares["model"] for row in evaluation.rows) == 7
@@ -186,7 +186,7 @@ def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
 
 
 def test_only_so_many_rows_count_for_likelihoods() -> None:
-    evaluation = judged(options=Options(rows=3, likelihoods=7, resamples=10), model=Deaf())
+    evaluation = judged(options=EvalSettings(rows=3, likelihoods=7, resamples=10), model=Deaf())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["hits_at_1"].n) == (7, 3)
     ranked = [row for row in evaluation.rows if "hits_at_1" in row.shares["model"]]
@@ -194,7 +194,7 @@ def test_only_so_many_rows_count_for_likelihoods() -> None:
 
 
 def test_systems_scored_before_are_not_asked_again(both: Evaluation) -> None:
-    components, index = COMPONENTS[: len(TEST)], Index.build(TRAIN)
+    components, index = COMPONENTS[: len(TEST)], LexicalIndex.build(TRAIN)
     rows = {row.id: row for row in both.rows}
     systems = Systems({"model": Deaf()}, earlier={"base": rows})
     again = evaluate(TEST, components=components, systems=systems, index=index)
@@ -212,7 +212,7 @@ def test_rows_add_up_to_the_scores(both: Evaluation) -> None:
 
 
 def test_the_same_again(both: Evaluation) -> None:
-    untimed = Options(timed=0)
+    untimed = EvalSettings(timed=0)
     truth = {pair.question: pair.answer for pair in TEST}
     first, again = (judged(options=untimed, model=Knowing(truth), base=Deaf()) for _ in range(2))
     assert first == again
@@ -240,7 +240,7 @@ def test_history_stays_when_the_question_is_swapped() -> None:
             return super().log2_probability(pairs)
 
     talk = [replace(pair, history=pair.messages) for pair in TEST]
-    judged(talk, Options(rows=1), model=Listening())
+    judged(talk, EvalSettings(rows=1), model=Listening())
     swapped = asked[25:50]
     assert all(a.history == b.history and a.answer == b.answer for a, b in zip(swapped, talk, strict=True))
     assert all(a.question != b.question for a, b in zip(swapped, talk, strict=True))

@@ -20,26 +20,26 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from daedap.commands.train import Place, train
-from daedap.config import Learner, Recipe
-from daedap.data.reader import Layout
-from daedap.data.split import Splitting
+from daedap.commands.train import RunOptions, train
+from daedap.config import ModelOptions, TrainOptions
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SplitOptions
 from daedap.errors import RunError
-from daedap.model.base import fresh_base, load_base
+from daedap.model.base import load_base, random_init_base
 from daedap.model.device import Machine
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.loss import score_answers
 from daedap.model.prompt import Example, prompt_for
 from daedap.model.tokenizer import train_tokenizer
 from daedap.model.trainable import set_dropout, with_lora
-from daedap.train.checkpoint import checkpoints, load_weights
-from daedap.train.trainer import Fitted, Fitting
+from daedap.training.checkpoint import checkpoints, load_weights
+from daedap.training.trainer import Trainer, TrainResult
 
 MACHINE = Machine("cpu", "fp32", 1, "")
-RECIPE = Recipe(
+RECIPE = TrainOptions(
     num_train_epochs=3, per_device_train_batch_size=8, learning_rate=1e-2, logging_steps=1, save_steps=3, seed=1
 )
-SPLITTING = Splitting(dev_size=0.15, test_size=0)
+SPLITTING = SplitOptions(dev_size=0.15, test_size=0)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +61,14 @@ def small(tokenizer: PreTrainedTokenizerFast, width: int = 16) -> LlamaForCausal
 
 
 def fit(
-    model: PreTrainedModel | PeftModel, recipe: Recipe, folder: Path, train: list[Example], dev: list[Example]
-) -> Fitted:
+    model: PreTrainedModel | PeftModel,
+    train_options: TrainOptions,
+    folder: Path,
+    train: list[Example],
+    dev: list[Example],
+) -> TrainResult:
     folder.mkdir(exist_ok=True)
-    return Fitting(toys.task(model, train, dev), recipe, MACHINE, folder).run()
+    return Trainer(toys.task(model, train, dev), train_options, MACHINE, folder).run()
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -83,9 +87,9 @@ def test_a_model_learns_the_pairs_by_heart(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     model = small(tokenizer, width=96)
-    recipe = replace(RECIPE, num_train_epochs=45, learning_rate=5e-3, save_steps=1000, weight_decay=0.0)
-    fit(model, recipe, tmp_path, examples, [])
-    spoken = Speaker(model, prompt_for(tokenizer, 96), max_new_tokens=40).reply(toys.PAIRS)
+    train_options = replace(RECIPE, num_train_epochs=45, learning_rate=5e-3, save_steps=1000, weight_decay=0.0)
+    fit(model, train_options, tmp_path, examples, [])
+    spoken = TorchModel(model, prompt_for(tokenizer, 96), max_new_tokens=40).reply(toys.PAIRS)
     right = [said.text == pair.answer for said, pair in zip(spoken, toys.PAIRS, strict=True)]
     assert sum(right) >= 0.95 * len(right)
     assert all(said.ended for said in spoken)
@@ -95,8 +99,8 @@ def test_training_stops_when_dev_gets_no_better(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     model = small(tokenizer, width=64)
-    recipe = replace(RECIPE, num_train_epochs=40, early_stopping_patience=2, save_steps=1000)
-    fitted = fit(model, recipe, tmp_path, examples[:40], examples[40:])
+    train_options = replace(RECIPE, num_train_epochs=40, early_stopping_patience=2, save_steps=1000)
+    fitted = fit(model, train_options, tmp_path, examples[:40], examples[40:])
     losses = [line["loss"] for line in log(tmp_path) if line["event"] == "dev"]
     assert fitted.epochs == len(losses) < 40
     assert fitted.best_epoch == fitted.epochs - 2 == losses.index(min(losses)) + 1
@@ -108,8 +112,8 @@ def test_the_best_weights_are_kept_or_the_last(
     keep_best: bool, tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     model = small(tokenizer, width=64)
-    recipe = replace(RECIPE, num_train_epochs=40, load_best_model_at_end=keep_best, save_steps=1000)
-    fitted = fit(model, recipe, tmp_path, examples[:40], examples[40:])
+    train_options = replace(RECIPE, num_train_epochs=40, load_best_model_at_end=keep_best, save_steps=1000)
+    fitted = fit(model, train_options, tmp_path, examples[:40], examples[40:])
     bits, labels = score_answers(model, examples[40:], "cpu").sum(axis=0)
     loss = float(-bits / labels) * 0.6931471805599453
     assert fitted.best_dev_loss
@@ -117,8 +121,8 @@ def test_the_best_weights_are_kept_or_the_last(
 
 
 def test_patience_0_never_stops(tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path) -> None:
-    recipe = replace(RECIPE, num_train_epochs=8, learning_rate=0.5, early_stopping_patience=0)
-    assert fit(small(tokenizer), recipe, tmp_path, examples[:16], examples[16:20]).epochs == 8
+    train_options = replace(RECIPE, num_train_epochs=8, learning_rate=0.5, early_stopping_patience=0)
+    assert fit(small(tokenizer), train_options, tmp_path, examples[:16], examples[16:20]).epochs == 8
 
 
 def test_training_ends_with_its_time(
@@ -126,10 +130,10 @@ def test_training_ends_with_its_time(
 ) -> None:
     """By a clock on which each look takes a second."""
     seconds = itertools.count()
-    recipe = replace(RECIPE, num_train_epochs=1000)
-    fitting = Fitting(
+    train_options = replace(RECIPE, num_train_epochs=1000)
+    fitting = Trainer(
         toys.task(small(tokenizer), examples, []),
-        recipe,
+        train_options,
         MACHINE,
         tmp_path,
         seconds=60,
@@ -206,7 +210,7 @@ def test_the_log_tells_loss_rate_and_speed(
 
 
 def test_the_same_texts_and_seed_give_the_same_fresh_base() -> None:
-    first, again, other = (fresh_base(toys.TEXTS, seed) for seed in (1, 1, 2))
+    first, again, other = (random_init_base(toys.TEXTS, seed) for seed in (1, 1, 2))
     assert same(weights(first.model), weights(again.model))
     assert first.digest == again.digest != other.digest
     assert not same(weights(first.model), weights(other.model))
@@ -225,12 +229,19 @@ class Trial:
     """The last logged step at each kill."""
 
 
-def in_process(file: Path, learner: Learner, recipe: Recipe, runs: Path) -> Path:
-    place = Place(runs=runs, evaluate=False)
-    return train(file, layout=Layout(), splitting=SPLITTING, learner=learner, recipe=recipe, place=place).folder
+def in_process(file: Path, model_options: ModelOptions, train_options: TrainOptions, runs: Path) -> Path:
+    place = RunOptions(runs=runs, evaluate=False)
+    return train(
+        file,
+        read_options=ReadOptions(),
+        split_options=SPLITTING,
+        model_options=model_options,
+        train_options=train_options,
+        place=place,
+    ).folder
 
 
-def options(*groups: Splitting | Learner | Recipe) -> list[str]:
+def options(*groups: SplitOptions | ModelOptions | TrainOptions) -> list[str]:
     given = {name: value for group in groups for name, value in asdict(group).items() if value is not None}
     words = (
         (f"--{name.replace('_', '-')}", str(value))
@@ -276,24 +287,28 @@ def kill_and_resume(begin: list[str], runs: Path, moments: list[int]) -> list[in
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
     place = tmp_path_factory.mktemp("trials")
-    file, recipe = place / "대화.csv", replace(RECIPE, num_train_epochs=2, learning_rate=1e-3)
+    file, train_options = place / "대화.csv", replace(RECIPE, num_train_epochs=2, learning_rate=1e-3)
     with file.open("w", encoding="utf-8", newline="") as rows:
         csv.writer(rows).writerows([("Q", "A"), *((pair.question, pair.answer) for pair in toys.PAIRS)])
     base = str(toys.kogpt2(place / "base"))
     learners = {
-        "full": Learner(base="fresh", precision="fp32", device="cpu", dropout=0.1),
-        "lora": Learner(base=base, method="lora", max_length=96, lora_r=4, precision="fp32", device="cpu", dropout=0.2),
+        "full": ModelOptions(base="fresh", precision="fp32", device="cpu", dropout=0.1),
+        "lora": ModelOptions(
+            base=base, method="lora", max_length=96, lora_r=4, precision="fp32", device="cpu", dropout=0.2
+        ),
     }
     moments = {"full": [0, 9], "lora": [5]}
     with ThreadPoolExecutor() as pool:
         ends = {}
-        for name, learner in learners.items():
-            begin = [str(file), *options(SPLITTING, learner, recipe), "--no-evaluate"]
+        for name, model_options in learners.items():
+            begin = [str(file), *options(SPLITTING, model_options, train_options), "--no-evaluate"]
             ends[name] = pool.submit(kill_and_resume, begin, place / f"{name}-killed", moments[name])
         straight = {}
-        for name, learner in learners.items():
-            recipes = [recipe, recipe, replace(recipe, seed=2)]
-            straight[name] = [in_process(file, learner, one, place / f"{name}-{i}") for i, one in enumerate(recipes)]
+        for name, model_options in learners.items():
+            recipes = [train_options, train_options, replace(train_options, seed=2)]
+            straight[name] = [
+                in_process(file, model_options, one, place / f"{name}-{i}") for i, one in enumerate(recipes)
+            ]
     return {name: Trial(straight[name], place / f"{name}-killed" / "0001", ends[name].result()) for name in learners}
 
 

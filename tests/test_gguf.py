@@ -171,8 +171,8 @@ def shape_of(kind: str, model: PreTrainedModel) -> dict[str, object]:
 
 
 def tokens_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
-    layout = json.loads(tokenizer.backend_tokenizer.to_str())
-    added = {token["content"]: 3 if token["special"] else 4 for token in layout["added_tokens"]}
+    read_options = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {token["content"]: 3 if token["special"] else 4 for token in read_options["added_tokens"]}
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     kinds = [added.get(token, 6 if token.startswith("<0x") else 1) for token in tokens]
     spare = ["<mask>", "[PAD1]", "[PAD2]"]  # the first as Gemma has it
@@ -187,7 +187,7 @@ def tokens_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, object
     if kind == "gemma3":
         told |= {"scores": [0.0] * (len(tokens) + 3), "padding_token_id": 0, "unknown_token_id": 3}
     else:
-        told["merges"] = [" ".join(merge) for merge in layout["model"]["merges"]]
+        told["merges"] = [" ".join(merge) for merge in read_options["model"]["merges"]]
     return {f"tokenizer.ggml.{name}": value for name, value in told.items()}
 
 

@@ -16,11 +16,11 @@ import daedap
 from daedap.cli import run as cli
 from daedap.data.split import read_components, read_side
 from daedap.errors import DataError, RunError, SettingsError
-from daedap.evaluation.run_record import read_facts
+from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
 from daedap.model.saved import open_learned
 from daedap.runs import Run
-from daedap.train.finetune import begin
+from daedap.training.finetune import begin
 from daedap.types import Pair
 
 NEW = [
@@ -92,7 +92,7 @@ def assert_growth_is_told(run: Run) -> None:
     assert growth["answered"]["after"]["value"] == 1
     scores = json.loads((run.folder / "evaluation" / "scores.json").read_text(encoding="utf-8"))["scores"]
     assert {"bot", "model", "parent", "parent_bot", "base"} <= scores.keys()
-    assert [ancestor.name for ancestor in read_facts(run).ancestors] == ["0001"]
+    assert [ancestor.name for ancestor in read_run_record(run).ancestors] == ["0001"]
 
 
 def assert_the_bot_knows_what_is_new(run: Run) -> None:

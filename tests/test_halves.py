@@ -15,9 +15,9 @@ from daedap.model.base import Base, load_base
 from daedap.model.device import Machine
 from daedap.model.loss import AnswerLoss, Rendered, answer_losses, collate, shortlist
 from daedap.model.prompt import Example
-from daedap.model.trainable import PARTED, keep_in_bf16, lower_half, lowest_trained, train_in_full, with_lora
-from daedap.train.activation_cache import Cached, Place, cached
-from daedap.train.task import Frozen, Task, frozen_part, new_task
+from daedap.model.trainable import PARTED, frozen_lower, keep_in_bf16, lowest_trained, train_in_full, with_lora
+from daedap.training.activation_cache import Cached, CacheFile, cached
+from daedap.training.task import Frozen, Task, frozen_part, new_task
 
 CPU = Machine("cpu", "fp32", 1, "")
 GIGABYTE = 10**9
@@ -35,8 +35,8 @@ def rendered(base: Base, count: int = 12) -> list[Example]:
     return [prompt.example(pair) for pair in toys.PAIRS[:count]]
 
 
-def place(folder: Path, base: Base, limit: int = GIGABYTE) -> Place:
-    return Place(folder, base.digest, base.model.config.hidden_size, torch.float32, limit)
+def place(folder: Path, base: Base, limit: int = GIGABYTE) -> CacheFile:
+    return CacheFile(folder, base.digest, base.model.config.hidden_size, torch.float32, limit)
 
 
 def task_of(base: Base, folder: Path, *, layers: int | None, shortlisted: bool = False, limit: int = GIGABYTE) -> Task:
@@ -55,7 +55,7 @@ def test_upper_and_lower_half_are_the_whole(base: Base) -> None:
     batch = collate(rendered(base), "cpu")
     with torch.no_grad():
         whole = answer_losses(base.model, batch)
-        states = lower_half(base.model, 1)(batch.inputs)
+        states = frozen_lower(base.model, 1)(batch.inputs)
         parted = AnswerLoss(base.model, lowest=1)(type(batch)(states, batch.row, batch.place, batch.label))
     torch.testing.assert_close(parted, whole)
     assert base.model.config.model_type in PARTED
@@ -137,7 +137,7 @@ def test_unknown_layouts_run_whole(
     base: Base, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level("INFO")
-    monkeypatch.setattr("daedap.train.finetune.PARTED", frozenset())
+    monkeypatch.setattr("daedap.training.finetune.PARTED", frozenset())
     assert isinstance(task_of(base, tmp_path, layers=1).train, Rendered)
     assert "can't be run apart" in caplog.text
 
@@ -148,7 +148,7 @@ def test_the_cache_is_filled_once(base: Base, tmp_path: Path) -> None:
     def lower(ids: Tensor) -> Tensor:
         calls.append(len(ids))
         with torch.no_grad():
-            states: Tensor = lower_half(base.model, 1)(ids)
+            states: Tensor = frozen_lower(base.model, 1)(ids)
         return states
 
     examples = rendered(base, 30)
@@ -156,7 +156,7 @@ def test_the_cache_is_filled_once(base: Base, tmp_path: Path) -> None:
     assert sum(calls) == 30
     for row in (0, 29, 13):
         states, length = first.batch([row]).inputs, len(examples[row].ids) - 1
-        expected = lower_half(base.model, 1)(collate([examples[row]], "cpu").inputs)
+        expected = frozen_lower(base.model, 1)(collate([examples[row]], "cpu").inputs)
         assert states.shape == expected.shape
         torch.testing.assert_close(states[:, :length], expected[:, :length])
         assert torch.equal(first.batch([row]).inputs, again.batch([row]).inputs)
@@ -165,10 +165,10 @@ def test_the_cache_is_filled_once(base: Base, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["rows", "order", "key"])
 def test_another_base_or_other_rows_fill_another_file(base: Base, tmp_path: Path, change: str) -> None:
     examples, there = rendered(base), place(tmp_path, base)
-    cached(examples, lower_half(base.model, 1), there, "cpu")
+    cached(examples, frozen_lower(base.model, 1), there, "cpu")
     other = {"rows": examples[:-1], "order": examples[::-1], "key": examples}[change]
     key = "another" if change == "key" else base.digest
-    cached(other, lower_half(base.model, 1), Place(tmp_path, key, there.width, there.dtype, GIGABYTE), "cpu")
+    cached(other, frozen_lower(base.model, 1), CacheFile(tmp_path, key, there.width, there.dtype, GIGABYTE), "cpu")
     assert len(list(tmp_path.glob("*.states"))) == 2
 
 
@@ -176,7 +176,7 @@ def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "base")))
     sides = [rendered(base, count) for count in (10, 11, 12)]
     room = place(tmp_path, base).size(sides[0]) + place(tmp_path, base).size(sides[2])
-    there, lower = place(tmp_path, base, limit=room), lower_half(base.model, 1)
+    there, lower = place(tmp_path, base, limit=room), frozen_lower(base.model, 1)
     for number, side in enumerate((sides[0], sides[1], sides[0])):
         cached(side, lower, there, "cpu")
         _age(tmp_path, by=100 - number)
@@ -205,7 +205,7 @@ def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "base")))
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="can't be written"):
-        cached(rendered(base), lower_half(base.model, 1), place(tmp_path / "file" / "cache", base), "cpu")
+        cached(rendered(base), frozen_lower(base.model, 1), place(tmp_path / "file" / "cache", base), "cpu")
 
 
 def test_the_lowest_block_that_learns(base: Base) -> None:
@@ -225,5 +225,5 @@ def test_a_frozen_part_names_what_it_depends_on(base: Base, tmp_path: Path) -> N
     parts: list[Frozen] = [
         frozen_part(model, digest, machine, tmp_path, 1) for digest, machine in (("a", CPU), ("b", CPU), ("a", bf16))
     ]
-    assert len({part.place.key for part in parts}) == 3
-    assert [part.place.dtype for part in parts] == [torch.float32, torch.float32, torch.bfloat16]
+    assert len({part.cache_file.key for part in parts}) == 3
+    assert [part.cache_file.dtype for part in parts] == [torch.float32, torch.float32, torch.bfloat16]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from daedap.errors import RunError
-from daedap.retrieval.lexical import FEATURES, Index, NGrams
+from daedap.retrieval.lexical import FEATURES, CharTfidf, LexicalIndex
 from daedap.types import Message, Pair
 
 PAIRS = [
@@ -21,37 +21,37 @@ PAIRS = [
 
 
 def test_the_same_question_is_nearest_whatever_its_spacing() -> None:
-    [near] = Index.build(PAIRS).nearest(["오늘날씨 어때"])
+    [near] = LexicalIndex.build(PAIRS).nearest(["오늘날씨 어때"])
     assert [(found.question, found.answer) for found in near] == [("오늘 날씨 어때?", "맑고 따뜻해요.")]
     assert near[0].similarity == pytest.approx(1)
 
 
 def test_best_first_and_equals_in_file_order() -> None:
-    [near] = Index.build(PAIRS).nearest(["배고파 죽겠어"], k=3)
+    [near] = LexicalIndex.build(PAIRS).nearest(["배고파 죽겠어"], k=3)
     assert [found.answer for found in near][:2] == ["얼른 뭐라도 드세요.", "라면 어때요?"]
     assert near[0].similarity == near[1].similarity > near[2].similarity
 
 
 def test_equals_at_the_last_place_go_to_the_first_row() -> None:
     same = [Pair("뭐해", f"답 {i}") for i in range(50)]
-    assert Index.build(same).search(["뭐해", "뭐하니"], 3).rows.tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert LexicalIndex.build(same).search(["뭐해", "뭐하니"], 3).rows.tolist() == [[0, 1, 2], [0, 1, 2]]
 
 
 def test_k_is_at_most_the_number_of_pairs() -> None:
-    index = Index.build(PAIRS)
+    index = LexicalIndex.build(PAIRS)
     assert [len(near) for near in index.nearest(["날씨", "사람"], k=9)] == [4, 4]
     assert index.nearest([], k=2) == []
 
 
 def test_nothing_in_common_is_similarity_zero() -> None:
-    [[far], [empty]] = Index.build(PAIRS).nearest(["쿨쿨", ""])
+    [[far], [empty]] = LexicalIndex.build(PAIRS).nearest(["쿨쿨", ""])
     # Only the marks of beginning and end are shared.
     assert 0 < far.similarity < 0.1
     assert empty.similarity == 0
 
 
 def test_weights_by_hand() -> None:
-    ngrams = NGrams.fit(["가", "가나"])
+    ngrams = CharTfidf.fit(["가", "가나"])
     # Two texts hold 가 and both marks: ln(3/3) + 1. One holds 나: ln(3/2) + 1. Nobody holds 다: ln(3/1) + 1.
     assert ngrams.vectors(["가"]).nnz == 5  # \x02 가 \x03, \x02가 가\x03
     rare, common = np.log(3 / 2) + 1, 1.0
@@ -64,7 +64,7 @@ def test_weights_by_hand() -> None:
 
 def test_parts_do_not_change_the_result() -> None:
     questions = ["날씨가 어때", "배고프다", "헤어진 사람", "생각"]
-    index = Index.build(PAIRS)
+    index = LexicalIndex.build(PAIRS)
     whole, single = index.search(questions, 2), index.search(questions, 2, cells=1)
     assert (whole.rows == single.rows).all()
     assert (whole.similarities == single.similarities).all()
@@ -72,7 +72,7 @@ def test_parts_do_not_change_the_result() -> None:
 
 def test_what_is_common_counts_as_everything_does() -> None:
     pairs = [Pair(f"{word} {number}번 알려줘", "네") for word in ("버스", "학번", "전화") for number in range(9)]
-    index = Index.build(pairs)
+    index = LexicalIndex.build(pairs)
     asked = ["버스 3번 알려줘", "날씨", "알려줘"]
     vectors = index.ngrams.vectors([pair.question for pair in pairs])
     exact = (index.ngrams.vectors(asked) @ vectors.T).toarray()
@@ -80,10 +80,10 @@ def test_what_is_common_counts_as_everything_does() -> None:
 
 
 def test_saved_and_opened_again(tmp_path: Path) -> None:
-    index = Index.build(PAIRS)
+    index = LexicalIndex.build(PAIRS)
     index.save(tmp_path / "a")
-    Index.build(PAIRS).save(tmp_path / "b")
-    opened = Index.open(tmp_path / "a")
+    LexicalIndex.build(PAIRS).save(tmp_path / "b")
+    opened = LexicalIndex.open(tmp_path / "a")
     assert opened.pairs == tuple(PAIRS)
     assert opened.nearest(["배고파", "날씨"], 4) == index.nearest(["배고파", "날씨"], 4)
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -93,27 +93,27 @@ def test_saved_and_opened_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["idf.npy", "matrix.npz", "pairs.jsonl"])
 def test_missing_and_broken_files_are_named(tmp_path: Path, name: str) -> None:
-    Index.build(PAIRS).save(tmp_path)
+    LexicalIndex.build(PAIRS).save(tmp_path)
     whole = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RunError, match=name):
-        Index.open(tmp_path)
+        LexicalIndex.open(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(RunError, match=name):
-        Index.open(tmp_path)
+        LexicalIndex.open(tmp_path)
 
 
 def test_files_of_two_indexes_do_not_mix(tmp_path: Path) -> None:
-    Index.build(PAIRS).save(tmp_path)
+    LexicalIndex.build(PAIRS).save(tmp_path)
     lines = (tmp_path / "pairs.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     assert json.loads(lines[0])["question"] == "오늘 날씨 어때?"
     (tmp_path / "pairs.jsonl").write_text("".join(lines[:-1]), encoding="utf-8")
     with pytest.raises(RunError, match=r"matrix\.npz"):
-        Index.open(tmp_path)
+        LexicalIndex.open(tmp_path)
 
 
 def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
-    Index.build(PAIRS).save(tmp_path)
+    LexicalIndex.build(PAIRS).save(tmp_path)
     np.save(tmp_path / "idf.npy", np.array([{}] * FEATURES, dtype=object), allow_pickle=True)
     with pytest.raises(RunError, match=r"idf\.npy"):
-        Index.open(tmp_path)
+        LexicalIndex.open(tmp_path)

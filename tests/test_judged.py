@@ -10,13 +10,13 @@ from rivals import TEST, TRAIN, even, made, ranked
 
 from daedap.data.split import read_side
 from daedap.errors import RunError
-from daedap.evaluation.compare import Common, common, read_judged
+from daedap.evaluation.compare import CommonRows, common, read_judged
 from daedap.files import write_json
 from daedap.runs import Run
 from daedap.types import Message, Pair
 
 
-def shared(first: Run, second: Run) -> Common:
+def shared(first: Run, second: Run) -> CommonRows:
     return common(read_judged(first), read_judged(second))
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.reader import Layout, Problem, open_source, rows
+from daedap.data.reader import BadRow, ReadOptions, open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -33,27 +33,27 @@ def english(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "en")
 
 
-def chat(folder: Path, text: str, name: str = "chat.txt", speaker: str | None = "김철수") -> list[Pair | Problem]:
+def chat(folder: Path, text: str, name: str = "chat.txt", speaker: str | None = "김철수") -> list[Pair | BadRow]:
     path = folder / name
     path.write_text(text, encoding="utf-8-sig")
-    source = open_source(path, Layout(speaker=speaker))
+    source = open_source(path, ReadOptions(speaker=speaker))
     assert source.format == "kakaotalk"
     return list(rows(source))
 
 
-def pairs(found: list[Pair | Problem]) -> list[Pair]:
+def pairs(found: list[Pair | BadRow]) -> list[Pair]:
     return [row for row in found if isinstance(row, Pair)]
 
 
 def test_pc_chat(tmp_path: Path) -> None:
     found = chat(tmp_path, PC)
     first, second, third = pairs(found)
-    assert first == Pair("오늘 뭐 해?\n영화 볼래?", "좋아\n무슨 영화?", line=5, thread="chat.txt:5")
+    assert first == Pair("오늘 뭐 해?\n영화 볼래?", "좋아\n무슨 영화?", line=5, conversation_id="chat.txt:5")
     assert (second.question, second.answer) == ("[예매 완료] 두 장", "고마워")
     assert second.history == (Message("user", first.question), Message("assistant", first.answer))
     assert (third.question, third.answer, third.history) == ("잘 잤어?", "응 잘 잤지", ())
     assert third.line == 14
-    assert [(row.line, row.kind, row.value) for row in found if isinstance(row, Problem)] == [
+    assert [(row.line, row.kind, row.value) for row in found if isinstance(row, BadRow)] == [
         (9, "attachment", "사진"),
         (15, "attachment", "삭제된 메시지입니다."),
         (16, "system", "박영희님이 들어왔습니다."),
@@ -69,7 +69,7 @@ def test_the_other_side_can_be_learned(tmp_path: Path) -> None:
 def test_a_long_pause_begins_a_new_conversation(tmp_path: Path) -> None:
     text = PC.replace("[오후 3:15] 고마워", "[오후 4:15] 고마워")
     assert "고마워" not in [pair.answer for pair in pairs(chat(tmp_path, text))]
-    threads = [pair.thread for pair in pairs(chat(tmp_path, PC))]
+    threads = [pair.conversation_id for pair in pairs(chat(tmp_path, PC))]
     assert threads == ["chat.txt:5", "chat.txt:5", "chat.txt:14"]
 
 
@@ -128,8 +128,8 @@ Date Saved : 2024-01-02 12:00:00
 )
 def test_every_device_writes_its_own_format(tmp_path: Path, name: str, text: str, line: int) -> None:
     notice, pair = chat(tmp_path, text, name)  # a pair comes when it is complete
-    assert pair == Pair("시간 있어? : )", "응\n\n왜?", line=line, thread=f"{name}:{line}")
-    assert isinstance(notice, Problem) and notice.kind == "system"
+    assert pair == Pair("시간 있어? : )", "응\n\n왜?", line=line, conversation_id=f"{name}:{line}")
+    assert isinstance(notice, BadRow) and notice.kind == "system"
 
 
 def test_the_others_in_a_group_ask_together(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ import daedap.runs as store
 from daedap.evaluation.compare import read_judged
 from daedap.evaluation.preferences import read
 from daedap.evaluation.report import MARK
-from daedap.evaluation.run_record import read_facts
+from daedap.evaluation.run_record import read_run_record
 from daedap.files import digest
 from daedap.runs import Run
 
@@ -41,7 +41,7 @@ RECIPE += ["--num-train-epochs", "3", "--per-device-train-batch-size", "8", "--s
 
 
 @dataclass(frozen=True)
-class Place:
+class RunOptions:
     """Runs, the first of which was made without being disturbed."""
 
     file: Path
@@ -83,8 +83,8 @@ def kill(words: Sequence[str], runs: Path, moment: float) -> None:
 
 
 def moments(kills: int, seconds: float) -> list[float]:
-    dice = random.Random(SEED)
-    return [(number + dice.random()) / kills * seconds for number in range(kills)]
+    rng = random.Random(SEED)
+    return [(number + rng.random()) / kills * seconds for number in range(kills)]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -98,13 +98,13 @@ def unfinished(runs: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
     folder = tmp_path_factory.mktemp("killed")
     file, runs = write_csv(folder / "대화.csv"), folder / "runs"
-    return Place(file, runs, finish(["train", str(file), *RECIPE], runs))
+    return RunOptions(file, runs, finish(["train", str(file), *RECIPE], runs))
 
 
-def test_train(place: Place, tmp_path: Path) -> None:
+def test_train(place: RunOptions, tmp_path: Path) -> None:
     """Killed, gone on with, killed again, …: what comes out is what comes out undisturbed, byte for byte."""
     runs = tmp_path / "runs"
     shutil.copytree(place.first.folder, runs / "0001")
@@ -125,7 +125,7 @@ def test_train(place: Place, tmp_path: Path) -> None:
         assert digest(run.folder / "model" / "model.safetensors") == digest(
             place.first.folder / "model" / "model.safetensors"
         )
-        assert len(read_facts(run).dev) == 3
+        assert len(read_run_record(run).dev) == 3
     assert not unfinished(runs)
 
 
@@ -134,7 +134,7 @@ def begun(runs: Path) -> bool:
     return any(not run.complete and (run.folder / "settings.json").exists() for run in store.every(runs))
 
 
-def test_evaluate(place: Place, tmp_path: Path) -> None:
+def test_evaluate(place: RunOptions, tmp_path: Path) -> None:
     run = unscored(place, tmp_path)
     words = ["evaluate", "--rows", "5"]
     seconds = finish(words, tmp_path)
@@ -151,7 +151,7 @@ def test_evaluate(place: Place, tmp_path: Path) -> None:
     assert not unfinished(tmp_path)
 
 
-def unscored(place: Place, runs: Path) -> Run:
+def unscored(place: RunOptions, runs: Path) -> Run:
     """The first run, as `--no-evaluate` would have left it."""
     run = Run(Path(shutil.copytree(place.first.folder, runs / "0001")))
     shutil.rmtree(run.folder / "evaluation")
@@ -168,7 +168,7 @@ def steady(run: Run) -> dict[str, Any]:
     return {system: {m: s for m, s in found["all"].items() if "latency" not in m} for system, found in scores.items()}
 
 
-def test_report(place: Place, tmp_path: Path) -> None:
+def test_report(place: RunOptions, tmp_path: Path) -> None:
     run = Run(Path(shutil.copytree(place.first.folder, tmp_path / "0001")))
     page = run.folder / "report.html"
     seconds = finish(["report"], tmp_path)

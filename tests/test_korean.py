@@ -8,12 +8,12 @@ from daedap.korean.text import (
     analyse,
     comparison_form,
     compatibility_jamo,
-    essence,
     is_closed,
     join,
     morphemes,
     nfc,
     speech_level,
+    strip_emoticons,
 )
 
 
@@ -28,7 +28,7 @@ from daedap.korean.text import (
     ],
 )
 def test_laughter_and_tears_are_not_the_question(text: str, left: str) -> None:
-    assert essence(text) == left
+    assert strip_emoticons(text) == left
 
 
 def test_nfc_joins_what_a_mac_takes_apart() -> None:

@@ -16,7 +16,7 @@ from daedap import errors
 from daedap.cli import COMMANDS, _app
 from daedap.data.findings import KINDS
 from daedap.errors import DaedapError, SettingsError
-from daedap.i18n import say, speaks_korean
+from daedap.i18n import speaks_korean, translate
 
 PACKAGE = Path(errors.__file__).parent
 CATALOG: dict[str, str] = json.loads((PACKAGE / "ko.json").read_text(encoding="utf-8"))
@@ -50,17 +50,19 @@ def test_without_variables_the_system_decides(monkeypatch: pytest.MonkeyPatch) -
     assert speaks_korean() is (locale.getlocale()[0] or "").lower().startswith("ko")
 
 
-def test_say_fills_in_fields(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert say("{count:,} replies written to {out}", count=1234, out="a.jsonl") == "1,234 replies written to a.jsonl"
-    assert say("never translated {x}", x="{not a field}") == "never translated {not a field}"
+def test_translate_fills_in_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        translate("{count:,} replies written to {out}", count=1234, out="a.jsonl") == "1,234 replies written to a.jsonl"
+    )
+    assert translate("never translated {x}", x="{not a field}") == "never translated {not a field}"
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    assert say("never translated {x}", x=1) == "never translated 1"
+    assert translate("never translated {x}", x=1) == "never translated 1"
 
 
-def test_say_speaks_korean(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert say(QUESTION) == QUESTION
+def test_translate_speaks_korean(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert translate(QUESTION) == QUESTION
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    assert HANGUL.search(say(QUESTION))
+    assert HANGUL.search(translate(QUESTION))
 
 
 def test_errors_tell_what_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def templates() -> dict[str, str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            spoken = node.args[:1] if called(node) == "say" else node.args[:2] if called(node) in ERRORS else []
+            spoken = node.args[:1] if called(node) == "translate" else node.args[:2] if called(node) in ERRORS else []
             for argument in spoken:
                 literal = [*texts(argument)]
                 if not literal and isinstance(argument, ast.Name):
@@ -126,7 +128,8 @@ def templates() -> dict[str, str]:
     for path in sorted(PACKAGE.rglob("*.html.jinja")):
         page = Environment().parse(path.read_text(encoding="utf-8"))
         told = (
-            "".join(filter(None, several or ())) for _, _, several in extract_from_ast(page, ["say"], babel_style=False)
+            "".join(filter(None, several or ()))
+            for _, _, several in extract_from_ast(page, ["translate"], babel_style=False)
         )
         found.update(dict.fromkeys(told, path.name))
     return {template: file for template, file in found.items() if template}

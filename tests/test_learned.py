@@ -13,19 +13,19 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from daedap.config import Learner, Recipe
-from daedap.data.split import Splitting, split, write_sides
+from daedap.config import ModelOptions, TrainOptions
+from daedap.data.split import SplitOptions, split, write_sides
 from daedap.errors import BaseError, DaedapError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_learned, open_untuned
 from daedap.model.tokenizer import decode, encode
 from daedap.runs import Run, create
-from daedap.train.finetune import learn
+from daedap.training.finetune import learn
 from daedap.types import Pair
 
-RECIPE = Recipe(
+RECIPE = TrainOptions(
     num_train_epochs=40, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000, early_stopping_patience=0
 )
 KINDS = ["kogpt2-lora", "kogpt2-full", "llama-lora", "qwen3-lora", "gemma3-lora", "gemma3-full"]
@@ -40,12 +40,12 @@ class Taught:
     base: Path
 
 
-def teach(place: Path, kind: str, recipe: Recipe = RECIPE) -> Taught:
+def teach(place: Path, kind: str, train_options: TrainOptions = RECIPE) -> Taught:
     name, method = kind.split("-")
     base = toys.BASES[name](place / name)
     run = create(place / "runs")
-    write_sides(run.folder, split(LEARNED, Splitting(dev_size=0, test_size=0)))
-    learner = Learner(
+    write_sides(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
+    model_options = ModelOptions(
         base=str(base),
         method="lora" if method == "lora" else "full",
         layers=2,
@@ -53,7 +53,7 @@ def teach(place: Path, kind: str, recipe: Recipe = RECIPE) -> Taught:
         precision="fp32",
         device="cpu",
     )
-    write_json(run.folder / "settings.json", {"learner": asdict(learner), "recipe": asdict(recipe)})
+    write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
     learn(run)
     return Taught(run, base)
 
@@ -65,12 +65,12 @@ def taught(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture
 def lora(tmp_path: Path) -> Taught:
-    return teach(tmp_path, "kogpt2-lora", Recipe(num_train_epochs=1, learning_rate=1e-3))
+    return teach(tmp_path, "kogpt2-lora", TrainOptions(num_train_epochs=1, learning_rate=1e-3))
 
 
 @pytest.fixture
 def full(tmp_path: Path) -> Taught:
-    return teach(tmp_path, "llama-full", Recipe(num_train_epochs=1, learning_rate=1e-3))
+    return teach(tmp_path, "llama-full", TrainOptions(num_train_epochs=1, learning_rate=1e-3))
 
 
 def plainly(taught: Taught) -> tuple[Any, Any]:
@@ -83,7 +83,7 @@ def plainly(taught: Taught) -> tuple[Any, Any]:
     return PeftModel.from_pretrained(base, str(adapter)), AutoTokenizer.from_pretrained(adapter)
 
 
-def said_plainly(model: Any, tokenizer: Any, speaker: Speaker, pair: Pair) -> list[int]:
+def said_plainly(model: Any, tokenizer: Any, speaker: TorchModel, pair: Pair) -> list[int]:
     """Greedy decoding by hand, from the ids that the saved chat template itself gives."""
     turns = [{"role": "user", "content": pair.question}, {"role": "assistant", "content": "MARK"}]
     asked = str(tokenizer.apply_chat_template(turns, tokenize=False)).partition("MARK")[0]
@@ -116,7 +116,7 @@ def test_other_programs_encode_as_it_was_trained(taught: Taught) -> None:
 
 
 def test_the_end_token_is_written_where_generate_looks_for_it(tmp_path: Path) -> None:
-    gemma = teach(tmp_path, "gemma3-full", Recipe(num_train_epochs=1)).run
+    gemma = teach(tmp_path, "gemma3-full", TrainOptions(num_train_epochs=1)).run
     written = json.loads((gemma.folder / "model" / "generation_config.json").read_text(encoding="utf-8"))
     prompt = open_learned(gemma).prompt
     assert written["eos_token_id"] == prompt.template.end != prompt.tokenizer.eos_token_id
@@ -124,7 +124,7 @@ def test_the_end_token_is_written_where_generate_looks_for_it(tmp_path: Path) ->
 
 def test_the_untuned_base_is_what_training_began_with(taught: Taught) -> None:
     untuned, base = open_untuned(taught.run), load_base(str(taught.base))
-    began = Speaker(base.model, untuned.prompt, untuned.max_new_tokens)
+    began = TorchModel(base.model, untuned.prompt, untuned.max_new_tokens)
     np.testing.assert_allclose(untuned.log2_probability(LEARNED), began.log2_probability(LEARNED), rtol=1e-5)
     gained = open_learned(taught.run).log2_probability(LEARNED)[:, 0] - untuned.log2_probability(LEARNED)[:, 0]
     assert (gained > 10).all()
@@ -145,9 +145,11 @@ def test_what_it_came_to_is_written(taught: Taught) -> None:
 
 def test_a_fresh_model_is_opened_again(tmp_path: Path) -> None:
     run = create(tmp_path)
-    write_sides(run.folder, split(LEARNED, Splitting(dev_size=0, test_size=0)))
-    learner = asdict(Learner(base="fresh", precision="fp32", device="cpu"))
-    write_json(run.folder / "settings.json", {"learner": learner, "recipe": asdict(Recipe(num_train_epochs=4))})
+    write_sides(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
+    model_options = asdict(ModelOptions(base="fresh", precision="fp32", device="cpu"))
+    write_json(
+        run.folder / "settings.json", {"learner": model_options, "recipe": asdict(TrainOptions(num_train_epochs=4))}
+    )
     learn(run)
     stored = load_file(run.folder / "model" / "model.safetensors")
     state = open_learned(run).model.state_dict()

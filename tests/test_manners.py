@@ -3,17 +3,17 @@ from __future__ import annotations
 import pytest
 from conftest import PAIRS
 
-from daedap.retrieval.encoder import Encoder
-from daedap.retrieval.small_talk import _HELPLINE, Manners, _speaks_of_dying, built_in
+from daedap.retrieval.encoder import BiEncoder
+from daedap.retrieval.small_talk import _HELPLINE, SmallTalk, _speaks_of_dying, built_in
 
 
 @pytest.fixture(scope="module")
-def manners() -> Manners:
-    return Manners.built_in(Encoder.fit(PAIRS, 1))
+def manners() -> SmallTalk:
+    return SmallTalk.built_in(BiEncoder.fit(PAIRS, 1))
 
 
 @pytest.mark.parametrize("question", ["안녕", "고마워", "바보야"])
-def test_courtesies_are_returned(manners: Manners, question: str) -> None:
+def test_courtesies_are_returned(manners: SmallTalk, question: str) -> None:
     found = manners.answer(question, unless=0.2)
     assert found
     assert found.question == question
@@ -21,13 +21,13 @@ def test_courtesies_are_returned(manners: Manners, question: str) -> None:
 
 
 @pytest.mark.parametrize("question", ["죽고 싶어", "자살하고 싶다", "그냥 다 그만 살고 싶네요", "유서 쓰고 있어"])
-def test_distress_is_answered_with_help(manners: Manners, question: str) -> None:
+def test_distress_is_answered_with_help(manners: SmallTalk, question: str) -> None:
     found = manners.answer(question, unless=0.99)
     assert found
     assert _HELPLINE.search(found.answer)
 
 
-def test_every_built_in_word_of_dying_gets_its_own_answer(manners: Manners) -> None:
+def test_every_built_in_word_of_dying_gets_its_own_answer(manners: SmallTalk) -> None:
     for pair in built_in():
         if _speaks_of_dying(pair.question):
             found = manners.answer(pair.question, unless=0.99)
@@ -37,7 +37,7 @@ def test_every_built_in_word_of_dying_gets_its_own_answer(manners: Manners) -> N
     assert sum(_speaks_of_dying(pair.question) for pair in built_in()) > 25
 
 
-def test_what_may_mean_something_else_is_left_to_a_bot_that_knows_it(manners: Manners) -> None:
+def test_what_may_mean_something_else_is_left_to_a_bot_that_knows_it(manners: SmallTalk) -> None:
     for question in ("더는 살 이유가 없어", "이제 다 끝내고 싶어", "옥상에서 뛰어내리고 싶어"):
         found = manners.answer(question, unless=0.4)
         assert found
@@ -60,12 +60,12 @@ def test_what_is_no_distress_and_no_helpline(text: str) -> None:
 
 
 @pytest.mark.parametrize("question", ["배고파 죽겠네", "환불 되나요?", "파이썬 정렬하는 법", ""])
-def test_other_questions_are_left_to_the_bot(manners: Manners, question: str) -> None:
+def test_other_questions_are_left_to_the_bot(manners: SmallTalk, question: str) -> None:
     assert manners.answer(question, unless=0.3) is None
 
 
-def test_held_out_pairs_are_not_known(manners: Manners) -> None:
+def test_held_out_pairs_are_not_known(manners: SmallTalk) -> None:
     hidden = {pair.id for pair in built_in() if pair.question == "안녕"}
     assert hidden
-    without = Manners.built_in(manners.space.encoder, without=hidden)
+    without = SmallTalk.built_in(manners.space.encoder, without=hidden)
     assert all(pair.question != "안녕" for pair in without.index.pairs)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from daedap.evaluation import metrics
-from daedap.evaluation.metrics import Tally
-from daedap.types import Reply, Source, Spoken
+from daedap.evaluation.metrics import RatioTerms
+from daedap.types import Generation, Reply, Source
 
 
 def array(*values: float) -> metrics.FloatArray:
@@ -56,14 +56,14 @@ def test_question_gain_leaves_out_pairs_without_another_question() -> None:
 
 
 def test_ratio_of_sums_is_not_a_mean_of_ratios() -> None:
-    score = metrics.ratio(Tally(array(1, 9, 5), array(1, 3, 0)), np.array([0, 1, 2]))
+    score = metrics.ratio(RatioTerms(array(1, 9, 5), array(1, 3, 0)), np.array([0, 1, 2]))
     assert score is not None
     assert (score.value, score.n) == (10 / 4, 2)
 
 
 def test_nothing_measured_has_no_score_and_one_component_no_interval() -> None:
-    assert metrics.ratio(Tally(array(0), array(0)), np.array([0])) is None
-    assert metrics.ratio(Tally(array(1, 0), array(1, 1)), np.array([7, 7])) == metrics.Score(0.5, n=2)
+    assert metrics.ratio(RatioTerms(array(0), array(0)), np.array([0])) is None
+    assert metrics.ratio(RatioTerms(array(1, 0), array(1, 1)), np.array([7, 7])) == metrics.Score(0.5, n=2)
 
 
 def test_interval_of_a_mean_agrees_with_theory() -> None:
@@ -108,7 +108,9 @@ def test_polite_endings() -> None:
 
 
 def test_ended_within_32_tokens() -> None:
-    replies = [Spoken("네", ended, tokens, -1.0) for ended, tokens in [(True, 2), (True, 32), (True, 33), (False, 9)]]
+    replies = [
+        Generation("네", ended, tokens, -1.0) for ended, tokens in [(True, 2), (True, 32), (True, 33), (False, 9)]
+    ]
     assert metrics.ended(replies).tolist() == [1, 1, 0, 0]
 
 

@@ -63,11 +63,11 @@ def test_no_text_is_lost(mini: Base, text: str) -> None:
 
 
 def test_it_tells_sentences_from_shuffled_words(mini: Base) -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     right = 0
     for sentence in SENTENCES:
         words = sentence.split()
-        dice.shuffle(words)
+        rng.shuffle(words)
         right += bits(mini, sentence) < bits(mini, " ".join(words))
     assert right >= 9
 

@@ -13,7 +13,7 @@ PAIR = Pair("오늘 날씨 어때?", "맑고 따뜻해요.", "0", line=2)
 
 def test_id_is_a_digest_of_what_is_learned() -> None:
     assert PAIR.id == "bb96c24ca7b43f5a"  # the same on every machine, today and later: runs on disk name rows by it
-    assert PAIR.id == replace(PAIR, label="1", line=9, thread="가").id
+    assert PAIR.id == replace(PAIR, label="1", line=9, conversation_id="가").id
 
 
 @pytest.mark.parametrize(

@@ -18,21 +18,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import daedap
 from daedap.cli import run as cli
 from daedap.commands.pretrain import MadeBase
-from daedap.config import Schedule, Shape
+from daedap.config import ArchitectureOptions, PretrainOptions
 from daedap.errors import BaseError, SettingsError
 from daedap.files import digest, write_json
-from daedap.model.base import SMALL, fresh_model, load_base
+from daedap.model.base import SMALL, load_base, random_init_model
 from daedap.model.device import Machine, need_compiler
 from daedap.model.tokenizer import train_tokenizer
 from daedap.runs import Run
-from daedap.train import pretrain as pretraining
-from daedap.train.pretrain import Corpus, Pretraining, next_token_loss, optimizers, total_bits
+from daedap.training import pretrain as pretraining
+from daedap.training.pretrain import Corpus, Pretrainer, next_token_loss, optimizers, total_bits
 
 ROLES = ("<|user|>", "<|assistant|>")
 CPU = Machine("cpu", "fp32", 1, "")
 TINY = ["--hidden-size", "32", "--intermediate-size", "64", "--num-hidden-layers", "1", "--num-attention-heads", "2"]
 TINY += ["--vocab-size", "1024", "--block-size", "32", "--per-device-train-batch-size", "2", "--precision", "fp32"]
-SHAPE = Shape(vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2)
+SHAPE = ArchitectureOptions(
+    vocab_size=1024, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
+)
 Output = pytest.CaptureFixture[str]
 
 
@@ -82,8 +84,10 @@ def test_a_base_is_made_and_trained_on(texts: Path, tmp_path: Path, capsys: Outp
 
 
 @pytest.mark.parametrize("layout", [toys.kogpt2, toys.qwen3])
-def test_it_goes_on_from_a_base(texts: Path, tmp_path: Path, capsys: Output, layout: Callable[[Path], Path]) -> None:
-    base = layout(tmp_path / "base")
+def test_it_goes_on_from_a_base(
+    texts: Path, tmp_path: Path, capsys: Output, read_options: Callable[[Path], Path]
+) -> None:
+    base = read_options(tmp_path / "base")
     options = ["--dev-size", "0.1", "--warmup-steps", "2", "--learning-rate", "2e-3", *TINY[-6:]]
     words = ["pretrain", str(texts), "--base", str(base), *options, "--max-steps", "12", "--runs", str(tmp_path)]
     assert cli([*words, "--eval-steps", "1"]) == 0
@@ -106,15 +110,15 @@ def test_killed_and_resumed_it_gives_the_same_bytes(
     command = ["pretrain", str(texts), *TINY, "--max-steps", "40", "--save-steps", "4", "--eval-steps", "8"]
     command += ["--dev-size", "0.1", "--logging-steps", "1", "--optim", optim, "--runs"]
     assert cli([*command, str(tmp_path / "whole")]) == 0
-    step = Pretraining._step
+    step = Pretrainer._step
 
-    def killed(self: Pretraining, batch: torch.Tensor) -> tuple[float, float]:
+    def killed(self: Pretrainer, batch: torch.Tensor) -> tuple[float, float]:
         if self.progress.step == 26:
             raise KeyboardInterrupt
         return step(self, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "_step", killed)
+        patch.setattr(Pretrainer, "_step", killed)
         assert cli([*command, str(tmp_path / "killed")]) == 130
     whole, again = (tmp_path / name / "bases" / "0001" for name in ("whole", "killed"))
     assert sorted(path.name for path in (again / "checkpoints").iterdir()) == ["step-000020", "step-000024"]
@@ -194,7 +198,7 @@ def test_each_command_resumes_its_own(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "_step", killed)
+        patch.setattr(Pretrainer, "_step", killed)
         assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
     assert "daedap pretrain --resume" in capsys.readouterr().err
     folder = tmp_path / "bases" / "0001"
@@ -208,7 +212,7 @@ def test_stopped_while_it_reads_it_leaves_nothing(texts: Path, tmp_path: Path, m
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("daedap.train.pretrain.encode_documents", stopped)
+    monkeypatch.setattr("daedap.training.pretrain.encode_documents", stopped)
     assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
     assert list((tmp_path / "bases").iterdir()) == []
 
@@ -244,25 +248,25 @@ def test_what_is_wrong_is_told(
 
 
 def test_the_rate_rises_stays_and_falls() -> None:
-    schedule = Schedule(learning_rate=0.01, warmup_steps=10, decay_ratio=0.5)
+    schedule = PretrainOptions(learning_rate=0.01, warmup_steps=10, decay_ratio=0.5)
     rates = [schedule.rate(step, step / 100) for step in (0, 4, 9, 50, 75, 100)]
     assert rates == pytest.approx([0.001, 0.005, 0.01, 0.01, 0.005, 0.0])
 
 
 def test_muon_takes_the_matrices_and_adamw_the_rest() -> None:
-    model = fresh_model(train_tokenizer(toys.TEXTS, 1000), 1, SHAPE)
-    adamw, muon = optimizers(model, Schedule())
+    model = random_init_model(train_tokenizer(toys.TEXTS, 1000), 1, SHAPE)
+    adamw, muon = optimizers(model, PretrainOptions())
     sizes = [sum(weight.numel() for group in each.param_groups for weight in group["params"]) for each in (adamw, muon)]
     assert sum(sizes) == model.num_parameters()
     assert isinstance(muon, torch.optim.Muon)
     assert sizes[1] == 4 * 32 * 32 + 3 * 32 * 64
-    (alone,) = optimizers(model, Schedule(optim="adamw_torch"))
+    (alone,) = optimizers(model, PretrainOptions(optim="adamw_torch"))
     assert [group["weight_decay"] for group in alone.param_groups] == [0.0, 0.1]
 
 
 def test_bits_are_those_of_a_plain_forward_pass() -> None:
     tokenizer = train_tokenizer(toys.TEXTS, 1000)
-    model = fresh_model(tokenizer, 1, SHAPE).eval()
+    model = random_init_model(tokenizer, 1, SHAPE).eval()
     ids = np.random.default_rng(0).integers(6, len(tokenizer), 50)
     corpus = Corpus(ids.astype(np.uint32), np.array([0]), 50)
     bits = total_bits(model, next_token_loss(model, CPU, compiled=False), corpus, rows=2, length=16)
@@ -281,7 +285,7 @@ def test_compiled_and_plain_agree() -> None:
     except SettingsError as error:
         pytest.skip(str(error))
     tokenizer = train_tokenizer(toys.TEXTS, 1000)
-    model = fresh_model(tokenizer, 1, SHAPE)
+    model = random_init_model(tokenizer, 1, SHAPE)
     batch = torch.randint(6, len(tokenizer), (2, 17))
     plain, compiled = (next_token_loss(model, CPU, compiled=compiled)(batch) for compiled in (False, True))
     assert compiled.item() == pytest.approx(plain.item(), rel=1e-5)
@@ -289,13 +293,13 @@ def test_compiled_and_plain_agree() -> None:
 
 def test_defaults_make_a_base_of_fourteen_million_weights() -> None:
     tokenizer = train_tokenizer(toys.TEXTS, 1000)
-    shape = Shape()
+    shape = ArchitectureOptions()
     layers = shape.num_hidden_layers * (4 * shape.hidden_size**2 + 3 * shape.hidden_size * shape.intermediate_size)
     assert 13.5e6 < layers + shape.vocab_size * shape.hidden_size < 14.5e6
-    assert fresh_model(tokenizer, 1, SMALL).config.num_hidden_layers == 4
-    assert Schedule().seconds == 7200
-    assert Schedule(budget=timedelta(minutes=5)).seconds == 300
-    assert Schedule(max_steps=10).seconds == math.inf
+    assert random_init_model(tokenizer, 1, SMALL).config.num_hidden_layers == 4
+    assert PretrainOptions().seconds == 7200
+    assert PretrainOptions(budget=timedelta(minutes=5)).seconds == 300
+    assert PretrainOptions(max_steps=10).seconds == math.inf
 
 
 def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +322,6 @@ def test_a_loss_that_is_no_number_never_gets_into_the_weights(texts: Path, tmp_p
 
 def test_settings_are_checked() -> None:
     with pytest.raises(SettingsError, match="--learning-rate 2"):
-        Schedule(learning_rate=2)
+        PretrainOptions(learning_rate=2)
     with pytest.raises(SettingsError, match="--decay-ratio"):
-        Schedule(decay_ratio=1.5)
+        PretrainOptions(decay_ratio=1.5)

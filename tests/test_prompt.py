@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from daedap.errors import BaseError, DataError
 from daedap.model.base import Base, load_base
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.prompt import Prompt, prompt_for
 from daedap.model.tokenizer import added_in_front, control_ids, decode, encode, load_tokenizer, save_tokenizer
 from daedap.types import Message, Pair
@@ -39,7 +39,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return load_base(str(toys.BASES[name](tmp_path_factory.mktemp("bases") / name)))
 
 
-def layout(base: Base) -> tuple[str, str, str]:
+def read_options(base: Base) -> tuple[str, str, str]:
     return LAYOUTS[Path(base.name).name]
 
 
@@ -54,7 +54,7 @@ def rendered(base: Base, template: str, *texts: str) -> list[int]:
 
 
 def test_an_example_is_question_answer_and_end(base: Base) -> None:
-    once, _, end = layout(base)
+    once, _, end = read_options(base)
     example = base.prompt(128).example(PAIR)
     question = rendered(base, once, PAIR.question)
     assert example.ids == rendered(base, once + "{}" + end, PAIR.question, PAIR.answer)
@@ -64,7 +64,7 @@ def test_an_example_is_question_answer_and_end(base: Base) -> None:
 
 def test_the_template_has_its_own_end(base: Base) -> None:
     prompt = base.prompt(128)
-    assert base.tokenizer.convert_ids_to_tokens(prompt.template.end) == layout(base)[2]
+    assert base.tokenizer.convert_ids_to_tokens(prompt.template.end) == read_options(base)[2]
     assert prompt.example(PAIR).ids[-1] == prompt.template.end
 
 
@@ -79,7 +79,7 @@ def test_it_reads_as_the_published_template_does(base: Base) -> None:
 
 
 def test_earlier_turns_stand_before_the_question(base: Base) -> None:
-    _, twice, end = layout(base)
+    _, twice, end = read_options(base)
     example = base.prompt(128).example(Pair(PAIR.question, PAIR.answer, history=HISTORY))
     before = rendered(base, twice, HISTORY[0].content, HISTORY[1].content, PAIR.question)
     assert example.ids == [*before, *rendered(base, "{}" + end, PAIR.answer)]
@@ -88,7 +88,7 @@ def test_earlier_turns_stand_before_the_question(base: Base) -> None:
 
 def test_history_is_cut_by_whole_turns(base: Base) -> None:
     long = Pair(PAIR.question, PAIR.answer, history=HISTORY * 20)
-    once, twice, _ = layout(base)
+    once, twice, _ = read_options(base)
     two = base.prompt(128).example(Pair(PAIR.question, PAIR.answer, history=HISTORY))
     one = base.prompt(128).example(PAIR)
     assert base.prompt(len(two.ids)).example(long) == two
@@ -149,7 +149,7 @@ def test_typed_control_tokens_never_become_control_ids(base: Base, typed: str) -
 
 
 def test_training_scoring_and_generation_share_the_prefix(base: Base) -> None:
-    speaker = Speaker(base.model, base.prompt(96), max_new_tokens=24)
+    speaker = TorchModel(base.model, base.prompt(96), max_new_tokens=24)
     for pair in [*toys.PAIRS[:20], Pair(PAIR.question, PAIR.answer, history=HISTORY)]:
         example = speaker.prompt.example(pair)
         assert example.ids[: example.answer] == speaker.prompt.question(pair, room=96 - 24)

@@ -24,11 +24,11 @@ from daedap.files import write_json
 from daedap.model.base import Base, load_base
 from daedap.model.convert import convert
 from daedap.model.engine import Engine
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.loss import AnswerLoss, answer_losses, collate, score_answers
 from daedap.model.prompt import Example, Prompt
 from daedap.model.tokenizer import added_in_front, encode, load_tokenizer, save_tokenizer
-from daedap.model.trainable import PARTED, lower_half, with_lora
+from daedap.model.trainable import PARTED, frozen_lower, with_lora
 from daedap.model.verify import Reference
 from daedap.types import Message, Pair
 
@@ -130,7 +130,7 @@ def test_its_halves_are_the_whole(base: Copy) -> None:
         whole = cross_entropy(logits, batch.label, reduction="none")
         torch.testing.assert_close(answer_losses(model, batch), whole)
         for lowest in range(1, model.config.num_hidden_layers):
-            states = lower_half(model, lowest)(batch.inputs)
+            states = frozen_lower(model, lowest)(batch.inputs)
             upper = AnswerLoss(model, lowest=lowest)(type(batch)(states, batch.row, batch.place, batch.label))
             torch.testing.assert_close(upper, whole)
 
@@ -157,10 +157,10 @@ def test_an_adapter_learns_and_is_read_again(base: Copy, tmp_path: Path) -> None
 
 def test_it_answers_greedily(base: Copy) -> None:
     """What generation says, step by step with its memory and its padding, a plain forward pass says as well."""
-    speaker = Speaker(base.base.model, base.prompt, max_new_tokens=6)
+    speaker = TorchModel(base.base.model, base.prompt, max_new_tokens=6)
     said = speaker.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
     assert speaker.reply(PAIRS[:1])[0].text == said[0].text
-    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._speech.mute)
+    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._speech.suppressed_ids)
     words = list[int]()
     while len(words) < 6 and (not words or words[-1] != base.prompt.template.end):
         with torch.no_grad():
@@ -171,9 +171,9 @@ def test_it_answers_greedily(base: Copy) -> None:
     assert speaker._speech.spoken(words, [0.0] * len(words)).text == said[0].text
 
 
-def converted(base: Copy, folder: Path) -> tuple[Speaker, Engine]:
+def converted(base: Copy, folder: Path) -> tuple[TorchModel, Engine]:
     prompt = base.base.prompt(128)
-    speaker = Speaker(base.base.model, prompt, max_new_tokens=6)
+    speaker = TorchModel(base.base.model, prompt, max_new_tokens=6)
     convert(base.model(), prompt, folder)
     return speaker, Engine.open(folder, prompt, 6)
 

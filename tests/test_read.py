@@ -8,7 +8,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from daedap.data.reader import Layout, Problem, open_source, rows
+from daedap.data.reader import BadRow, ReadOptions, open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -24,11 +24,11 @@ def written(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def read(path: Path, **layout: str) -> list[Pair | Problem]:
-    return list(rows(open_source(path, Layout(**layout))))
+def read(path: Path, **read_options: str) -> list[Pair | BadRow]:
+    return list(rows(open_source(path, ReadOptions(**read_options))))
 
 
-def told(found: list[Pair | Problem]) -> list[tuple[int, str, str]]:
+def told(found: list[Pair | BadRow]) -> list[tuple[int, str, str]]:
     """Line, question and answer of pairs; line, kind and value of problems."""
     return [
         (row.line, row.question, row.answer) if isinstance(row, Pair) else (row.line, row.kind, row.value)
@@ -36,9 +36,9 @@ def told(found: list[Pair | Problem]) -> list[tuple[int, str, str]]:
     ]
 
 
-def refused(path: Path, message: str, **layout: str) -> None:
+def refused(path: Path, message: str, **read_options: str) -> None:
     with pytest.raises(DataError, match=f"{re.escape(str(path))}.*{message}"):
-        read(path, **layout)
+        read(path, **read_options)
 
 
 def test_csv_with_a_header(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_jsonl_of_pairs(tmp_path: Path) -> None:
         Pair("밥?", "국밥", line=3),
         Pair("번역해 줘\nhello", "안녕", line=4),
     ]
-    kinds = [(row.line, row.kind) for row in found if isinstance(row, Problem)]
+    kinds = [(row.line, row.kind) for row in found if isinstance(row, BadRow)]
     assert kinds == [(1, "blank"), (5, "keys"), (6, "keys"), (8, "json"), (9, "json"), (10, "json")]
     assert found[6] == Pair("", "응", line=7)
 
@@ -180,12 +180,12 @@ def test_conversations_become_a_pair_for_every_answer(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, objects)))
     first, second, third, *problems = read(path)
     system = Message("system", "친절해라")
-    assert first == Pair("안녕", "반가워", "일상", (system,), line=1, thread="a.jsonl:1")
+    assert first == Pair("안녕", "반가워", "일상", (system,), line=1, conversation_id="a.jsonl:1")
     assert isinstance(second, Pair)
     assert second.history == (system, Message("user", "안녕"), Message("assistant", "반가워"))
-    assert (second.question, second.answer, second.thread) == ("밥?", "국밥!", "a.jsonl:1")
-    assert third == Pair("뭐 해", "쉬어", line=2, thread="a.jsonl:2")
-    assert [(row.line, row.kind) for row in problems if isinstance(row, Problem)] == [(3, "turns"), (4, "turns")]
+    assert (second.question, second.answer, second.conversation_id) == ("밥?", "국밥!", "a.jsonl:1")
+    assert third == Pair("뭐 해", "쉬어", line=2, conversation_id="a.jsonl:2")
+    assert [(row.line, row.kind) for row in problems if isinstance(row, BadRow)] == [(3, "turns"), (4, "turns")]
 
 
 def workbook(path: Path, *table: tuple[object, ...]) -> Path:
@@ -203,7 +203,7 @@ def test_excel(tmp_path: Path) -> None:
     found = read(workbook(tmp_path / "a.xlsx", *table))
     assert found == [
         Pair("안녕", "반가워", "0", line=2),
-        Problem(3, "blank", ""),
+        BadRow(3, "blank", ""),
         Pair("3 더하기 4?", "7", line=4),
         Pair("밥?", "", line=5),
     ]

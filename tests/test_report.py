@@ -16,7 +16,7 @@ from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
 from daedap.evaluation.diagnose import diagnose
 from daedap.evaluation.report import page
-from daedap.evaluation.run_record import read_facts
+from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
 from daedap.runs import Run
 
@@ -104,15 +104,15 @@ def test_it_needs_nothing_else(html: str) -> None:
 
 
 def test_text_of_others_stays_text(run: Run) -> None:
-    facts = read_facts(run)
+    record = read_run_record(run)
     rows = tuple(
-        {**row, "question": ATTACK, "replies": {"bot": ATTACK, "model": ATTACK}, "label": ATTACK} for row in facts.rows
+        {**row, "question": ATTACK, "replies": {"bot": ATTACK, "model": ATTACK}, "label": ATTACK} for row in record.rows
     )
     examples = [{"line": 2, "value": ATTACK}]
-    doctor = {**facts.doctor, "findings": [{"kind": "blank", "action": "dropped", "count": 1, "examples": examples}]}
-    manifest = {**facts.manifest, "data": {**facts.manifest["data"], "file": ATTACK}}
+    doctor = {**record.doctor, "findings": [{"kind": "blank", "action": "dropped", "count": 1, "examples": examples}]}
+    manifest = {**record.manifest, "data": {**record.manifest["data"], "file": ATTACK}}
     hostile = replace(
-        facts,
+        record,
         rows=rows,
         doctor=doctor,
         manifest=manifest,
@@ -179,7 +179,7 @@ def child(run: Run, number: int, parent: str) -> Run:
 
 def test_lineage(run: Run) -> None:
     second = child(run, 2, "0001")
-    third = read_facts(child(second, 3, str(second.folder)))
+    third = read_run_record(child(second, 3, str(second.folder)))
     assert [ancestor.name for ancestor in third.ancestors] == ["0002", "0001"]
     assert third.scores["parent"] == third.scores["model"]
     assert third.scores["parent_bot"] == third.scores["bot"]
@@ -188,7 +188,7 @@ def test_lineage(run: Run) -> None:
     assert "parent" in text["scores"]
     assert "Nothing to complain about" in text["diagnosis"]
     shutil.rmtree(run.folder)
-    orphan = read_facts(second)
+    orphan = read_run_record(second)
     assert [ancestor.headline for ancestor in orphan.ancestors] == [None]
     assert "parent" not in orphan.scores
     assert "no longer there" in Page(page(orphan, [])).sections["plan"]
@@ -200,7 +200,7 @@ def test_a_parent_scored_on_the_same_rows_is_the_one_to_show(run: Run) -> None:
     beside = {name: {**slices, "all": {}} for name, slices in scores["scores"].items()}
     told = {**scores, "scores": {**scores["scores"], "parent": beside["model"]}}
     write_json(second.folder / "evaluation" / "scores.json", told)
-    assert read_facts(second).scores["parent"]["all"] == {}
+    assert read_run_record(second).scores["parent"]["all"] == {}
 
 
 def test_a_run_that_was_not_scored(tmp_path: Path) -> None:
@@ -220,14 +220,16 @@ def test_what_can_not_be_reported_on(run: Run) -> None:
         daedap.report(7, runs=runs)
     with (run.folder / "log.jsonl").open("a", encoding="utf-8") as log:
         log.write('{"event": "dev", "st')
-    assert len(read_facts(run).dev) == run.manifest["training"]["epochs"], "a line that a kill cut short is left out"
+    assert len(read_run_record(run).dev) == run.manifest["training"]["epochs"], (
+        "a line that a kill cut short is left out"
+    )
     (run.folder / "log.jsonl").write_text("깨진 줄\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"log\.jsonl can't be read"):
         daedap.report(1, runs=runs)
     settings = {**run.settings, "command": "pretrain"}
     (run.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     with pytest.raises(RunError, match="is a base"):
-        read_facts(run)
+        read_run_record(run)
 
 
 def test_an_average_is_shown(run: Run) -> None:

@@ -25,14 +25,14 @@ ENDS = ["", "?", "ㅠㅠ", "ㅋㅋㅋ", "요", "~!", " 진짜"]
 
 def questions(number: int, seed: int) -> list[str]:
     """Questions as people type them: about a third are variations of an earlier one."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     made: list[str] = []
     for _ in range(number):
-        text = f"{dice.choice(WHO)} {dice.choice(WHAT)} {dice.choice(DONE)}{dice.choice(ENDS)}"
-        if made and dice.random() < 0.3:
-            letters = list(dice.choice(made))
-            del letters[dice.randrange(len(letters))]
-            text = "".join(letters) + dice.choice(ENDS)
+        text = f"{rng.choice(WHO)} {rng.choice(WHAT)} {rng.choice(DONE)}{rng.choice(ENDS)}"
+        if made and rng.random() < 0.3:
+            letters = list(rng.choice(made))
+            del letters[rng.randrange(len(letters))]
+            text = "".join(letters) + rng.choice(ENDS)
         made.append(text)
     return made
 
@@ -108,8 +108,8 @@ def test_rows_without_bigrams_are_chunked_too() -> None:
 
 def test_twenty_thousand_questions_take_little_memory() -> None:
     syllables = [chr(code) for code in range(ord("가"), ord("가") + 11_000, 7)]
-    dice = random.Random(0)
-    texts = ["".join(dice.choices(syllables, k=12)) for _ in range(19_900)]
+    rng = random.Random(0)
+    texts = ["".join(rng.choices(syllables, k=12)) for _ in range(19_900)]
     texts += [text + "?!" for text in texts[:50]] + [text + "요" for text in texts[50:100]]
     list(near_duplicates(texts[:100]))  # what is imported is not counted
     tracemalloc.start()

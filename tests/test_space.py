@@ -5,22 +5,27 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 from daedap.errors import SettingsError
-from daedap.train.planner import Plan
+from daedap.training.planner import Plan
 from daedap.tuning.objective import Scale, choose_scale, divide
-from daedap.tuning.space import Found, Space, option, options, space_around
+from daedap.tuning.space import Found, SearchSpace, option, options, space_around
 
 PLAN = Plan(rows=9000, epochs=5, layers=4, blocks=12, seconds=300.0, scoring=80.0)
-USUAL = Recipe(num_train_epochs=5)
+USUAL = TrainOptions(num_train_epochs=5)
 
 
-def axes(space: Space) -> set[str]:
+def axes(space: SearchSpace) -> set[str]:
     return {axis.name for axis in space.axes}
 
 
-def around(learner: Learner = Learner(), recipe: Recipe = USUAL, method: str = "lora", epochs: bool = True) -> Space:
-    return space_around(learner, recipe, PLAN, method, 5e-4, epochs=epochs)
+def around(
+    model_options: ModelOptions = ModelOptions(),
+    train_options: TrainOptions = USUAL,
+    method: str = "lora",
+    epochs: bool = True,
+) -> SearchSpace:
+    return space_around(model_options, train_options, PLAN, method, 5e-4, epochs=epochs)
 
 
 def test_everything_that_was_not_told() -> None:
@@ -31,11 +36,11 @@ def test_everything_that_was_not_told() -> None:
 
 
 def test_what_was_told_stays() -> None:
-    learner = Learner(layers=2, lora_r=8, dropout=0.1)
-    recipe = Recipe(num_train_epochs=5, learning_rate=1e-4, weight_decay=0.1, augment=("typo",))
-    space = around(learner, recipe, epochs=False)
+    model_options = ModelOptions(layers=2, lora_r=8, dropout=0.1)
+    train_options = TrainOptions(num_train_epochs=5, learning_rate=1e-4, weight_decay=0.1, augment=("typo",))
+    space = around(model_options, train_options, epochs=False)
     assert space.axes == ()
-    assert space.settings({}) == (learner, recipe)
+    assert space.settings({}) == (model_options, train_options)
 
 
 def test_the_defaults_lie_inside_and_come_to_themselves() -> None:
@@ -46,25 +51,36 @@ def test_the_defaults_lie_inside_and_come_to_themselves() -> None:
                 assert axis.default in axis.choices
             else:
                 assert axis.low <= float(axis.default) <= axis.high
-        learner, recipe = space.settings(space.defaults)
-        assert (learner.lora_r, learner.lora_alpha, learner.layers, learner.dropout) == (16, 32, 4, 0.0)
-        assert (recipe.learning_rate, recipe.augment, recipe.epochs) == (5e-4, (), 5)
+        model_options, train_options = space.settings(space.defaults)
+        assert (model_options.lora_r, model_options.lora_alpha, model_options.layers, model_options.dropout) == (
+            16,
+            32,
+            4,
+            0.0,
+        )
+        assert (train_options.learning_rate, train_options.augment, train_options.epochs) == (5e-4, (), 5)
 
 
 def test_settings_of_a_trial() -> None:
-    learner, recipe = around().settings({"lora_r": 8, "augment": "polite,casual", "layers": 2, "learning_rate": 1e-3})
-    assert (learner.lora_r, learner.lora_alpha, learner.layers) == (8, 16, 2)
-    assert (recipe.augment, recipe.learning_rate, recipe.weight_decay) == (("polite", "casual"), 1e-3, 0.01)
+    model_options, train_options = around().settings(
+        {"lora_r": 8, "augment": "polite,casual", "layers": 2, "learning_rate": 1e-3}
+    )
+    assert (model_options.lora_r, model_options.lora_alpha, model_options.layers) == (8, 16, 2)
+    assert (train_options.augment, train_options.learning_rate, train_options.weight_decay) == (
+        ("polite", "casual"),
+        1e-3,
+        0.01,
+    )
 
 
 def test_every_draw_can_be_trained() -> None:
     space = around()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     for _ in range(30):
-        learner, recipe = space.settings(space.ask(study.ask()))
-        assert 1 <= (learner.layers or 0) <= 6
-        assert 1.25e-4 <= (recipe.learning_rate or 0) <= 2e-3
-        assert 1 <= recipe.epochs <= 8
+        model_options, train_options = space.settings(space.ask(study.ask()))
+        assert 1 <= (model_options.layers or 0) <= 6
+        assert 1.25e-4 <= (train_options.learning_rate or 0) <= 2e-3
+        assert 1 <= train_options.epochs <= 8
 
 
 def test_as_they_are_typed() -> None:
@@ -104,10 +120,10 @@ def test_trials_fit_into_the_time() -> None:
 
 
 def test_nonsense_is_refused() -> None:
-    from daedap.tuning.search import Search
+    from daedap.tuning.search import TuneOptions
 
     with pytest.raises(SettingsError, match="--trials 0"):
-        Search(trials=0)
+        TuneOptions(trials=0)
     with pytest.raises(SettingsError, match="letters, digits"):
-        Search(study="../x")
-    assert Search(study="상담-봇.2").study == "상담-봇.2"
+        TuneOptions(study="../x")
+    assert TuneOptions(study="상담-봇.2").study == "상담-봇.2"

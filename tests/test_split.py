@@ -8,20 +8,20 @@ import pytest
 from test_similar import cosine, questions
 
 from daedap.data.dedup import THRESHOLD
-from daedap.data.split import Leak, Method, Side, Split, Splitting, context, grow, split
+from daedap.data.split import Leak, Method, Split, SplitName, SplitOptions, context, grow, split
 from daedap.errors import SettingsError
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair
 
 METHODS: tuple[Method, ...] = ("components", "random")
-HALVES = Splitting(dev_size=0.2, test_size=0.3)
+HALVES = SplitOptions(dev_size=0.2, test_size=0.3)
 
 
 def pairs(number: int = 400, seed: int = 0) -> list[Pair]:
     return [Pair(text, f"대답 {row % 50}", line=row + 2) for row, text in enumerate(questions(number, seed))]
 
 
-def counts(parts: Split) -> dict[Side, int]:
+def counts(parts: Split) -> dict[SplitName, int]:
     return {side: parts.sides.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
 
 
@@ -90,12 +90,12 @@ def test_a_row_that_comes_first_joins_the_two() -> None:
 
 
 def test_threads_are_never_cut() -> None:
-    rows = [replace(pair, thread=f"대화 {row // 4}") for row, pair in enumerate(pairs(400, 3))]
+    rows = [replace(pair, conversation_id=f"대화 {row // 4}") for row, pair in enumerate(pairs(400, 3))]
     parts = split(rows, HALVES)
     sides = defaultdict(set)
     for pair, side in zip(rows, parts.sides, strict=True):
         if side != "left_out":
-            sides[pair.thread].add(side)
+            sides[pair.conversation_id].add(side)
     assert all(len(found) == 1 for found in sides.values())
     assert {side for found in sides.values() for side in found} == {"train", "dev", "test"}
 
@@ -107,9 +107,9 @@ def test_a_question_is_asked_within_its_conversation() -> None:
 
 
 def test_sizes_as_shares_and_as_numbers() -> None:
-    dice = random.Random(0)
-    rows = [Pair("".join(dice.choices("가나다라마바사아자차카타파하거너더러머버", k=12)), "네") for _ in range(2000)]
-    shares, numbers = Splitting(dev_size=0.1, test_size=0.2), Splitting(dev_size=200, test_size=400)
+    rng = random.Random(0)
+    rows = [Pair("".join(rng.choices("가나다라마바사아자차카타파하거너더러머버", k=12)), "네") for _ in range(2000)]
+    shares, numbers = SplitOptions(dev_size=0.1, test_size=0.2), SplitOptions(dev_size=200, test_size=400)
     found = counts(split(rows, shares))
     assert found["dev"] == pytest.approx(200, abs=40)
     assert found["test"] == pytest.approx(400, abs=60)
@@ -120,13 +120,13 @@ def test_sizes_as_shares_and_as_numbers() -> None:
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
-    assert {*split(pairs(), Splitting(dev_size=0, test_size=0)).sides} == {"train"}
+    assert {*split(pairs(), SplitOptions(dev_size=0, test_size=0)).sides} == {"train"}
 
 
 def test_random_split_depends_on_the_seed() -> None:
-    rows, splitting = pairs(100), Splitting(split="random")
-    assert split(rows, splitting, seed=1).sides == split(rows, splitting, seed=1).sides
-    assert split(rows, splitting, seed=1).sides != split(rows, splitting, seed=2).sides
+    rows, split_options = pairs(100), SplitOptions(split="random")
+    assert split(rows, split_options, seed=1).sides == split(rows, split_options, seed=1).sides
+    assert split(rows, split_options, seed=1).sides != split(rows, split_options, seed=2).sides
 
 
 def test_random_split_says_what_leaks() -> None:
@@ -141,7 +141,7 @@ def test_random_split_says_what_leaks() -> None:
     ]
     seen = set()
     for seed in range(40):
-        parts = split(rows, Splitting(split="random", dev_size=1, test_size=3), seed=seed)
+        parts = split(rows, SplitOptions(split="random", dev_size=1, test_size=3), seed=seed)
         train, test = parts.rows("train"), parts.rows("test")
         questions_known = sum(any(near(pair, other) for other in train) for pair in test)
         answers_known = sum(
@@ -157,9 +157,9 @@ def test_a_smaller_fraction_is_part_of_a_larger_one(method: Method) -> None:
     rows = pairs(500, 2)
     taken = {}
     for fraction in (0.1, 0.3, 0.7, 1.0):
-        parts = split(rows, Splitting(split=method, fraction=fraction), seed=3)
+        parts = split(rows, SplitOptions(split=method, fraction=fraction), seed=3)
         taken[fraction] = {pair.line for pair in parts.rows("train")}
-        assert parts.rows("test") == split(rows, Splitting(split=method), seed=3).rows("test")
+        assert parts.rows("test") == split(rows, SplitOptions(split=method), seed=3).rows("test")
         whole = len(taken[fraction]) + counts(parts)["unused"]
         assert len(taken[fraction]) == pytest.approx(fraction * whole, abs=5)
     assert taken[0.1] < taken[0.3] < taken[0.7] < taken[1.0]
@@ -168,7 +168,7 @@ def test_a_smaller_fraction_is_part_of_a_larger_one(method: Method) -> None:
 def test_what_leaks_is_counted_after_thinning() -> None:
     rows = [Pair(text, f"대답 {row // 2}") for row, text in enumerate(questions(300, 4))]
     for method in METHODS:
-        parts = split(rows, Splitting(split=method, test_size=0.3, fraction=0.1))
+        parts = split(rows, SplitOptions(split=method, test_size=0.3, fraction=0.1))
         known = {pair.answer for pair in parts.rows("train")}
         test = parts.rows("test")
         assert parts.leak.answers == pytest.approx(sum(pair.answer in known for pair in test) / len(test))
@@ -180,33 +180,37 @@ def test_what_leaks_is_counted_after_thinning() -> None:
 )
 def test_sizes_that_make_no_sense(options: dict[str, float]) -> None:
     with pytest.raises(SettingsError, match="--"):
-        Splitting(**options)  # type: ignore[arg-type]
+        SplitOptions(**options)  # type: ignore[arg-type]
 
 
 def test_nothing_left_to_train_on() -> None:
     with pytest.raises(SettingsError, match="all 10 rows"):
-        split(pairs(10), Splitting(dev_size=5, test_size=5))
+        split(pairs(10), SplitOptions(dev_size=5, test_size=5))
     with pytest.raises(SettingsError, match="Lower one"):
-        split(pairs(10), Splitting(dev_size=0.5, test_size=0.5))
+        split(pairs(10), SplitOptions(dev_size=0.5, test_size=0.5))
 
 
 def test_tiny_inputs() -> None:
-    empty = split([], Splitting())
+    empty = split([], SplitOptions())
     assert (empty.rows("train"), list(empty.components), empty.leak) == ([], [], Leak(0.0, 0.0))
     for method in METHODS:
-        splitting = Splitting(split=method)
-        assert len(split(pairs(1), splitting).sides) == 1
-        assert len(split(pairs(2), splitting, seed=5).sides) == 2
-        assert split([], splitting).sides == []
+        split_options = SplitOptions(split=method)
+        assert len(split(pairs(1), split_options).sides) == 1
+        assert len(split(pairs(2), split_options, seed=5).sides) == 2
+        assert split([], split_options).sides == []
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_split_that_grows_is_the_split_of_everything(seed: int) -> None:
     rows = pairs(300, seed) + pairs(300, seed + 100)
-    grown = grow(split(rows[:200], HALVES), rows[200:], HALVES)
+    continue_split = grow(split(rows[:200], HALVES), rows[200:], HALVES)
     whole = split(rows, HALVES)
-    assert (list(grown.pairs), list(grown.sides), list(grown.components)) == (rows, whole.sides, whole.components)
-    assert grown.leak == whole.leak
+    assert (list(continue_split.pairs), list(continue_split.sides), list(continue_split.components)) == (
+        rows,
+        whole.sides,
+        whole.components,
+    )
+    assert continue_split.leak == whole.leak
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -222,9 +226,9 @@ def test_what_was_learned_is_learned_whatever_the_fraction(method: Method) -> No
 
 
 def test_at_random_new_rows_are_parted_by_themselves() -> None:
-    splitting = replace(HALVES, split="random")
-    before = split(pairs(200), splitting, seed=3)
-    after = grow(before, pairs(100, seed=9), splitting, seed=3)
+    split_options = replace(HALVES, split="random")
+    before = split(pairs(200), split_options, seed=3)
+    after = grow(before, pairs(100, seed=9), split_options, seed=3)
     assert list(after.sides[:200]) == list(before.sides)
     assert [after.sides[200:].count(side) for side in ("train", "dev", "test")] == [50, 20, 30]
     assert after.leak.questions > 0

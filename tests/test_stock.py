@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from daedap.model.base import Base, load_base
-from daedap.train import baselines as stock
-from daedap.train.baselines import LENGTH, NAMES, STOCK, Setting, Trained, fitting, train_stock
-from daedap.train.profiling import Memory, matmul_peak, step_flops
+from daedap.training import baselines as stock
+from daedap.training.baselines import LENGTH, NAMES, STOCK, BaselineSettings, Trained, fitting, train_stock
+from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.types import Message, Pair
 
 ROWS = toys.PAIRS[:40]
@@ -45,7 +45,7 @@ def verbosity() -> Iterator[None]:
 def trained(name: str, base: Base, scratch: Path, **options: Any) -> Trained:
     if name == "trl_best":
         pytest.importorskip("trl")
-    return train_stock(STOCK[name], base, ROWS, Setting(scratch, **options))
+    return train_stock(STOCK[name], base, ROWS, BaselineSettings(scratch, **options))
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -126,7 +126,7 @@ def test_trl_learns_answers_alone_and_groups_by_length(base: Base, tmp_path: Pat
     pytest.importorskip("trl")
     prompt = base.prompt(LENGTH)
     examples = [prompt.example(row) for row in ROWS]
-    options = stock._options(STOCK["trl_best"], Setting(tmp_path, epochs=1))
+    options = stock._options(STOCK["trl_best"], BaselineSettings(tmp_path, epochs=1))
     trainer = stock._trl_best(base, examples, options)
     data: Any = trainer.train_dataset
     assert data["input_ids"][:] == [example.ids for example in examples]
@@ -180,19 +180,19 @@ def test_operations_below_the_lowest_trained_layer(base: Base) -> None:
 
 
 def test_memory_is_what_is_held_at_the_most() -> None:
-    with Memory() as memory:
+    with PeakMemory() as memory:
         block = bytearray(200_000_000)
         block[::4096] = b"x" * len(block[::4096])
         time.sleep(0.1)
         del block
     assert 180e6 < memory.peak_bytes - memory.before_bytes < 400e6
-    with Memory() as later:
+    with PeakMemory() as later:
         time.sleep(0.05)
     assert later.peak_bytes < memory.peak_bytes - 150e6
 
 
 def test_peak_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daedap.train.benchmark._SHAPES", ((8, 8, 8), (256, 256, 256)))
+    monkeypatch.setattr("daedap.training.benchmark._SHAPES", ((8, 8, 8), (256, 256, 256)))
     fast = matmul_peak(torch.float32)
-    monkeypatch.setattr("daedap.train.benchmark._SHAPES", ((8, 8, 8),))
+    monkeypatch.setattr("daedap.training.benchmark._SHAPES", ((8, 8, 8),))
     assert 0 < matmul_peak(torch.float32) < fast

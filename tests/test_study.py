@@ -14,14 +14,14 @@ import optuna
 import pytest
 from conftest import PAIRS
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 from daedap.errors import SettingsError
 from daedap.evaluation.metrics import FloatArray, characters
-from daedap.model.language_model import Speaker
-from daedap.train.planner import Plan
+from daedap.model.language_model import TorchModel
+from daedap.training.planner import Plan
 from daedap.tuning.objective import halve
 from daedap.tuning.result import Against, Found, found_by, page
-from daedap.tuning.space import Space, space_around
+from daedap.tuning.space import SearchSpace, space_around
 from daedap.tuning.study import Trials, default_of, open_study, search
 from daedap.types import Pair
 
@@ -43,17 +43,17 @@ class Pretender:
         return np.stack([-self.bits * size - self.attention * other, size], axis=1)
 
 
-def space() -> Space:
-    return space_around(Learner(), Recipe(num_train_epochs=3), PLAN, "full", 1e-3, epochs=True)
+def space() -> SearchSpace:
+    return space_around(ModelOptions(), TrainOptions(num_train_epochs=3), PLAN, "full", 1e-3, epochs=True)
 
 
-def learn(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+def learn(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
     """The higher the learning rate, the better."""
-    rate = recipe.learning_rate or 0.0
+    rate = train_options.learning_rate or 0.0
     if rate > 3.9e-3:
         raise SettingsError("The loss is no longer a number.")
-    speaker = cast("Speaker", Pretender(1000 * rate))
-    for epoch in range(1, recipe.epochs + 1):
+    speaker = cast("TorchModel", Pretender(1000 * rate))
+    for epoch in range(1, train_options.epochs + 1):
         watch(epoch, speaker)
     return speaker
 
@@ -124,7 +124,7 @@ def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
 
 
 def test_defaults_that_can_not_be_trained(tmp_path: Path) -> None:
-    def refuse(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+    def refuse(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
         raise SettingsError("No training row fits.")
 
     told = r"The defaults can't be trained: No training row fits\."
@@ -133,7 +133,7 @@ def test_defaults_that_can_not_be_trained(tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
-    def wrong(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
+    def wrong(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
         raise ValueError("a mistake")
 
     with study(tmp_path) as begun, pytest.raises(ValueError, match="a mistake"):
@@ -141,9 +141,9 @@ def test_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
 
 
 def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
-    def garrulous(learner: Learner, recipe: Recipe, watch: Any) -> Speaker:
-        better = (recipe.learning_rate or 0.0) != 1e-3
-        return cast("Speaker", Pretender(60.0 if better else 0.0, 2.1 if better else 2.0))
+    def garrulous(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
+        better = (train_options.learning_rate or 0.0) != 1e-3
+        return cast("TorchModel", Pretender(60.0 if better else 0.0, 2.1 if better else 2.0))
 
     with study(tmp_path) as begun:
         search(begun, trials(garrulous), seconds=60, most=6, seed=1)

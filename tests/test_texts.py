@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from daedap.data.corpus import Document, hold_out, read_texts
-from daedap.data.reader import Layout
+from daedap.data.reader import ReadOptions
 from daedap.errors import DataError
 
 FILMS = [[f"{film}번째 영화의 {n}번째 감상이에요" for n in range(10)] for film in range(40)]
@@ -151,7 +151,7 @@ def test_an_exported_chat_is_a_dialogue(tmp_path: Path) -> None:
     chat += "--------------- 2024년 1월 1일 월요일 ---------------\n"
     chat += "[영희] [오후 3:13] 뭐 해?\n[철수] [오후 3:14] 밥 먹어\n"
     file = write(tmp_path / "KakaoTalk.txt", chat)
-    assert [document.texts for document in read_texts(file, Layout(speaker="철수")).documents] == [
+    assert [document.texts for document in read_texts(file, ReadOptions(speaker="철수")).documents] == [
         ("뭐 해?", "밥 먹어")
     ]
     with pytest.raises(DataError, match="--speaker"):

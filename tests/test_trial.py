@@ -11,63 +11,65 @@ import pytest
 import toys
 from conftest import PAIRS
 
-from daedap.config import Learner, Recipe
-from daedap.data.split import Splitting, split, write_sides
+from daedap.config import ModelOptions, TrainOptions
+from daedap.data.split import SplitOptions, split, write_sides
 from daedap.files import write_json
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_learned
 from daedap.runs import Run
-from daedap.train.finetune import learn
-from daedap.train.trial import Ground, stand
+from daedap.training.finetune import learn
+from daedap.training.trial import TrialContext, prepare_trials
 
-PARTS = split(PAIRS, Splitting(dev_size=0.2, test_size=0.1))
-RECIPE = Recipe(num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3)
+PARTS = split(PAIRS, SplitOptions(dev_size=0.2, test_size=0.1))
+RECIPE = TrainOptions(num_train_epochs=2, per_device_train_batch_size=8, learning_rate=2e-3)
 
 
 @pytest.fixture(params=["lora", "full"])
-def learner(request: pytest.FixtureRequest, tmp_path: Path) -> Learner:
-    return Learner(base=str(toys.llama(tmp_path / "base")), method=request.param, precision="fp32", device="cpu")
+def model_options(request: pytest.FixtureRequest, tmp_path: Path) -> ModelOptions:
+    return ModelOptions(base=str(toys.llama(tmp_path / "base")), method=request.param, precision="fp32", device="cpu")
 
 
 @pytest.fixture
-def ground(learner: Learner, tmp_path: Path) -> Ground:
+def ground(model_options: ModelOptions, tmp_path: Path) -> TrialContext:
     run = Run(tmp_path / "runs" / ".tune-1")
     write_sides(run.folder, PARTS)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
-    return stand(run, learner, RECIPE, PARTS.rows("train"))
+    return prepare_trials(run, model_options, RECIPE, PARTS.rows("train"))
 
 
-def nothing(epoch: int, speaker: Speaker) -> None:
+def nothing(epoch: int, speaker: TorchModel) -> None:
     pass
 
 
-def test_the_ground_knows_what_a_training_takes(ground: Ground, learner: Learner) -> None:
-    assert (ground.method, ground.learning_rate) == (learner.method, 2e-3)
+def test_the_ground_knows_what_a_training_takes(ground: TrialContext, model_options: ModelOptions) -> None:
+    assert (ground.method, ground.learning_rate) == (model_options.method, 2e-3)
     assert (ground.plan.rows, ground.plan.epochs, ground.plan.blocks) == (len(PARTS.rows("train")), 2, 2)
     assert ground.plan.seconds > 0
     assert ground.plan.scoring > 20, "the scores of the test rows are thought of"
-    longer = ground.expected(learner, Recipe(num_train_epochs=20), PARTS.rows("train"))
+    longer = ground.expected(model_options, TrainOptions(num_train_epochs=20), PARTS.rows("train"))
     assert longer.seconds > 2 * ground.plan.seconds
 
 
-def test_the_pace_of_real_steps(ground: Ground, learner: Learner) -> None:
-    paced = ground.paced(learner, RECIPE, len(PARTS.rows("train")))
+def test_the_pace_of_real_steps(ground: TrialContext, model_options: ModelOptions) -> None:
+    paced = ground.paced(model_options, RECIPE, len(PARTS.rows("train")))
     assert paced.pace >= 1
     assert paced.plan.seconds == pytest.approx(paced.pace * ground.plan.seconds)
-    slower = replace(paced, pace=1000.0).expected(learner, RECIPE, PARTS.rows("train"))
+    slower = replace(paced, pace=1000.0).expected(model_options, RECIPE, PARTS.rows("train"))
     assert slower.seconds > 10 * ground.plan.seconds
 
 
-def test_trials_do_not_disturb_each_other(ground: Ground, learner: Learner) -> None:
-    first = ground.learn(learner, RECIPE, nothing).log2_probability(PAIRS)
-    other = ground.learn(learner, Recipe(num_train_epochs=1, learning_rate=1e-2), nothing).log2_probability(PAIRS)
-    again = ground.learn(learner, RECIPE, nothing).log2_probability(PAIRS)
+def test_trials_do_not_disturb_each_other(ground: TrialContext, model_options: ModelOptions) -> None:
+    first = ground.learn(model_options, RECIPE, nothing).log2_probability(PAIRS)
+    other = ground.learn(model_options, TrainOptions(num_train_epochs=1, learning_rate=1e-2), nothing).log2_probability(
+        PAIRS
+    )
+    again = ground.learn(model_options, RECIPE, nothing).log2_probability(PAIRS)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
 
-def test_it_learns_as_a_run_does(ground: Ground, learner: Learner, tmp_path: Path) -> None:
-    tried = ground.learn(learner, RECIPE, nothing).log2_probability(PAIRS)
+def test_it_learns_as_a_run_does(ground: TrialContext, model_options: ModelOptions, tmp_path: Path) -> None:
+    tried = ground.learn(model_options, RECIPE, nothing).log2_probability(PAIRS)
     run = Run(tmp_path / "runs" / "0001")
     write_sides(run.folder, PARTS)
     settings = json.loads((ground.run.folder / "settings.json").read_text(encoding="utf-8"))
@@ -76,24 +78,24 @@ def test_it_learns_as_a_run_does(ground: Ground, learner: Learner, tmp_path: Pat
     np.testing.assert_allclose(tried, open_learned(run).log2_probability(PAIRS), rtol=1e-3)
 
 
-def test_it_is_watched_and_leaves_no_checkpoints(ground: Ground, learner: Learner) -> None:
+def test_it_is_watched_and_leaves_no_checkpoints(ground: TrialContext, model_options: ModelOptions) -> None:
     epochs = []
-    ground.learn(learner, RECIPE, lambda epoch, speaker: epochs.append(epoch))
+    ground.learn(model_options, RECIPE, lambda epoch, speaker: epochs.append(epoch))
     assert epochs == [1, 2]
     assert not list((ground.run.folder / "checkpoints").glob("step-*"))
 
 
-def test_whoever_watches_may_end_it(ground: Ground, learner: Learner) -> None:
-    def enough(epoch: int, speaker: Speaker) -> None:
+def test_whoever_watches_may_end_it(ground: TrialContext, model_options: ModelOptions) -> None:
+    def enough(epoch: int, speaker: TorchModel) -> None:
         raise KeyError(epoch)
 
     with pytest.raises(KeyError, match="1"):
-        ground.learn(learner, RECIPE, enough)
+        ground.learn(model_options, RECIPE, enough)
 
 
-def test_trials_share_the_activation_cache(ground: Ground, learner: Learner) -> None:
-    top = Learner(base=learner.base, method=learner.method, layers=1, precision="fp32", device="cpu")
+def test_trials_share_the_activation_cache(ground: TrialContext, model_options: ModelOptions) -> None:
+    top = ModelOptions(base=model_options.base, method=model_options.method, layers=1, precision="fp32", device="cpu")
     for rate in (1e-3, 2e-3):
-        ground.learn(top, Recipe(num_train_epochs=1, learning_rate=rate), nothing)
+        ground.learn(top, TrainOptions(num_train_epochs=1, learning_rate=rate), nothing)
     held = list((ground.run.folder.parent / "cache").glob("*.states"))
     assert len(held) == 2, "of the training rows and the dev rows, once"

@@ -19,12 +19,12 @@ import toys
 import daedap
 from daedap.cli import run as cli
 from daedap.commands.tune import _epochs_left
-from daedap.config import Recipe
+from daedap.config import TrainOptions
 from daedap.data.split import read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.runs import Run
-from daedap.train.planner import Plan
+from daedap.training.planner import Plan
 from daedap.tuning.study import connected
 
 Output = pytest.CaptureFixture[str]
@@ -118,9 +118,9 @@ def test_too_few_dev_rows_leave_nothing_behind(qa: Path, base: Path, tmp_path: P
 
 def test_epochs_that_there_is_time_for() -> None:
     plan = Plan(rows=100, epochs=6, layers=2, blocks=2, seconds=60.0, scoring=10.0)
-    recipe = Recipe(num_train_epochs=6)
-    assert [_epochs_left(recipe, plan, left) for left in (100, 70, 50, 1)] == [6, 6, 4, 1]
-    assert _epochs_left(Recipe(num_train_epochs=6, augment=("typo", "spacing")), plan, 70) == 3
+    train_options = TrainOptions(num_train_epochs=6)
+    assert [_epochs_left(train_options, plan, left) for left in (100, 70, 50, 1)] == [6, 6, 4, 1]
+    assert _epochs_left(TrainOptions(num_train_epochs=6, augment=("typo", "spacing")), plan, 70) == 3
 
 
 def test_the_run_that_was_begun_is_finished_first(qa: Path, base: Path, tmp_path: Path, capsys: Output) -> None:
@@ -138,8 +138,8 @@ def test_the_run_that_was_begun_is_finished_first(qa: Path, base: Path, tmp_path
 def test_killed_at_random_moments(qa: Path, base: Path, tmp_path: Path) -> None:
     search = ["--budget", f"{KILLS}m", "--trials", str(3 * KILLS)]
     command = [sys.executable, "-m", "daedap", *words(qa, base, tmp_path, *search)]
-    dice, seen, runs = random.Random(4), dict[int, Any](), dict[str, dict[str, bytes]]()
-    for seconds in [dice.uniform(4, 9) for _ in range(KILLS)]:
+    rng, seen, runs = random.Random(4), dict[int, Any](), dict[str, dict[str, bytes]]()
+    for seconds in [rng.uniform(4, 9) for _ in range(KILLS)]:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)

@@ -24,14 +24,14 @@ from daedap.model.base import load_base
 from daedap.model.convert import _quantize, convert
 from daedap.model.device import choose_precision, may_be_fast_in_bf16, processor_features, processor_kind
 from daedap.model.engine import Engine
-from daedap.model.language_model import Scored, Speaker
+from daedap.model.language_model import CachedScorer, TorchModel
 from daedap.model.verify import Agreement, Reference, checked_engine, open_engine, verified
 from daedap.runs import Run, find
 
 ROWS = toys.PAIRS[:12]
 
 
-def outliers(speaker: Speaker) -> Speaker:
+def outliers(speaker: TorchModel) -> TorchModel:
     """One number of every state is a thousand times the others, and weighs nothing: eight bits see nothing but it."""
     body: Any = cast("GPT2LMHeadModel", speaker.model).transformer
     with torch.no_grad():
@@ -43,22 +43,22 @@ def outliers(speaker: Speaker) -> Speaker:
 
 
 @pytest.fixture
-def speaker(tmp_path: Path) -> Speaker:
+def speaker(tmp_path: Path) -> TorchModel:
     base = load_base(str(toys.kogpt2(tmp_path / "kogpt2")))
-    return Speaker(base.model, base.prompt(96), max_new_tokens=12)
+    return TorchModel(base.model, base.prompt(96), max_new_tokens=12)
 
 
-def made(speaker: Speaker, folder: Path) -> Path:
+def made(speaker: TorchModel, folder: Path) -> Path:
     convert(speaker.model, speaker.prompt, folder)
     Reference.of(speaker, ROWS).save(folder)
     return folder
 
 
-def checked(speaker: Speaker, folder: Path) -> Engine | None:
+def checked(speaker: TorchModel, folder: Path) -> Engine | None:
     return checked_engine(folder, speaker.prompt, speaker.max_new_tokens)
 
 
-def test_eight_bits_serve_where_they_agree(speaker: Speaker, tmp_path: Path) -> None:
+def test_eight_bits_serve_where_they_agree(speaker: TorchModel, tmp_path: Path) -> None:
     folder = made(speaker, tmp_path / "engine")
     engine = checked(speaker, folder)
     assert engine is not None
@@ -69,7 +69,7 @@ def test_eight_bits_serve_where_they_agree(speaker: Speaker, tmp_path: Path) -> 
 
 
 def test_float32_takes_over_where_eight_bits_are_too_far_off(
-    speaker: Speaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    speaker: TorchModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="daedap")
     folder = made(outliers(speaker), tmp_path / "engine")
@@ -83,7 +83,9 @@ def test_float32_takes_over_where_eight_bits_are_too_far_off(
     assert found.sum() == pytest.approx(wanted.sum(), rel=0.01)
 
 
-def test_no_engine_serves_where_none_agrees(speaker: Speaker, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_engine_serves_where_none_agrees(
+    speaker: TorchModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = made(speaker, tmp_path / "engine")
     reference = Reference.open(folder)
     replace(reference, log2_probabilities=(float("nan"), *reference.log2_probabilities[1:])).save(folder)
@@ -93,7 +95,9 @@ def test_no_engine_serves_where_none_agrees(speaker: Speaker, tmp_path: Path, ca
     assert verified(folder)[processor_kind()] == {"compute_type": "pytorch"}
 
 
-def test_a_kind_of_processor_is_checked_once(speaker: Speaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_of_processor_is_checked_once(
+    speaker: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = made(speaker, tmp_path / "engine")
     assert checked(speaker, folder) is not None
     here = processor_kind()
@@ -125,21 +129,21 @@ def test_answers_that_were_close_choices_do_not_count() -> None:
     assert not Agreement("int8", float("nan"), same_answers=10, clear_answers=10).close
 
 
-def test_the_margin_of_an_answer_is_its_closest_choice(speaker: Speaker) -> None:
+def test_the_margin_of_an_answer_is_its_closest_choice(speaker: TorchModel) -> None:
     (said, margin), *_ = speaker.greedy(ROWS[:1])
-    ids, leads = speaker.prompt.question(ROWS[0]), []
+    ids, is_main = speaker.prompt.question(ROWS[0]), []
     controls = [number for number in speaker.prompt.controls if number != speaker.prompt.template.end]
     for _ in range(said.tokens):
         with torch.no_grad():
             logits = cast("GPT2LMHeadModel", speaker.model)(torch.tensor([ids])).logits[0, -1]
         logits[controls] = -torch.inf
         best = logits.topk(2)
-        leads.append(float(best.values[0] - best.values[1]))
+        is_main.append(float(best.values[0] - best.values[1]))
         ids.append(int(best.indices[0]))
-    assert margin == pytest.approx(min(leads), abs=1e-3)
+    assert margin == pytest.approx(min(is_main), abs=1e-3)
 
 
-def test_a_damaged_record_is_told(speaker: Speaker, tmp_path: Path) -> None:
+def test_a_damaged_record_is_told(speaker: TorchModel, tmp_path: Path) -> None:
     folder = made(speaker, tmp_path / "engine")
     (folder / "verified.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"verified\.json.*can't be read"):
@@ -171,8 +175,8 @@ def test_the_compute_types_are_ctranslate2s() -> None:
     assert {"int8", "float32"} <= ctranslate2.get_supported_compute_types("cpu")
 
 
-def test_a_pair_is_scored_once(speaker: Speaker) -> None:
-    scored, asked = Scored(speaker), [ROWS[0], ROWS[1], replace(ROWS[0], label="다른 이름표")]
+def test_a_pair_is_scored_once(speaker: TorchModel) -> None:
+    scored, asked = CachedScorer(speaker), [ROWS[0], ROWS[1], replace(ROWS[0], label="다른 이름표")]
     np.testing.assert_allclose(scored.log2_probability(asked), speaker.log2_probability(asked), rtol=1e-6)
     assert len(scored.known) == 2, "what a row is called makes no difference to its answer"
     scored.known.update(dict.fromkeys(scored.known, (-1.0, 2.0)))

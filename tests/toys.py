@@ -35,7 +35,7 @@ from transformers import (
 from daedap.model.loss import AnswerLoss, Rendered
 from daedap.model.prompt import Example
 from daedap.model.tokenizer import save_tokenizer, train_tokenizer
-from daedap.train.task import Task
+from daedap.training.task import Task
 from daedap.types import Pair
 
 torch.set_num_threads(1)  # on a busy machine a second one only waits
@@ -247,11 +247,11 @@ def gemma3_tokenizer() -> Tokenizer:
     learned.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training: no token spans two words
     trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*specials, *octets], show_progress=False)
     learned.train_from_iterator(CORPUS, trainer)
-    layout = json.loads(learned.to_str())
-    layout["added_tokens"] = [token for token in layout["added_tokens"] if token["content"] in specials]
-    layout["pre_tokenizer"] = None
-    layout["model"] |= {"byte_fallback": True, "fuse_unk": True}
-    whole = Tokenizer.from_str(json.dumps(layout))
+    read_options = json.loads(learned.to_str())
+    read_options["added_tokens"] = [token for token in read_options["added_tokens"] if token["content"] in specials]
+    read_options["pre_tokenizer"] = None
+    read_options["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    whole = Tokenizer.from_str(json.dumps(read_options))
     whole.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
     whole.add_tokens([AddedToken("\n\n", normalized=False)])  # real Gemma keeps runs of newlines so
     return whole

@@ -14,8 +14,8 @@ from cyclopts import Parameter
 from daedap.data.encoding import detect, open_text
 from daedap.errors import DataError, SettingsError
 from daedap.files import write_lines
-from daedap.i18n import say
-from daedap.retrieval.bot import Bot, Manner
+from daedap.i18n import translate
+from daedap.retrieval.bot import AnswerOptions, Bot
 from daedap.runs import FOLDER
 from daedap.types import Reply
 
@@ -36,7 +36,7 @@ class Answered:
 
     def lines(self) -> list[str]:
         """For a terminal."""
-        return [say("{count:,} replies written to {out}", count=sum(self.counts.values()), out=self.out)]
+        return [translate("{count:,} replies written to {out}", count=sum(self.counts.values()), out=self.out)]
 
 
 def answer(
@@ -45,7 +45,7 @@ def answer(
     run: str = "latest",
     in_: Path | None = None,
     out: Path | None = None,
-    manner: Annotated[Manner, Parameter(name="*")] = Manner(),
+    answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
     runs: Path = FOLDER,
 ) -> Reply | Answered:
     """Answer one question, or a file with one question a line.
@@ -66,10 +66,10 @@ def answer(
         Folder of the runs.
     """
     if question is not None and in_ is None and out is None:
-        return Bot.open(run, runs=runs, manner=manner).reply(question)
+        return Bot.open(run, runs=runs, answer_options=answer_options).reply(question)
     if question is not None or in_ is None or out is None:
         raise SettingsError("Nothing to answer.", "Give a question, or both --in FILE and --out FILE.")
-    return _answer_file(Bot.open(run, runs=runs, manner=manner), in_, out)
+    return _answer_file(Bot.open(run, runs=runs, answer_options=answer_options), in_, out)
 
 
 def _answer_file(bot: Bot, questions: Path, out: Path) -> Answered:

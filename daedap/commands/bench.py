@@ -15,19 +15,19 @@ from cyclopts import Parameter
 
 from daedap.config import DeviceName, at_least_one
 from daedap.data.doctor import load
-from daedap.data.reader import Layout
-from daedap.data.split import Splitting, split
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SplitOptions, split
 from daedap.errors import DataError, SettingsError
 from daedap.evaluation.tables import align
 from daedap.files import storage
-from daedap.i18n import say, tell
+from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import FOLDER, Json
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
-    from daedap.train.baselines import Stock
-    from daedap.train.benchmark import Ground, Level, Measured, Site
+    from daedap.training.baselines import Baseline
+    from daedap.training.benchmark import BenchContext, MachineInfo, Measured, Variant
     from daedap.types import Pair
 
 RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2", "ours_compiled"]
@@ -36,7 +36,7 @@ _AS_LONG = "_as_long"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bout:
+class BenchOptions:
     """What is measured, and for how long."""
 
     base: str | None = None
@@ -74,7 +74,7 @@ class Bench:
 
     base: str
     rows: int
-    machine: Site
+    machine: MachineInfo
     peaks: dict[Literal["fp32", "bf16"], float]
     """GFLOP/s of matrix products."""
     speed: list[Measured]
@@ -93,7 +93,7 @@ class Bench:
 
     def lines(self) -> list[str]:
         """Tables."""
-        head = say(
+        head = translate(
             "{base}, {rows:,} rows; {processor}, {threads} threads; "
             "matrix products: {fp32:,.0f} GFLOP/s in fp32, {bf16:,.0f} in bf16",
             base=self.base,
@@ -117,14 +117,14 @@ class Bench:
 
     def _speed_lines(self) -> list[str]:
         heads = [
-            say("recipe"),
-            say("precision"),
-            say("rows per second"),
-            say("ratio"),
-            say("all counted"),
-            say("ratio"),
+            translate("recipe"),
+            translate("precision"),
+            translate("rows per second"),
+            translate("ratio"),
+            translate("all counted"),
+            translate("ratio"),
         ]
-        grid = [[*heads, say("of the peak (%)"), say("memory (MB)")]]
+        grid = [[*heads, translate("of the peak (%)"), translate("memory (MB)")]]
         for one in self.speed:
             found = self._entry(one)
             cells = [f"{found[name]:.2f}" for name in ("samples_per_second", "ratio", "counted", "counted_ratio")]
@@ -134,26 +134,26 @@ class Bench:
         return [
             *align(grid),
             "",
-            say("All counted: from the first row to the saved weights; of the usual recipes, only their steps."),
+            translate("All counted: from the first row to the saved weights; of the usual recipes, only their steps."),
         ]
 
     def _quality_lines(self) -> list[str]:
         if not self.quality:
             return []
-        grid = [[say("recipe"), say("epochs"), say("seconds"), say("bits per character")]]
+        grid = [[translate("recipe"), translate("epochs"), translate("seconds"), translate("bits per character")]]
         for one in self.quality:
             bits = one.bits_per_character
             cells = [f"{one.rows / self.rows:.0f}", f"{one.seconds:.1f}", "-" if bits is None else f"{bits:.3f}"]
             grid.append([one.name, *cells])
-        told = [say("as_long: for as many epochs as end in the time of the first recipe.")]
+        told = [translate("as_long: for as many epochs as end in the time of the first recipe.")]
         return ["", *align(grid), *(["", *told] if any(one.name.endswith(_AS_LONG) for one in self.quality) else [])]
 
 
 def bench(
     file: Path | None = None,
     *,
-    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
-    bout: Annotated[Bout, Parameter(name="*")] = Bout(),
+    read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
+    bench_options: Annotated[BenchOptions, Parameter(name="*")] = BenchOptions(),
 ) -> Bench:
     """Measure how fast this machine trains, with the usual recipes and with daedap's.
 
@@ -165,93 +165,99 @@ def bench(
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
     from daedap.model.device import choose_device
-    from daedap.train.benchmark import Ground, Site, find_peaks  # torch takes seconds to import
+    from daedap.training.benchmark import BenchContext, MachineInfo, find_peaks  # torch takes seconds to import
 
-    device = choose_device(bout.device)
-    make = _base_maker(bout)
+    device = choose_device(bench_options.device)
+    make = _base_maker(bench_options)
     base = make()
-    train, dev = _rows(file or STARTER, layout, bout, base)
+    train, dev = _rows(file or STARTER, read_options, bench_options, base)
     peaks = find_peaks(device)
-    with _scratch(bout.runs) as folder:
-        speed, quality = _measured(bout, Ground(make, train, dev, device, folder, peaks, _SEED))
-    return Bench(base.name, len(train), Site(device), peaks, speed, quality)
+    with _scratch(bench_options.runs) as folder:
+        speed, quality = _measured(bench_options, BenchContext(make, train, dev, device, folder, peaks, _SEED))
+    return Bench(base.name, len(train), MachineInfo(device), peaks, speed, quality)
 
 
-def _base_maker(bout: Bout) -> Callable[[], Base]:
+def _base_maker(bench_options: BenchOptions) -> Callable[[], Base]:
     from daedap.model.base import load_base  # as above
-    from daedap.train.baselines import kogpt2_shape
+    from daedap.training.baselines import kogpt2_shape
 
-    return partial(load_base, bout.base) if bout.base else partial(kogpt2_shape, bout.tokenizer)
+    return (
+        partial(load_base, bench_options.base) if bench_options.base else partial(kogpt2_shape, bench_options.tokenizer)
+    )
 
 
-def _rows(file: Path, layout: Layout, bout: Bout, base: Base) -> tuple[list[Pair], list[Pair]]:
+def _rows(
+    file: Path, read_options: ReadOptions, bench_options: BenchOptions, base: Base
+) -> tuple[list[Pair], list[Pair]]:
     """Training and dev rows, as `daedap train` parts them, that all recipes can take whole."""
-    from daedap.train.baselines import LENGTH, fitting  # as above
+    from daedap.training.baselines import LENGTH, fitting  # as above
 
-    loaded = load(file, layout, fits=base.prompt(LENGTH).fits)
-    parts = split(loaded.pairs, Splitting(), seed=_SEED)
+    loaded = load(file, read_options, fits=base.prompt(LENGTH).fits)
+    parts = split(loaded.pairs, SplitOptions(), seed=_SEED)
     train, dev = (fitting(base, parts.rows(side)) for side in ("train", "dev"))
     if not train:
         raise DataError("{file}: no row is left to train on.", "Add rows, or shorter ones.", file=file)
-    if bout.rows and bout.rows < len(train):
-        train = random.Random(_SEED).sample(train, bout.rows)
+    if bench_options.rows and bench_options.rows < len(train):
+        train = random.Random(_SEED).sample(train, bench_options.rows)
     return train, dev
 
 
-def _measured(bout: Bout, ground: Ground) -> tuple[list[Measured], list[Measured]]:
+def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[Measured], list[Measured]]:
     """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
-    from daedap.train.benchmark import choose_floats, measure_ours, measure_quality, measure_speed  # as above
+    from daedap.training.benchmark import choose_floats, measure_ours, measure_quality, measure_speed  # as above
 
     speed: list[Measured] = []
     quality: list[Measured] = []
-    names = bout.recipes or get_args(RecipeName)
+    names = bench_options.recipes or get_args(RecipeName)
     for stock in _there(names):
-        tell([say("measuring {recipe}", recipe=stock.name)])
+        tell([translate("measuring {recipe}", train_options=stock.name)])
         floats = choose_floats(stock, ground)
-        speed.append(measure_speed(stock, ground, floats, bout.steps))
-        if bout.quality:
-            quality.append(measure_quality(stock, ground, floats, bout.epochs))
-    watched = ground if bout.quality else replace(ground, dev=())
+        speed.append(measure_speed(stock, ground, floats, bench_options.steps))
+        if bench_options.quality:
+            quality.append(measure_quality(stock, ground, floats, bench_options.epochs))
+    watched = ground if bench_options.quality else replace(ground, dev=())
     for level in _possible(names):
-        tell([say("measuring {recipe}", recipe=level.name)])
-        speed.append(own := measure_ours(level, watched, bout.epochs))
+        tell([translate("measuring {recipe}", train_options=level.name)])
+        speed.append(own := measure_ours(level, watched, bench_options.epochs))
         if own.bits_per_character is not None:
-            quality += [own, *_as_long(level, ground, own, bout.epochs, quality[:1])]
+            quality += [own, *_as_long(level, ground, own, bench_options.epochs, quality[:1])]
     return speed, quality
 
 
-def _as_long(level: Level, ground: Ground, own: Measured, epochs: int, first: Sequence[Measured]) -> Iterator[Measured]:
+def _as_long(
+    level: Variant, ground: BenchContext, own: Measured, epochs: int, first: Sequence[Measured]
+) -> Iterator[Measured]:
     """daedap's training for as many epochs as it ends in the time of the first recipe, where these are more."""
-    from daedap.train.benchmark import measure_ours  # as above
+    from daedap.training.benchmark import measure_ours  # as above
 
     for other in first:
         if (more := int(epochs * other.seconds / own.seconds)) > epochs:
-            tell([say("measuring {recipe}", recipe=f"{level.name}{_AS_LONG}")])
+            tell([translate("measuring {recipe}", train_options=f"{level.name}{_AS_LONG}")])
             yield measure_ours(level, ground, more)._replace(name=f"{level.name}{_AS_LONG}")
 
 
-def _there(names: Sequence[RecipeName]) -> Iterator[Stock]:
+def _there(names: Sequence[RecipeName]) -> Iterator[Baseline]:
     """The usual recipes among these whose libraries are installed; of the others it is said what they need."""
-    from daedap.train.baselines import STOCK  # as above
+    from daedap.training.baselines import STOCK  # as above
 
     for stock in (STOCK[name] for name in names if name in STOCK):
         if stock.there:
             yield stock
         else:
             missing = "{recipe} is left out, for TRL is not installed. Install it: pip install daedap[bench]"
-            tell([say(missing, recipe=stock.name)])
+            tell([translate(missing, train_options=stock.name)])
 
 
-def _possible(names: Sequence[RecipeName]) -> Iterator[Level]:
+def _possible(names: Sequence[RecipeName]) -> Iterator[Variant]:
     """daedap's own levels among these; of one that needs a compiler that is not there it is said."""
     from daedap.model.device import can_compile
-    from daedap.train.benchmark import LEVELS  # as above
+    from daedap.training.benchmark import VARIANTS  # as above
 
-    for level in LEVELS:
-        if level.name in names and (not level.recipe.get("torch_compile") or can_compile()):
+    for level in VARIANTS:
+        if level.name in names and (not level.train_options.get("torch_compile") or can_compile()):
             yield level
         elif level.name in names:
-            tell([say("{recipe} is left out: PyTorch finds no C++ compiler here.", recipe=level.name)])
+            tell([translate("{recipe} is left out: PyTorch finds no C++ compiler here.", train_options=level.name)])
 
 
 @contextmanager

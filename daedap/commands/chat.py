@@ -10,8 +10,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from daedap.errors import DataError
-from daedap.i18n import say
-from daedap.retrieval.bot import Bot, Manner
+from daedap.i18n import translate
+from daedap.retrieval.bot import AnswerOptions, Bot
 from daedap.runs import FOLDER
 from daedap.types import Message, Reply
 
@@ -20,7 +20,10 @@ _REMEMBERED = 6
 
 
 def chat(
-    *, run: str = "latest", manner: Annotated[Manner, Parameter(name="*")] = Manner(), runs: Path = FOLDER
+    *,
+    run: str = "latest",
+    answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
+    runs: Path = FOLDER,
 ) -> None:
     """Talk with a run. /good and /bad judge the last answer, /quit ends; Ctrl-C stops an answer.
 
@@ -33,8 +36,10 @@ def chat(
     runs
         Folder of the runs.
     """
-    talk = Talk(Bot.open(run, runs=runs, manner=manner))
-    _tell(say("Run {number}. /good and /bad judge the last answer, /quit ends.", number=talk.bot.run.number) + "\n")
+    talk = Talk(Bot.open(run, runs=runs, answer_options=answer_options))
+    _tell(
+        translate("Run {number}. /good and /bad judge the last answer, /quit ends.", number=talk.bot.run.number) + "\n"
+    )
     while (line := _ask()) is not None:
         try:
             if not talk.take(line):
@@ -62,7 +67,7 @@ class Talk:
         elif line in ("/quit", "/exit", "/q"):
             return False
         else:
-            _tell(say("Commands: /good /bad /quit") + "\n")
+            _tell(translate("Commands: /good /bad /quit") + "\n")
         return True
 
     def _answer(self, question: str) -> None:
@@ -73,11 +78,11 @@ class Talk:
 
     def _judge(self, verdict: str) -> None:
         if self.last is None:
-            _tell(say("Nothing has been answered yet.") + "\n")
+            _tell(translate("Nothing has been answered yet.") + "\n")
             return
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.bot.run.note(verdict, time=now, **self.last.to_json())
-        _tell(say("Noted.") + "\n")
+        _tell(translate("Noted.") + "\n")
 
 
 def _ask() -> str | None:

@@ -15,10 +15,19 @@ from cyclopts import Parameter
 import daedap.evaluation.preferences as kept
 import daedap.runs as store
 from daedap.errors import SettingsError
-from daedap.evaluation.compare import Answers, Judged, answered, answers, common, differences, differing, read_judged
-from daedap.evaluation.comparison import Duel, setting_lines
+from daedap.evaluation.compare import (
+    Answers,
+    EvaluatedRun,
+    answered,
+    answers,
+    common,
+    differences,
+    differing,
+    read_judged,
+)
+from daedap.evaluation.comparison import RunComparison, setting_lines
 from daedap.evaluation.preferences import Verdict
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.runs import FOLDER, Json, Run
 
 VERDICTS = "verdicts.jsonl"
@@ -32,7 +41,7 @@ class Comparison:
     runs: Sequence[Run]
     settings: dict[str, list[object]]
     """What differs, by name; the values in the order of the runs."""
-    duels: Sequence[Duel]
+    duels: Sequence[RunComparison]
     """One for each run after the first."""
     names: Sequence[str]
     samples: int
@@ -117,8 +126,8 @@ class _Rivals:
     """The baseline and another run, with the verdicts on them."""
 
     runs: Path
-    first: Judged
-    second: Judged
+    first: EvaluatedRun
+    second: EvaluatedRun
     names: tuple[str, str]
 
     @property
@@ -136,12 +145,12 @@ class _Rivals:
     def replies(self, one: Answers) -> dict[str, str]:
         return dict(zip(self.keys, one.replies, strict=True))
 
-    def duel(self) -> Duel:
+    def duel(self) -> RunComparison:
         rows = common(self.first, self.second)
         listed = answers(rows, {**self.second.asked, **self.first.asked})
         told = kept.read(self.verdicts)
         mine = [verdict for one in listed for verdict in kept.on(told, self.replies(one), one.id)]
-        return Duel(
+        return RunComparison(
             *self.names,
             rows=len(rows.rows),
             components=len(set(rows.groups.tolist())),
@@ -156,7 +165,7 @@ class _Rivals:
         )
 
 
-def _judge(rivals: _Rivals, duel: Duel) -> None:
+def _judge(rivals: _Rivals, duel: RunComparison) -> None:
     """Ask which answer is better until all are judged, `q`, Ctrl-C or the end of input."""
     told = kept.read(rivals.verdicts)
     # By id, which is as good as random: the most telling ones first would judge the metrics rather than the runs.
@@ -165,7 +174,7 @@ def _judge(rivals: _Rivals, duel: Duel) -> None:
     )
     done = len(duel.answers) - len(waiting)
     _tell(
-        say(
+        translate(
             "{count:,} questions are answered differently, {done:,} of them judged.", count=len(duel.answers), done=done
         )
     )
@@ -186,14 +195,14 @@ def _judge(rivals: _Rivals, duel: Duel) -> None:
 def _show(question: str, replies: Sequence[str]) -> None:
     _tell(f"\n{question}")
     for place, reply in enumerate(replies, start=1):
-        _tell(f"  {place}  {reply or say('(nothing)')}")
+        _tell(f"  {place}  {reply or translate('(nothing)')}")
 
 
 def _ask() -> int | None:
     """1, 2, or 0 for a tie; None when there is enough."""
     answers = {"1": 1, "2": 2, "=": 0, "q": None, "ㅂ": None}  # ㅂ: q on a Korean keyboard
     while True:
-        sys.stderr.write(say("Which is better? 1, 2, = (alike), q (enough)") + " > ")
+        sys.stderr.write(translate("Which is better? 1, 2, = (alike), q (enough)") + " > ")
         sys.stderr.flush()
         line = sys.stdin.readline()
         if not line or line.strip().casefold() in answers:

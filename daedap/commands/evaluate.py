@@ -13,26 +13,26 @@ from cyclopts import Parameter
 
 import daedap.runs as store
 from daedap.data.doctor import load
-from daedap.data.reader import Layout
-from daedap.data.split import SIDES, Splitting, read_components, read_side, split
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SIDES, SplitOptions, read_components, read_side, split
 from daedap.errors import SettingsError
 from daedap.evaluation.compare import kept_rows
-from daedap.evaluation.comparison import Growth, answered_as_told, beside_parent
+from daedap.evaluation.comparison import ForgettingReport, answered_as_told, beside_parent
 from daedap.evaluation.evaluate import Systems
 from daedap.evaluation.evaluate import evaluate as judge
 from daedap.evaluation.result import Evaluation, Row
 from daedap.evaluation.robustness import Effect, Paraphrase, answer_paraphrases, disturbed, read_paraphrases
-from daedap.evaluation.testset import Options, set_exam
+from daedap.evaluation.testset import EvalSettings, make_eval_set
 from daedap.files import new_folder, write_json, write_lines, write_text
-from daedap.i18n import say
-from daedap.korean.perturb import KINDS, Kind, disturb
+from daedap.i18n import translate
+from daedap.korean.perturb import KINDS, Kind, perturb
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.small_talk import built_in
 from daedap.runs import FOLDER, Json, Run
 from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import Talker  # torch takes seconds to import
+    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
 _log = logging.getLogger("daedap")
 _AT_FIRST, _LIKELIHOODS_AT_FIRST = 50, 150
@@ -41,7 +41,7 @@ does not last; `daedap evaluate` takes 500 of the ones and all of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suites:
+class EvalOptions:
     """What the bot is asked beside the test rows."""
 
     paraphrases: Path | None = None
@@ -62,8 +62,8 @@ def evaluate(
     *,
     run: str = "latest",
     data: Path | None = None,
-    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
-    suites: Annotated[Suites, Parameter(name="*")] = Suites(),
+    read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
+    eval_options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),
     rows: int = 500,
     runs: Path = FOLDER,
 ) -> Evaluation:
@@ -85,13 +85,13 @@ def evaluate(
     if rows < 1:
         raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
     found = store.find(run, runs)
-    asked = _paraphrases(suites.paraphrases, found) if suites.paraphrases else []
-    exam = _own_exam(found) if data is None else _foreign_exam(data, layout, found)
+    asked = _paraphrases(eval_options.paraphrases, found) if eval_options.paraphrases else []
+    eval_set = _own_exam(found) if data is None else _foreign_exam(data, read_options, found)
     speakers = _speakers(found)
     bots = _bots(found, speakers)
-    result = _judge(exam, Options(rows=rows, timed=_timed(rows)), speakers, bots)
-    if suites.disturbed:
-        result = replace(result, disturbed=_disturbed(bots["bot"], exam, rows))
+    result = _judge(eval_set, EvalSettings(rows=rows, timed=_timed(rows)), speakers, bots)
+    if eval_options.disturbed:
+        result = replace(result, disturbed=_disturbed(bots["bot"], eval_set, rows))
     if asked:
         result = replace(result, paraphrases=answer_paraphrases(Bot.of(found, held_out=True), asked))
     if data is None and not (found.folder / "evaluation").exists():
@@ -99,24 +99,26 @@ def evaluate(
     return result
 
 
-def judge_run(run: Run, speaker: Talker) -> Json:
+def judge_run(run: Run, speaker: LanguageModel) -> Json:
     """Score a run that is being finished; write `evaluation/` and return the headline. Without test rows, nothing.
 
     `speaker` is the run's model. The headline holds what the bot scores, and the model's scores where a bot has none.
     """
-    exam = _own_exam(run)
-    if not exam.pairs:
-        _log.warning(say("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
+    eval_set = _own_exam(run)
+    if not eval_set.pairs:
+        _log.warning(translate("No test rows, so no scores. Give --test-size, or a file: daedap evaluate --data FILE"))
         return {}
-    options = Options(rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST), timed_models=False)
+    options = EvalSettings(
+        rows=_AT_FIRST, likelihoods=_LIKELIHOODS_AT_FIRST, timed=_timed(_AT_FIRST), timed_models=False
+    )
     parent = _parent(run)
-    if earlier := _parents_scores(parent, exam, options) if parent else {}:
+    if earlier := _parents_scores(parent, eval_set, options) if parent else {}:
         speakers = {"model": speaker}
         bots = {"bot": _bot(run, speaker)}
     else:
         speakers = _speakers(run, speaker)
         bots = _bots(run, speakers)
-    result = _judge(exam, options, speakers, bots, earlier)
+    result = _judge(eval_set, options, speakers, bots, earlier)
     keep(run, result)
     if parent:
         told = bots.get("parent_bot") or Bot.of(parent, held_out=False)
@@ -139,18 +141,18 @@ def _parent(run: Run) -> Run | None:
     return run.parent if run.parent and run.parent.complete else None
 
 
-def _speakers(run: Run, model: Talker | None = None) -> dict[str, Talker]:
+def _speakers(run: Run, model: LanguageModel | None = None) -> dict[str, LanguageModel]:
     """The run's model, its parent's, and the base that it started from; each is loaded once."""
-    from daedap.model.language_model import Scored  # torch takes seconds to import
+    from daedap.model.language_model import CachedScorer  # torch takes seconds to import
     from daedap.model.saved import open_learned, open_untuned
 
-    speakers = {"model": model or Scored(open_learned(run))}
+    speakers = {"model": model or CachedScorer(open_learned(run))}
     if parent := _parent(run):
-        speakers["parent"] = Scored(open_learned(parent))
+        speakers["parent"] = CachedScorer(open_learned(parent))
     return {**speakers, "base": open_untuned(run)}
 
 
-def _bots(run: Run, speakers: Mapping[str, Talker]) -> dict[str, Bot]:
+def _bots(run: Run, speakers: Mapping[str, LanguageModel]) -> dict[str, Bot]:
     """The run's bot and its parent's, neither of which knows the answers of the test rows."""
     bots = {"bot": _bot(run, speakers["model"])}
     if parent := _parent(run):
@@ -158,22 +160,22 @@ def _bots(run: Run, speakers: Mapping[str, Talker]) -> dict[str, Bot]:
     return bots
 
 
-def _bot(run: Run, speaker: Talker) -> Bot:
+def _bot(run: Run, speaker: LanguageModel) -> Bot:
     """The bot of a run whose model is open; it doesn't know the answers of the test rows."""
-    from daedap.model.language_model import Combined  # torch takes seconds to import
+    from daedap.model.language_model import EngineWithScorer  # torch takes seconds to import
     from daedap.model.verify import open_engine
 
-    return Bot.of(run, held_out=False, model=Combined(open_engine(run), speaker))
+    return Bot.of(run, held_out=False, model=EngineWithScorer(open_engine(run), speaker))
 
 
-def _parents_scores(parent: Run, exam: _Exam, options: Options) -> dict[str, dict[str, Row]]:
+def _parents_scores(parent: Run, eval_set: _Exam, options: EvalSettings) -> dict[str, dict[str, Row]]:
     """What the parent and the base scored on the same test rows when the parent was made; nothing if on others."""
     if not (parent.folder / "evaluation").is_dir():
         return {}
     rows = {row.id: row for row in kept_rows(parent)[0]}
-    asked = sorted(pair.id for pair in exam.pairs)[: options.rows]
+    asked = sorted(pair.id for pair in eval_set.pairs)[: options.rows]
     names = {"base": "base", "parent": "model", "parent_bot": "bot"}
-    if rows.keys() != {pair.id for pair in exam.pairs} or not all(
+    if rows.keys() != {pair.id for pair in eval_set.pairs} or not all(
         rows[id_].replies.keys() >= {*names.values()} for id_ in asked
     ):
         return {}
@@ -186,28 +188,28 @@ def _renamed(row: Row, was: str, name: str) -> Row:
     return replace(row, replies=said, shares={name: row.shares[was]})
 
 
-def _growth(run: Run, parent: Run, result: Evaluation, bots: Mapping[str, Bot]) -> Growth:
+def _growth(run: Run, parent: Run, result: Evaluation, bots: Mapping[str, Bot]) -> ForgettingReport:
     """What was forgotten and what was gained, said at once."""
     known = {pair.id for pair in read_side(parent.folder, "test")}
     new = read_side(run.folder, "train")[: run.new_rows]
     before, after = (answered_as_told(bots[name], new) for name in ("parent_bot", "bot"))
     kept, gained = beside_parent(result.rows, known)
-    growth = Growth(run.folder.name, parent.folder.name, result.candidates, kept, gained, before, after)
+    growth = ForgettingReport(run.folder.name, parent.folder.name, result.candidates, kept, gained, before, after)
     _log.info("\n".join(growth.lines()))
     return growth
 
 
 def _judge(
-    exam: _Exam,
-    options: Options,
-    speakers: Mapping[str, Talker],
+    eval_set: _Exam,
+    options: EvalSettings,
+    speakers: Mapping[str, LanguageModel],
     bots: Mapping[str, Bot],
     earlier: Mapping[str, Mapping[str, Row]] | None = None,
 ) -> Evaluation:
-    _log.info(say("scoring {rows:,} test rows", rows=len(exam.pairs)))
+    _log.info(translate("scoring {rows:,} test rows", rows=len(eval_set.pairs)))
     return judge(
-        exam.pairs,
-        components=exam.components,
+        eval_set.pairs,
+        components=eval_set.components,
         systems=Systems(speakers, bots, earlier or {}),
         index=bots["bot"].memory.index,
         options=options,
@@ -219,13 +221,13 @@ def _timed(rows: int) -> int:
     return min(20, max(5, rows // 5))
 
 
-def _disturbed(bot: Bot, exam: _Exam, rows: int) -> tuple[Effect, ...]:
-    asked = set_exam(exam.pairs, exam.components, bot.memory.index.pairs, Options(rows=rows))
+def _disturbed(bot: Bot, eval_set: _Exam, rows: int) -> tuple[Effect, ...]:
+    asked = make_eval_set(eval_set.pairs, eval_set.components, bot.memory.index.pairs, EvalSettings(rows=rows))
     return tuple(disturbed(bot, asked, {kind: _disturbing(kind) for kind in KINDS}))
 
 
 def _disturbing(kind: Kind) -> Callable[[str, random.Random], str]:
-    return lambda question, dice: disturb(question, kind, dice)
+    return lambda question, rng: perturb(question, kind, rng)
 
 
 def _paraphrases(file: Path, run: Run) -> list[Paraphrase]:
@@ -238,10 +240,10 @@ def _own_exam(run: Run) -> _Exam:
     return _Exam(read_side(run.folder, "test"), read_components(run.folder, "test"))
 
 
-def _foreign_exam(file: Path, layout: Layout, run: Run) -> _Exam:
+def _foreign_exam(file: Path, read_options: ReadOptions, run: Run) -> _Exam:
     from daedap.model.saved import saved_prompt  # as above
 
-    loaded = load(file, layout, fits=saved_prompt(run).fits)
+    loaded = load(file, read_options, fits=saved_prompt(run).fits)
     _log.info("\n".join(loaded.report.lines()))
-    everything = split(loaded.pairs, Splitting(dev_size=0, test_size=0))
+    everything = split(loaded.pairs, SplitOptions(dev_size=0, test_size=0))
     return _Exam(everything.rows("train"), everything.components_of("train"))

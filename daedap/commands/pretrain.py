@@ -12,12 +12,12 @@ from cyclopts import Parameter
 
 import daedap.runs as store
 from daedap.commands.shared import head, refuse_with_resume
-from daedap.config import FRESH, Schedule, Shape
+from daedap.config import FRESH, ArchitectureOptions, PretrainOptions
 from daedap.data.corpus import Document, hold_out, read_texts
-from daedap.data.reader import Layout
+from daedap.data.reader import ReadOptions
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
-from daedap.i18n import say, tell
+from daedap.i18n import tell, translate
 from daedap.runs import FOLDER, Json, Run
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _WORSE = 1.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class BaseOptions:
     """Where bases are kept, which one to go on from, and what is kept apart to measure them."""
 
     base: str = FRESH
@@ -69,22 +69,22 @@ class MadeBase:
         """What it is and how it's used, for a terminal."""
         made = self.run.manifest
         read = "Base {number} is complete: {tokens:,} tokens read in {minutes:.0f} minutes."
-        lines = [say(read, number=self.run.number, tokens=made["tokens"], minutes=made["seconds"] / 60)]
+        lines = [translate(read, number=self.run.number, tokens=made["tokens"], minutes=made["seconds"] / 60)]
         if (bits := made["bits_per_character"]) is not None:
-            lines.append(say("Held-out texts: {bits:.3f} bits per character.", bits=bits))
+            lines.append(translate("Held-out texts: {bits:.3f} bits per character.", bits=bits))
             if bits > _WORSE * made["best_bits"]:
                 told = "It was better at step {step}: {best:.3f}. Give more texts, or a smaller --num-train-epochs."
-                lines.append(say(told, step=made["best_step"], best=made["best_bits"]))
-        return [*lines, say("Use it: daedap train FILE --base {folder}", folder=self.model)]
+                lines.append(translate(told, step=made["best_step"], best=made["best_bits"]))
+        return [*lines, translate("Use it: daedap train FILE --base {folder}", folder=self.model)]
 
 
 def pretrain(
     files: Sequence[Path] = (),
     *,
-    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
-    shape: Annotated[Shape, Parameter(name="*")] = Shape(),
-    schedule: Annotated[Schedule, Parameter(name="*")] = Schedule(),
-    shelf: Annotated[Shelf, Parameter(name="*")] = Shelf(),
+    read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
+    shape: Annotated[ArchitectureOptions, Parameter(name="*")] = ArchitectureOptions(),
+    schedule: Annotated[PretrainOptions, Parameter(name="*")] = PretrainOptions(),
+    base_options: Annotated[BaseOptions, Parameter(name="*")] = BaseOptions(),
 ) -> MadeBase:
     """Make a base from texts, for `daedap train --base`.
 
@@ -96,23 +96,23 @@ def pretrain(
         Plain texts (.txt: one text a line, blank lines between documents; .jsonl with a text in each line) and
         dialogues (any file that train reads). A file named twice is learned twice as often.
     """
-    if shelf.resume:
-        refuse_with_resume(*files, layout, shape, schedule)
-        run = store.interrupted(shelf.resume, shelf.bases, "pretrain")
+    if base_options.resume:
+        refuse_with_resume(*files, read_options, shape, schedule)
+        run = store.interrupted(base_options.resume, base_options.bases, "pretrain")
         with run.locked():
             return _finish(run)
-    _check(files, shelf.base, shape, schedule)
-    run = store.create(shelf.bases)
-    with run.kept_if_begun(), run.locked():
-        _begin(run, files, layout, shelf, shape, schedule)
+    _check(files, base_options.base, shape, schedule)
+    run = store.create(base_options.bases)
+    with run.discard_if_not_started(), run.locked():
+        _begin(run, files, read_options, base_options, shape, schedule)
         return _finish(run)
 
 
-def _check(files: Sequence[Path], base: str, shape: Shape, schedule: Schedule) -> None:
+def _check(files: Sequence[Path], base: str, shape: ArchitectureOptions, schedule: PretrainOptions) -> None:
     """Refuse at once what would fail only after all texts are read."""
     if not files:
         raise SettingsError("No file of texts is given.", "Name at least one: daedap pretrain texts.txt")
-    if base != FRESH and shape != Shape():
+    if base != FRESH and shape != ArchitectureOptions():
         raise SettingsError(
             "--base {base} has its own shape and tokenizer.", "Leave the options of the shape out.", base=base
         )
@@ -123,21 +123,28 @@ def _check(files: Sequence[Path], base: str, shape: Shape, schedule: Schedule) -
         need_compiler()
 
 
-def _begin(run: Run, files: Sequence[Path], layout: Layout, shelf: Shelf, shape: Shape, schedule: Schedule) -> None:
+def _begin(
+    run: Run,
+    files: Sequence[Path],
+    read_options: ReadOptions,
+    base_options: BaseOptions,
+    shape: ArchitectureOptions,
+    schedule: PretrainOptions,
+) -> None:
     """Read, part and encode the texts; the settings come last, and with them the run can be resumed."""
-    from daedap.train.pretrain import encode, fit_tokenizer  # as above
+    from daedap.training.pretrain import encode, fit_tokenizer  # as above
 
-    start = None if shelf.base == FRESH else _load(shelf.base, schedule)
+    start = None if base_options.base == FRESH else _load(base_options.base, schedule)
     times = Counter(file.resolve() for file in files)
     digests = {file: digest(file) for file in times if file.is_file()}
-    train, dev = _parted(times, layout, shelf.dev_size, schedule.seed)
+    train, dev = _parted(times, read_options, base_options.dev_size, schedule.seed)
     tokenizer = start.tokenizer if start else fit_tokenizer(train, shape.vocab_size)
     sizes = encode(run, tokenizer, train, dev)
     _tell_sizes(sizes)
     settings = {
         "command": "pretrain",
         "texts": [{"file": str(file), "times": times[file], "sha256": digests[file]} for file in times],
-        "dev_size": shelf.dev_size,
+        "dev_size": base_options.dev_size,
         "sizes": sizes,
         "base": start and {"name": start.name, "digest": start.digest, "licence": start.licence},
         "shape": None if start else asdict(shape),
@@ -146,7 +153,7 @@ def _begin(run: Run, files: Sequence[Path], layout: Layout, shelf: Shelf, shape:
     write_json(run.folder / "settings.json", settings)
 
 
-def _load(name: str, schedule: Schedule) -> Base:
+def _load(name: str, schedule: PretrainOptions) -> Base:
     from daedap.model.base import load_base  # as above
 
     base = load_base(name)
@@ -161,32 +168,34 @@ def _load(name: str, schedule: Schedule) -> Base:
     return base
 
 
-def _parted(times: Counter[Path], layout: Layout, dev_size: float, seed: int) -> tuple[list[Document], list[Document]]:
+def _parted(
+    times: Counter[Path], read_options: ReadOptions, dev_size: float, seed: int
+) -> tuple[list[Document], list[Document]]:
     """Documents to train on, those of a file that is named twice twice, and held-out ones."""
     found = []
     for file in times:
-        texts = read_texts(file, layout)
+        texts = read_texts(file, read_options)
         found.append(texts.documents)
         told = (
             "{file}: {documents:,} documents, {characters:,} characters; {left_out:,} rows that can't be read left out"
         )
         characters = sum(document.characters for document in texts.documents)
         documents = len(texts.documents)
-        tell([say(told, file=file.name, documents=documents, characters=characters, left_out=texts.left_out)])
+        tell([translate(told, file=file.name, documents=documents, characters=characters, left_out=texts.left_out)])
     return hold_out(found, dev_size, seed, repeat=list(times.values()))
 
 
 def _tell_sizes(sizes: Json) -> None:
     learned, told = sizes["train"], "{tokens:,} tokens to learn, {vocabulary:,} of them different"
-    tell([say(told, tokens=learned["tokens"], vocabulary=sizes["vocabulary"])])
+    tell([translate(told, tokens=learned["tokens"], vocabulary=sizes["vocabulary"])])
     if "dev" in sizes:
-        tell([say("{characters:,} characters held out to measure on", characters=sizes["dev"]["characters"])])
+        tell([translate("{characters:,} characters held out to measure on", characters=sizes["dev"]["characters"])])
     else:
-        tell([say("No texts are held out, so nothing will be measured.")])
+        tell([translate("No texts are held out, so nothing will be measured.")])
 
 
 def _finish(run: Run) -> MadeBase:
-    from daedap.train.pretrain import make_base  # as above
+    from daedap.training.pretrain import make_base  # as above
 
     progress = make_base(run)
     manifest = {**head(run), **run.settings, **asdict(progress), "files": store.sizes(run.folder)}

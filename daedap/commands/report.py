@@ -10,9 +10,9 @@ import daedap.runs as store
 from daedap.errors import SettingsError
 from daedap.evaluation.diagnose import diagnose, healthy
 from daedap.evaluation.report import MARK, page
-from daedap.evaluation.run_record import Facts, Finding, read_facts
+from daedap.evaluation.run_record import Finding, RunRecord, read_run_record
 from daedap.files import write_text
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.runs import FOLDER
 
 
@@ -21,7 +21,7 @@ class Reported:
     """Where the report lies, and what it says in short."""
 
     file: Path
-    facts: Facts
+    record: RunRecord
     findings: list[Finding]
     """The most serious first."""
 
@@ -30,12 +30,12 @@ class Reported:
         return {
             "file": str(self.file),
             "findings": [asdict(finding) for finding in self.findings],
-            "facts": self.facts.to_json(),
+            "facts": self.record.to_json(),
         }
 
     def lines(self) -> list[str]:
         """The file, and the diagnosis."""
-        marks = {"serious": say("serious"), "warning": say("warning"), "hint": say("hint")}
+        marks = {"serious": translate("serious"), "warning": translate("warning"), "hint": translate("hint")}
         told = [f"{marks[finding.severity]}: {finding.line()}" for finding in self.findings]
         return [str(self.file), *(told or [healthy()])]
 
@@ -57,10 +57,10 @@ def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER)
     found = store.find(run, runs)
     file = out or found.folder / "report.html"
     _refuse_other_files(file)
-    facts = read_facts(found)
-    findings = diagnose(facts)
-    write_text(file, page(facts, findings))
-    return Reported(file, facts, findings)
+    record = read_run_record(found)
+    findings = diagnose(record)
+    write_text(file, page(record, findings))
+    return Reported(file, record, findings)
 
 
 def _refuse_other_files(file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import daedap.runs as store
 from daedap.errors import RunError
 from daedap.evaluation.tables import align
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.runs import FOLDER, Json, Run
 
 
@@ -27,7 +27,7 @@ class RunList:
     def lines(self) -> list[str]:
         """A table."""
         heads = ["run", "state", "parent", "rows", "base", "method", "BPC", "question gain", "Hits@1/20", "finished"]
-        lines = align([[say(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
+        lines = align([[translate(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
         return [*lines, *(["", *_base_lines(self.bases)] if self.bases else [])]
 
 
@@ -44,15 +44,15 @@ def runs(*, runs: Path = FOLDER) -> RunList:
 
 def _base_lines(bases: list[Run]) -> list[str]:
     heads = ["base", "state", "tokens", "bits per character", "finished"]
-    return align([[say(head) for head in heads], *(_base_cells(_entry(base)) for base in bases)])
+    return align([[translate(head) for head in heads], *(_base_cells(_entry(base)) for base in bases)])
 
 
 def _base_cells(entry: Json) -> list[str]:
     if entry["state"] != "complete":
-        return [entry["folder"], say(entry["state"]), "", "", ""]
+        return [entry["folder"], translate(entry["state"]), "", "", ""]
     bits, tokens = entry["bits_per_character"], f"{entry['tokens']:,}"
     model = str(Path(entry["folder"]) / "model")
-    return [model, say("complete"), tokens, "" if bits is None else f"{bits:.3f}", _day(entry["finished"])]
+    return [model, translate("complete"), tokens, "" if bits is None else f"{bits:.3f}", _day(entry["finished"])]
 
 
 def _day(finished: str) -> str:
@@ -72,11 +72,11 @@ def _entry(run: Run) -> Json:
 
 def _cells(entry: Json) -> list[str]:
     if entry["state"] != "complete":
-        return [str(entry["number"]), say(entry["state"]), *[""] * 8]
+        return [str(entry["number"]), translate(entry["state"]), *[""] * 8]
     scores = [entry["headline"].get(name) for name in ("bpc", "question_gain", "hits_at_1")]
     return [
         str(entry["number"]),
-        say("complete"),
+        translate("complete"),
         str(entry["parent"] or ""),
         f"{entry['data']['train']:,}",
         entry["base"]["name"],

@@ -20,21 +20,21 @@ from cyclopts import Parameter
 import daedap.runs as store
 from daedap.commands.evaluate import judge_run
 from daedap.commands.shared import head, refuse_with_resume
-from daedap.config import FRESH, Learner, Recipe
+from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import Fits, load
-from daedap.data.reader import Layout
-from daedap.data.split import Splitting, write_sides
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SplitOptions, write_sides
 from daedap.errors import SettingsError, StorageError
 from daedap.files import write_json
-from daedap.i18n import say, tell
-from daedap.retrieval.build import remember
+from daedap.i18n import tell, translate
+from daedap.retrieval.build import build_index
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import FOLDER, Json, Run
-from daedap.train.split_rows import inherited, inherited_file, part, source_of
+from daedap.training.split_rows import describe_source, parent_file, parent_options, part
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
-    from daedap.model.language_model import Talker
+    from daedap.model.language_model import LanguageModel
 
 _log = logging.getLogger("daedap")
 STARTER_EPOCHS = 1
@@ -42,7 +42,7 @@ STARTER_EPOCHS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class RunOptions:
     """Where runs are kept."""
 
     runs: Path = FOLDER
@@ -60,11 +60,11 @@ class Place:
 def train(
     file: Path | None = None,
     *,
-    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
-    splitting: Annotated[Splitting, Parameter(name="*")] = Splitting(),
-    learner: Annotated[Learner, Parameter(name="*")] = Learner(),
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
-    place: Annotated[Place, Parameter(name="*")] = Place(),
+    read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
+    split_options: Annotated[SplitOptions, Parameter(name="*")] = SplitOptions(),
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
+    train_options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
+    place: Annotated[RunOptions, Parameter(name="*")] = RunOptions(),
 ) -> Run:
     """Make the next run from a file of questions and answers.
 
@@ -76,25 +76,30 @@ def train(
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs; with --from, its file.
     """
     if os.environ.get("RANK", "0") != "0":
-        _help(learner)
+        _help(model_options)
     if place.resume:
-        refuse_with_resume(file, place.parent and f"--from {place.parent}", layout, splitting, learner, recipe)
+        refuse_with_resume(
+            file, place.parent and f"--from {place.parent}", read_options, split_options, model_options, train_options
+        )
         run = store.interrupted(place.resume, place.runs)
         with run.locked():
             return _finish(run)
     started = time.perf_counter()
     parent = store.find(place.parent, place.runs) if place.parent else None
     if parent:
-        learner, splitting = inherited(parent, learner, splitting)
+        model_options, split_options = parent_options(parent, model_options, split_options)
         if file is None:
-            file, layout = inherited_file(parent, layout)
+            file, read_options = parent_file(parent, read_options)
     if file in (None, STARTER):
-        file, recipe = STARTER, replace(recipe, num_train_epochs=recipe.num_train_epochs or STARTER_EPOCHS)
-    _need_tracker(recipe)
+        file, train_options = (
+            STARTER,
+            replace(train_options, num_train_epochs=train_options.num_train_epochs or STARTER_EPOCHS),
+        )
+    _need_tracker(train_options)
     settings: Json = {
         "command": "train",
         "file": str(file),
-        **_options(layout, splitting, learner, recipe),
+        **_options(read_options, split_options, model_options, train_options),
         "from": parent and _named(parent, place.runs),
         "evaluate": place.evaluate,
         "study": place.study,
@@ -103,13 +108,13 @@ def train(
     if begun := _begun_before(settings, place.runs):
         with begun.locked():
             return _finish(begun)
-    base = _load_base(learner, parent)
-    loaded = load(file, layout, fits=_fits(learner, base))
+    base = _load_base(model_options, parent)
+    loaded = load(file, read_options, fits=_fits(model_options, base))
     tell(loaded.report.lines())
-    parted = part(file, loaded.pairs, splitting, recipe.seed, parent)
-    source = source_of(file, loaded, splitting, parted)
+    parted = part(file, loaded.pairs, split_options, train_options.seed, parent)
+    source = describe_source(file, loaded, split_options, parted)
     run = store.create(place.runs)
-    with run.kept_if_begun(), run.locked():
+    with run.discard_if_not_started(), run.locked():
         write_sides(run.folder, parted.parts, first=parted.new)
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
@@ -118,13 +123,15 @@ def train(
         return _finish(run, base)
 
 
-def _options(layout: Layout, splitting: Splitting, learner: Learner, recipe: Recipe) -> Json:
+def _options(
+    read_options: ReadOptions, split_options: SplitOptions, model_options: ModelOptions, train_options: TrainOptions
+) -> Json:
     """As JSON has them: the budget in seconds."""
     return {
-        "layout": asdict(layout),
-        "splitting": asdict(splitting),
-        "learner": asdict(learner),
-        "recipe": {**asdict(recipe), "budget": recipe.budget and recipe.budget.total_seconds()},
+        "layout": asdict(read_options),
+        "splitting": asdict(split_options),
+        "learner": asdict(model_options),
+        "recipe": {**asdict(train_options), "budget": train_options.budget and train_options.budget.total_seconds()},
     }
 
 
@@ -134,11 +141,11 @@ def _named(parent: Run, runs: Path) -> str:
     return parent.folder.name if beside else str(parent.folder.resolve())
 
 
-def _help(learner: Learner) -> NoReturn:
+def _help(model_options: ModelOptions) -> NoReturn:
     """What `torchrun` and `accelerate launch` start beside the first process learns with it, and does nothing else."""
-    from daedap.train.finetune import help_to_learn  # torch takes seconds to import
+    from daedap.training.finetune import run_worker  # torch takes seconds to import
 
-    help_to_learn(learner.device)
+    run_worker(model_options.device)
 
 
 def _launch() -> str | None:
@@ -156,45 +163,45 @@ def _begun_before(settings: Json, runs: Path) -> Run | None:
     return next(same, None) if settings["launch"] else None
 
 
-def _need_tracker(recipe: Recipe) -> None:
+def _need_tracker(train_options: TrainOptions) -> None:
     """Without the package, accelerate would only warn, and the curves be nowhere."""
-    found = None if recipe.report_to == "none" else find_spec(recipe.report_to)
-    if recipe.report_to != "none" and not (found and found.origin):  # a folder of that name has no origin
+    found = None if train_options.report_to == "none" else find_spec(train_options.report_to)
+    if train_options.report_to != "none" and not (found and found.origin):  # a folder of that name has no origin
         raise SettingsError(
             "--report-to {name}: the package {name} is not installed.",
             "Install it: pip install {name}",
-            name=recipe.report_to,
+            name=train_options.report_to,
         )
 
 
-def _load_base(learner: Learner, parent: Run | None) -> Base | None:
+def _load_base(model_options: ModelOptions, parent: Run | None) -> Base | None:
     """The parent's base or the named one; None when a fresh model will be made, which needs the training rows first."""
-    if learner.base == FRESH and not parent:
+    if model_options.base == FRESH and not parent:
         return None
     from daedap.model.base import load_base  # torch takes seconds to import
-    from daedap.train.finetune import inherited_base
+    from daedap.training.finetune import parent_base
 
-    base = inherited_base(parent) if parent else load_base(learner.base)
-    tell([say("Base {name}, licence: {licence}", name=learner.base, licence=base.licence)])
-    if learner.max_length > base.places:
+    base = parent_base(parent) if parent else load_base(model_options.base)
+    tell([translate("Base {name}, licence: {licence}", name=model_options.base, licence=base.licence)])
+    if model_options.max_length > base.places:
         told = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
-        tell([say(told, length=learner.max_length, places=int(base.places))])
+        tell([translate(told, length=model_options.max_length, places=int(base.places))])
     return base
 
 
-def _fits(learner: Learner, base: Base | None) -> Fits:
+def _fits(model_options: ModelOptions, base: Base | None) -> Fits:
     """Whether question, answer and end token fit: by the base's own tokenizer, or as if a character were a token."""
     if base:
-        return base.prompt(learner.max_length).fits
-    return lambda pair: len(pair.question) + len(pair.answer) + 8 <= learner.max_length
+        return base.prompt(model_options.max_length).fits
+    return lambda pair: len(pair.question) + len(pair.answer) + 8 <= model_options.max_length
 
 
 def _finish(run: Run, base: Base | None = None) -> Run:
     """Train, convert, index, score; the manifest comes last."""
     from daedap.model.convert import write_engine
-    from daedap.model.language_model import Scored  # torch takes seconds to import
+    from daedap.model.language_model import CachedScorer  # torch takes seconds to import
     from daedap.model.saved import open_learned
-    from daedap.train.finetune import learn
+    from daedap.training.finetune import learn
 
     seconds: dict[str, float] = {"prepare": run.settings["prepare_seconds"]}
     with _timed(seconds, "plan"):
@@ -204,13 +211,13 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     with _timed(seconds, "engine"):
         learned = open_learned(run)
         write_engine(run, learned)
-    speaker = Scored(learned)
+    speaker = CachedScorer(learned)
     with _timed(seconds, "index"):
-        encoded = remember(run, speaker)
+        encoded = build_index(run, speaker)
     with _timed(seconds, "evaluate"):
         headline = _scores(run, speaker) if run.settings["evaluate"] else {}
     write_json(run.folder / "manifest.json", _manifest(run, encoded, seconds, headline))
-    tell([say("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
+    tell([translate("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
 
 
@@ -222,7 +229,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def _scores(run: Run, speaker: Talker) -> Json:
+def _scores(run: Run, speaker: LanguageModel) -> Json:
     """The headline of the run's scores; a failure costs no more than these, for the training is done."""
     try:
         return judge_run(run, speaker)
@@ -232,7 +239,7 @@ def _scores(run: Run, speaker: Talker) -> Json:
         told = (
             "The scores failed ({error}), the run is complete without them. Try again: daedap evaluate --run {number}"
         )
-        _log.warning(say(told, error=f"{type(error).__name__}: {error}", number=run.number))
+        _log.warning(translate(told, error=f"{type(error).__name__}: {error}", number=run.number))
         run.note("scores_failed", traceback=traceback.format_exc())
         return {}
 

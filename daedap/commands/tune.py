@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.commands.train import STARTER_EPOCHS, Place, train
-from daedap.config import Learner, Recipe
-from daedap.data.reader import Layout
-from daedap.data.split import Splitting, write_sides
+from daedap.commands.train import STARTER_EPOCHS, RunOptions, train
+from daedap.config import ModelOptions, TrainOptions
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SplitOptions, write_sides
 from daedap.files import storage, write_text
-from daedap.i18n import say, tell
+from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Run
 from daedap.tuning.objective import Times, divide, mark
 from daedap.tuning.result import Against, Found, Tuned, against, page
-from daedap.tuning.search import Search, Stage, Task, look, open_for, set_up
-from daedap.tuning.space import Space
+from daedap.tuning.search import Stage, Task, TuneOptions, open_for, run_search, set_up
+from daedap.tuning.space import SearchSpace
 from daedap.tuning.study import need_optuna
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from daedap.train.planner import Plan
+    from daedap.training.planner import Plan
 
 _HOUR = 3600.0
 _STALE = 60.0
@@ -47,17 +47,17 @@ class _Ended:
     study: Study
     times: Times
     found: Found
-    space: Space
+    space: SearchSpace
 
 
 def tune(
     file: Path | None = None,
     *,
-    layout: Annotated[Layout, Parameter(name="*")] = Layout(),
-    splitting: Annotated[Splitting, Parameter(name="*")] = Splitting(),
-    learner: Annotated[Learner, Parameter(name="*")] = Learner(),
-    recipe: Annotated[Recipe, Parameter(name="*")] = Recipe(),
-    how: Annotated[Search, Parameter(name="*")] = Search(),
+    read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
+    split_options: Annotated[SplitOptions, Parameter(name="*")] = SplitOptions(),
+    model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
+    train_options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
+    how: Annotated[TuneOptions, Parameter(name="*")] = TuneOptions(),
 ) -> Tuned:
     """Search for better settings within a budget (an hour, unless told), then train a run with the best ones.
 
@@ -71,10 +71,13 @@ def tune(
     """
     need_optuna()
     started = time.perf_counter()
-    until = started + (recipe.budget.total_seconds() if recipe.budget else _HOUR)
-    epochs = recipe.num_train_epochs or (STARTER_EPOCHS if file is None else recipe.epochs)
-    usual, told = replace(recipe, budget=None, num_train_epochs=epochs), recipe.num_train_epochs is not None
-    task = Task(file or STARTER, layout, splitting, learner, usual, told, how, until)
+    until = started + (train_options.budget.total_seconds() if train_options.budget else _HOUR)
+    epochs = train_options.num_train_epochs or (STARTER_EPOCHS if file is None else train_options.epochs)
+    usual, told = (
+        replace(train_options, budget=None, num_train_epochs=epochs),
+        train_options.num_train_epochs is not None,
+    )
+    task = Task(file or STARTER, read_options, split_options, model_options, usual, told, how, until)
     with _scratch(how.runs) as run:
         tuned = _tuned(task, run)
     return replace(tuned, seconds=time.perf_counter() - started)
@@ -86,7 +89,7 @@ def _tuned(task: Task, scratch: Run) -> Tuned:
     with open_for(task, stage, times) as study:
         file = how.runs / "studies" / study.study_name / "tune.html"
         begun = _interrupted(how.runs, study.study_name) if how.finish else None
-        ended = _Ended(task, stage, study, times, *look(task, stage, study, times, more=begun is None))
+        ended = _Ended(task, stage, study, times, *run_search(task, stage, study, times, more=begun is None))
         write_text(file, page(ended.found, None, None))
         run, whole = _finish(ended, begun) if how.finish else (None, None)
     write_text(file, page(ended.found, whole, run.number if run else None))
@@ -97,15 +100,20 @@ def _finish(ended: _Ended, begun: Run | None) -> tuple[Run, Against | None]:
     """Train the run, and compare it with a whole training with the defaults where there is time for that."""
     task, stage = ended.task, ended.stage
     if begun:
-        tell([say("Going on with run {number}, which this study had begun.", number=begun.number)])
-        return train(place=Place(runs=task.how.runs, resume=str(begun.folder))), None
-    learner, recipe = ended.space.settings(ended.found.chosen.settings)
-    plan = stage.ground.expected(learner, recipe, stage.parts.rows("train"))
+        tell([translate("Going on with run {number}, which this study had begun.", number=begun.number)])
+        return train(place=RunOptions(runs=task.how.runs, resume=str(begun.folder))), None
+    model_options, train_options = ended.space.settings(ended.found.chosen.settings)
+    plan = stage.ground.expected(model_options, train_options, stage.parts.rows("train"))
     others = _whole_defaults(ended, plan)
-    recipe = replace(recipe, num_train_epochs=_epochs_left(recipe, plan, task.left))
-    place = Place(runs=task.how.runs, study=f"{ended.study.study_name}:{ended.found.chosen.number}")
-    run = _made_before(place, recipe) or train(
-        task.file, layout=task.layout, splitting=task.splitting, learner=learner, recipe=recipe, place=place
+    train_options = replace(train_options, num_train_epochs=_epochs_left(train_options, plan, task.left))
+    place = RunOptions(runs=task.how.runs, study=f"{ended.study.study_name}:{ended.found.chosen.number}")
+    run = _made_before(place, train_options) or train(
+        task.file,
+        read_options=task.read_options,
+        split_options=task.split_options,
+        model_options=model_options,
+        train_options=train_options,
+        place=place,
     )
     return run, against(_bits(run, stage), others, stage.comparing) if others else None
 
@@ -118,10 +126,10 @@ def _whole_defaults(ended: _Ended, plan: Plan) -> list[float] | None:
     if "whole" not in study.user_attrs:
         if task.left < stage.ground.plan.seconds + plan.seconds + plan.scoring:
             return None
-        tell([say("A whole training with the defaults, to compare with.")])
+        tell([translate("A whole training with the defaults, to compare with.")])
         write_sides(stage.ground.run.folder, stage.parts)
-        learner, recipe = ended.space.settings(ended.space.defaults)
-        speaker = stage.ground.learn(learner, recipe, lambda epoch, speaker: None)
+        model_options, train_options = ended.space.settings(ended.space.defaults)
+        speaker = stage.ground.learn(model_options, train_options, lambda epoch, speaker: None)
         study.set_user_attr("whole", mark(speaker.log2_probability, stage.comparing).bits.round(3).tolist())
     return list(study.user_attrs["whole"])
 
@@ -133,20 +141,28 @@ def _bits(run: Run, stage: Stage) -> list[float]:
     return bits
 
 
-def _epochs_left(recipe: Recipe, plan: Plan, left: float) -> int:
+def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
     """As many as asked for, or as there is time for; rows that were made from others take time, too."""
-    more = 1 + recipe.augment_share * len(recipe.augment)
-    epochs = int(recipe.epochs * (left - plan.scoring) / (more * plan.seconds))
-    if epochs >= recipe.epochs:
-        return recipe.epochs
-    tell([say("In the time that is left: {epochs} of {asked} epochs.", epochs=max(1, epochs), asked=recipe.epochs)])
+    more = 1 + train_options.augment_share * len(train_options.augment)
+    epochs = int(train_options.epochs * (left - plan.scoring) / (more * plan.seconds))
+    if epochs >= train_options.epochs:
+        return train_options.epochs
+    tell(
+        [
+            translate(
+                "In the time that is left: {epochs} of {asked} epochs.",
+                epochs=max(1, epochs),
+                asked=train_options.epochs,
+            )
+        ]
+    )
     return max(1, epochs)
 
 
-def _made_before(place: Place, recipe: Recipe) -> Run | None:
+def _made_before(place: RunOptions, train_options: TrainOptions) -> Run | None:
     """The complete run of an earlier sitting with the same settings."""
     complete = (run for run in store.every(place.runs) if run.complete and run.settings.get("study") == place.study)
-    return next((run for run in complete if run.settings["recipe"]["num_train_epochs"] >= recipe.epochs), None)
+    return next((run for run in complete if run.settings["recipe"]["num_train_epochs"] >= train_options.epochs), None)
 
 
 def _interrupted(runs: Path, study: str) -> Run | None:

@@ -11,7 +11,7 @@ from cyclopts import Parameter, Token
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import context
 from daedap.errors import SettingsError
-from daedap.korean.perturb import KINDS, Kind, disturb_each
+from daedap.korean.perturb import KINDS, Kind, perturb_each
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
 
@@ -77,11 +77,11 @@ def without_question(pairs: Sequence[Pair], share: float, seed: int) -> list[Pai
 def _copies(pairs: Sequence[Pair], kind: Kind, share: float, seed: int) -> Iterator[Pair]:
     chosen: list[tuple[Pair, random.Random]] = []
     for pair in pairs:
-        dice = random.Random(f"{seed} {kind} {pair.id}")
-        count = int(share) + (dice.random() < share % 1)
-        chosen += [(pair, dice)] * count
-    questions, dices = [pair.question for pair, _ in chosen], [dice for _, dice in chosen]
-    for (pair, _), question in zip(chosen, disturb_each(questions, kind, dices), strict=True):
+        rng = random.Random(f"{seed} {kind} {pair.id}")
+        count = int(share) + (rng.random() < share % 1)
+        chosen += [(pair, rng)] * count
+    questions, dices = [pair.question for pair, _ in chosen], [rng for _, rng in chosen]
+    for (pair, _), question in zip(chosen, perturb_each(questions, kind, dices), strict=True):
         if question != pair.question:
             yield replace(pair, question=question)
 

@@ -17,7 +17,7 @@ _SHOWN = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class BadRow:
     """An unreadable row."""
 
     line: int

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
-from daedap.data.clean import Problem, clean, clean_text, is_damaged, texts_of
+from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
 from daedap.data.encoding import detect, open_text
 from daedap.data.jsonl import objects
 from daedap.data.kakaotalk import is_chat
-from daedap.data.reader import TOLD_BY_THE_FILE, Layout, open_source, refuse_unreadable, rows
+from daedap.data.reader import TOLD_BY_THE_FILE, ReadOptions, open_source, refuse_unreadable, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
@@ -54,7 +54,7 @@ class Texts:
     """Lines or rows that can't be read, or are damaged."""
 
 
-def read_texts(path: Path, layout: Layout = TOLD_BY_THE_FILE) -> Texts:
+def read_texts(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE) -> Texts:
     """The documents of a file.
 
     `.txt` and `.md` hold one text a line, and blank lines between documents. JSON lines with a `text` are a document
@@ -67,10 +67,10 @@ def read_texts(path: Path, layout: Layout = TOLD_BY_THE_FILE) -> Texts:
     suffix = path.suffix.lower()
     if suffix in _PLAIN and not is_chat(_sample(path)):
         found = _plain(path)
-    elif suffix in _JSON and any("text" in row for _, row in objects(_sample(path)) if not isinstance(row, Problem)):
+    elif suffix in _JSON and any("text" in row for _, row in objects(_sample(path)) if not isinstance(row, BadRow)):
         found = _json_texts(path)
     else:
-        found = _dialogues(path, layout)
+        found = _dialogues(path, read_options)
     if not found.documents:
         raise DataError("{file} holds no text.", "Write one text a line.", file=path)
     return found
@@ -110,12 +110,12 @@ def _json_texts(path: Path) -> Texts:
     return Texts(documents, len(found) - sum(map(bool, parts)))
 
 
-def _dialogues(path: Path, layout: Layout) -> Texts:
-    found = list(rows(open_source(path, layout)))
+def _dialogues(path: Path, read_options: ReadOptions) -> Texts:
+    found = list(rows(open_source(path, read_options)))
     pairs = [clean(row)[0] for row in found if isinstance(row, Pair) and not is_damaged(*texts_of(row))]
     usable = [pair for pair in pairs if pair.question and pair.answer]
-    threads = groupby(enumerate(usable), key=lambda numbered: numbered[1].thread or numbered[0])
-    documents = dict.fromkeys(_dialogue([pair for _, pair in thread]) for _, thread in threads)
+    threads = groupby(enumerate(usable), key=lambda numbered: numbered[1].conversation_id or numbered[0])
+    documents = dict.fromkeys(_dialogue([pair for _, pair in conversation_id]) for _, conversation_id in threads)
     return Texts(list(documents), len(found) - len(usable))
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from daedap.data.clean import (
-    Problem,
+    BadRow,
     clean,
     clean_text,
     excerpt,
@@ -31,7 +31,7 @@ from daedap.data.clean import (
     texts_of,
 )
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, Texts
-from daedap.data.reader import TOLD_BY_THE_FILE, Layout, Source, open_source, rows
+from daedap.data.reader import TOLD_BY_THE_FILE, ReadOptions, Source, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
 from daedap.types import Pair
@@ -199,7 +199,7 @@ class Loaded:
     report: Report
 
 
-def check(path: Path, layout: Layout = TOLD_BY_THE_FILE, *, fits: Fits | None = None) -> Report:
+def check(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE, *, fits: Fits | None = None) -> Report:
     """Examine a file without holding its pairs.
 
     Args:
@@ -210,19 +210,19 @@ def check(path: Path, layout: Layout = TOLD_BY_THE_FILE, *, fits: Fits | None = 
     Raises:
         DataError: The file can't be read at all. A file of which nothing is usable has a report with `usable` 0.
     """
-    doctor = _Doctor(open_source(path, layout), fits or _fits)
+    doctor = _Doctor(open_source(path, read_options), fits or _fits)
     for _ in doctor.usable():
         pass
     return doctor.report()
 
 
-def load(path: Path, layout: Layout = TOLD_BY_THE_FILE, *, fits: Fits | None = None) -> Loaded:
+def load(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE, *, fits: Fits | None = None) -> Loaded:
     """The cleaned pairs of a file and the same report as `check` gives.
 
     Raises:
         DataError: The file can't be read, or nothing in it is usable.
     """
-    doctor = _Doctor(open_source(path, layout), fits or _fits)
+    doctor = _Doctor(open_source(path, read_options), fits or _fits)
     pairs = list(doctor.usable())
     report = doctor.report()
     if not pairs:
@@ -268,8 +268,8 @@ class _Doctor:
     def usable(self) -> Iterator[Pair]:
         """Every pair that is left, repaired; goes through the file once."""
         for row in rows(self.source):
-            self.rows += not (isinstance(row, Problem) and row.kind in NOT_ROWS)
-            if isinstance(row, Problem):
+            self.rows += not (isinstance(row, BadRow) and row.kind in NOT_ROWS)
+            if isinstance(row, BadRow):
                 self.note(row.kind, row.line, row.value)
             elif pair := self.examine(row):
                 yield pair

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from daedap.data.reader import Source
-from daedap.i18n import say
+from daedap.i18n import translate
 
 Action = Literal["dropped", "repaired", "kept"]
 
@@ -78,7 +78,7 @@ class Finding:
     @property
     def told(self) -> str:
         """What it is, in the user's language."""
-        return say(KINDS[self.kind].told)
+        return translate(KINDS[self.kind].told)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Report:
     def lines(self) -> list[str]:
         """The report as text in the user's language."""
         said = [
-            say(
+            translate(
                 "{file}: {rows:,} rows, {usable:,} usable ({format}{encoding})",
                 file=self.source.path,
                 rows=self.rows,
@@ -162,11 +162,14 @@ class Report:
         ]
         if self.near_duplicates is not None:
             template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
-            said.append(say(template, count=self.near_duplicates, compared=self.compared))
+            said.append(translate(template, count=self.near_duplicates, compared=self.compared))
         if self.usable:
-            said += [_told_texts(say("questions"), self.questions), _told_texts(say("answers"), self.answers)]
+            said += [
+                _told_texts(translate("questions"), self.questions),
+                _told_texts(translate("answers"), self.answers),
+            ]
         if self.answers.mixed:
-            said.append(say("The answers mix polite and casual speech; the chatbot will too."))
+            said.append(translate("The answers mix polite and casual speech; the chatbot will too."))
         return said + _told_labels(self.labels)
 
 
@@ -190,8 +193,8 @@ def _told_columns(source: Source) -> list[str]:
         "label": columns.label.name if columns.label else "-",
     }
     if columns.header:
-        return [say("columns: question = {question}, answer = {answer}, label = {label}", **fields)]
-    return [say("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields)]
+        return [translate("columns: question = {question}, answer = {answer}, label = {label}", **fields)]
+    return [translate("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields)]
 
 
 def _told_finding(finding: Finding) -> str:
@@ -200,20 +203,20 @@ def _told_finding(finding: Finding) -> str:
         shown.append("…")
     fields = {"count": finding.count, "what": finding.told, "where": ", ".join(shown)}
     if finding.action == "dropped":
-        return say("dropped: {what}: {count:,} ({where})", **fields)
+        return translate("dropped: {what}: {count:,} ({where})", **fields)
     if finding.action == "repaired":
-        return say("repaired: {what}: {count:,} ({where})", **fields)
-    return say("kept: {what}: {count:,} ({where})", **fields)
+        return translate("repaired: {what}: {count:,} ({where})", **fields)
+    return translate("kept: {what}: {count:,} ({where})", **fields)
 
 
 def _told_example(example: Example) -> str:
     if not example.value:
-        return say("line {line}", line=example.line)
-    return say("line {line} '{value}'", line=example.line, value=example.value)
+        return translate("line {line}", line=example.line)
+    return translate("line {line} '{value}'", line=example.line, value=example.value)
 
 
 def _told_texts(name: str, texts: Texts) -> str:
-    return say(
+    return translate(
         "{name}: {mean:.1f} characters on average (median {p50}, 95 % up to {p95}, 99 % up to {p99}, longest {max:,});"
         " {polite:.0%} polite",
         name=name,
@@ -225,4 +228,4 @@ def _told_labels(labels: Mapping[str, int]) -> list[str]:
     if not any(labels):
         return []
     shown = [f"{label or '-'} ({count:,})" for label, count in list(labels.items())[:10]]
-    return [say("labels: {labels}", labels=", ".join(shown) + (", …" if len(labels) > 10 else ""))]
+    return [translate("labels: {labels}", labels=", ".join(shown) + (", …" if len(labels) > 10 else ""))]

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from daedap.data.clean import Problem, excerpt
+from daedap.data.clean import BadRow, excerpt
 from daedap.data.tables import Columns, part_of
 from daedap.errors import DataError
 from daedap.types import Message, Pair, Role
@@ -22,8 +22,8 @@ HISTORY = 6
 class Conversation:
     """Takes messages one by one and gives back the pairs they complete; what one side says in a row is one turn."""
 
-    def __init__(self, thread: str, label: str = "") -> None:
-        self._thread, self._label = thread, label
+    def __init__(self, conversation_id: str, label: str = "") -> None:
+        self._thread, self._label = conversation_id, label
         self._system: tuple[Message, ...] = ()
         self._past: deque[Message] = deque(maxlen=HISTORY)
         self._question: tuple[str, int] | None = None
@@ -72,24 +72,24 @@ _ROLES: dict[str, Role] = {
 Chooser = Callable[[tuple[str, ...]], Columns]
 
 
-def objects(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | Problem]]:
+def objects(lines: Iterable[str]) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
     """Line number and object; a line that isn't a JSON object is a problem. Blank lines at the end don't count."""
     blank: list[int] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             blank.append(number)
             continue
-        yield from ((at, Problem(at, "blank", "")) for at in blank)
+        yield from ((at, BadRow(at, "blank", "")) for at in blank)
         blank.clear()
         yield number, _object(number, line)
 
 
-def _object(number: int, line: str) -> dict[str, Any] | Problem:
+def _object(number: int, line: str) -> dict[str, Any] | BadRow:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        return Problem(number, "json", excerpt(line.strip()))
-    return row if isinstance(row, dict) else Problem(number, "json", excerpt(line.strip()))
+        return BadRow(number, "json", excerpt(line.strip()))
+    return row if isinstance(row, dict) else BadRow(number, "json", excerpt(line.strip()))
 
 
 def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
@@ -97,7 +97,7 @@ def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
     return next((row[key] for key in CONVERSATIONS if isinstance(row.get(key), list)), None)
 
 
-def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) -> Iterator[Pair | Problem]:
+def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) -> Iterator[Pair | BadRow]:
     """The pairs of one object: one, or one for every answer of a conversation.
 
     Args:
@@ -114,34 +114,34 @@ def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) 
         yield from _several(turns, line, Conversation(f"{name}:{line}", label))
 
 
-def _single(row: Mapping[str, Any], line: int, choose: Chooser) -> Pair | Problem:
+def _single(row: Mapping[str, Any], line: int, choose: Chooser) -> Pair | BadRow:
     try:
         columns = choose(tuple(row))
     except DataError:
-        return Problem(line, "keys", excerpt(", ".join(row)))
+        return BadRow(line, "keys", excerpt(", ".join(row)))
     question, answer = _text(row[columns.question.name]), _text(row[columns.answer.name])
     label = _text(row[columns.label.name]) if columns.label else ""
     if question is None or answer is None:
-        return Problem(line, "keys", excerpt(str(row)))
+        return BadRow(line, "keys", excerpt(str(row)))
     if columns.question.name == "instruction" and (subject := _text(row.get("input"))):
         question = f"{question}\n{subject}"  # what the instruction is about, in the layout of Alpaca
     return Pair(question, answer, label or "", line=line)
 
 
-def _several(turns: list[Any], line: int, talk: Conversation) -> Iterator[Pair | Problem]:
+def _several(turns: list[Any], line: int, talk: Conversation) -> Iterator[Pair | BadRow]:
     """Nothing is taken from a conversation of which one turn can't be read: what follows may refer to it."""
     found: list[Pair] = []
     for turn in turns:
         role, text = _role(turn), _content(turn)
         if role is None or text is None:
-            yield Problem(line, "turns", excerpt(str(turn)))
+            yield BadRow(line, "turns", excerpt(str(turn)))
             return
         found += talk.add(role, text, line)
     found += talk.end()
     if found:
         yield from found
     else:
-        yield Problem(line, "turns", excerpt(str(turns)))
+        yield BadRow(line, "turns", excerpt(str(turns)))
 
 
 def _role(turn: object) -> Role | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
-from daedap.data.clean import Problem, excerpt
+from daedap.data.clean import BadRow, excerpt
 from daedap.data.jsonl import Conversation
 from daedap.data.tables import Record, records
 from daedap.korean.text import nfc
@@ -64,12 +64,12 @@ def is_chat_table(names: Sequence[str]) -> bool:
     return [name.strip().casefold() for name in names] == ["date", "user", "message"]
 
 
-def messages(lines: Iterable[str], delimiter: str) -> Iterator[Said | Problem]:
+def messages(lines: Iterable[str], delimiter: str) -> Iterator[Said | BadRow]:
     """Messages of an export: a table when it has a `delimiter`, else text."""
     return chat_records(records(lines, delimiter)) if delimiter else chat_lines(lines)
 
 
-def chat_lines(lines: Iterable[str]) -> Iterator[Said | Problem]:
+def chat_lines(lines: Iterable[str]) -> Iterator[Said | BadRow]:
     """Messages of a `.txt` export; a line that begins no message goes on with the last one."""
     day, open_, more = date.min, None, list[str]()
     for number, raw in enumerate(lines, 1):
@@ -83,33 +83,33 @@ def chat_lines(lines: Iterable[str]) -> Iterator[Said | Problem]:
             yield _sorted_out(open_, more)
         if rule:
             day = _date(rule) or day
-        if isinstance(begun, Problem):
+        if isinstance(begun, BadRow):
             yield begun
         open_, more = begun if isinstance(begun, Said) else None, []
     if open_:
         yield _sorted_out(open_, more)
 
 
-def chat_records(found: Iterable[Record]) -> Iterator[Said | Problem]:
+def chat_records(found: Iterable[Record]) -> Iterator[Said | BadRow]:
     """Messages of a `.csv` export; the first record is the header."""
     for record in found:
         if not record.fields:
-            yield Problem(record.line, "quote" if record.fields is None else "blank", excerpt(record.text.strip()))
+            yield BadRow(record.line, "quote" if record.fields is None else "blank", excerpt(record.text.strip()))
         elif not is_chat_table(record.fields):
             yield _of_record(record.line, record.fields, record.text)
 
 
-def _of_record(line: int, fields: list[str], text: str) -> Said | Problem:
+def _of_record(line: int, fields: list[str], text: str) -> Said | BadRow:
     try:
         at, speaker, message = fields
         said = Said(line, nfc(speaker.strip()), message, datetime.fromisoformat(at.strip()))
     except ValueError:
-        return Problem(line, "fields", excerpt(text.strip()))
+        return BadRow(line, "fields", excerpt(text.strip()))
     # Only here do notices come under somebody's name; elsewhere such a text is what the person wrote.
-    return Problem(line, "system", excerpt(message)) if _SYSTEM.fullmatch(message) else _sorted_out(said, [])
+    return BadRow(line, "system", excerpt(message)) if _SYSTEM.fullmatch(message) else _sorted_out(said, [])
 
 
-def _begun(line: str, day: date, number: int) -> Said | Problem | None:
+def _begun(line: str, day: date, number: int) -> Said | BadRow | None:
     """The message or notice that begins in a line."""
     if found := _PC.match(line):
         at = _moment(found, day)
@@ -118,21 +118,21 @@ def _begun(line: str, day: date, number: int) -> Said | Problem | None:
         at = _moment(found, _date(found))
         speaker, colon, text = f"{found['rest']} ".removeprefix(", ").partition(" : ")
         if at and (not colon or found["rest"].startswith(":")):
-            return Problem(number, "system", excerpt(found["rest"].strip(",: ")))
+            return BadRow(number, "system", excerpt(found["rest"].strip(",: ")))
     elif _SYSTEM.fullmatch(line):
-        return Problem(number, "system", excerpt(line))
+        return BadRow(number, "system", excerpt(line))
     else:
         return None
     return Said(number, nfc(speaker.strip()), text.rstrip(), at) if at else None
 
 
-def _sorted_out(said: Said, more: list[str]) -> Said | Problem:
+def _sorted_out(said: Said, more: list[str]) -> Said | BadRow:
     """The whole message, unless it's a notice (nobody's), or stands for a picture or whatever else isn't text."""
     text = "\n".join([said.text, *more]).strip()
     if not said.speaker:
-        return Problem(said.line, "system", excerpt(text))
+        return BadRow(said.line, "system", excerpt(text))
     if not text or _ATTACHMENT.fullmatch(text):
-        return Problem(said.line, "attachment", excerpt(text))
+        return BadRow(said.line, "attachment", excerpt(text))
     return Said(said.line, said.speaker, text, said.at)
 
 
@@ -155,12 +155,12 @@ def _moment(found: re.Match[str], day: date | None) -> datetime | None:
     return datetime.combine(day, time(hour, int(found["minute"])))
 
 
-def speakers(said: Iterable[Said | Problem]) -> Counter[str]:
+def speakers(said: Iterable[Said | BadRow]) -> Counter[str]:
     """How many messages each speaker wrote."""
     return Counter(item.speaker for item in said if isinstance(item, Said))
 
 
-def chat_pairs(said: Iterable[Said | Problem], speaker: str, name: str) -> Iterator[Pair | Problem]:
+def chat_pairs(said: Iterable[Said | BadRow], speaker: str, name: str) -> Iterator[Pair | BadRow]:
     """What the others say is the question, what the speaker says next is the answer.
 
     Args:
@@ -170,7 +170,7 @@ def chat_pairs(said: Iterable[Said | Problem], speaker: str, name: str) -> Itera
     """
     talk, last = Conversation(""), None
     for item in said:
-        if isinstance(item, Problem):
+        if isinstance(item, BadRow):
             yield item
             continue
         if last is None or abs(item.at - last) > PAUSE:

@@ -15,7 +15,7 @@ from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Literal, TextIO
 
-from daedap.data.clean import Problem, excerpt
+from daedap.data.clean import BadRow, excerpt
 from daedap.data.encoding import Encoding, detect, open_text
 from daedap.data.jsonl import conversation_of, object_pairs, objects
 from daedap.data.kakaotalk import Said, chat_pairs, is_chat, is_chat_table, messages, speakers
@@ -33,7 +33,7 @@ _SAMPLE = 200
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class ReadOptions:
     """Where things are, as far as the user says."""
 
     question_column: str | None = None
@@ -56,7 +56,7 @@ class Layout:
         return nfc((self.speaker or "").strip())
 
 
-TOLD_BY_THE_FILE = Layout()
+TOLD_BY_THE_FILE = ReadOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Source:
     """Between the fields of a text table."""
     columns: Columns | None = None
     """The columns chosen; None for chats and conversations."""
-    layout: Layout = TOLD_BY_THE_FILE
+    read_options: ReadOptions = TOLD_BY_THE_FILE
     """What the user said."""
 
     @property
@@ -81,7 +81,7 @@ class Source:
         return self.text.name if self.text else ""
 
 
-def open_source(path: Path, layout: Layout = TOLD_BY_THE_FILE) -> Source:
+def open_source(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE) -> Source:
     """Find out what a file is and where its questions and answers stand; reads the beginning, decodes all of it.
 
     Raises:
@@ -89,16 +89,16 @@ def open_source(path: Path, layout: Layout = TOLD_BY_THE_FILE) -> Source:
     """
     refuse_unreadable(path)
     if is_excel(path):
-        source = _open_excel(path, layout)
+        source = _open_excel(path, read_options)
     else:
         _refuse_unknown(path)
-        source = _open_text(path, layout)
-    if layout.speaker and source.format != "kakaotalk":
+        source = _open_text(path, read_options)
+    if read_options.speaker and source.format != "kakaotalk":
         raise DataError(
             "{file} is not a KakaoTalk chat, so there is no speaker {value} in it.",
             "Leave out --speaker.",
             file=path,
-            value=layout.speaker,
+            value=read_options.speaker,
         )
     return source
 
@@ -152,16 +152,16 @@ def _refuse_unknown(path: Path) -> None:
         )
 
 
-def _open_excel(path: Path, layout: Layout) -> Source:
+def _open_excel(path: Path, read_options: ReadOptions) -> Source:
     found = [record.fields or [] for record in islice(excel_records(path), 2)]
     if not found:
         raise _empty(path)
-    columns = choose(found[0], layout.wanted, path)
+    columns = choose(found[0], read_options.wanted, path)
     _refuse_lone_header(path, columns, len(found))
-    return Source(path=path, format="xlsx", columns=columns, layout=layout)
+    return Source(path=path, format="xlsx", columns=columns, read_options=read_options)
 
 
-def _open_text(path: Path, layout: Layout) -> Source:
+def _open_text(path: Path, read_options: ReadOptions) -> Source:
     encoding = detect(path)
     with open_text(path, encoding) as lines:
         sample = list(islice(dropwhile(str.isspace, lines), _SAMPLE))
@@ -169,24 +169,28 @@ def _open_text(path: Path, layout: Layout) -> Source:
         raise _empty(path)
     suffix = path.suffix.lower()
     if suffix in _JSON:
-        columns = _json_columns(path, sample, layout)
-        return Source(path=path, format="jsonl", text=encoding, columns=columns, layout=layout)
+        columns = _json_columns(path, sample, read_options)
+        return Source(path=path, format="jsonl", text=encoding, columns=columns, read_options=read_options)
     if suffix == ".txt" and is_chat(sample):
-        return _open_chat(Source(path=path, format="kakaotalk", text=encoding, layout=layout))
-    return _open_table(path, encoding, sample, layout)
+        return _open_chat(Source(path=path, format="kakaotalk", text=encoding, read_options=read_options))
+    return _open_table(path, encoding, sample, read_options)
 
 
-def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], layout: Layout) -> Source:
+def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_options: ReadOptions) -> Source:
     delimiter = sniff(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
     found = [record.fields or [record.text.strip()] for record in records(sample, delimiter) if record.fields != []]
-    if is_chat_table(found[0]) and not layout.question_column:
-        return _open_chat(Source(path=path, format="kakaotalk", text=encoding, delimiter=delimiter, layout=layout))
-    columns = choose(found[0], layout.wanted, path)
+    if is_chat_table(found[0]) and not read_options.question_column:
+        return _open_chat(
+            Source(path=path, format="kakaotalk", text=encoding, delimiter=delimiter, read_options=read_options)
+        )
+    columns = choose(found[0], read_options.wanted, path)
     if not columns.header:  # the first row may be the broken one
-        columns = choose(_typical(found), layout.wanted, path)
+        columns = choose(_typical(found), read_options.wanted, path)
     _refuse_lone_header(path, columns, len(found))
     format_: Format = "tsv" if delimiter == "\t" else "csv"
-    return Source(path=path, format=format_, text=encoding, delimiter=delimiter, columns=columns, layout=layout)
+    return Source(
+        path=path, format=format_, text=encoding, delimiter=delimiter, columns=columns, read_options=read_options
+    )
 
 
 def _typical(found: Sequence[list[str]]) -> list[str]:
@@ -199,7 +203,7 @@ def _refuse_lone_header(path: Path, columns: Columns, count: int) -> None:
         raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=path)
 
 
-def _json_columns(path: Path, sample: Sequence[str], layout: Layout) -> Columns | None:
+def _json_columns(path: Path, sample: Sequence[str], read_options: ReadOptions) -> Columns | None:
     if sample[0].lstrip().startswith("["):
         raise DataError(
             "{file} is one JSON list; it must hold one object a line (JSONL).",
@@ -216,15 +220,15 @@ def _json_columns(path: Path, sample: Sequence[str], layout: Layout) -> Columns 
         )
     if any(conversation_of(row) is not None for row in found):
         return None
-    return _first_choice(path, list(dict.fromkeys(map(tuple, found))), layout)
+    return _first_choice(path, list(dict.fromkeys(map(tuple, found))), read_options)
 
 
-def _first_choice(path: Path, keys: Sequence[tuple[str, ...]], layout: Layout) -> Columns:
+def _first_choice(path: Path, keys: Sequence[tuple[str, ...]], read_options: ReadOptions) -> Columns:
     """The columns of the first object that has them; when none has, what is wrong with the first one."""
     for names in keys:
         with contextlib.suppress(DataError):
-            return choose(names, layout.wanted, path, keys=True)
-    return choose(keys[0], layout.wanted, path, keys=True)
+            return choose(names, read_options.wanted, path, keys=True)
+    return choose(keys[0], read_options.wanted, path, keys=True)
 
 
 def _open_chat(source: Source) -> Source:
@@ -232,7 +236,7 @@ def _open_chat(source: Source) -> Source:
     assert source.text, "a chat is text"
     with open_text(source.path, source.text) as lines:
         said = messages(lines, source.delimiter)
-        if any(isinstance(item, Said) and item.speaker == source.layout.answerer for item in said):
+        if any(isinstance(item, Said) and item.speaker == source.read_options.answerer for item in said):
             return source
     with open_text(source.path, source.text) as lines:
         raise _wrong_speaker(source, speakers(messages(lines, source.delimiter)))
@@ -244,12 +248,12 @@ def _wrong_speaker(source: Source, counts: Counter[str]) -> DataError:
     listed = shown + (", …" if len(counts) > 10 else "")
     if not counts:
         return DataError("{file} is a KakaoTalk chat without any message.", "Export the chat again.", file=source.path)
-    if source.layout.speaker:
+    if source.read_options.speaker:
         return DataError(
             "{file}: nobody called {value} speaks in this chat; messages by speaker: {speakers}.",
             "Choose whose messages are the answers with --speaker.",
             file=source.path,
-            value=source.layout.speaker,
+            value=source.read_options.speaker,
             speakers=listed,
         )
     return DataError(
@@ -260,10 +264,10 @@ def _wrong_speaker(source: Source, counts: Counter[str]) -> DataError:
     )
 
 
-__all__ = ["TOLD_BY_THE_FILE", "Layout", "Problem", "Source", "open_source", "rows"]
+__all__ = ["TOLD_BY_THE_FILE", "BadRow", "ReadOptions", "Source", "open_source", "rows"]
 
 
-def rows(source: Source) -> Iterator[Pair | Problem]:
+def rows(source: Source) -> Iterator[Pair | BadRow]:
     """The pairs and the unreadable rows of a file, in order; holds one at a time."""
     if source.text is None:
         yield from _table_rows(excel_records(source.path), source)
@@ -272,24 +276,24 @@ def rows(source: Source) -> Iterator[Pair | Problem]:
         if source.format == "jsonl":
             yield from _json_rows(lines, source)
         elif source.format == "kakaotalk":
-            yield from chat_pairs(messages(lines, source.delimiter), source.layout.answerer, source.path.name)
+            yield from chat_pairs(messages(lines, source.delimiter), source.read_options.answerer, source.path.name)
         else:
             yield from _table_rows(records(lines, source.delimiter), source)
 
 
-def _json_rows(lines: TextIO, source: Source) -> Iterator[Pair | Problem]:
+def _json_rows(lines: TextIO, source: Source) -> Iterator[Pair | BadRow]:
     @lru_cache(256)  # the objects of a file have the same keys, or a few kinds of them
     def columns_of(keys: tuple[str, ...]) -> Columns:
-        return choose(keys, source.layout.wanted, source.path, keys=True)
+        return choose(keys, source.read_options.wanted, source.path, keys=True)
 
     for line, row in objects(lines):
-        if isinstance(row, Problem):
+        if isinstance(row, BadRow):
             yield row
         else:
             yield from object_pairs(row, line, columns_of, source.path.name)
 
 
-def _table_rows(found: Iterable[Record], source: Source) -> Iterator[Pair | Problem]:
+def _table_rows(found: Iterable[Record], source: Source) -> Iterator[Pair | BadRow]:
     assert source.columns, "a table has columns"
     if source.columns.header:  # blank lines may come before it
         found = islice(dropwhile(lambda record: record.fields == [], found), 1, None)
@@ -297,16 +301,16 @@ def _table_rows(found: Iterable[Record], source: Source) -> Iterator[Pair | Prob
         yield _row(record, source.columns, sheet=source.format == "xlsx")
 
 
-def _row(record: Record, columns: Columns, *, sheet: bool) -> Pair | Problem:
+def _row(record: Record, columns: Columns, *, sheet: bool) -> Pair | BadRow:
     fields, width = record.fields, columns.width
     if fields is None:
-        return Problem(record.line, "quote", excerpt(record.text.strip()))
+        return BadRow(record.line, "quote", excerpt(record.text.strip()))
     if len(fields) != width:
         if not any(map(str.strip, fields)):
-            return Problem(record.line, "blank", "")
+            return BadRow(record.line, "blank", "")
         # A sheet doesn't store empty cells at the end of a row, and notes may stand beside the table.
         if not sheet and (len(fields) < width or any(map(str.strip, fields[width:]))):
-            return Problem(record.line, "fields", excerpt(record.text.strip()))
+            return BadRow(record.line, "fields", excerpt(record.text.strip()))
         fields = fields + [""] * (width - len(fields))
     label = fields[columns.label.index] if columns.label else ""
     return Pair(fields[columns.question.index], fields[columns.answer.index], label, line=record.line)

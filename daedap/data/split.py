@@ -45,7 +45,7 @@ def write_sides(folder: Path, parts: Split, first: Container[str] = ()) -> None:
 def read_sides(folder: Path) -> Split:
     """The split that was written, but for what it left out; how much it leaks is not read."""
     pairs: list[Pair] = []
-    sides: list[Side] = []
+    sides: list[SplitName] = []
     names: list[str] = []
     for side in _KEPT:
         for record in _records(folder, side):
@@ -92,12 +92,12 @@ def _pair(record: dict[str, object]) -> Pair:
 
 
 T = TypeVar("T")
-Side = Literal["train", "dev", "test", "left_out", "unused"]
+SplitName = Literal["train", "dev", "test", "left_out", "unused"]
 Method = Literal["components", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Splitting:
+class SplitOptions:
     """How rows are parted. Sizes are shares (0.1) or numbers of rows (1000), as in scikit-learn."""
 
     split: Method = "components"
@@ -132,55 +132,55 @@ class Split:
     """Every pair with its side and its component, in file order."""
 
     pairs: Sequence[Pair]
-    sides: Sequence[Side]
+    sides: Sequence[SplitName]
     components: Sequence[int]
     """Row of the component's first question."""
     leak: Leak
 
-    def rows(self, side: Side) -> list[Pair]:
+    def rows(self, side: SplitName) -> list[Pair]:
         """The pairs of one side, in file order."""
         return [pair for pair, its_side in zip(self.pairs, self.sides, strict=True) if its_side == side]
 
-    def components_of(self, side: Side) -> list[str]:
+    def components_of(self, side: SplitName) -> list[str]:
         """The component of each row of one side, named by the id of its first pair."""
         chosen = zip(self.components, self.sides, strict=True)
         return [self.pairs[component].id for component, its_side in chosen if its_side == side]
 
 
-def split(pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Split:
+def split(pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
     """Part the pairs. Raises SettingsError when nothing would be left to train on."""
-    dev, test = (share(size, len(pairs)) for size in (splitting.dev_size, splitting.test_size))
+    dev, test = (share(size, len(pairs)) for size in (split_options.dev_size, split_options.test_size))
     if dev + test >= 1:
         raise SettingsError(
             "--dev-size {dev} and --test-size {test} together take all {rows} rows.",
             "Lower one of them.",
             rows=len(pairs),
-            dev=splitting.dev_size,
-            test=splitting.test_size,
+            dev=split_options.dev_size,
+            test=split_options.test_size,
         )
-    if splitting.split == "random":
-        sides = _thinned(pairs, _at_random(len(pairs), dev, test, seed), splitting.fraction)
+    if split_options.split == "random":
+        sides = _thinned(pairs, _at_random(len(pairs), dev, test, seed), split_options.fraction)
         leak = Leak(questions=_questions_leaked(pairs, sides), answers=_answers_leaked(pairs, sides))
         return Split(pairs, sides, range(len(pairs)), leak)
     sides, components = _by_components(pairs, dev, test)
-    sides = _thinned(pairs, sides, splitting.fraction)
+    sides = _thinned(pairs, sides, split_options.fraction)
     return Split(pairs, sides, components, Leak(questions=0.0, answers=_answers_leaked(pairs, sides)))
 
 
-def grow(before: Split, pairs: Sequence[Pair], splitting: Splitting, *, seed: int = 0) -> Split:
+def grow(before: Split, pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
     """Part more pairs, which follow those of an earlier split: each of these keeps its side, and what learned learns.
 
     The sizes must be shares, for as many rows would mean another share of more.
     """
     everything, learned = [*before.pairs, *pairs], {pair.id for pair in before.rows("train")}
     before = replace(before, sides=["train" if side == "unused" else side for side in before.sides])
-    dev, test = splitting.dev_size, splitting.test_size
-    if splitting.split == "random":
+    dev, test = split_options.dev_size, split_options.test_size
+    if split_options.split == "random":
         sides, components = [*before.sides, *_at_random(len(pairs), dev, test, seed)], list(range(len(everything)))
     else:
         sides, components = _by_components(everything, dev, test, before)
-    thinned = _thinned(everything, sides, splitting.fraction, learned)
-    leaked = _questions_leaked(everything, thinned) if splitting.split == "random" else 0.0
+    thinned = _thinned(everything, sides, split_options.fraction, learned)
+    leaked = _questions_leaked(everything, thinned) if split_options.split == "random" else 0.0
     return Split(everything, thinned, components, Leak(questions=leaked, answers=_answers_leaked(everything, thinned)))
 
 
@@ -211,7 +211,9 @@ def share(size: float, rows: int) -> float:
     return size if 0 <= size < 1 else size / max(rows, 1)
 
 
-def _thinned(pairs: Sequence[Pair], sides: list[Side], fraction: float, learned: Container[str] = ()) -> list[Side]:
+def _thinned(
+    pairs: Sequence[Pair], sides: list[SplitName], fraction: float, learned: Container[str] = ()
+) -> list[SplitName]:
     """Keep a share of the training rows, and those learned before: the smallest ids, so that shares are nested."""
     ids = sorted(pair.id for pair, side in zip(pairs, sides, strict=True) if side == "train")
     last = ids[max(round(fraction * len(ids)), 1) - 1] if ids else ""
@@ -223,10 +225,10 @@ def _thinned(pairs: Sequence[Pair], sides: list[Side], fraction: float, learned:
 
 def _by_components(
     pairs: Sequence[Pair], dev: float, test: float, before: Split | None = None
-) -> tuple[list[Side], list[int]]:
+) -> tuple[list[SplitName], list[int]]:
     """Sides and components; the first pairs are those of `before`, where there is one, and stay where they are."""
     components = _Components(len(pairs))
-    sides: list[Side] = []
+    sides: list[SplitName] = []
     known = len(before.pairs) if before else 0
     threads: dict[str, int] = {}
     first = _first_rows(pairs)
@@ -235,10 +237,10 @@ def _by_components(
         if before and row < known:
             sides.append(before.sides[row])
             components.join(row, {before.components[row]})
-            if pair.thread:
-                threads.setdefault(pair.thread, row)
+            if pair.conversation_id:
+                threads.setdefault(pair.conversation_id, row)
             continue
-        linked = [*near, threads[pair.thread]] if pair.thread in threads else near
+        linked = [*near, threads[pair.conversation_id]] if pair.conversation_id in threads else near
         roots = {components.root(other) for other in linked if sides[other] != "left_out"}
         met = {sides[root] for root in roots}
         again = first[row] != row and sides[first[row]] == "left_out"  # it would join the same components
@@ -247,8 +249,8 @@ def _by_components(
             continue
         sides.append(met.pop() if met else _side_of(pair, dev, test))
         components.join(row, roots)
-        if pair.thread:
-            threads.setdefault(pair.thread, row)
+        if pair.conversation_id:
+            threads.setdefault(pair.conversation_id, row)
     return sides, [components.root(row) for row in range(len(pairs))]
 
 
@@ -258,24 +260,24 @@ def _first_rows(pairs: Sequence[Pair]) -> list[int]:
     return [first.setdefault(comparison_form(context(pair)), row) for row, pair in enumerate(pairs)]
 
 
-def _side_of(pair: Pair, dev: float, test: float) -> Side:
+def _side_of(pair: Pair, dev: float, test: float) -> SplitName:
     """A function of the question alone, uniform over questions."""
     digest = hashlib.blake2b(comparison_form(context(pair)).encode(), digest_size=8).digest()
     point = int.from_bytes(digest, "big") / 2**64
     return "test" if point < test else "dev" if point < test + dev else "train"
 
 
-def _at_random(rows: int, dev: float, test: float, seed: int) -> list[Side]:
+def _at_random(rows: int, dev: float, test: float, seed: int) -> list[SplitName]:
     """The usual practice, kept for comparison: it leaks, and `leak` says how much."""
     order = random.Random(seed).sample(range(rows), rows)
     n_test, n_dev = round(test * rows), round(dev * rows)
-    sides: list[Side] = ["train"] * rows
+    sides: list[SplitName] = ["train"] * rows
     for place, row in enumerate(order[: n_test + n_dev]):
         sides[row] = "test" if place < n_test else "dev"
     return sides
 
 
-def _questions_leaked(pairs: Sequence[Pair], sides: Sequence[Side]) -> float:
+def _questions_leaked(pairs: Sequence[Pair], sides: Sequence[SplitName]) -> float:
     first = _first_rows(pairs)
     learned = {first[row] for row, side in enumerate(sides) if side == "train"}
     leaked = set(learned)
@@ -288,7 +290,7 @@ def _questions_leaked(pairs: Sequence[Pair], sides: Sequence[Side]) -> float:
     return sum(side == "test" and first[row] in leaked for row, side in enumerate(sides)) / max(sides.count("test"), 1)
 
 
-def _answers_leaked(pairs: Sequence[Pair], sides: Sequence[Side]) -> float:
+def _answers_leaked(pairs: Sequence[Pair], sides: Sequence[SplitName]) -> float:
     known = {comparison_form(pair.answer) for pair, side in zip(pairs, sides, strict=True) if side == "train"}
     test = [pair for pair, side in zip(pairs, sides, strict=True) if side == "test"]
     return sum(comparison_form(pair.answer) in known for pair in test) / max(len(test), 1)

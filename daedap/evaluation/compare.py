@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import context, read_side
 from daedap.errors import RunError
-from daedap.evaluation.metrics import FloatArray, Tally, bootstrap, unique
+from daedap.evaluation.metrics import FloatArray, RatioTerms, bootstrap, unique
 from daedap.evaluation.result import Row
 from daedap.korean.text import comparison_form
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvaluatedRun:
     """A run that has been scored on its test rows."""
 
     run: Run
@@ -48,7 +48,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Common:
+class CommonRows:
     """Test rows of two runs."""
 
     rows: Sequence[tuple[Row, Row]]
@@ -63,7 +63,7 @@ class Common:
     """Both were tested on the very same rows, so that each chose among the same wrong answers."""
 
 
-def read_judged(run: Run) -> Judged:
+def read_judged(run: Run) -> EvaluatedRun:
     """Read what a run keeps. Raises RunError when it was never scored, or its rows can't be read."""
     if run.command != "train":
         raise RunError(
@@ -81,7 +81,9 @@ def read_judged(run: Run) -> Judged:
         )
     rows, candidates = kept_rows(run)
     learned = frozenset(comparison_form(context(pair)) for pair in read_side(run.folder, "train"))
-    return Judged(run, {row.id: row for row in rows}, {pair.id: context(pair) for pair in test}, learned, candidates)
+    return EvaluatedRun(
+        run, {row.id: row for row in rows}, {pair.id: context(pair) for pair in test}, learned, candidates
+    )
 
 
 def kept_rows(run: Run) -> tuple[list[Row], int]:
@@ -106,7 +108,7 @@ def kept_rows(run: Run) -> tuple[list[Row], int]:
         ) from error
 
 
-def common(first: Judged, second: Judged) -> Common:
+def common(first: EvaluatedRun, second: EvaluatedRun) -> CommonRows:
     """The rows to compare two runs on. Raises RunError when there are none."""
     leaked = _leaked(first, second)
     both = sorted(first.rows.keys() & second.rows.keys() - leaked)
@@ -120,7 +122,7 @@ def common(first: Judged, second: Judged) -> Common:
         )
     rows = [(first.rows[name], second.rows[name]) for name in both]
     everything = first.rows.keys() | second.rows.keys()
-    return Common(
+    return CommonRows(
         rows=rows,
         groups=_joined([mine.component for mine, _ in rows], [other.component for _, other in rows]),
         leaked=len(leaked),
@@ -129,7 +131,7 @@ def common(first: Judged, second: Judged) -> Common:
     )
 
 
-def _leaked(first: Judged, second: Judged) -> set[str]:
+def _leaked(first: EvaluatedRun, second: EvaluatedRun) -> set[str]:
     """Ids of the test rows whose question, or a near-duplicate of it, one run has learned and the other has not."""
     if first.learned == second.learned:
         return set()
@@ -177,9 +179,9 @@ def differing(runs: Sequence[Run]) -> dict[str, list[object]]:
 def _told(run: Run) -> Iterator[tuple[str, object]]:
     settings, manifest = run.settings, run.manifest
     yield from _flat({name: value for name, value in settings.items() if name not in _NO_SETTING})
-    facts = {name: value for name, value in manifest.items() if name not in _NO_FACT}
+    record = {name: value for name, value in manifest.items() if name not in _NO_FACT}
     data = {name: value for name, value in manifest["data"].items() if name in _OF_THE_DATA}
-    yield from _flat({**facts, "data": data})
+    yield from _flat({**record, "data": data})
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -244,7 +246,7 @@ class Answers:
         return {**fields, "places": self.places, "bits_per_character": self.bits}
 
 
-def differences(found: Common) -> dict[str, dict[str, Difference]]:
+def differences(found: CommonRows) -> dict[str, dict[str, Difference]]:
     """Slice ("all", and "seen" and "unseen" answers: so in both runs) → metric → difference."""
     seen = np.array([(mine.seen, other.seen) for mine, other in found.rows])
     slices: dict[str, NDArray[np.bool_]] = {"all": np.ones(len(seen), dtype=np.bool_)}
@@ -252,7 +254,7 @@ def differences(found: Common) -> dict[str, dict[str, Difference]]:
     return {name: dict(_metrics(found, inside)) for name, inside in slices.items() if inside.any()}
 
 
-def _metrics(found: Common, inside: NDArray[np.bool_]) -> Iterator[tuple[str, Difference]]:
+def _metrics(found: CommonRows, inside: NDArray[np.bool_]) -> Iterator[tuple[str, Difference]]:
     rows = [both for both, chosen in zip(found.rows, inside, strict=True) if chosen]
     groups = found.groups[inside]
     for metric in _shared(rows, found.same_test):
@@ -282,16 +284,18 @@ def _both_have(both: Both, system: str, metric: str) -> bool:
     return first is not None and second is not None and first[1] == second[1]
 
 
-def _tallies(rows: Sequence[Both], system: str, metric: str) -> tuple[Tally, Tally]:
+def _tallies(rows: Sequence[Both], system: str, metric: str) -> tuple[RatioTerms, RatioTerms]:
     """(rows,) each: of the first run and of the second; unmeasured in both where it is in one."""
     nothing = ((0.0, 0.0), (0.0, 0.0))
     shares = np.array(
         [[row.shares[system][metric] for row in both] if _both_have(both, system, metric) else nothing for both in rows]
     )
-    return Tally(shares[:, 0, 0], shares[:, 0, 1]), Tally(shares[:, 1, 0], shares[:, 1, 1])
+    return RatioTerms(shares[:, 0, 0], shares[:, 0, 1]), RatioTerms(shares[:, 1, 0], shares[:, 1, 1])
 
 
-def _difference(metric: str, system: str, tallies: tuple[Tally, Tally], groups: NDArray[np.int64]) -> Difference:
+def _difference(
+    metric: str, system: str, tallies: tuple[RatioTerms, RatioTerms], groups: NDArray[np.int64]
+) -> Difference:
     measured = tallies[0].denominators > 0
     first, second = (tally.numerators[measured] for tally in tallies)
     below, groups = tallies[0].denominators[measured], groups[measured]
@@ -316,7 +320,7 @@ def _verdict(metric: str, low: float, high: float) -> Verdict:
     return "better" if (low > 0) != (metric in _SMALLER) else "worse"
 
 
-def answers(found: Common, asked: Mapping[str, str]) -> list[Answers]:
+def answers(found: CommonRows, asked: Mapping[str, str]) -> list[Answers]:
     """The questions that the runs answer differently: first those where the written answer's place differs most.
 
     Among equals, where its bits per character do. `asked` names each question by id, its conversation before it.
@@ -328,7 +332,7 @@ def answers(found: Common, asked: Mapping[str, str]) -> list[Answers]:
     return sorted(listed, key=_telling, reverse=True)
 
 
-def answered(found: Common) -> int:
+def answered(found: CommonRows) -> int:
     """So many questions were answered by both runs."""
     return len(_answered(found.rows))
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from daedap.data.split import drawn
-from daedap.evaluation.compare import FEW, Common, Difference, differences
+from daedap.evaluation.compare import FEW, CommonRows, Difference, differences
 from daedap.evaluation.metrics import Score
 from daedap.evaluation.robustness import Paraphrase, answer_paraphrases
 from daedap.evaluation.tables import Line, align, cell, metrics_shown
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from daedap.evaluation.compare import Answers, Difference
     from daedap.evaluation.preferences import Count
     from daedap.evaluation.result import Row
-    from daedap.evaluation.testset import Answerer
+    from daedap.evaluation.testset import ScorableBot
     from daedap.types import Pair
 
 BEFORE = {"parent": "model", "parent_bot": "bot"}
@@ -36,7 +36,7 @@ _MOST = 200
 
 
 @dataclass(frozen=True)
-class Growth:
+class ForgettingReport:
     """A run beside its parent, in one evaluation: the same rows, the same candidates."""
 
     run: str
@@ -67,8 +67,11 @@ class Growth:
         """For a terminal."""
         right = Line("right", "", 100)
         told = "New questions answered as the file does (%): {before} → {after} (n={count:,})"
-        answered = say(told, before=cell(right, self.before), after=cell(right, self.after), count=self.after.n)
-        tables = [self._table(say("known test rows"), self.kept), self._table(say("new test rows"), self.gained)]
+        answered = translate(told, before=cell(right, self.before), after=cell(right, self.after), count=self.after.n)
+        tables = [
+            self._table(translate("known test rows"), self.kept),
+            self._table(translate("new test rows"), self.gained),
+        ]
         return [*(line for table in tables if table for line in [*table, ""]), answered]
 
     def _table(self, name: str, found: Mapping[str, Difference]) -> list[str]:
@@ -76,9 +79,12 @@ class Growth:
         if not lines:
             return []
         n = max(one.n for one in found.values())
-        runs = [say("run {name}", name=run) for run in (self.parent, self.run)]
+        runs = [translate("run {name}", name=run) for run in (self.parent, self.run)]
         return align(
-            [[f"{name} (n={n:,})", *runs, say("difference"), ""], *(cells(line, found[line.metric]) for line in lines)]
+            [
+                [f"{name} (n={n:,})", *runs, translate("difference"), ""],
+                *(cells(line, found[line.metric]) for line in lines),
+            ]
         )
 
 
@@ -88,7 +94,7 @@ def beside_parent(rows: Sequence[Row], known: Collection[str]) -> tuple[dict[str
     return _difference(old), _difference([row for row in rows if row.id not in known])
 
 
-def answered_as_told(bot: Answerer, new: Sequence[Pair]) -> Score:
+def answered_as_told(bot: ScorableBot, new: Sequence[Pair]) -> Score:
     """Share of these pairs' questions (at least one pair) to which a bot gives one of their answers."""
     asked = sorted(_questions(new), key=lambda one: one.question)
     return answer_paraphrases(bot, drawn(asked, _MOST, 0)).right
@@ -110,7 +116,7 @@ def _difference(rows: Sequence[Row]) -> dict[str, Difference]:
         return {}
     _, groups = np.unique([str(row.component) for row in rows], return_inverse=True)
     both = [(_parents(row), row) for row in rows]
-    found = differences(Common(both, groups.astype(np.int64), leaked=0, alone=0, same_test=True))["all"]
+    found = differences(CommonRows(both, groups.astype(np.int64), leaked=0, alone=0, same_test=True))["all"]
     return {metric: found[metric] for metric in _TOLD if metric in found}
 
 
@@ -128,7 +134,7 @@ _OPTIONS = ("layout", "splitting", "learner", "recipe")
 
 
 @dataclass(frozen=True)
-class Duel:
+class RunComparison:
     """Two runs on the rows that both were tested on."""
 
     first: str
@@ -178,7 +184,7 @@ class Duel:
         return [line for block in blocks if block for line in [*block, ""]][:-1]
 
     def _head(self) -> list[str]:
-        told = say(
+        told = translate(
             "Run {second} beside run {first}, on the {rows:,} rows that both were tested on.",
             first=self.first,
             second=self.second,
@@ -189,12 +195,14 @@ class Duel:
             left_out = (
                 "{count:,} test rows are left out: one of the runs has learned them, or nearly the same question."
             )
-            lines.append(say(left_out, count=self.leaked))
+            lines.append(translate(left_out, count=self.leaked))
         if self.alone:
-            lines.append(say("{count:,} rows are left out: only one of the runs was tested on them.", count=self.alone))
+            lines.append(
+                translate("{count:,} rows are left out: only one of the runs was tested on them.", count=self.alone)
+            )
         if not self.same_test:
             lines.append(
-                say(
+                translate(
                     "Their tests differ, and so do the wrong answers to choose from: places and question gain can't be "
                     "compared. Score both on one file for these: daedap evaluate --run RUN --data FILE"
                 )
@@ -207,9 +215,9 @@ class Duel:
         return name == "all" or sizes.get(name, 0) not in (0, sizes["all"])
 
     def _table(self, name: str, found: Mapping[str, Difference]) -> list[str]:
-        runs = [say("run {name}", name=run) for run in (self.first, self.second)]
+        runs = [translate("run {name}", name=run) for run in (self.first, self.second)]
         n = max(one.n for one in found.values())
-        grid = [[f"{_slice(name)} (n={n:,})", *runs, say("difference"), ""]]
+        grid = [[f"{_slice(name)} (n={n:,})", *runs, translate("difference"), ""]]
         grid += [cells(line, found[line.metric]) for line in self._shown() if line.metric in found]
         return align(grid)
 
@@ -223,9 +231,9 @@ class Duel:
     def _note(self) -> list[str]:
         if self.components < FEW:
             told = "No intervals: {count} groups of questions are too few to tell a difference from chance."
-            return [say(told, count=self.components)]
+            return [translate(told, count=self.components)]
         return [
-            say(
+            translate(
                 "Difference: run {second} less run {first}, with its 95 % interval. Better and worse are said where "
                 "the interval leaves out 0; 1 in 20 does so by chance.",
                 first=self.first,
@@ -237,19 +245,19 @@ class Duel:
         if not self.answered:
             return []
         if not self.answers:
-            return [say("All {answered:,} questions are answered alike.", answered=self.answered)]
+            return [translate("All {answered:,} questions are answered alike.", answered=self.answered)]
         told = "{different:,} of {answered:,} questions are answered differently. Where it matters most:"
         if not samples:
             told = "{different:,} of {answered:,} questions are answered differently."
-        head = say(told, different=len(self.answers), answered=self.answered)
+        head = translate(told, different=len(self.answers), answered=self.answered)
         return [head, *(line for one in self.answers[:samples] for line in ["", *self._side_by_side(one)])]
 
     def _side_by_side(self, answers: Answers) -> list[str]:
-        grid = [[say("right answer"), answers.right]]
+        grid = [[translate("right answer"), answers.right]]
         for run, name in enumerate((self.first, self.second)):
-            place = answers.places and say("place {place:g}", place=round(answers.places[run], 1))
-            label = say("run {name}", name=name)
-            said = answers.replies[run] or say("(nothing)")
+            place = answers.places and translate("place {place:g}", place=round(answers.places[run], 1))
+            label = translate("run {name}", name=name)
+            said = answers.replies[run] or translate("(nothing)")
             grid.append([f"{label} ({place})" if place else label, said])
         flat = [[cell.replace("\n", " ") for cell in row] for row in grid]
         return [f"> {answers.question}", *(f"  {line}" for line in align(flat))]
@@ -259,7 +267,7 @@ class Duel:
         found = self.verdicts
         if not found.first + found.second + found.ties:
             return []
-        told = say(
+        told = translate(
             "Judged blind: run {first} better {wins:,} times, run {second} better {others:,} times, {ties:,} ties.",
             first=self.first,
             second=self.second,
@@ -274,22 +282,22 @@ class Duel:
         if found.share is None or found.low is None or found.high is None:
             return []
         numbers = [round(100 * value) for value in (found.share, found.low, found.high)]
-        told = say(
+        told = translate(
             "Without the ties run {second} wins {share} % (95 % interval {low} to {high}, sign test p = {p:.2g}):",
             second=self.second,
             **dict(zip(("share", "low", "high"), numbers, strict=True)),
             p=found.p,
         )
         better = self.second if found.share > 0.5 else self.first
-        clear = say("run {name} is better.", name=better) if found.clear else say("no clear difference.")
+        clear = translate("run {name} is better.", name=better) if found.clear else translate("no clear difference.")
         return [f"{told} {clear}"]
 
 
 def setting_lines(settings: Mapping[str, Sequence[object]], names: Sequence[str]) -> list[str]:
     """The settings that differ: settings down, runs across."""
     if not settings:
-        return [say("No setting differs.")]
-    heads = [say("what differs"), *(say("run {name}", name=name) for name in names)]
+        return [translate("No setting differs.")]
+    heads = [translate("what differs"), *(translate("run {name}", name=name) for name in names)]
     return align([heads, *([_setting(name), *map(_value, values)] for name, values in settings.items())])
 
 
@@ -315,17 +323,17 @@ def _number(line: Line, value: float, sign: str = "") -> str:
 
 def _verdict(found: Difference) -> str:
     told = {
-        "better": say("better"),
-        "worse": say("worse"),
-        "more": say("more"),
-        "less": say("less"),
-        "none": say("no clear difference"),
+        "better": translate("better"),
+        "worse": translate("worse"),
+        "more": translate("more"),
+        "less": translate("less"),
+        "none": translate("no clear difference"),
     }
     return told[found.verdict] if found.verdict else ""
 
 
 def _slice(name: str) -> str:
-    named = {"all": say("all pairs"), "seen": say("seen answers"), "unseen": say("unseen answers")}
+    named = {"all": translate("all pairs"), "seen": translate("seen answers"), "unseen": translate("unseen answers")}
     return named.get(name, name)
 
 
@@ -334,25 +342,25 @@ def _setting(name: str) -> str:
     if group in _OPTIONS:
         return "--" + option.replace("_", "-")
     named = {
-        "file": say("file"),
-        "data.sha256": say("digest of the file"),
-        "data.rows": say("rows of the file"),
-        "data.usable": say("usable rows"),
-        "data.train": say("rows learned"),
-        "data.dev": say("dev rows"),
-        "data.test": say("test rows"),
-        "base.name": say("base"),
-        "base.licence": say("licence of the base"),
-        "learning_rate": say("learning rate used"),
-        "method": say("method used"),
-        "training.epochs": say("epochs done"),
-        "training.steps": say("steps done"),
-        "training.best_epoch": say("best epoch"),
-        "training.best_dev_loss": say("best dev loss"),
-        "training.averaged": say("average of epochs"),
-        "training.seconds": say("seconds of training"),
-        "parameters.trained": say("weights trained"),
-        "parameters.total": say("weights"),
+        "file": translate("file"),
+        "data.sha256": translate("digest of the file"),
+        "data.rows": translate("rows of the file"),
+        "data.usable": translate("usable rows"),
+        "data.train": translate("rows learned"),
+        "data.dev": translate("dev rows"),
+        "data.test": translate("test rows"),
+        "base.name": translate("base"),
+        "base.licence": translate("licence of the base"),
+        "learning_rate": translate("learning rate used"),
+        "method": translate("method used"),
+        "training.epochs": translate("epochs done"),
+        "training.steps": translate("steps done"),
+        "training.best_epoch": translate("best epoch"),
+        "training.best_dev_loss": translate("best dev loss"),
+        "training.averaged": translate("average of epochs"),
+        "training.seconds": translate("seconds of training"),
+        "parameters.trained": translate("weights trained"),
+        "parameters.total": translate("weights"),
     }
     return named.get(name, name)
 

@@ -15,7 +15,7 @@ from daedap.types import Source
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from daedap.types import Reply, Spoken
+    from daedap.types import Generation, Reply
 
 FloatArray = NDArray[np.float64]
 BLAND = 50
@@ -52,7 +52,7 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class RatioTerms:
     """A metric that is a ratio of sums over pairs; a pair that wasn't measured has denominator 0."""
 
     numerators: FloatArray
@@ -61,7 +61,7 @@ class Tally:
     """(pairs,)"""
 
 
-def ratio(tally: Tally, components: NDArray[np.int64], *, resamples: int = 1000, seed: int = 0) -> Score | None:
+def ratio(tally: RatioTerms, components: NDArray[np.int64], *, resamples: int = 1000, seed: int = 0) -> Score | None:
     """Sum of numerators by sum of denominators over the measured pairs, None when there are none."""
     measured = tally.denominators > 0
     above, below, groups = tally.numerators[measured], tally.denominators[measured], components[measured]
@@ -122,14 +122,14 @@ def chance(candidates: int) -> dict[str, float]:
     return {"hits_at_1": best, "recall_at_5": five, "mrr": float((1 / places).mean())}
 
 
-def ranking(ranks: FloatArray) -> dict[str, Tally]:
+def ranking(ranks: FloatArray) -> dict[str, RatioTerms]:
     """Hits@1, R@5 and MRR from the gold answers' ranks; NaN where a pair was not ranked."""
     ranked = (~np.isnan(ranks)).astype(np.float64)
     known = np.where(np.isnan(ranks), np.inf, ranks)
     return {
-        "hits_at_1": Tally((known <= 1).astype(np.float64), ranked),
-        "recall_at_5": Tally((known <= 5).astype(np.float64), ranked),
-        "mrr": Tally(1 / known, ranked),
+        "hits_at_1": RatioTerms((known <= 1).astype(np.float64), ranked),
+        "recall_at_5": RatioTerms((known <= 5).astype(np.float64), ranked),
+        "mrr": RatioTerms(1 / known, ranked),
     }
 
 
@@ -138,20 +138,22 @@ def characters(answers: Sequence[str]) -> FloatArray:
     return np.array([len(nfc(answer)) for answer in answers], dtype=np.float64)
 
 
-def bits_per_character(log2: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]) -> Tally:
+def bits_per_character(log2: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
     """BPC: −log2 p of the answer's tokens and its end (pairs,), by the answer's characters.
 
     `measured` (pairs,) tells which pairs count; `log2` means nothing elsewhere.
     """
-    return Tally(np.where(measured, 0.0 - log2, 0.0), np.where(measured, characters(answers), 0.0))
+    return RatioTerms(np.where(measured, 0.0 - log2, 0.0), np.where(measured, characters(answers), 0.0))
 
 
-def question_gain(own: FloatArray, other: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]) -> Tally:
+def question_gain(
+    own: FloatArray, other: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]
+) -> RatioTerms:
     """BPC given another question less BPC given its own, from log2 p (pairs,) of each.
 
     `measured` (pairs,) tells which pairs count; `own` and `other` mean nothing elsewhere.
     """
-    return Tally(np.where(measured, own - other, 0.0), np.where(measured, characters(answers), 0.0))
+    return RatioTerms(np.where(measured, own - other, 0.0), np.where(measured, characters(answers), 0.0))
 
 
 def frequent_answers(answers: Sequence[str], count: int = BLAND) -> frozenset[str]:
@@ -170,7 +172,7 @@ def polite(replies: Sequence[str]) -> FloatArray:
     return np.array([speech_level(reply) == "polite" for reply in replies], dtype=np.float64)
 
 
-def ended(replies: Sequence[Spoken]) -> FloatArray:
+def ended(replies: Sequence[Generation]) -> FloatArray:
     """(replies,): 1 where the model came to its end within 32 tokens."""
     return np.array([reply.ended and reply.tokens <= SHORT for reply in replies], dtype=np.float64)
 

@@ -59,7 +59,7 @@ class Words:
 
 
 @dataclass(frozen=True)
-class BackwardJudge:
+class ReplyToQuestionScorer:
     """What is asked, as far as an answer tells it: a ridge regression from the words of answers to those of questions.
 
     It learns from the training pairs alone and has nothing in common with what chooses the replies: no language
@@ -86,7 +86,7 @@ class BackwardJudge:
     """Comparison form of an answer → its pairs."""
 
     @classmethod
-    def fit(cls, train: Sequence[Pair]) -> BackwardJudge:
+    def fit(cls, train: Sequence[Pair]) -> ReplyToQuestionScorer:
         """Learn from at least one pair; which ones, when there are many, does not depend on their order."""
         pairs = sorted(train, key=lambda pair: pair.id)[:PAIRS]
         asked, told = (cut(texts) for texts in ([p.question for p in pairs], [p.answer for p in pairs]))

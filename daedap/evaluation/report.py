@@ -21,15 +21,15 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 from daedap.data.findings import KINDS
-from daedap.data.reader import Layout
-from daedap.data.split import Splitting
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SplitOptions
 from daedap.evaluation.diagnose import healthy
 from daedap.evaluation.metrics import Score
-from daedap.evaluation.run_record import Facts, Finding, choose
+from daedap.evaluation.run_record import Finding, RunRecord, choose
 from daedap.evaluation.tables import cell, duration, metrics_shown, slice_name, system_name
-from daedap.i18n import say, speaks_korean
+from daedap.i18n import speaks_korean, translate
 from daedap.runs import Json
 
 WIDTH, HEIGHT = 440, 230
@@ -141,10 +141,10 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 _DEFAULTS: dict[str, Json] = {
-    "learner": asdict(Learner()),
-    "recipe": asdict(Recipe()),
-    "splitting": asdict(Splitting()),
-    "layout": asdict(Layout()),
+    "learner": asdict(ModelOptions()),
+    "recipe": asdict(TrainOptions()),
+    "splitting": asdict(SplitOptions()),
+    "layout": asdict(ReadOptions()),
 }
 
 
@@ -198,54 +198,57 @@ class Option:
     """Whether it is not the default."""
 
 
-def tiles(facts: Facts) -> list[Tile]:
+def tiles(record: RunRecord) -> list[Tile]:
     """What one looks at first."""
-    lines = {line.metric: line for line in metrics_shown(facts.candidates)}
+    lines = {line.metric: line for line in metrics_shown(record.candidates)}
     shown = []
     for metric in ("hits_at_1", "question_gain", "bpc"):
         for system in ("bot", "model"):  # what answers comes first; only the model has probabilities
-            if score := facts.score(system, metric):
+            if score := record.score(system, metric):
                 value, _, interval = cell(lines[metric], score).partition(" ")
                 shown.append(Tile(lines[metric].heading, value, f"{interval} {system_name(system)}".strip()))
                 break
-    total = sum(facts.manifest["seconds"].values())
-    return [*shown, Tile(say("time"), duration(total), say("{rows:,} rows", rows=facts.manifest["rows"]["train"]))]
-
-
-def outcome(facts: Facts) -> list[tuple[str, str, str]]:
-    """What, as planned, as it was."""
-    plan, manifest, training = facts.plan, facts.manifest, facts.training
-    seconds, weights = manifest["seconds"], manifest["parameters"]
-    best = training["best_epoch"] if facts.dev else training["epochs"]
-    kept = "{epochs} (kept: the average up to {best})" if facts.averaged else "{epochs} (best: {best})"
-    happened = say(kept, epochs=training["epochs"], best=best)
-    depth = say("top {layers} of {blocks}", layers=plan["layers"], blocks=plan["blocks"])
-    trained = say("{trained:,} of {total:,} weights", trained=weights["trained"], total=weights["total"])
-    everything = duration(plan["seconds"] + plan["scoring"])
-    if plan["budget"]:
-        everything = say("{time} (budget: {budget})", time=everything, budget=duration(plan["budget"]))
+    total = sum(record.manifest["seconds"].values())
     return [
-        (say("rows"), f"{round(plan['fraction'] * plan['rows']):,}", f"{manifest['rows']['train']:,}"),
-        (say("epochs"), str(plan["epochs"]), happened),
-        (say("layers"), depth, trained),
-        (say("learning"), duration(plan["seconds"]), duration(seconds["train"])),
-        (
-            say("scores"),
-            duration(plan["scoring"]),
-            duration(sum(seconds[part] for part in ("engine", "index", "evaluate"))),
-        ),
-        (say("in all"), everything, duration(sum(seconds.values()))),
+        *shown,
+        Tile(translate("time"), duration(total), translate("{rows:,} rows", rows=record.manifest["rows"]["train"])),
     ]
 
 
-def phases(facts: Facts) -> list[Phase]:
+def outcome(record: RunRecord) -> list[tuple[str, str, str]]:
+    """What, as planned, as it was."""
+    plan, manifest, training = record.plan, record.manifest, record.training
+    seconds, weights = manifest["seconds"], manifest["parameters"]
+    best = training["best_epoch"] if record.dev else training["epochs"]
+    kept = "{epochs} (kept: the average up to {best})" if record.averaged else "{epochs} (best: {best})"
+    happened = translate(kept, epochs=training["epochs"], best=best)
+    depth = translate("top {layers} of {blocks}", layers=plan["layers"], blocks=plan["blocks"])
+    trained = translate("{trained:,} of {total:,} weights", trained=weights["trained"], total=weights["total"])
+    everything = duration(plan["seconds"] + plan["scoring"])
+    if plan["budget"]:
+        everything = translate("{time} (budget: {budget})", time=everything, budget=duration(plan["budget"]))
+    return [
+        (translate("rows"), f"{round(plan['fraction'] * plan['rows']):,}", f"{manifest['rows']['train']:,}"),
+        (translate("epochs"), str(plan["epochs"]), happened),
+        (translate("layers"), depth, trained),
+        (translate("learning"), duration(plan["seconds"]), duration(seconds["train"])),
+        (
+            translate("scores"),
+            duration(plan["scoring"]),
+            duration(sum(seconds[part] for part in ("engine", "index", "evaluate"))),
+        ),
+        (translate("in all"), everything, duration(sum(seconds.values()))),
+    ]
+
+
+def phases(record: RunRecord) -> list[Phase]:
     """Preparation (the base's loading included), training, evaluation."""
-    data, training, seconds = facts.manifest["data"], facts.training, facts.manifest["seconds"]
-    batch = facts.recipe["per_device_train_batch_size"] * facts.manifest["machine"]["processes"]
-    learned = min(facts.manifest["rows"]["train"] * training["epochs"], training["steps"] * batch)
-    scored = data["test"] if facts.scores else 0
-    done = [(say("preparation"), "prepare", data["rows"]), (say("training"), "train", learned)]
-    done.append((say("evaluation"), "evaluate", scored))
+    data, training, seconds = record.manifest["data"], record.training, record.manifest["seconds"]
+    batch = record.train_options["per_device_train_batch_size"] * record.manifest["machine"]["processes"]
+    learned = min(record.manifest["rows"]["train"] * training["epochs"], training["steps"] * batch)
+    scored = data["test"] if record.scores else 0
+    done = [(translate("preparation"), "prepare", data["rows"]), (translate("training"), "train", learned)]
+    done.append((translate("evaluation"), "evaluate", scored))
     return [Phase(name, seconds[key], _rate(rows, seconds[key])) for name, key, rows in done]
 
 
@@ -253,30 +256,30 @@ def _rate(rows: int, seconds: float) -> float | None:
     return rows / seconds if rows and seconds else None
 
 
-def charts(facts: Facts) -> list[Chart]:
+def charts(record: RunRecord) -> list[Chart]:
     """The curves of the log."""
-    train = facts.train
+    train = record.train
     loss = [
-        Series(say("training"), [(window.step, window.loss) for window in train]),
-        Series("dev", [(watch.step, watch.loss) for watch in facts.dev], dotted=True),
-        Series(say("average"), [(watch.step, watch.loss) for watch in facts.average], dotted=True),
+        Series(translate("training"), [(window.step, window.loss) for window in train]),
+        Series("dev", [(watch.step, watch.loss) for watch in record.dev], dotted=True),
+        Series(translate("average"), [(watch.step, watch.loss) for watch in record.average], dotted=True),
     ]
-    rate = [Series(say("learning rate"), [(window.step, window.learning_rate) for window in train])]
-    norm = [Series(say("gradient norm"), [(window.step, window.grad_norm) for window in train])]
-    speed = [Series(say("rows a second"), [(window.step, window.samples_per_second) for window in train])]
+    rate = [Series(translate("learning rate"), [(window.step, window.learning_rate) for window in train])]
+    norm = [Series(translate("gradient norm"), [(window.step, window.grad_norm) for window in train])]
+    speed = [Series(translate("rows a second"), [(window.step, window.samples_per_second) for window in train])]
     drawn = [
-        draw(say("Loss (nats per token)"), loss),
-        draw(say("Learning rate"), rate),
-        draw(say("Gradient norm"), norm, wide=True),
-        draw(say("Rows a second"), speed),
+        draw(translate("Loss (nats per token)"), loss),
+        draw(translate("Learning rate"), rate),
+        draw(translate("Gradient norm"), norm, wide=True),
+        draw(translate("Rows a second"), speed),
     ]
     return [chart for chart in drawn if chart]
 
 
-def bars(facts: Facts) -> list[Bar]:
+def bars(record: RunRecord) -> list[Bar]:
     """The right answer in first place: every system on one line."""
-    line = next(line for line in metrics_shown(facts.candidates) if line.metric == "hits_at_1")
-    found = {system: facts.score(system, "hits_at_1") for system in _systems(facts)}
+    line = next(line for line in metrics_shown(record.candidates) if line.metric == "hits_at_1")
+    found = {system: record.score(system, "hits_at_1") for system in _systems(record)}
     return [_bar(system_name(system), cell(line, score), score) for system, score in found.items() if score]
 
 
@@ -285,42 +288,47 @@ def _bar(name: str, told: str, score: Score) -> Bar:
     return Bar(name, told, 100 * score.value, 100 * low, 100 * high)
 
 
-def blocks(facts: Facts) -> list[Block]:
+def blocks(record: RunRecord) -> list[Block]:
     """All scores: one block for each slice."""
-    slices = dict.fromkeys(name for system in _systems(facts) for name in facts.scores[system])
-    return [_block(facts, name) for name in slices]
+    slices = dict.fromkeys(name for system in _systems(record) for name in record.scores[system])
+    return [_block(record, name) for name in slices]
 
 
-def _block(facts: Facts, name: str) -> Block:
-    systems = {system: facts.scores[system].get(name, {}) for system in _systems(facts)}
+def _block(record: RunRecord, name: str) -> Block:
+    systems = {system: record.scores[system].get(name, {}) for system in _systems(record)}
     rows = []
-    for line in metrics_shown(facts.candidates):
+    for line in metrics_shown(record.candidates):
         if any(line.metric in found for found in systems.values()):
-            guess = facts.chance.get(line.metric)
+            guess = record.chance.get(line.metric)
             told = "" if guess is None else f"{guess * line.scale:.{line.digits}f}"
             rows.append((line.heading, *(cell(line, found.get(line.metric)) for found in systems.values()), told))
     return Block(slice_name(name, systems), tuple(map(system_name, systems)), tuple(rows))
 
 
-def _systems(facts: Facts) -> list[str]:
+def _systems(record: RunRecord) -> list[str]:
     """What answers first, each next to the parent's."""
     order = ("bot", "parent_bot", "model", "parent", "base", "retrieval", "human")
-    return [system for system in order if system in facts.scores]
+    return [system for system in order if system in record.scores]
 
 
-def doctor(facts: Facts) -> list[dict[str, Any]]:
+def doctor(record: RunRecord) -> list[dict[str, Any]]:
     """The data doctor's findings, told in the reader's language."""
-    actions = {"dropped": say("dropped"), "repaired": say("repaired"), "kept": say("kept")}
+    actions = {"dropped": translate("dropped"), "repaired": translate("repaired"), "kept": translate("kept")}
     return [
-        {**finding, "told": say(KINDS[finding["kind"]].told), "action": actions[finding["action"]]}
-        for finding in facts.doctor["findings"]
+        {**finding, "told": translate(KINDS[finding["kind"]].told), "action": actions[finding["action"]]}
+        for finding in record.doctor["findings"]
     ]
 
 
-def options(facts: Facts) -> dict[str, list[Option]]:
+def options(record: RunRecord) -> dict[str, list[Option]]:
     """The settings by group, those that were changed first."""
-    names = {"recipe": say("training"), "learner": say("model"), "splitting": say("split"), "layout": say("file")}
-    return {told: _group(facts.settings[group], _DEFAULTS[group]) for group, told in names.items()}
+    names = {
+        "recipe": translate("training"),
+        "learner": translate("model"),
+        "splitting": translate("split"),
+        "layout": translate("file"),
+    }
+    return {told: _group(record.settings[group], _DEFAULTS[group]) for group, told in names.items()}
 
 
 def _group(told: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
@@ -351,7 +359,7 @@ def render(template: Path, **shown: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        say=say, duration=duration, language="ko" if speaks_korean() else "en", frame=_FRAME, **shown
+        translate=translate, duration=duration, language="ko" if speaks_korean() else "en", frame=_FRAME, **shown
     )
     return environment.get_template(template.name).render()
 
@@ -360,21 +368,21 @@ MARK = "<!-- daedap report -->"
 """Stands in every report, so that no other file is ever replaced by one."""
 
 
-def page(facts: Facts, findings: Sequence[Finding]) -> str:
+def page(record: RunRecord, findings: Sequence[Finding]) -> str:
     """The report, in the user's language."""
     return render(
         Path(__file__).with_name("report.html.jinja"),
         mark=MARK,
-        facts=facts,
+        record=record,
         findings=findings,
         healthy=healthy(),
-        tiles=tiles(facts),
-        outcome=outcome(facts),
-        phases=phases(facts),
-        charts=charts(facts),
-        bars=bars(facts),
-        blocks=blocks(facts),
-        samples=choose(facts.rows),
-        doctor=doctor(facts),
-        options=options(facts),
+        tiles=tiles(record),
+        outcome=outcome(record),
+        phases=phases(record),
+        charts=charts(record),
+        bars=bars(record),
+        blocks=blocks(record),
+        samples=choose(record.rows),
+        doctor=doctor(record),
+        options=options(record),
     )

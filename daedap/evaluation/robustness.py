@@ -16,9 +16,9 @@ from daedap.data.encoding import detect, open_text
 from daedap.data.reader import refuse_unreadable
 from daedap.data.tables import Record, records
 from daedap.errors import DataError
-from daedap.evaluation.metrics import FloatArray, Score, Tally, gold_ranks, ranking, ratio
+from daedap.evaluation.metrics import FloatArray, RatioTerms, Score, gold_ranks, ranking, ratio
 from daedap.evaluation.tables import Line, align, cell
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from daedap.evaluation.testset import Answerer, Exam
+    from daedap.evaluation.testset import EvalSet, ScorableBot
     from daedap.types import Pair, Reply
 
 
@@ -47,14 +47,16 @@ class Effect:
     """Share of the replies that stay the same, by comparison form."""
 
 
-def disturbed(bot: Answerer, exam: Exam, kinds: Mapping[str, Callable[[str, random.Random], str]]) -> list[Effect]:
+def disturbed(
+    bot: ScorableBot, eval_set: EvalSet, kinds: Mapping[str, Callable[[str, random.Random], str]]
+) -> list[Effect]:
     """Ask the exam's questions as they are and disturbed in each of the `kinds`.
 
     A kind's function is given a question and its dice, which hang on the pair's id and the kind alone; it may return
     the question as it is. The candidates are the exam's own.
     """
-    clean = _ask(bot, exam, range(len(exam.asked)), exam.questions)
-    return [_effect(kind, bot, exam, clean, disturb) for kind, disturb in kinds.items()]
+    clean = _ask(bot, eval_set, range(len(eval_set.asked)), eval_set.questions)
+    return [_effect(kind, bot, eval_set, clean, perturb) for kind, perturb in kinds.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +67,10 @@ class _Asked:
     replies: list[str]
 
 
-def _ask(bot: Answerer, exam: Exam, places: Sequence[int], questions: Sequence[Pair]) -> _Asked:
-    hits, replies = np.zeros(len(exam.asked)), [""] * len(exam.asked)
+def _ask(bot: ScorableBot, eval_set: EvalSet, places: Sequence[int], questions: Sequence[Pair]) -> _Asked:
+    hits, replies = np.zeros(len(eval_set.asked)), [""] * len(eval_set.asked)
     if questions:
-        ranks = gold_ranks(bot.preferences(questions, [exam.candidates[place] for place in places]))
+        ranks = gold_ranks(bot.preferences(questions, [eval_set.candidates[place] for place in places]))
         hits[list(places)] = ranking(ranks)["hits_at_1"].numerators
         for place, reply in zip(places, bot.answers(questions), strict=True):
             replies[place] = comparison_form(reply.text)
@@ -76,22 +78,22 @@ def _ask(bot: Answerer, exam: Exam, places: Sequence[int], questions: Sequence[P
 
 
 def _effect(
-    kind: str, bot: Answerer, exam: Exam, clean: _Asked, disturb: Callable[[str, random.Random], str]
+    kind: str, bot: ScorableBot, eval_set: EvalSet, clean: _Asked, perturb: Callable[[str, random.Random], str]
 ) -> Effect:
-    asked = exam.questions
-    typed = [replace(pair, question=disturb(pair.question, random.Random(f"{pair.id} {kind}"))) for pair in asked]
+    asked = eval_set.questions
+    typed = [replace(pair, question=perturb(pair.question, random.Random(f"{pair.id} {kind}"))) for pair in asked]
     places = [place for place, pair in enumerate(asked) if typed[place].question != pair.question]
-    found = _ask(bot, exam, places, [typed[place] for place in places])
+    found = _ask(bot, eval_set, places, [typed[place] for place in places])
     same = np.array([mine == other for mine, other in zip(clean.replies, found.replies, strict=True)])
     values = (clean.hits, found.hits, found.hits - clean.hits, same.astype(np.float64))
-    return Effect(kind, len(places), *(_score(value, places, exam) for value in values))
+    return Effect(kind, len(places), *(_score(value, places, eval_set) for value in values))
 
 
-def _score(values: FloatArray, places: Sequence[int], exam: Exam) -> Score | None:
+def _score(values: FloatArray, places: Sequence[int], eval_set: EvalSet) -> Score | None:
     chosen = list(places)
-    groups = exam.groups[[exam.asked[place] for place in chosen]]
-    tally = Tally(values[chosen], np.ones(len(chosen)))
-    return ratio(tally, groups, resamples=exam.options.resamples, seed=exam.options.seed)
+    groups = eval_set.groups[[eval_set.asked[place] for place in chosen]]
+    tally = RatioTerms(values[chosen], np.ones(len(chosen)))
+    return ratio(tally, groups, resamples=eval_set.options.resamples, seed=eval_set.options.seed)
 
 
 def to_json(effects: Sequence[Effect]) -> dict[str, Any]:
@@ -103,8 +105,12 @@ def to_json(effects: Sequence[Effect]) -> dict[str, Any]:
 
 def lines(effects: Sequence[Effect], candidates: int) -> list[str]:
     """A table with a row for each kind."""
-    heads = [say("disturbed questions"), say("rows"), say("right of {count}, first (%)", count=candidates)]
-    heads += [say("disturbed (%)"), say("difference"), say("same reply (%)")]
+    heads = [
+        translate("disturbed questions"),
+        translate("rows"),
+        translate("right of {count}, first (%)", count=candidates),
+    ]
+    heads += [translate("disturbed (%)"), translate("difference"), translate("same reply (%)")]
     return align([heads, *(_cells(effect) for effect in effects)])
 
 
@@ -115,8 +121,16 @@ def _cells(effect: Effect) -> list[str]:
 
 
 def _kind(name: str) -> str:
-    known = {"typo": say("typing slips"), "spacing": say("spaces"), "particles": say("particles left out")}
-    known |= {"polite": say("politely"), "casual": say("casually"), "laughter": say("laughter or tears")}
+    known = {
+        "typo": translate("typing slips"),
+        "spacing": translate("spaces"),
+        "particles": translate("particles left out"),
+    }
+    known |= {
+        "polite": translate("politely"),
+        "casual": translate("casually"),
+        "laughter": translate("laughter or tears"),
+    }
     return known.get(name, name)
 
 
@@ -152,7 +166,9 @@ class Paraphrased:
     def lines(self) -> list[str]:
         """For a terminal."""
         told = cell(Line("right", "", 100), self.right)
-        return [say("Paraphrases answered exactly right (%): {score} (n={count:,})", score=told, count=self.right.n)]
+        return [
+            translate("Paraphrases answered exactly right (%): {score} (n={count:,})", score=told, count=self.right.n)
+        ]
 
 
 def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[Paraphrase]:
@@ -179,13 +195,13 @@ def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[Paraphrase]:
     return [one if answers is None else _named(one, answers, row, file) for row, one in told]
 
 
-def answer_paraphrases(bot: Answerer, paraphrases: Sequence[Paraphrase]) -> Paraphrased:
+def answer_paraphrases(bot: ScorableBot, paraphrases: Sequence[Paraphrase]) -> Paraphrased:
     """Ask all of them (at least one) and count the right replies; paraphrases of one answer stand or fall together."""
     replies = bot.answers([Pair(paraphrase.question, "") for paraphrase in paraphrases])
     forms = [{comparison_form(answer) for answer in paraphrase.answers} for paraphrase in paraphrases]
     right = [comparison_form(reply.text) in known for reply, known in zip(replies, forms, strict=True)]
     _, groups = np.unique([min(known) for known in forms], return_inverse=True)
-    score = ratio(Tally(np.array(right, dtype=np.float64), np.ones(len(right))), groups.astype(np.int64))
+    score = ratio(RatioTerms(np.array(right, dtype=np.float64), np.ones(len(right))), groups.astype(np.int64))
     assert score, "no paraphrases"
     return Paraphrased(score, tuple(zip(replies, right, strict=True)))
 

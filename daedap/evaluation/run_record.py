@@ -51,7 +51,7 @@ Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class LogWindow:
     """A line of the log: the steps since the line before it."""
 
     step: int
@@ -66,7 +66,7 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class DevEval:
     """A look at the dev rows after an epoch, with its weights or with the average of several epochs'."""
 
     step: int
@@ -86,7 +86,7 @@ class Ancestor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class RunRecord:
     """One run, as its files tell it."""
 
     folder: Path
@@ -94,9 +94,9 @@ class Facts:
     settings: Json
     doctor: Json
     """`data/findings.json`: the state of the file it learned from."""
-    train: tuple[Window, ...]
-    dev: tuple[Watch, ...]
-    average: tuple[Watch, ...]
+    train: tuple[LogWindow, ...]
+    dev: tuple[DevEval, ...]
+    average: tuple[DevEval, ...]
     scores: Scores
     """Empty when the run was not scored; "parent" and "parent_bot" are those of the run that it goes on from."""
     chance: Mapping[str, float]
@@ -123,10 +123,10 @@ class Facts:
         return plan
 
     @property
-    def recipe(self) -> Json:
+    def train_options(self) -> Json:
         """The options of the training."""
-        recipe: Json = self.settings["recipe"]
-        return recipe
+        train_options: Json = self.settings["recipe"]
+        return train_options
 
     @property
     def training(self) -> Json:
@@ -137,7 +137,7 @@ class Facts:
     @property
     def stopped_early(self) -> bool:
         """Whether the dev loss ended the training."""
-        patience = self.recipe["early_stopping_patience"]
+        patience = self.train_options["early_stopping_patience"]
         return bool(self.dev and patience and self.training["epochs"] - self.training["best_epoch"] >= patience)
 
     @property
@@ -151,7 +151,7 @@ class Facts:
         return {**document, "folder": str(self.folder)}
 
 
-def read_facts(run: Run) -> Facts:
+def read_run_record(run: Run) -> RunRecord:
     """Read a complete run. Raises RunError when it is a base, or a file of it is broken."""
     if run.command != "train":
         raise RunError(
@@ -165,7 +165,7 @@ def read_facts(run: Run) -> Facts:
     train = read_side(run.folder, "train")
     answer, count = Counter(comparison_form(pair.answer) for pair in train).most_common(1)[0]
     ancestors = list(_ancestors(run))
-    return Facts(
+    return RunRecord(
         folder=run.folder,
         manifest=run.manifest,
         settings=run.settings,
@@ -184,14 +184,14 @@ def read_facts(run: Run) -> Facts:
     )
 
 
-def _watches(events: Sequence[Json], name: str) -> Iterator[Watch]:
-    return (Watch(event["step"], event["epoch"], event["loss"]) for event in events if event["event"] == name)
+def _watches(events: Sequence[Json], name: str) -> Iterator[DevEval]:
+    return (DevEval(event["step"], event["epoch"], event["loss"]) for event in events if event["event"] == name)
 
 
-def _window(event: Json) -> Window:
+def _window(event: Json) -> LogWindow:
     # A line is written in the middle of its epoch, which counts from 0 there.
     numbers = (event["loss"], event["learning_rate"], event["grad_norm"], event["samples_per_second"])
-    return Window(event["step"], event["epoch"] + 1, *numbers)
+    return LogWindow(event["step"], event["epoch"] + 1, *numbers)
 
 
 def _lines(path: Path) -> Iterator[Json]:

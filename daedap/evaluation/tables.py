@@ -7,7 +7,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from daedap.i18n import say
+from daedap.i18n import translate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ def draw(
     blocks = [
         _block(name, {who: found.get(name, {}) for who, found in scores.items()}, chance, lines) for name in slices
     ]
-    note = say(
+    note = translate(
         "Brackets: 95 % interval. Seen: the answer also occurs in training. Retrieval: the nearest known answer."
     )
     return [line for block in blocks for line in [*block, ""]] + [note, *_asked(scores)]
@@ -50,16 +50,16 @@ def _asked(scores: Mapping[str, Mapping[str, Mapping[str, Score]]]) -> list[str]
         for metric in ("bpc", "polite")
     )
     told = "Ranked and answered: {asked:,} rows. Bits per character and question gain: {rows:,} rows."
-    return [say(told, asked=asked, rows=rows)] if asked < rows else []
+    return [translate(told, asked=asked, rows=rows)] if asked < rows else []
 
 
 def duration(seconds: float) -> str:
     """A time as people say it."""
     if seconds < 100:
-        return say("{seconds:.1f} s", seconds=seconds)
+        return translate("{seconds:.1f} s", seconds=seconds)
     if seconds < 6000:
-        return say("{minutes:.1f} min", minutes=seconds / 60)
-    return say("{hours:.1f} h", hours=seconds / 3600)
+        return translate("{minutes:.1f} min", minutes=seconds / 60)
+    return translate("{hours:.1f} h", hours=seconds / 3600)
 
 
 def width(text: str) -> int:
@@ -77,7 +77,7 @@ def _block(
     name: str, systems: Mapping[str, Mapping[str, Score]], chance: Mapping[str, float], lines: Sequence[Line]
 ) -> list[str]:
     shown = [line for line in lines if any(line.metric in found for found in systems.values())]
-    grid = [[slice_name(name, systems), *(system_name(who) for who in systems), say("chance")]]
+    grid = [[slice_name(name, systems), *(system_name(who) for who in systems), translate("chance")]]
     for line in shown:
         cells = [cell(line, found.get(line.metric)) for found in systems.values()]
         guess = chance.get(line.metric)
@@ -107,40 +107,45 @@ def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
     """What a slice is called, and its size; `systems` are the scores of each system in it."""
     # BPC and the human column are taken on different numbers of pairs; the largest is the size of the slice.
     n = max((found[key].n for found in systems.values() for key in ("bpc", "polite") if key in found), default=0)
-    named = {"all": say("all pairs"), "seen": say("seen answers"), "unseen": say("unseen answers")}
+    named = {"all": translate("all pairs"), "seen": translate("seen answers"), "unseen": translate("unseen answers")}
     kind, _, label = name.partition(":")
-    title = say("label {label}", label=label) if kind == "label" else named.get(name, name)
+    title = translate("label {label}", label=label) if kind == "label" else named.get(name, name)
     return f"{title} (n={n:,})"
 
 
 def system_name(name: str) -> str:
     """What a system under test is called."""
-    names = {"model": say("model"), "base": say("base"), "retrieval": say("retrieval"), "human": say("human")}
-    names |= {"parent": say("parent"), "bot": say("bot"), "parent_bot": say("parent's bot")}
+    names = {
+        "model": translate("model"),
+        "base": translate("base"),
+        "retrieval": translate("retrieval"),
+        "human": translate("human"),
+    }
+    names |= {"parent": translate("parent"), "bot": translate("bot"), "parent_bot": translate("parent's bot")}
     return names.get(name, name)
 
 
 def metrics_shown(candidates: int) -> list[Line]:
     """Every metric in the order of the table."""
     return [
-        Line("bpc", say("bits per character"), digits=3),
-        Line("question_gain", say("question gain"), digits=3),
-        Line("hits_at_1", say("right of {count}, first (%)", count=candidates), 100),
-        Line("recall_at_5", say("right of {count}, in the first 5 (%)", count=candidates), 100),
-        Line("mrr", say("mean reciprocal rank"), digits=3),
-        Line("backward_hits_at_1", say("true question found from the reply (%)"), 100),
-        Line("bland", say("bland replies (%)"), 100),
-        Line("unique", say("different replies (%)"), 100),
-        Line("distinct_1", say("different morphemes (%)"), 100),
-        Line("distinct_2", say("different pairs of morphemes (%)"), 100),
-        Line("polite", say("polite endings (%)"), 100),
-        Line("ended", say("ended by itself (%)"), 100),
-        Line("chrf", say("chrF")),
-        Line("bleu_char", say("BLEU on characters")),
-        Line("source_retrieved", say("replies looked up (%)"), 100),
-        Line("source_lesson", say("replies from lessons (%)"), 100),
-        Line("source_generated", say("replies made by the model (%)"), 100),
-        Line("source_fallback", say("replies that ask back (%)"), 100),
-        Line("latency_p50_ms", say("ms per reply, median")),
-        Line("latency_p95_ms", say("ms per reply, 95th percentile")),
+        Line("bpc", translate("bits per character"), digits=3),
+        Line("question_gain", translate("question gain"), digits=3),
+        Line("hits_at_1", translate("right of {count}, first (%)", count=candidates), 100),
+        Line("recall_at_5", translate("right of {count}, in the first 5 (%)", count=candidates), 100),
+        Line("mrr", translate("mean reciprocal rank"), digits=3),
+        Line("backward_hits_at_1", translate("true question found from the reply (%)"), 100),
+        Line("bland", translate("bland replies (%)"), 100),
+        Line("unique", translate("different replies (%)"), 100),
+        Line("distinct_1", translate("different morphemes (%)"), 100),
+        Line("distinct_2", translate("different pairs of morphemes (%)"), 100),
+        Line("polite", translate("polite endings (%)"), 100),
+        Line("ended", translate("ended by itself (%)"), 100),
+        Line("chrf", translate("chrF")),
+        Line("bleu_char", translate("BLEU on characters")),
+        Line("source_retrieved", translate("replies looked up (%)"), 100),
+        Line("source_lesson", translate("replies from lessons (%)"), 100),
+        Line("source_generated", translate("replies made by the model (%)"), 100),
+        Line("source_fallback", translate("replies that ask back (%)"), 100),
+        Line("latency_p50_ms", translate("ms per reply, median")),
+        Line("latency_p95_ms", translate("ms per reply, 95th percentile")),
     ]

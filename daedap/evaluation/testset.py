@@ -25,22 +25,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from daedap.types import Pair, Reply, Spoken
+    from daedap.types import Generation, Pair, Reply
 
 
-class Speaker(Protocol):
+class ScorableModel(Protocol):
     """A model: it speaks for itself, and knows how likely an answer is."""
 
     def log2_probability(self, pairs: Sequence[Pair], /) -> NDArray[np.float64]:
         """(pairs, 2): log2 p summed over the answer's tokens and its end, and how many tokens these are."""
         ...
 
-    def reply(self, pairs: Sequence[Pair], /) -> Sequence[Spoken]:
+    def reply(self, pairs: Sequence[Pair], /) -> Sequence[Generation]:
         """One greedy reply to each pair's question and the turns before it; the answers are not looked at."""
         ...
 
 
-class Answerer(Protocol):
+class ScorableBot(Protocol):
     """A bot: it answers by whatever means, and prefers one answer to another."""
 
     def answers(self, pairs: Sequence[Pair], /) -> Sequence[Reply]:
@@ -97,17 +97,17 @@ def _by_form(texts: Iterable[str]) -> dict[str, str]:
 def _wrong(pair: Pair, text: str, forms: Sequence[str]) -> list[str]:
     own = comparison_form(text)
     # One more than needed is drawn, in case the right one is among them.
-    drawn = [forms[i] for i in _dice(pair).permutation(len(forms))[:CANDIDATES]]
+    drawn = [forms[i] for i in _rng(pair).permutation(len(forms))[:CANDIDATES]]
     return [form for form in drawn if form != own][: CANDIDATES - 1]
 
 
 def _another(pair: Pair, questions: Sequence[tuple[str, str]]) -> str | None:
     own = comparison_form(pair.question)
-    drawn = [questions[i] for i in _dice(pair).permutation(len(questions))[:2]]
+    drawn = [questions[i] for i in _rng(pair).permutation(len(questions))[:2]]
     return next((question for form, question in drawn if form != own), None)
 
 
-def _dice(pair: Pair) -> np.random.RandomState:
+def _rng(pair: Pair) -> np.random.RandomState:
     """The pair's own random numbers; of numpy's generators only this one promises the same numbers in all versions."""
     return np.random.RandomState(int(pair.id[:8], 16))
 
@@ -117,7 +117,7 @@ LABELS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class EvalSettings:
     """How much is measured."""
 
     rows: int = 500
@@ -136,7 +136,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalSet:
     """What every system is asked."""
 
     test: tuple[Pair, ...]
@@ -155,7 +155,7 @@ class Exam:
     frequent: frozenset[str]
     slices: Mapping[str, NDArray[np.bool_]]
     """Name → (pairs,)."""
-    options: Options
+    options: EvalSettings
 
     @property
     def questions(self) -> list[Pair]:
@@ -163,14 +163,14 @@ class Exam:
         return [self.test[row] for row in self.asked]
 
     @property
-    def misled(self) -> list[int]:
+    def has_other_question(self) -> list[int]:
         """The scored rows that have another question."""
         return [row for row in self.scored if self.others[row] is not None]
 
     @property
-    def misled_pairs(self) -> list[Pair]:
+    def other_question_pairs(self) -> list[Pair]:
         """Their pairs with the other question in the place of their own."""
-        return [replace(self.test[row], question=str(self.others[row])) for row in self.misled]
+        return [replace(self.test[row], question=str(self.others[row])) for row in self.has_other_question]
 
     def marked(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """(pairs,): true in these rows."""
@@ -178,20 +178,22 @@ class Exam:
         marked[list(rows)] = True
         return marked
 
-    def spread(self, values: FloatArray, empty: float, rows: Sequence[int] | None = None) -> FloatArray:
+    def scatter(self, values: FloatArray, empty: float, rows: Sequence[int] | None = None) -> FloatArray:
         """(asked,) → (pairs,), `empty` where nothing was asked; or of other rows than the asked ones."""
         whole = np.full(len(self.test), empty)
         whole[list(self.asked if rows is None else rows)] = values
         return whole
 
 
-def set_exam(test: Sequence[Pair], components: Sequence[int | str], train: Sequence[Pair], options: Options) -> Exam:
+def make_eval_set(
+    test: Sequence[Pair], components: Sequence[int | str], train: Sequence[Pair], options: EvalSettings
+) -> EvalSet:
     """Choose the rows, candidates and slices; none of it depends on the order of the rows."""
     _, groups = np.unique([str(component) for component in components], return_inverse=True)
     by_id = sorted(range(len(test)), key=lambda row: test[row].id)
     asked = by_id[: options.rows]
     offered, questions = candidates(test), candidate_questions(test)
-    return Exam(
+    return EvalSet(
         test=tuple(test),
         groups=groups.astype(np.int64),
         asked=tuple(asked),

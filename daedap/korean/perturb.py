@@ -51,23 +51,23 @@ Way = Callable[[str, int], list[str]]
 """(word, which syllable) → what may be typed instead of the word."""
 
 
-def slip(text: str, dice: random.Random) -> str:
+def add_typo(text: str, rng: random.Random) -> str:
     """The text with one or two slips; unchanged when it has no Hangul beside its negation."""
-    once = _slip_once(text, dice)
-    twice = _slip_once(once, dice) if len(text) >= _LONG and dice.random() < 0.25 else once
+    once = _slip_once(text, rng)
+    twice = _slip_once(once, rng) if len(text) >= _LONG and rng.random() < 0.25 else once
     return once if twice == text else twice  # the second may undo the first
 
 
-def _slip_once(text: str, dice: random.Random) -> str:
+def _slip_once(text: str, rng: random.Random) -> str:
     places = _places(text)
-    dice.shuffle(places)
-    for way in _in_order(dice):
+    rng.shuffle(places)
+    for way in _in_order(rng):
         for word, at in places:
             typed = [new for new in way(word[0], at) if new != word[0]]
             texts = [text[: word.start()] + new + text[word.end() :] for new in typed]
             kept = [new for new in texts if NEGATION.findall(new) == NEGATION.findall(text)]
             if kept:
-                return dice.choice(kept)
+                return rng.choice(kept)
     return text
 
 
@@ -82,9 +82,9 @@ def _places(text: str) -> list[tuple[re.Match[str], int]]:
     ]
 
 
-def _in_order(dice: random.Random) -> list[Way]:
+def _in_order(rng: random.Random) -> list[Way]:
     """All ways, the likelier ones mostly first."""
-    return sorted(_WAYS, key=lambda way: dice.random() ** (1 / _WAYS[way]), reverse=True)
+    return sorted(_WAYS, key=lambda way: rng.random() ** (1 / _WAYS[way]), reverse=True)
 
 
 def _neighbouring_key(word: str, at: int) -> list[str]:
@@ -199,45 +199,45 @@ _FIXED = ("위하", "비롯하", "통하", "향하", "무릅쓰", "막론하")
 """을 위해, 를 통해: no Korean leaves out the particle."""
 
 
-def disturb(question: str, kind: Kind, dice: random.Random) -> str:
+def perturb(question: str, kind: Kind, rng: random.Random) -> str:
     """The question as somebody else might type it; unchanged when it has nothing of that kind to change."""
-    return next(disturb_each([question], kind, [dice]))
+    return next(perturb_each([question], kind, [rng]))
 
 
-def disturb_each(questions: Sequence[str], kind: Kind, dice: Sequence[random.Random]) -> Iterator[str]:
+def perturb_each(questions: Sequence[str], kind: Kind, rng: Sequence[random.Random]) -> Iterator[str]:
     """`disturb` for many: a thousand questions a second, as they are analysed at once."""
     if kind in _BY_LETTERS:
-        yield from map(_BY_LETTERS[kind], questions, dice)
+        yield from map(_BY_LETTERS[kind], questions, rng)
     else:
-        yield from map(_BY_MORPHEMES[kind], questions, analyse(questions), dice)
+        yield from map(_BY_MORPHEMES[kind], questions, analyse(questions), rng)
 
 
-def _spacing(text: str, dice: random.Random) -> str:
+def _spacing(text: str, rng: random.Random) -> str:
     """Without spaces; or, where there are none, with a space inside a word."""
     if " " in text:
         return _SPACE.sub("", text)
     places = [at for word in _WORD.finditer(text) for at in range(word.start() + 1, word.end())]
     if not places:
         return text
-    at = dice.choice(places)
+    at = rng.choice(places)
     return f"{text[:at]} {text[at:]}"
 
 
-def _laughter(text: str, dice: random.Random) -> str:
+def _laughter(text: str, rng: random.Random) -> str:
     """Without its laughter or tears; or with some, tears where it's sad."""
     sober = _LAUGHTER.sub("", text).strip()
     if sober != text.strip():
         return sober if any(map(str.isalnum, sober)) else text
     letters = "ㅠㅜ" if _SAD.search(text) else "ㅋㅎㅠ" if NEGATION.search(text) else "ㅋㅎ"
-    return text + dice.choice(["", " "]) + dice.choice(letters) * dice.choice([2, 2, 3])
+    return text + rng.choice(["", " "]) + rng.choice(letters) * rng.choice([2, 2, 3])
 
 
-def _particles(text: str, morphemes: Sequence[Morpheme], dice: random.Random) -> str:
+def _particles(text: str, morphemes: Sequence[Morpheme], rng: random.Random) -> str:
     """Without one of its 이/가, 을/를, 은/는."""
     edits = [edit for at in range(1, len(morphemes)) if (edit := _dropped(text, morphemes, at))]
     if not edits:
         return text
-    edit = dice.choice(edits)
+    edit = rng.choice(edits)
     return text[: edit.start] + edit.new + text[edit.end :]
 
 
@@ -273,7 +273,7 @@ def _is_clear(morphemes: Sequence[Morpheme], at: int) -> bool:
 
 
 _BY_LETTERS: dict[Kind, Callable[[str, random.Random], str]] = {
-    "typo": slip,
+    "typo": add_typo,
     "spacing": _spacing,
     "laughter": _laughter,
 }

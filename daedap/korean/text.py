@@ -61,7 +61,7 @@ def comparison_form(text: str) -> str:
     return _LAUGHTER.sub(r"\1\1", letters) or "".join(folded.split())
 
 
-def essence(text: str) -> str:
+def strip_emoticons(text: str) -> str:
     """The comparison form without laughter and tears, which any question may carry; one of nothing else keeps them."""
     form = comparison_form(text)
     return _EMOTION.sub("", form) or form

@@ -23,14 +23,14 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Senses:
+class KiwiWordVectors:
     """Word vectors of length 1, in one of many rotations: keep `basis` with whatever was learned from them."""
 
     basis: FloatArray
     """(landmarks, 256)"""
 
     @classmethod
-    def recover(cls) -> Senses:
+    def recover(cls) -> KiwiWordVectors:
         """Find the basis; it takes a second."""
         landmarks = _landmarks()
         values, directions = np.linalg.eigh(_cosines(landmarks, landmarks))

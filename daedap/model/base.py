@@ -18,7 +18,7 @@ from torch.nn import Embedding
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from daedap.config import FRESH, MINI, Shape
+from daedap.config import FRESH, MINI, ArchitectureOptions
 from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean.text import comparison_form
@@ -247,20 +247,22 @@ def _digest(place: Path) -> str:
     return digest(*sorted(path for pattern in patterns for path in place.glob(pattern)))
 
 
-SMALL = Shape(vocab_size=4096, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4)
+SMALL = ArchitectureOptions(
+    vocab_size=4096, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4
+)
 
 
-def fresh_base(texts: Sequence[str], seed: int) -> Base:
+def random_init_base(texts: Sequence[str], seed: int) -> Base:
     """An untrained model for these texts; the same texts and seed give the same model."""
     tokenizer = train_tokenizer(texts, SMALL.vocab_size)
-    model = fresh_model(tokenizer, seed)
+    model = random_init_model(tokenizer, seed)
     self_test(FRESH, model, tokenizer)
     digest = hashlib.sha256(f"{seed}\n{tokenizer.backend_tokenizer.to_str()}".encode()).hexdigest()
     return Base(FRESH, model, tokenizer, "yours: learned from your file alone", digest)
 
 
-def fresh_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, shape: Shape = SMALL, places: int = 512
+def random_init_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, shape: ArchitectureOptions = SMALL, places: int = 512
 ) -> LlamaForCausalLM:
     """Random weights, decided by the seed. Unless told otherwise 4 layers of width 256: about 4 million."""
     config = LlamaConfig(

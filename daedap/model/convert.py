@@ -33,9 +33,9 @@ from transformers import PreTrainedModel
 from daedap.data.split import read_side
 from daedap.errors import EngineError, StorageError
 from daedap.files import new_folder
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.model.engine import ENGINE, HEAD, REPLIES
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.loss import shortlist
 from daedap.model.prompt import Prompt
 from daedap.model.verify import Reference, verify_engine
@@ -105,7 +105,7 @@ _NEIGHBOURS = 4
 """Weights that a product takes at a time, whose pairs may be summed in 16 bits (vpmaddubsw)."""
 
 
-def write_engine(run: Run, speaker: Speaker) -> None:
+def write_engine(run: Run, speaker: TorchModel) -> None:
     """Convert what a run has learned; what CTranslate2 can't compute right is said once, and answered by PyTorch.
 
     No failure here may cost the training: only a disk that can't be written ends the run (StorageError).
@@ -122,9 +122,9 @@ def write_engine(run: Run, speaker: Speaker) -> None:
                 if verify_engine(folder, speaker.prompt, speaker.max_new_tokens):
                     break
             else:
-                raise _unknown(speaker.model, say("its answers differ from the trained model's"))
+                raise _unknown(speaker.model, translate("its answers differ from the trained model's"))
             if not eight_bits:
-                _log.info(say("Eight bits are too coarse for these weights: the engine keeps them in float32."))
+                _log.info(translate("Eight bits are too coarse for these weights: the engine keeps them in float32."))
     except StorageError:
         raise
     except EngineError as error:
@@ -168,7 +168,7 @@ def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None) -> A
     window = getattr(config, "sliding_window", None)
     if window and window < prompt.max_length:  # its layers would need a mask that is taken out
         told = "it looks back only {window} tokens, and --max-length is {length}"
-        raise _unknown(model, say(told, window=window, length=prompt.max_length))
+        raise _unknown(model, translate(told, window=window, length=prompt.max_length))
     try:
         with torch.no_grad():
             spec = _MODEL_LOADERS[type(model.config).__name__].get_model_spec(readable(_with_same_weights(model)))

@@ -26,7 +26,7 @@ from transformers.activations import NewGELUActivation
 from daedap.config import DeviceName, Precision
 from daedap.errors import SettingsError
 from daedap.files import write_json
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.model.distributed import world
 from daedap.runs import Run
 
@@ -115,7 +115,7 @@ class Machine:
     def line(self) -> str:
         """For a terminal."""
         told = "Computed on {processor} ({features}): {threads} threads, {precision}"
-        return say(told, **asdict(self) | {"features": ", ".join(self.features) or self.device})
+        return translate(told, **asdict(self) | {"features": ", ".join(self.features) or self.device})
 
 
 def choose_device(wanted: DeviceName = "auto") -> str:
@@ -140,7 +140,7 @@ def choose_precision(wanted: Precision, width: int, device: str) -> Literal["fp3
         return "fp32"
     if device == "cpu" and not may_be_fast_in_bf16():
         return "fp32"
-    fp32, bf16 = (shortest(_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
+    fp32, bf16 = (best_of_n(_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 > _WORTH_IT * bf16 else "fp32"
 
 
@@ -155,7 +155,7 @@ def _product(width: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
     return multiply
 
 
-def settle(run: Run, device: DeviceName, precision: Precision, width: int) -> Machine:
+def resolve_machine(run: Run, device: DeviceName, precision: Precision, width: int) -> Machine:
     """What a run was begun on, or what a probe chooses now: a resumed run must change neither device nor precision.
 
     Raises SettingsError when the device is not there.
@@ -170,7 +170,7 @@ def settle(run: Run, device: DeviceName, precision: Precision, width: int) -> Ma
     return machine
 
 
-def settle_compiler(run: Run, machine: Machine, wanted: bool | None, seconds: float) -> Machine:
+def resolve_compiler(run: Run, machine: Machine, wanted: bool | None, seconds: float) -> Machine:
     """Whether the steps of training are compiled: as wanted, else when so many seconds of them win back what it costs.
 
     As with the precision, a resumed run keeps what was chosen.
@@ -205,7 +205,7 @@ def need_compiler() -> None:
         ) from error
 
 
-def shortest(work: Callable[[], None], times: int = 5, seconds: float = 1.0) -> float:
+def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) -> float:
     """The shortest of several times: what else the machine does only makes the others longer.
 
     Slow work is done less often: two times at least, and no more once so many seconds have been spent.

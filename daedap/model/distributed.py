@@ -19,7 +19,7 @@ from daedap.files import new_file
 T = TypeVar("T")
 
 
-def meet(device: str) -> None:
+def init_distributed(device: str) -> None:
     """Wait for the processes that were begun together; whoever was begun alone waits for nobody."""
     if _together():
         PartialState(cpu=device == "cpu", **_meeting_place())
@@ -37,7 +37,7 @@ def _meeting_place() -> dict[str, Any]:
     return {"store": PrefixStore(f"attempt {attempt}", store), "rank": rank, "world_size": size}
 
 
-def leads() -> bool:
+def is_main() -> bool:
     """Whether this process leads: it alone writes the run, measures and decides."""
     return not _together() or PartialState().is_main_process
 
@@ -47,25 +47,25 @@ def world() -> int:
     return PartialState().num_processes if _together() else 1
 
 
-def share_of(items: Sequence[T]) -> Sequence[T]:
+def shard(items: Sequence[T]) -> Sequence[T]:
     """What this process does of some work: one item after the other goes round."""
     return items[PartialState().process_index :: world()] if _together() else items
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast(make: Callable[[], T]) -> T:
     """What the first process makes, in every process."""
     if not _together():
         return make()
-    made: T = broadcast_object_list([make()])[0] if leads() else told_by_first()
+    made: T = broadcast_object_list([make()])[0] if is_main() else receive()
     return made
 
 
-def told_by_first() -> Any:
+def receive() -> Any:
     """The same in the others, which need not know how it is made."""
     return broadcast_object_list([None])[0]
 
 
-def sum_of_all(value: float) -> float:
+def all_reduce_sum(value: float) -> float:
     """The sum of all processes' values."""
     if not _together():
         return value
@@ -82,13 +82,13 @@ def wait() -> None:
 @contextmanager
 def new_shared_file(path: Path) -> Iterator[IO[bytes]]:
     """A temporary file that every process writes its part of; it becomes `path` once all have ended well."""
-    if leads():
+    if is_main():
         with new_file(path) as file:
-            from_first(lambda: file.name)
+            broadcast(lambda: file.name)
             yield file
             wait()
     else:
-        with Path(told_by_first()).open("r+b") as file:
+        with Path(receive()).open("r+b") as file:
             yield file
         wait()
     wait()  # until it has its name

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from daedap.model.batching import even_batches, sorted_batches
-from daedap.model.language_model import Speech, Teller
+from daedap.model.language_model import DecodingRules, TextStreamer
 from daedap.model.loss import FloatArray
 from daedap.model.prompt import Example, Prompt
 from daedap.model.saved import damaged
-from daedap.types import Pair, Spoken
+from daedap.types import Generation, Pair
 
 ENGINE = "engine"
 """The folder of a run that holds its model in CTranslate2's layout, made by convert.py."""
@@ -60,15 +60,15 @@ class Engine:
             scores[rows] = self._score([examples[row] for row in rows])
         return scores
 
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
         if len(pairs) == 1:
             return self._answer(self._voices.now, pairs)[0]
         return [said for (said,) in self._answer(self._readers, pairs, torch.get_num_threads())]
 
-    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
+    def stream(self, pair: Pair, on_text: Callable[[str], None]) -> Generation:
         """Answer one question, telling each word as soon as it is whole."""
-        question, teller = self._speech.question(pair), Teller(self.prompt, tell)
+        question, streamer = self._speech.question(pair), TextStreamer(self.prompt, on_text)
         ids, nats = list[int](), list[float]()
         steps = self._voices.now.generate_tokens(
             self._named(question), return_log_prob=True, **self._settings(len(question))
@@ -77,13 +77,13 @@ class Engine:
             for step in steps:
                 ids.append(self._number[step.token])
                 nats.append(step.log_prob)
-                teller.hear(ids[-1:])
-        teller.finish()
+                streamer.put(ids[-1:])
+        streamer.finish()
         return self._speech.spoken(ids, nats)
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
-    ) -> list[list[Spoken]]:
+    ) -> list[list[Generation]]:
         """`count` random answers to each question, the likeliest first; the same one may come more than once.
 
         Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
@@ -102,8 +102,8 @@ class Engine:
         return engine
 
     @cached_property
-    def _speech(self) -> Speech:
-        return Speech(self.prompt, self.max_new_tokens)
+    def _speech(self) -> DecodingRules:
+        return DecodingRules(self.prompt, self.max_new_tokens)
 
     @cached_property
     def _voices(self) -> _Voices:
@@ -157,12 +157,12 @@ class Engine:
         told = [result.log_probs[example.answer - 1 :] for example, result in zip(examples, results, strict=True)]
         return [(math.fsum(nats) / math.log(2), len(nats)) for nats in told]
 
-    def _answer(self, voice: Any, pairs: Sequence[Pair], workers: int = 1, **choice: Any) -> list[list[Spoken]]:
+    def _answer(self, voice: Any, pairs: Sequence[Pair], workers: int = 1, **choice: Any) -> list[list[Generation]]:
         """One or more replies to each question; `choice`: how many, and how a token is chosen."""
         questions = [self._speech.question(pair) for pair in pairs]
-        spoken: dict[int, list[Spoken]] = {}
+        spoken: dict[int, list[Generation]] = {}
         lengths = [len(ids) for ids in questions]
-        rooms = [self._speech.room(length) for length in lengths]
+        rooms = [self._speech.new_tokens_for(length) for length in lengths]
         for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // choice.get("num_hypotheses", 1))):
             settings = self._settings(max(len(questions[row]) for row in rows))
             results = voice.generate_batch(
@@ -179,11 +179,15 @@ class Engine:
 
     def _settings(self, length: int) -> dict[str, Any]:
         """For questions of up to so many tokens. A shortlist holds nothing that would have to be muted."""
-        mute = [] if self._shortlisted else [[self._names[number]] for number in self._speech.mute]
+        suppressed_ids = [] if self._shortlisted else [[self._names[number]] for number in self._speech.suppressed_ids]
         end = [self._names[self.prompt.template.end]]
-        return {"max_length": self._speech.room(length), "end_token": end, "suppress_sequences": mute}
+        return {
+            "max_length": self._speech.new_tokens_for(length),
+            "end_token": end,
+            "suppress_sequences": suppressed_ids,
+        }
 
-    def _spoken(self, result: Any) -> list[Spoken]:
+    def _spoken(self, result: Any) -> list[Generation]:
         """Its scores are means over the tokens, the end token included."""
         said = [[self._number[name] for name in tokens] for tokens in result.sequences]
         return [self._speech.spoken(ids, [mean] * len(ids)) for ids, mean in zip(said, result.scores, strict=True)]

@@ -38,7 +38,7 @@ from transformers import (
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from daedap.errors import BaseError
-from daedap.i18n import say
+from daedap.i18n import translate
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 """Kinds of values, as `struct` names them; 8 is a text and 9 an array."""
@@ -115,9 +115,9 @@ class _Head:
     def __init__(self, octets: NDArray[np.uint8]) -> None:
         self.octets, self.place = octets.data, 0
 
-    def unpack(self, layout: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(layout, self.octets, self.place)
-        self.place += struct.calcsize(layout)
+    def unpack(self, read_options: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(read_options, self.octets, self.place)
+        self.place += struct.calcsize(read_options)
         return values
 
     def text(self) -> str:
@@ -207,13 +207,13 @@ def _check(file: GgufReader) -> None:
     if not file.whole:
         raise BaseError("{path}: the GGUF file is cut short.", "Get it again.", path=file.path)
     if file.architecture not in ARCHITECTURES:
-        raise _unknown(file, say("architecture"), file.architecture)
+        raise _unknown(file, translate("architecture"), file.architecture)
     split = file.metadata.get("tokenizer.ggml.pre")
     if file.metadata["tokenizer.ggml.model"] == "gpt2" and split not in _SPLITS:
-        raise _unknown(file, say("tokenizer"), split)
+        raise _unknown(file, translate("tokenizer"), split)
     scaling = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
     if scaling != "none":
-        raise _unknown(file, say("rope scaling"), scaling)
+        raise _unknown(file, translate("rope scaling"), scaling)
 
 
 def _unknown(file: GgufReader, part: str, value: object) -> BaseError:
@@ -231,11 +231,11 @@ def _model(file: GgufReader) -> PreTrainedModel:
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     model: PreTrainedModel = AutoModelForCausalLM.from_config(_config(file), dtype=torch.float32)
-    layout = cast("Any", TENSOR_PROCESSORS.get(file.architecture, TensorProcessor))(config=model.config.to_dict())
-    names = get_gguf_hf_weights_map(model, layout)
+    read_options = cast("Any", TENSOR_PROCESSORS.get(file.architecture, TensorProcessor))(config=model.config.to_dict())
+    names = get_gguf_hf_weights_map(model, read_options)
     weights, read = model.state_dict(), file.tensors.keys() & names.keys()
     for name in read:  # one after the other: whole models may fit into memory only once
-        values = torch.from_numpy(layout.process(weights=file.read(name), name=name).weights)
+        values = torch.from_numpy(read_options.process(weights=file.read(name), name=name).weights)
         if values.shape != weights[names[name]].shape:
             raise ValueError(f"{name} has the shape {[*values.shape]}")
         weights[names[name]].copy_(values)
@@ -287,7 +287,7 @@ def _llama3_rope(file: GgufReader, theta: float) -> dict[str, Any]:
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain = theta ** -(np.arange(len(factors)) / len(factors))
     if not np.allclose(plain / scaled.numpy(), factors, rtol=1e-3):
-        raise _unknown(file, say("rope scaling"), _ROPE)
+        raise _unknown(file, translate("rope scaling"), _ROPE)
     return scaling
 
 
@@ -315,6 +315,6 @@ def _without_invented(backend: Tokenizer, tokens: int) -> Tokenizer:
     """Without the special tokens that transformers' classes add where a file has none of that name: `<|endoftext|>`."""
     if backend.get_vocab_size() == tokens:
         return backend
-    layout = json.loads(backend.to_str())
-    layout["added_tokens"] = [token for token in layout["added_tokens"] if token["id"] < tokens]
-    return Tokenizer.from_str(json.dumps(layout))
+    read_options = json.loads(backend.to_str())
+    read_options["added_tokens"] = [token for token in read_options["added_tokens"] if token["id"] < tokens]
+    return Tokenizer.from_str(json.dumps(read_options))

@@ -27,10 +27,10 @@ from daedap.model.batching import even_batches
 from daedap.model.loss import FloatArray, score_answers
 from daedap.model.prompt import Prompt
 from daedap.model.tokenizer import decode
-from daedap.types import Pair, Spoken
+from daedap.types import Generation, Pair
 
 
-class Talker(Protocol):
+class LanguageModel(Protocol):
     """A model that can be asked, whatever computes it."""
 
     @property
@@ -42,17 +42,17 @@ class Talker(Protocol):
         """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
         ...
 
-    def reply(self, pairs: Sequence[Pair], /) -> list[Spoken]:
+    def reply(self, pairs: Sequence[Pair], /) -> list[Generation]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
         ...
 
-    def stream(self, pair: Pair, tell: Callable[[str], None], /) -> Spoken:
+    def stream(self, pair: Pair, on_text: Callable[[str], None], /) -> Generation:
         """Answer one question, telling each word as soon as it is whole."""
         ...
 
     def sample(
         self, pairs: Sequence[Pair], count: int, /, *, seed: int, temperature: float = 1.0, top_k: int = 0
-    ) -> list[list[Spoken]]:
+    ) -> list[list[Generation]]:
         """`count` random answers to each question, the likeliest first; the same one may come more than once.
 
         Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
@@ -61,7 +61,7 @@ class Talker(Protocol):
 
 
 @dataclass(frozen=True)
-class Speech:
+class DecodingRules:
     """The rules of a reply."""
 
     prompt: Prompt
@@ -73,48 +73,48 @@ class Speech:
         alone = self.prompt.question(replace(pair, history=()), room=self.prompt.max_length - 1)
         return self.prompt.question(pair, room=max(len(alone), self.prompt.max_length - self.max_new_tokens))
 
-    def room(self, question: int) -> int:
+    def new_tokens_for(self, question: int) -> int:
         """The most tokens of a reply to a question of so many."""
         return min(self.max_new_tokens, self.prompt.max_length - question)
 
     @cached_property
-    def mute(self) -> list[int]:
+    def suppressed_ids(self) -> list[int]:
         """What is never said: of all control tokens only the end token may be."""
         return sorted(self.prompt.controls - {self.prompt.template.end})
 
-    def spoken(self, ids: Sequence[int], nats: Sequence[float]) -> Spoken:
+    def spoken(self, ids: Sequence[int], nats: Sequence[float]) -> Generation:
         """What ids say up to the end token, and how likely they are; `nats` are ln p of each of them."""
         end = self.prompt.template.end
         ended = end in ids
         said = ids[: ids.index(end)] if ended else ids
         counted = nats[: len(said) + ended]
         mean = sum(counted) / len(counted) / math.log(2)
-        return Spoken(decode(self.prompt.tokenizer, said), ended, len(counted), mean)
+        return Generation(decode(self.prompt.tokenizer, said), ended, len(counted), mean)
 
 
-class Teller:
+class TextStreamer:
     """Hears one token after the other and tells each word as soon as it is whole."""
 
-    def __init__(self, prompt: Prompt, tell: Callable[[str], None]) -> None:
-        self._prompt, self._tell = prompt, tell
+    def __init__(self, prompt: Prompt, on_text: Callable[[str], None]) -> None:
+        self._prompt, self._on_text = prompt, on_text
         self._said, self._told = list[int](), 0
 
-    def hear(self, ids: Sequence[int]) -> None:
+    def put(self, ids: Sequence[int]) -> None:
         """The next tokens."""
         self._said += [number for number in ids if number != self._prompt.template.end]
-        self._tell_up_to(self._text.rfind(" ") + 1)
+        self._emit_up_to(self._text.rfind(" ") + 1)
 
     def finish(self) -> None:
         """Nothing comes any more: tell the last word."""
-        self._tell_up_to(len(self._text))
+        self._emit_up_to(len(self._text))
 
     @property
     def _text(self) -> str:
         return decode(self._prompt.tokenizer, self._said)
 
-    def _tell_up_to(self, place: int) -> None:
+    def _emit_up_to(self, place: int) -> None:
         if place > self._told:
-            self._tell(self._text[self._told : place])
+            self._on_text(self._text[self._told : place])
             self._told = place
 
 
@@ -122,7 +122,7 @@ _AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class Speaker:
+class TorchModel:
     """A model with its prompt, on one device."""
 
     model: PreTrainedModel
@@ -139,22 +139,22 @@ class Speaker:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             return score_answers(self.model, examples, self.device)
 
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
         """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
         return [said for said, _ in self.greedy(pairs)]
 
-    def greedy(self, pairs: Sequence[Pair]) -> list[tuple[Spoken, float]]:
+    def greedy(self, pairs: Sequence[Pair]) -> list[tuple[Generation, float]]:
         """Greedy replies, each with the least lead of one of its tokens over the next best, in nats."""
         return [said for (said,) in self._answer(pairs, 1, do_sample=False)]
 
-    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
+    def stream(self, pair: Pair, on_text: Callable[[str], None]) -> Generation:
         """Answer one question, telling each word as soon as it is whole."""
-        question, teller = self._speech.question(pair), _Streamer(Teller(self.prompt, tell))
-        return self._generate([question], self._settings(len(question), do_sample=False), teller)[0][0]
+        question, streamer = self._speech.question(pair), _Streamer(TextStreamer(self.prompt, on_text))
+        return self._generate([question], self._settings(len(question), do_sample=False), streamer)[0][0]
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
-    ) -> list[list[Spoken]]:
+    ) -> list[list[Generation]]:
         """`count` random answers to each question, the likeliest first; the same one may come more than once.
 
         Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
@@ -166,15 +166,15 @@ class Speaker:
         return [sorted(said, key=lambda one: one.log2_probability, reverse=True) for said in spoken]
 
     @cached_property
-    def _speech(self) -> Speech:
-        return Speech(self.prompt, self.max_new_tokens)
+    def _speech(self) -> DecodingRules:
+        return DecodingRules(self.prompt, self.max_new_tokens)
 
-    def _answer(self, pairs: Sequence[Pair], count: int, **choice: Any) -> list[list[tuple[Spoken, float]]]:
+    def _answer(self, pairs: Sequence[Pair], count: int, **choice: Any) -> list[list[tuple[Generation, float]]]:
         """`count` replies to each question, short questions with short ones; `choice`: how a token is chosen."""
         questions = [self._speech.question(pair) for pair in pairs]
-        spoken: dict[int, list[tuple[Spoken, float]]] = {}
+        spoken: dict[int, list[tuple[Generation, float]]] = {}
         lengths = [len(ids) for ids in questions]
-        rooms = [self._speech.room(length) for length in lengths]
+        rooms = [self._speech.new_tokens_for(length) for length in lengths]
         for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // count)):
             together = [questions[row] for row in rows]
             settings = self._settings(max(map(len, together)), num_return_sequences=count, **choice)
@@ -185,7 +185,7 @@ class Speaker:
     @torch.inference_mode()
     def _generate(
         self, questions: Sequence[list[int]], settings: GenerationConfig, streamer: BaseStreamer | None = None
-    ) -> list[tuple[Spoken, float]]:
+    ) -> list[tuple[Generation, float]]:
         self.model.eval()
         length = max(map(len, questions))
         ids = torch.tensor([[self.prompt.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
@@ -196,18 +196,18 @@ class Speaker:
         scores: Tensor = cast("Any", self.model).compute_transition_scores(
             output.sequences, output.logits, normalize_logits=True
         )
-        leads = torch.stack([_leads(step) for step in output.scores], dim=1).double().tolist()
-        rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), leads, strict=True)
+        is_main = torch.stack([_leads(step) for step in output.scores], dim=1).double().tolist()
+        rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), is_main, strict=True)
         spoken = ((self._speech.spoken(ids, nats), lead) for ids, nats, lead in rows)
         return [(said, min(lead[: said.tokens])) for said, lead in spoken]
 
     def _settings(self, length: int, **choice: Any) -> GenerationConfig:
         """For questions of up to so many tokens."""
         return GenerationConfig(
-            max_new_tokens=self._speech.room(length),
+            max_new_tokens=self._speech.new_tokens_for(length),
             eos_token_id=self.prompt.template.end,
             pad_token_id=self.prompt.pad,
-            suppress_tokens=self._speech.mute or None,
+            suppress_tokens=self._speech.suppressed_ids or None,
             output_scores=True,  # after muting and cutting down to the likeliest ones
             output_logits=True,  # before muting, so that a reply is as likely here as when it is scored
             return_dict_in_generate=True,
@@ -224,12 +224,12 @@ def _leads(scores: Tensor) -> Tensor:
 class _Streamer(BaseStreamer):
     """Gets the question first, then one token at a time."""
 
-    def __init__(self, teller: Teller) -> None:
-        self._teller, self._asked = teller, False
+    def __init__(self, streamer: TextStreamer) -> None:
+        self._teller, self._asked = streamer, False
 
     def put(self, value: Tensor) -> None:
         if self._asked:
-            self._teller.hear(value.tolist())
+            self._teller.put(value.tolist())
         self._asked = True
 
     def end(self) -> None:
@@ -241,33 +241,33 @@ _FEW = 8
 
 
 @dataclass(frozen=True)
-class _Wrapped:
+class _Delegating:
     """A language model whose likelihoods come from elsewhere; all else is the model's own."""
 
-    model: Talker
+    model: LanguageModel
 
     @property
     def prompt(self) -> Prompt:
         """How it reads a question."""
         return self.model.prompt
 
-    def reply(self, pairs: Sequence[Pair]) -> list[Spoken]:
-        """As `Talker.reply`."""
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
+        """As `LanguageModel.reply`."""
         return self.model.reply(pairs)
 
-    def stream(self, pair: Pair, tell: Callable[[str], None]) -> Spoken:
-        """As `Talker.stream`."""
-        return self.model.stream(pair, tell)
+    def stream(self, pair: Pair, on_text: Callable[[str], None]) -> Generation:
+        """As `LanguageModel.stream`."""
+        return self.model.stream(pair, on_text)
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
-    ) -> list[list[Spoken]]:
-        """As `Talker.sample`."""
+    ) -> list[list[Generation]]:
+        """As `LanguageModel.sample`."""
         return self.model.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k)
 
 
 @dataclass(frozen=True)
-class Scored(_Wrapped):
+class CachedScorer(_Delegating):
     """A language model that computes the likelihood of a pair once, however often it is asked for it.
 
     Fitting the ranker, ranking candidates by the model and ranking them by the bot ask for many of the same.
@@ -276,7 +276,7 @@ class Scored(_Wrapped):
     known: dict[Pair, tuple[float, float]] = field(default_factory=dict, repr=False)
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
-        """As `Talker.log2_probability`."""
+        """As `LanguageModel.log2_probability`."""
         keys = [Pair(pair.question, pair.answer, history=pair.history) for pair in pairs]
         new = [key for key in dict.fromkeys(keys) if key not in self.known]
         if new:
@@ -285,11 +285,11 @@ class Scored(_Wrapped):
 
 
 @dataclass(frozen=True)
-class Combined(_Wrapped):
+class EngineWithScorer(_Delegating):
     """An engine that answers, and the same model by PyTorch, which scores many pairs in less time."""
 
-    scorer: Talker
+    scorer: LanguageModel
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
-        """As `Talker.log2_probability`: few pairs by the engine, many by the scorer."""
+        """As `LanguageModel.log2_probability`: few pairs by the engine, many by the scorer."""
         return (self.model if len(pairs) <= _FEW else self.scorer).log2_probability(pairs)

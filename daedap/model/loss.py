@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
 from daedap.model.prompt import Example, Prompt, filled
-from daedap.model.trainable import plain, reader
+from daedap.model.trainable import plain, trained_upper
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -87,7 +87,7 @@ class AnswerLoss(nn.Module):
 
     def __init__(self, model: PreTrainedModel | PeftModel, *, lowest: int = 0, shortlist: Tensor | None = None) -> None:
         super().__init__()
-        self.model = reader(plain(model), lowest, shortlist)
+        self.model = trained_upper(plain(model), lowest, shortlist)
         self.name = "inputs_embeds" if lowest else "input_ids"
         self.shortlist = shortlist
 
@@ -128,7 +128,7 @@ def shortlist(prompt: Prompt, examples: Sequence[Example]) -> Tensor | None:
 
 
 FloatArray = NDArray[np.float64]
-Sheet = list[int]
+SharedPrompt = list[int]
 """Numbers of examples with the same question."""
 _AT_ONCE = 64
 _SHARING = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "exaone4", "smollm3"})
@@ -147,14 +147,14 @@ def score_answers(
     model.eval()
     losses, scores = AnswerLoss(model), np.zeros((len(examples), 2))
     for sheets in _batches(
-        _sheets(examples) if _shares(plain(model)) else [[row] for row in range(len(examples))], examples
+        _shared_prompts(examples) if _shares(plain(model)) else [[row] for row in range(len(examples))], examples
     ):
         rows = [row for sheet in sheets for row in sheet]
         if len(rows) == len(sheets):
             batch = collate([examples[row] for row in rows], device)
             owners = np.asarray(rows)[batch.row.cpu().numpy()]
         else:
-            batch = _collate_sheets([[examples[row] for row in sheet] for sheet in sheets], device)
+            batch = _collate_packed([[examples[row] for row in sheet] for sheet in sheets], device)
             owners = np.repeat(rows, [len(examples[row].ids) - examples[row].answer for row in rows])
         nats = losses(batch).double().cpu().numpy()
         np.add.at(scores, (owners, 0), -nats / np.log(2))
@@ -167,9 +167,9 @@ def _shares(model: PreTrainedModel) -> bool:
     return model.config.model_type in _SHARING and layers == {"full_attention"}
 
 
-def _sheets(examples: Sequence[Example]) -> list[Sheet]:
+def _shared_prompts(examples: Sequence[Example]) -> list[SharedPrompt]:
     """Examples by question, at most so many on a sheet as are scored at once."""
-    by_question: dict[tuple[int, ...], Sheet] = {}
+    by_question: dict[tuple[int, ...], SharedPrompt] = {}
     for row, example in enumerate(examples):
         by_question.setdefault(tuple(example.ids[: example.answer]), []).append(row)
     return [
@@ -177,9 +177,9 @@ def _sheets(examples: Sequence[Example]) -> list[Sheet]:
     ]
 
 
-def _batches(sheets: Sequence[Sheet], examples: Sequence[Example]) -> Iterator[list[Sheet]]:
+def _batches(sheets: Sequence[SharedPrompt], examples: Sequence[Example]) -> Iterator[list[SharedPrompt]]:
     """Sheets of like length together, with at most so many examples as are scored at once."""
-    batch, held = list[Sheet](), 0
+    batch, held = list[SharedPrompt](), 0
     for sheet in sorted(sheets, key=lambda sheet: sum(len(examples[row].ids) for row in sheet)):
         if held + len(sheet) > _AT_ONCE and batch:
             yield batch
@@ -190,22 +190,22 @@ def _batches(sheets: Sequence[Sheet], examples: Sequence[Example]) -> Iterator[l
         yield batch
 
 
-def _collate_sheets(sheets: Sequence[Sequence[Example]], device: torch.device | str) -> Batch:
+def _collate_packed(sheets: Sequence[Sequence[Example]], device: torch.device | str) -> Batch:
     """A row for each sheet: the question, then one answer after the other, each as if it stood there alone.
 
     An answer sees the question and itself, and its positions go on from the question's.
     """
-    laid = [_lay_out(sheet) for sheet in sheets]
+    laid = [_pack(sheet) for sheet in sheets]
     ids = _padded([sheet.ids for sheet in laid], 0)
     positions = _padded([sheet.positions for sheet in laid], 0)
-    mask = _sees(_padded([sheet.parts for sheet in laid], -1))
+    mask = _attention_mask(_padded([sheet.parts for sheet in laid], -1))
     row = torch.tensor([number for number, sheet in enumerate(laid) for _ in sheet.labels])
     place = torch.tensor([place for sheet in laid for place in sheet.places])
     label = torch.tensor([label for sheet in laid for label in sheet.labels])
     return Batch(*(part.to(device) for part in (ids, row, place, label, mask, positions)))
 
 
-class _Laid(NamedTuple):
+class _Packed(NamedTuple):
     """A sheet token by token; parts: 0 for the question, then the answer's number. places, labels: as in Batch."""
 
     ids: list[int]
@@ -215,9 +215,9 @@ class _Laid(NamedTuple):
     labels: list[int]
 
 
-def _lay_out(sheet: Sequence[Example]) -> _Laid:
+def _pack(sheet: Sequence[Example]) -> _Packed:
     begin = sheet[0].answer
-    laid = _Laid(sheet[0].ids[:begin], list(range(begin)), [0] * begin, [], [])
+    laid = _Packed(sheet[0].ids[:begin], list(range(begin)), [0] * begin, [], [])
     for part, example in enumerate(sheet, 1):
         labels = example.ids[begin:]  # the last one, the end token, is predicted but never read
         laid.places.extend((begin - 1, *range(len(laid.ids), len(laid.ids) + len(labels) - 1)))
@@ -233,7 +233,7 @@ def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
     return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
 
 
-def _sees(parts: Tensor) -> Tensor:
+def _attention_mask(parts: Tensor) -> Tensor:
     """What each place must not see is lessened to nothing, (rows, 1, length, length); it sees its question and itself.
 
     Added to the attention's scores: plain attention would add a mask of truth values as ones and zeros, too.

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from daedap.config import FRESH
 from daedap.errors import RunError
 from daedap.files import new_folder
-from daedap.model.base import fresh_model, same_base
+from daedap.model.base import random_init_model, same_base
 from daedap.model.device import fuse_activations
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.model.prompt import Prompt, prompt_for
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer
 from daedap.runs import Run
@@ -31,19 +31,19 @@ def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder:
         save_tokenizer(prompt.tokenizer, temporary)
 
 
-def open_learned(run: Run, device: str = "cpu") -> Speaker:
+def open_learned(run: Run, device: str = "cpu") -> TorchModel:
     """The trained model of a complete run. Raises RunError when its files or its base have changed."""
     folder = adapter_or_model(run)
     model = _adapted(run, folder) if folder.name == "adapter" else whole_model(folder)
     return _speaker(run, model, load_tokenizer(folder), device)
 
 
-def open_untuned(run: Run, device: str = "cpu") -> Speaker:
+def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
     """The base that the run started from, before any training."""
     recorded = run.learned["base"]
     if recorded["name"] == FRESH:
         tokenizer = load_tokenizer(run.folder / "model")
-        return _speaker(run, fresh_model(tokenizer, recorded["seed"]), tokenizer, device)
+        return _speaker(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
     base = same_base(run, run.learned["base"])
     return _speaker(run, base.model, base.tokenizer, device)
 
@@ -63,12 +63,12 @@ def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
     return prompt_for(tokenizer, run.learned["limits"]["max_length"])
 
 
-def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> Speaker:
+def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> TorchModel:
     learned = run.learned
     fuse_activations(model)
     model.to(device)  # type: ignore[arg-type]
     limit, precision = learned["limits"]["max_new_tokens"], learned["machine"]["precision"]
-    return Speaker(model, _prompt(run, tokenizer), limit, device, precision)
+    return TorchModel(model, _prompt(run, tokenizer), limit, device, precision)
 
 
 def whole_model(folder: Path) -> PreTrainedModel:

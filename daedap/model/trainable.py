@@ -114,7 +114,7 @@ def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return model if isinstance(model, PreTrainedModel) else cast("PreTrainedModel", model.get_base_model())
 
 
-def lower_half(model: PreTrainedModel, blocks: int) -> nn.Module:
+def frozen_lower(model: PreTrainedModel, blocks: int) -> nn.Module:
     """The embedding and the lowest `blocks` blocks: input_ids, (rows, length), to states, (rows, length, width)."""
     body = _with_blocks(_body(model), 0, blocks)
     norm = next(name for name in _LAST_NORMS if name in body._modules)
@@ -122,18 +122,18 @@ def lower_half(model: PreTrainedModel, blocks: int) -> nn.Module:
     return _Lower(body)
 
 
-def reader(model: PreTrainedModel, lowest: int = 0, shortlist: Tensor | None = None) -> PreTrainedModel:
+def trained_upper(model: PreTrainedModel, lowest: int = 0, shortlist: Tensor | None = None) -> PreTrainedModel:
     """The model from block `lowest` on, its head for the tokens of the shortlist (None: all) at chosen places only.
 
     It takes what the model takes, `inputs_embeds` being the states below when `lowest` is not 0, and `at`: (row, place)
     of the positions to read, (labels,) each. Its logits are (1, labels, tokens).
     """
-    twin = _twin(model)
+    twin = shallow_view(model)
     body = _with_blocks(_body(model), lowest, None) if lowest else _body(model)
-    twin._modules[model.base_model_prefix] = _Picking(_without_embedding(body) if lowest else body)
+    twin._modules[model.base_model_prefix] = _GatherPositions(_without_embedding(body) if lowest else body)
     if shortlist is not None:
         name = next(name for name, part in model.named_children() if part is model.get_output_embeddings())
-        twin._modules[name] = _Shortlisted(cast("nn.Linear", model.get_output_embeddings()), shortlist)
+        twin._modules[name] = _ShortlistHead(cast("nn.Linear", model.get_output_embeddings()), shortlist)
     return twin
 
 
@@ -147,7 +147,7 @@ class _Lower(nn.Module):
         return states
 
 
-class _Picking(nn.Module):
+class _GatherPositions(nn.Module):
     """A body that returns only what stands at some positions, as one row: the head is spared the others."""
 
     def __init__(self, body: nn.Module) -> None:
@@ -163,7 +163,7 @@ class _Picking(nn.Module):
         return self.body.get_input_embeddings()  # type: ignore[operator, no-any-return]
 
 
-class _Shortlisted(nn.Module):
+class _ShortlistHead(nn.Module):
     """A head for some tokens: their rows are copied when it is frozen, picked at every step when it learns."""
 
     def __init__(self, head: nn.Linear, tokens: Tensor) -> None:
@@ -188,7 +188,7 @@ class _NoPositions(nn.Module):
 
 
 def _with_blocks(body: nn.Module, first: int, stop: int | None) -> nn.Module:
-    twin = _twin(body)
+    twin = shallow_view(body)
     name = next(name for name, part in body.named_children() if isinstance(part, nn.ModuleList))
     blocks = list(cast("nn.ModuleList", body._modules[name]))[first:stop]
     twin._modules[name] = nn.ModuleList(blocks)
@@ -214,7 +214,7 @@ def _body(model: PreTrainedModel) -> nn.Module:
     return cast("nn.Module", getattr(model, model.base_model_prefix))
 
 
-def _twin(module: Module) -> Module:
+def shallow_view(module: Module) -> Module:
     """The same weights and parts in a module whose parts can be replaced."""
     twin = copy.copy(module)
     twin.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}

@@ -22,10 +22,10 @@ import numpy as np
 
 from daedap.errors import StorageError
 from daedap.files import write_json
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.model.device import processor_kind
 from daedap.model.engine import ENGINE, Engine
-from daedap.model.language_model import Speaker, Talker
+from daedap.model.language_model import LanguageModel, TorchModel
 from daedap.model.prompt import Prompt
 from daedap.model.saved import damaged, open_learned, saved_prompt
 from daedap.runs import Json, Run
@@ -79,7 +79,7 @@ class Reference:
     """Of each greedy answer: the least lead, in nats, of a token over the next best."""
 
     @classmethod
-    def of(cls, speaker: Speaker, pairs: Sequence[Pair]) -> Reference:
+    def of(cls, speaker: TorchModel, pairs: Sequence[Pair]) -> Reference:
         """Compute it for the first rows that fit the model's length whole."""
         rows = [pair for pair in pairs if speaker.prompt.fits(pair)][:_ROWS]
         greedy = speaker.greedy(rows)
@@ -119,7 +119,7 @@ class Reference:
             raise damaged(folder / REFERENCE, error) from error
 
 
-def open_engine(run: Run, device: str = "cpu") -> Talker:
+def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
     """A complete run's model, computed by CTranslate2 where it agrees with PyTorch on this processor, else by PyTorch.
 
     Raises RunError when its files or its base have changed.
@@ -142,7 +142,7 @@ def checked_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine 
     engine = verify_engine(folder, prompt, max_new_tokens)
     if engine is None:
         told = "The engine does not agree with the trained model on this processor: PyTorch answers, slower."
-        _log.warning(say(told))
+        _log.warning(translate(told))
     return engine
 
 
@@ -157,7 +157,7 @@ def verify_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine |
                 told = (
                     "The engine computes in {compute_type} on this processor, slower: eight bits would be too far off."
                 )
-                _log.info(say(told, compute_type=compute_type))
+                _log.info(translate(told, compute_type=compute_type))
             _record(folder, asdict(agreement))
             return engine
     _record(folder, {"compute_type": PYTORCH})

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from daedap.data.split import HELD_OUT, read_side
 from daedap.errors import DataError, SettingsError
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.korean.text import SpeechLevel, comparison_form, speech_level
-from daedap.retrieval.hybrid import Memory, Near
-from daedap.retrieval.small_talk import Manners
+from daedap.retrieval.hybrid import Hits, HybridRetriever
+from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import FOLDER, Run, find
-from daedap.types import Evidence, Message, Pair, Reply, Spoken
+from daedap.types import Evidence, Generation, Message, Pair, Reply
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import Talker  # torch takes seconds to import
-    from daedap.retrieval.rerank import Ranker
+    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
+    from daedap.retrieval.rerank import Reranker
 
 KNOWN = 0.6
 """Similarity from which a question counts as known. Measured: docs/EXPERIMENTS.md, "When a question is known"."""
@@ -33,7 +33,7 @@ _TEMPERATURE, _AMONG = 0.7, 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class AnswerOptions:
     """How a bot answers."""
 
     samples: int = 8
@@ -53,12 +53,12 @@ class Bot:
     """A run that answers. What it knows is read at once, the model when it is first needed."""
 
     run: Run
-    memory: Memory
-    manner: Manner = Manner()
+    memory: HybridRetriever
+    answer_options: AnswerOptions = AnswerOptions()
     unseen: frozenset[str] = frozenset()
     """Ids of pairs that it must not know."""
     device: str = "cpu"
-    model: Talker | None = None
+    model: LanguageModel | None = None
     """The run's model where it is open already; else it is opened when it is first needed."""
 
     @classmethod
@@ -67,25 +67,32 @@ class Bot:
         run: str | int | Path = "latest",
         *,
         runs: str | Path = FOLDER,
-        manner: Manner = Manner(),
+        answer_options: AnswerOptions = AnswerOptions(),
         held_out: bool = True,
     ) -> Bot:
         """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged.
 
         The bot also knows the answers of the rows that were held out for the scores: these are the user's, too.
         """
-        return cls.of(find(str(run), Path(runs)), manner=manner, held_out=held_out)
+        return cls.of(find(str(run), Path(runs)), answer_options=answer_options, held_out=held_out)
 
     @classmethod
-    def of(cls, run: Run, *, manner: Manner = Manner(), held_out: bool, model: Talker | None = None) -> Bot:
+    def of(
+        cls,
+        run: Run,
+        *,
+        answer_options: AnswerOptions = AnswerOptions(),
+        held_out: bool,
+        model: LanguageModel | None = None,
+    ) -> Bot:
         """The bot of a run that may lack nothing but its scores."""
         apart = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-        memory = Memory.open(run.folder / "index", apart if held_out else [])
+        memory = HybridRetriever.open(run.folder / "index", apart if held_out else [])
         unseen = frozenset() if held_out else frozenset(pair.id for pair in apart)
-        return cls(run, memory, manner, unseen, model=model)
+        return cls(run, memory, answer_options, unseen, model=model)
 
     @cached_property
-    def talker(self) -> Talker:
+    def talker(self) -> LanguageModel:
         """The run's model."""
         if self.model:
             return self.model
@@ -94,12 +101,12 @@ class Bot:
         return open_engine(self.run, self.device)
 
     @cached_property
-    def _ranker(self) -> Ranker:
+    def _ranker(self) -> Reranker:
         return self.memory.ranker(self.talker)
 
     @cached_property
-    def _manners(self) -> Manners:
-        return Manners.built_in(self.memory.space.encoder, without=self.unseen)
+    def _manners(self) -> SmallTalk:
+        return SmallTalk.built_in(self.memory.space.encoder, without=self.unseen)
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
@@ -109,11 +116,11 @@ class Bot:
         """Answer many questions that have nothing to do with each other; faster than one by one."""
         return self._answer([_asked(question) for question in questions])
 
-    def stream(self, question: str, tell: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
+    def stream(self, question: str, on_text: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
         """Like `reply`, telling each word; nothing can be told before the best of several answers is found."""
         reply = self.reply(question, history)
         for word in reply.text.splitlines(keepends=True):
-            tell(word)
+            on_text(word)
         return reply
 
     def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
@@ -135,13 +142,16 @@ class Bot:
         found |= zip(rest, self._choose([pairs[row] for row in rest], [near[row] for row in rest]), strict=True)
         return [found.get(row) or self._fallback(pair, None) for row, pair in enumerate(pairs)]
 
-    def _at_once(self, pair: Pair, near: Near) -> Reply | None:
+    def _at_once(self, pair: Pair, near: Hits) -> Reply | None:
         """What needs no choice: a known question, a word of manners, or one that is like nothing known."""
         best = self.memory.evidence(near)
         if comparison_form(best.question) != comparison_form(pair.question):
             if polite := self._manners.answer(pair.question, unless=best.similarity):
                 return Reply(pair.question, polite.answer, "retrieved", polite.similarity, polite)
-            if best.similarity < min(self.memory.weights.strange, KNOWN) and self.manner.fallback != "off":
+            if (
+                best.similarity < min(self.memory.weights.out_of_scope_threshold, KNOWN)
+                and self.answer_options.fallback != "off"
+            ):
                 return self._fallback(pair, best)
         known = best.similarity >= KNOWN or not self._readable(pair)
         return Reply(pair.question, best.answer, "retrieved", best.similarity, best) if known else None
@@ -154,7 +164,7 @@ class Bot:
             return False
         return True
 
-    def _choose(self, pairs: Sequence[Pair], near: Sequence[Near]) -> list[Reply]:
+    def _choose(self, pairs: Sequence[Pair], near: Sequence[Hits]) -> list[Reply]:
         """Of what was answered to the nearest questions and of what the model proposes, what fits best."""
         if not pairs:
             return []
@@ -168,10 +178,10 @@ class Bot:
         best = self._ranker.best(pairs, texts)
         return [self._chosen(*each) for each in zip(pairs, near, proposed, best, strict=True)]
 
-    def _in_tone(self, near: Near) -> Near:
+    def _in_tone(self, near: Hits) -> Hits:
         """Without answers that are out of tone, unless there are no others."""
         keep = [place for place, row in enumerate(near.rows) if self._keeps_tone(self.memory.index.pairs[row].answer)]
-        return Near(near.rows[keep], near.similarities[keep]) if keep else near
+        return Hits(near.rows[keep], near.similarities[keep]) if keep else near
 
     def _keeps_tone(self, answer: str) -> bool:
         return self._tone in (None, speech_level(answer))
@@ -183,13 +193,13 @@ class Bot:
         level, count = levels.most_common(1)[0]
         return level if count >= _ONE_VOICE * levels.total() else None
 
-    def _proposals(self, pairs: Sequence[Pair]) -> list[list[Spoken]]:
-        if not self.manner.samples:
+    def _proposals(self, pairs: Sequence[Pair]) -> list[list[Generation]]:
+        if not self.answer_options.samples:
             return [[] for _ in pairs]
-        count, seed = self.manner.samples, self.manner.seed
+        count, seed = self.answer_options.samples, self.answer_options.seed
         return self.talker.sample(pairs, count, seed=seed, temperature=_TEMPERATURE, top_k=_AMONG)
 
-    def _chosen(self, pair: Pair, near: Near, proposed: Sequence[Spoken], best: int) -> Reply:
+    def _chosen(self, pair: Pair, near: Hits, proposed: Sequence[Generation], best: int) -> Reply:
         if best < len(near.rows):
             evidence = self.memory.evidence(near, best)
             return Reply(pair.question, evidence.answer, "retrieved", evidence.similarity, evidence)
@@ -198,8 +208,12 @@ class Bot:
 
     def _fallback(self, pair: Pair, evidence: Evidence | None) -> Reply:
         """Nothing was asked, or nothing is known of it."""
-        told = self.manner.fallback
-        text = say("I didn't quite understand. Could you say it another way?") if told in (None, "off") else str(told)
+        told = self.answer_options.fallback
+        text = (
+            translate("I didn't quite understand. Could you say it another way?")
+            if told in (None, "off")
+            else str(told)
+        )
         return Reply(pair.question, text, "fallback", evidence.similarity if evidence else 0.0, evidence)
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from daedap.data.augment import augment
 from daedap.data.split import HELD_OUT, drawn, read_side
 from daedap.files import new_folder
-from daedap.i18n import say, tell
-from daedap.retrieval.encoder import MOST, Encoder
-from daedap.retrieval.hybrid import Memory, grow_memory, learn_memory
+from daedap.i18n import tell, translate
+from daedap.retrieval.encoder import MOST, BiEncoder
+from daedap.retrieval.hybrid import HybridRetriever, extend_retriever, fit_retriever
 from daedap.retrieval.small_talk import built_in
 from daedap.runs import Run
 from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import Talker  # torch takes seconds to import
+    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
 _SLIPS = 0.5
 """Questions with a typing slip that the encoder learns, for each row: 2 points of Hits@1/20 under such slips."""
@@ -24,7 +24,7 @@ _OUTGROWN = 1.1
 """Times the rows that the encoder has learned from, beyond which it is learned anew."""
 
 
-def remember(run: Run, speaker: Talker) -> int:
+def build_index(run: Run, speaker: LanguageModel) -> int:
     """Write what the bot knows; returns how many rows its encoder has learned from.
 
     `speaker` is the run's model, by which the views of an answer are weighed.
@@ -32,7 +32,7 @@ def remember(run: Run, speaker: Talker) -> int:
     The held-out rows are encoded by what was learned without them, for the bot that talks.
     """
     held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-    beside = _built_in_beside(held_out)
+    beside = _built_in_not_in(held_out)
     memory, encoded = (_grown(run) if beside else None) or _learned(run, speaker, held_out, beside)
     with new_folder(run.folder / "index") as folder:
         memory.save(folder)
@@ -40,7 +40,7 @@ def remember(run: Run, speaker: Talker) -> int:
     return encoded
 
 
-def _grown(run: Run) -> tuple[Memory, int] | None:
+def _grown(run: Run) -> tuple[HybridRetriever, int] | None:
     """The parent's memory with the new rows before its own; None when too much is new, or there is no parent."""
     parent = run.parent
     if parent is None:
@@ -48,11 +48,13 @@ def _grown(run: Run) -> tuple[Memory, int] | None:
     train, encoded = read_side(run.folder, "train"), parent.manifest["memory"]["encoder_rows"]
     if len(train) > _OUTGROWN * encoded:
         return None
-    return grow_memory(Memory.open(parent.folder / "index"), train[: run.new_rows]), encoded
+    return extend_retriever(HybridRetriever.open(parent.folder / "index"), train[: run.new_rows]), encoded
 
 
-def _learned(run: Run, speaker: Talker, held_out: Sequence[Pair], beside: Sequence[Pair]) -> tuple[Memory, int]:
-    tell([say("learning which answers go with which questions")])
+def _learned(
+    run: Run, speaker: LanguageModel, held_out: Sequence[Pair], beside: Sequence[Pair]
+) -> tuple[HybridRetriever, int]:
+    tell([translate("learning which answers go with which questions")])
     train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
     taught = drawn(train, MOST, seed)
     slips = augment(taught, ("typo",), _SLIPS, seed, held_out=held_out)
@@ -60,11 +62,11 @@ def _learned(run: Run, speaker: Talker, held_out: Sequence[Pair], beside: Sequen
     unknown = [pair for pair in beside if pair.id not in known]
     more = [*unknown[: len(train)], *slips]  # no more than the file has rows
     machine = run.learned["machine"]
-    encoder = Encoder.fit([*taught, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
-    return learn_memory(train, dev, encoder, speaker), len(train)
+    encoder = BiEncoder.fit([*taught, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
+    return fit_retriever(train, dev, encoder, speaker), len(train)
 
 
-def _built_in_beside(held_out: Sequence[Pair]) -> list[Pair]:
+def _built_in_not_in(held_out: Sequence[Pair]) -> list[Pair]:
     """Built-in pairs to learn from, by id: none where some of them are what is scored on.
 
     Then a parent's encoder, which may know them, is of no use either.

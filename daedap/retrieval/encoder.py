@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from daedap.errors import RunError
-from daedap.korean.text import Morpheme, analyse, comparison_form, essence
-from daedap.korean.word_vectors import WIDTH, Senses, model_version
-from daedap.retrieval.lexical import CELLS, Neighbours, largest
+from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
+from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
+from daedap.retrieval.lexical import CELLS, LexicalHits, largest
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
@@ -33,7 +33,7 @@ _EMOTIONS = frozenset("ㅋㅎㅠㅜ") | {"ㅋㅋ", "ㅎㅎ", "ㅠㅠ", "ㅜㅜ"}
 
 
 @dataclass(frozen=True)
-class Features:
+class TextVectorizer:
     """Fitted on the texts of a run's training rows."""
 
     vocabulary: tuple[str, ...]
@@ -41,7 +41,7 @@ class Features:
     """(vocabulary,): ln((1 + n) / (1 + document frequency)) + 1."""
     parts: NDArray[np.float16]
     """(vocabulary, 512): LSA (Deerwester et al. 1990)."""
-    senses: Senses
+    senses: KiwiWordVectors
     middle: FloatArray
     """(256,): the mean word vector, which all words share and which says nothing."""
     _vectors: dict[int, FloatArray] = field(default_factory=dict, repr=False)
@@ -49,7 +49,7 @@ class Features:
     """The texts it was fitted on, which are encoded next: Kiwi takes as long for a text as all the rest."""
 
     @classmethod
-    def fit(cls, texts: Sequence[str], seed: int) -> Features:
+    def fit(cls, texts: Sequence[str], seed: int) -> TextVectorizer:
         """Learn which features are rare and which go together."""
         from sklearn.decomposition import TruncatedSVD  # 1 s
 
@@ -63,7 +63,7 @@ class Features:
         parts = np.zeros((_PARTS, counted.shape[1]), np.float32)
         if rank > 0:
             parts[:rank] = TruncatedSVD(rank, n_iter=1, random_state=seed).fit(counted).components_
-        senses = Senses.recover()
+        senses = KiwiWordVectors.recover()
         vectors = senses.vectors(morpheme.number for text in cut for morpheme in text.morphemes)
         middle = np.mean(list(vectors.values()) or [np.zeros(WIDTH, np.float32)], axis=0).astype(np.float32)
         return cls(
@@ -133,7 +133,7 @@ class Features:
         np.savez(folder / "features.npz", idf=self.idf, basis=self.senses.basis, middle=self.middle)
 
     @classmethod
-    def open(cls, folder: Path) -> Features:
+    def open(cls, folder: Path) -> TextVectorizer:
         """Read them again. Raises RunError where Kiwi has another model now: its vectors are others."""
         told = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         if told["kiwi"] != model_version():
@@ -146,7 +146,7 @@ class Features:
             )
         with np.load(folder / "features.npz", allow_pickle=False) as file:
             parts = np.load(folder / "parts.npy", mmap_mode="r")  # a question needs a few rows of it
-            return cls(tuple(told["vocabulary"]), file["idf"], parts, Senses(file["basis"]), file["middle"])
+            return cls(tuple(told["vocabulary"]), file["idf"], parts, KiwiWordVectors(file["basis"]), file["middle"])
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _cut(texts: Sequence[str]) -> list[_Cut]:
 @lru_cache(2**16)
 def _is_emotion(form: str) -> bool:
     """Whether a morpheme is laughter or tears."""
-    return essence(form) in _EMOTIONS
+    return strip_emoticons(form) in _EMOTIONS
 
 
 def _tfidf(**options: Any) -> Any:
@@ -177,7 +177,7 @@ def _tfidf(**options: Any) -> Any:
 
 def _names(cut: _Cut) -> list[str]:
     """Its features: 1- to 3-grams of characters, the text's ends included, and 1- and 2-grams of morphemes."""
-    marked, words = f"\x02{essence(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
+    marked, words = f"\x02{strip_emoticons(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
     grams = [marked[i : i + n] for n in (1, 2, 3) for i in range(len(marked) - n + 1)]
     return [*grams, *words, *(f"{one} {two}" for one, two in pairwise(words))]
 
@@ -198,27 +198,27 @@ MOST = 100_000
 
 
 @dataclass(frozen=True)
-class Encoder:
+class BiEncoder:
     """Texts → vectors of length 1; what a text is taken for, a question or an answer, makes a difference."""
 
-    features: Features
+    features: TextVectorizer
     question: FloatArray
     """(768, 256)"""
     answer: FloatArray
 
     @classmethod
-    def fit(cls, pairs: Sequence[Pair], seed: int, *, bf16: bool = False) -> Encoder:
+    def fit(cls, pairs: Sequence[Pair], seed: int, *, bf16: bool = False) -> BiEncoder:
         """Learn from pairs, whose questions and answers are all it ever sees; in bf16 where that is the faster."""
-        from daedap.train.biencoder import learn_pairing  # torch takes seconds to import
+        from daedap.training.biencoder import fit_biencoder  # torch takes seconds to import
 
         if len(pairs) > MOST:
             chosen = np.random.default_rng(seed).choice(len(pairs), MOST, replace=False)
             pairs = [pairs[row] for row in chosen]
         questions, answers = [pair.question for pair in pairs], [pair.answer for pair in pairs]
-        features = Features.fit([*questions, *answers], seed)
+        features = TextVectorizer.fit([*questions, *answers], seed)
         _, groups = np.unique([comparison_form(answer) for answer in answers], return_inverse=True)
         parts = (features.of(questions), features.of(answers), groups.astype(np.int64))
-        learned = learn_pairing(*parts, seed, bf16=bf16)
+        learned = fit_biencoder(*parts, seed, bf16=bf16)
         return cls(features, learned.question, learned.answer)
 
     def questions(self, texts: Sequence[str]) -> FloatArray:
@@ -236,42 +236,42 @@ class Encoder:
         np.savez(folder / "maps.npz", question=self.question, answer=self.answer)
 
     @classmethod
-    def open(cls, folder: Path) -> Encoder:
+    def open(cls, folder: Path) -> BiEncoder:
         """Read it. Raises RunError when it was made with another model of Kiwi's."""
         with np.load(folder / "maps.npz", allow_pickle=False) as maps:
-            return cls(Features.open(folder), maps["question"], maps["answer"])
+            return cls(TextVectorizer.open(folder), maps["question"], maps["answer"])
 
 
 @dataclass(frozen=True)
-class Space:
+class PairEmbeddings:
     """Vectors of pairs, in the order of an index."""
 
-    encoder: Encoder
+    encoder: BiEncoder
     asked: FloatArray
     """(pairs, 256): their questions."""
     said: FloatArray
     """(pairs, 256): their answers."""
 
     @classmethod
-    def of(cls, encoder: Encoder, pairs: Sequence[Pair]) -> Space:
+    def of(cls, encoder: BiEncoder, pairs: Sequence[Pair]) -> PairEmbeddings:
         """Encode pairs."""
         asked = encoder.questions([pair.question for pair in pairs])
         return cls(encoder, asked, encoder.answers([pair.answer for pair in pairs]))
 
-    def extended(self, pairs: Sequence[Pair]) -> Space:
+    def extended(self, pairs: Sequence[Pair]) -> PairEmbeddings:
         """With more pairs behind its own."""
-        return self.followed_by(Space.of(self.encoder, pairs))
+        return self.followed_by(PairEmbeddings.of(self.encoder, pairs))
 
-    def followed_by(self, other: Space) -> Space:
+    def followed_by(self, other: PairEmbeddings) -> PairEmbeddings:
         """With the pairs of another space behind its own, that the same encoder has encoded."""
         asked, said = (self.asked, other.asked), (self.said, other.said)
-        return Space(self.encoder, np.concatenate(asked), np.concatenate(said))
+        return PairEmbeddings(self.encoder, np.concatenate(asked), np.concatenate(said))
 
-    def first(self, pairs: int) -> Space:
+    def first(self, pairs: int) -> PairEmbeddings:
         """The first so many pairs alone."""
-        return Space(self.encoder, self.asked[:pairs], self.said[:pairs])
+        return PairEmbeddings(self.encoder, self.asked[:pairs], self.said[:pairs])
 
-    def search(self, vectors: FloatArray, k: int) -> Neighbours:
+    def search(self, vectors: FloatArray, k: int) -> LexicalHits:
         """The `k` nearest known questions of each of the vectors, (questions, 256)."""
         k = min(k, len(self.asked))
         rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
@@ -281,7 +281,7 @@ class Space:
             near = vectors[part] @ self.asked.T
             rows[part] = largest(near, k)
             cosines[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
-        return Neighbours(rows, cosines)
+        return LexicalHits(rows, cosines)
 
     def save(self, folder: Path) -> None:
         """Write encoder and vectors; half precision is enough for these."""
@@ -289,7 +289,7 @@ class Space:
         np.savez(folder / "vectors.npz", asked=self.asked.astype(np.float16), said=self.said.astype(np.float16))
 
     @classmethod
-    def open(cls, folder: Path) -> Space:
+    def open(cls, folder: Path) -> PairEmbeddings:
         """Read them."""
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
-            return cls(Encoder.open(folder), file["asked"].astype(np.float32), file["said"].astype(np.float32))
+            return cls(BiEncoder.open(folder), file["asked"].astype(np.float32), file["said"].astype(np.float32))

@@ -20,7 +20,7 @@ import numpy as np
 from scipy import sparse
 
 from daedap.errors import RunError
-from daedap.korean.text import comparison_form, essence
+from daedap.korean.text import comparison_form, strip_emoticons
 from daedap.types import Evidence, Message, Pair
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zi
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
+class LexicalHits:
     """The k nearest rows of each question, best first; rows that are equally near stand in file order."""
 
     rows: NDArray[np.int64]
@@ -47,7 +47,7 @@ class Neighbours:
     """(questions, k): cosine, 0 to 1."""
 
 
-class NGrams:
+class CharTfidf:
     """Texts as unit vectors: characters and pairs of characters of the comparison form, weighted by rarity.
 
     The two ends of a text count as characters, because how a Korean question begins and ends says much about it.
@@ -58,7 +58,7 @@ class NGrams:
         self.idf = idf
 
     @classmethod
-    def fit(cls, texts: Sequence[str]) -> NGrams:
+    def fit(cls, texts: Sequence[str]) -> CharTfidf:
         """Learn how rare each n-gram is: ln((1 + n) / (1 + document frequency)) + 1."""
         counts = _counts(texts)
         frequency = np.bincount(counts.indices, minlength=FEATURES)
@@ -75,10 +75,10 @@ class NGrams:
         return found
 
 
-class Index:
+class LexicalIndex:
     """Training pairs, found by question."""
 
-    def __init__(self, pairs: Sequence[Pair], ngrams: NGrams, postings: sparse.csr_array[np.float32]) -> None:
+    def __init__(self, pairs: Sequence[Pair], ngrams: CharTfidf, postings: sparse.csr_array[np.float32]) -> None:
         assert postings.shape == (FEATURES, len(pairs)), f"{len(pairs)} pairs, postings of shape {postings.shape}"
         self.pairs = tuple(pairs)
         self.ngrams = ngrams
@@ -86,21 +86,21 @@ class Index:
         self._postings = postings
 
     @classmethod
-    def build(cls, pairs: Sequence[Pair]) -> Index:
+    def build(cls, pairs: Sequence[Pair]) -> LexicalIndex:
         """Index the questions of `pairs` (at least one)."""
         assert pairs, "an index needs at least one pair"
         questions = [pair.question for pair in pairs]
-        ngrams = NGrams.fit(questions)
+        ngrams = CharTfidf.fit(questions)
         return cls(pairs, ngrams, ngrams.vectors(questions).T.tocsr())
 
-    def extended(self, pairs: Sequence[Pair]) -> Index:
+    def extended(self, pairs: Sequence[Pair]) -> LexicalIndex:
         """The same index with more pairs behind its own; how rare an n-gram is stays as it was fitted."""
         if not pairs:
             return self
         more = self.ngrams.vectors([pair.question for pair in pairs]).T.tocsr()
-        return Index([*self.pairs, *pairs], self.ngrams, sparse.hstack([self._postings, more], format="csr"))
+        return LexicalIndex([*self.pairs, *pairs], self.ngrams, sparse.hstack([self._postings, more], format="csr"))
 
-    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> Neighbours:
+    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> LexicalHits:
         """Rows and cosines of the `k` nearest pairs (all of them, when there are fewer).
 
         Questions are taken in parts, so that at most `cells` similarities are in memory at once.
@@ -114,7 +114,7 @@ class Index:
             near = self.similarities(questions[part])
             rows[part] = largest(near, k)
             similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
-        return Neighbours(rows, similarities)
+        return LexicalHits(rows, similarities)
 
     def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
         """(questions, pairs): all cosines."""
@@ -154,19 +154,19 @@ class Index:
             file.writelines(json.dumps(asdict(pair), ensure_ascii=False) + "\n" for pair in self.pairs)
 
     @classmethod
-    def open(cls, folder: Path) -> Index:
+    def open(cls, folder: Path) -> LexicalIndex:
         """Read a saved index. Raises RunError when a file is missing, damaged or of another index."""
         pairs = _read(folder / "pairs.jsonl", _read_pairs)
         idf = _read(folder / "idf.npy", _read_idf)
         postings = _read(folder / "matrix.npz", _read_postings)
         if postings.shape != (FEATURES, len(pairs)):
             raise damaged(folder / "matrix.npz", f"{postings.shape}, {len(pairs)} pairs")
-        return cls(pairs, NGrams(idf), postings)
+        return cls(pairs, CharTfidf(idf), postings)
 
 
 def _counts(texts: Sequence[str]) -> sparse.csr_array[np.float32]:
     """(texts, FEATURES): how often each n-gram occurs."""
-    forms = [essence(text) for text in texts]
+    forms = [strip_emoticons(text) for text in texts]
     marked = [f"\x02{form}\x03" if form else "" for form in forms]
     counts: sparse.csr_array[np.float32] = sparse.csr_array(_hasher().transform(marked))
     return counts
@@ -235,13 +235,13 @@ DIRECT = 0.3
 """Weight of what question and candidate have in common; chosen, like NEAREST, on a part kept apart for it."""
 
 
-class NearestQuestion:
+class LexicalKnn:
     """Ranks candidates by what was answered to questions like this one."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: LexicalIndex) -> None:
         answers = [pair.answer for pair in index.pairs]
         self._index = index
-        self._ngrams = NGrams.fit(answers)
+        self._ngrams = CharTfidf.fit(answers)
         self._answers = self._ngrams.vectors(answers)
 
     def often(self, texts: Sequence[str]) -> NDArray[np.float64]:

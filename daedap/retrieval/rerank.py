@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
-from daedap.retrieval.encoder import Space
-from daedap.retrieval.lexical import NearestQuestion
+from daedap.retrieval.encoder import PairEmbeddings
+from daedap.retrieval.lexical import LexicalKnn
 from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import Talker  # torch takes seconds to import
+    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
 FloatArray = NDArray[np.float64]
 _NEAREST = 50
@@ -36,14 +36,14 @@ _TOLD = 8
 
 
 @dataclass(frozen=True)
-class Weights:
+class RerankWeights:
     """Of the four views. The defaults are those of ChatbotData (docs/EXPERIMENTS.md), for runs with few dev rows."""
 
     known: float = 20.0
     fit: float = 6.5
     alike: float = 8.5
     told: float = 0.5
-    strange: float = 0.3
+    out_of_scope_threshold: float = 0.3
     """A question less similar than this to everything known is not understood."""
 
     @property
@@ -51,28 +51,28 @@ class Weights:
         """(4,)"""
         return np.array([self.known, self.fit, self.alike, self.told])
 
-    def with_strange(self, similarity: float) -> Weights:
+    def with_threshold(self, similarity: float) -> RerankWeights:
         """The same, with another limit of what is understood."""
-        return replace(self, strange=round(similarity, 4))
+        return replace(self, out_of_scope_threshold=round(similarity, 4))
 
     def save(self, file: Path) -> None:
         """Write them as JSON."""
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
-    def open(cls, file: Path) -> Weights:
+    def open(cls, file: Path) -> RerankWeights:
         """Read them."""
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
-class Ranker:
+class Reranker:
     """Scores candidates; of two for the same question, the higher one fits better."""
 
-    nearest: NearestQuestion
-    space: Space
-    talker: Talker
-    weights: Weights = Weights()
+    nearest: LexicalKnn
+    space: PairEmbeddings
+    talker: LanguageModel
+    weights: RerankWeights = RerankWeights()
 
     def scores(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
         """For each question (the answers of `asked` are not looked at) one score for each of its candidates."""
@@ -96,7 +96,7 @@ class Ranker:
         ]
 
     def views(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
-        """For each question (candidates, 4): the four views in the order of `Weights`."""
+        """For each question (candidates, 4): the four views in the order of `RerankWeights`."""
         owners, texts = _flat(candidates)
         told = self._told(asked, owners, texts)[:, None]
         return _parted(np.hstack([np.concatenate(self._seen(asked, candidates)), told]), candidates)
@@ -141,15 +141,15 @@ def _parted(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[Float
     return np.split(rows, np.cumsum([len(texts) for texts in candidates])[:-1])
 
 
-def fit_weights(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> Weights:
+def fit_weights(ranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
     """Weights that put the right answers of dev rows before wrong ones; too few of either keep the defaults."""
     if len(dev) < ENOUGH:
-        return Weights()
+        return RerankWeights()
     apart = differences(ranker, dev, answers)
-    return Weights(*(round(float(weight), 4) for weight in weigh(apart))) if len(apart) else Weights()
+    return RerankWeights(*(round(float(weight), 4) for weight in weigh(apart))) if len(apart) else RerankWeights()
 
 
-def differences(ranker: Ranker, dev: Sequence[Pair], answers: Sequence[str]) -> FloatArray:
+def differences(ranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> FloatArray:
     """(comparisons, 4): the views of dev rows' right answers less those of wrong ones, drawn from `answers`."""
     dev = sorted(dev, key=lambda pair: pair.id)[:_FITTED_ON]
     offered = [[pair.answer, *_wrong(pair, answers)] for pair in dev]
@@ -168,6 +168,6 @@ def weigh(apart: FloatArray) -> FloatArray:
 
 def _wrong(pair: Pair, answers: Sequence[str]) -> list[str]:
     """Answers of other rows, drawn by the pair's own dice."""
-    dice = np.random.RandomState(int(pair.id[:8], 16))
-    drawn = (answers[row] for row in dice.randint(len(answers), size=_WRONG))
+    rng = np.random.RandomState(int(pair.id[:8], 16))
+    drawn = (answers[row] for row in rng.randint(len(answers), size=_WRONG))
     return [text for text in drawn if comparison_form(text) != comparison_form(pair.answer)]

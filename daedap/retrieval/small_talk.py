@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from daedap.data.reader import open_source, rows
-from daedap.retrieval.encoder import Encoder, Space
-from daedap.retrieval.lexical import Index
+from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
+from daedap.retrieval.lexical import LexicalIndex
 from daedap.types import Evidence, Pair
 
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
@@ -35,21 +35,21 @@ _SURE, _CARING = 0.75, 0.65
 
 
 @dataclass(frozen=True)
-class Manners:
+class SmallTalk:
     """Built-in pairs that stand behind what a bot has learned."""
 
-    index: Index
-    space: Space
+    index: LexicalIndex
+    space: PairEmbeddings
 
     @classmethod
-    def built_in(cls, encoder: Encoder, without: Collection[str] = ()) -> Manners:
+    def built_in(cls, encoder: BiEncoder, without: Collection[str] = ()) -> SmallTalk:
         """Those of the starter pairs that are about manners, where a run's encoder puts them.
 
         `without` these ids: what a run was trained to answer without having seen it must not be known from here.
         """
         polite = [pair for pair in built_in() if _helps(pair) or _COURTESY.search(pair.question)]
         pairs = [pair for pair in polite if pair.id not in without]
-        return cls(Index.build(pairs), Space.of(encoder, pairs))
+        return cls(LexicalIndex.build(pairs), PairEmbeddings.of(encoder, pairs))
 
     def answer(self, question: str, unless: float) -> Evidence | None:
         """The pair to answer with, if there is one nearer than what the bot itself knows, `unless` so similar.

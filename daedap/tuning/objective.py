@@ -31,7 +31,7 @@ from daedap.types import Pair
 
 if TYPE_CHECKING:
     from daedap.evaluation.metrics import Interval
-    from daedap.train.planner import Plan  # torch takes seconds to import
+    from daedap.training.planner import Plan  # torch takes seconds to import
 
 AIM = 20
 """Trials that the time should suffice for, if none of them is stopped early."""

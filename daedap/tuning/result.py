@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from daedap.evaluation.report import Chart, Series, draw, render
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.tuning.objective import Rows, difference
 from daedap.tuning.space import Value, option, options
 from daedap.tuning.study import default_of, finished
@@ -71,12 +71,12 @@ class Against:
     def line(self) -> str:
         """In words."""
         verdicts = {
-            "better": say("better than the defaults"),
-            "unclear": say("no clear difference from the defaults"),
-            "defaults": say("not better than the defaults"),
+            "better": translate("better than the defaults"),
+            "unclear": translate("no clear difference from the defaults"),
+            "defaults": translate("not better than the defaults"),
         }
         told = "{verdict}: {value:+.3f} [{low:+.3f}, {high:+.3f}] bits, on {rows} other dev rows"
-        return say(told, **{**asdict(self), "verdict": verdicts[self.verdict]})
+        return translate(told, **{**asdict(self), "verdict": verdicts[self.verdict]})
 
 
 @dataclass(frozen=True)
@@ -106,13 +106,13 @@ class Found:
     def lines(self) -> list[str]:
         """For a terminal."""
         told = "Study {study}: {trials} trials ({finished} finished, {pruned} stopped early, {failed} failed or killed)"
-        lines = [say(told, study=self.study, trials=len(self.trials), **self.counts), self.scale_line()]
+        lines = [translate(told, study=self.study, trials=len(self.trials), **self.counts), self.scale_line()]
         told = "Best, trial {number}: score {score:.3f} (defaults {default:.3f}; lower is better)  {options}"
         best = {"number": self.best.number, "score": self.best.score, "default": self.default.score}
-        lines += [say(told, **best, options=options(self.best.settings)), self.against.line()]
+        lines += [translate(told, **best, options=options(self.best.settings)), self.against.line()]
         if self.importance:
             shares = (f"{option(name, '').strip()} {share:.0%}" for name, share in self.importance.items())
-            lines.append(say("What mattered: {shares}", shares=", ".join(shares)))
+            lines.append(translate("What mattered: {shares}", shares=", ".join(shares)))
         return lines
 
     @property
@@ -124,9 +124,11 @@ class Found:
     def scale_line(self) -> str:
         """What a trial was."""
         if self.epochs is None:
-            return say("Each trial learned {rows:,} rows ({fraction:.0%}).", rows=self.rows, fraction=self.fraction)
+            return translate(
+                "Each trial learned {rows:,} rows ({fraction:.0%}).", rows=self.rows, fraction=self.fraction
+            )
         told = "Each trial learned {rows:,} rows ({fraction:.0%}), {epochs} times: for more there was no time."
-        return say(told, rows=self.rows, fraction=self.fraction, epochs=self.epochs)
+        return translate(told, rows=self.rows, fraction=self.fraction, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
@@ -156,10 +158,10 @@ class Tuned:
         """For a terminal."""
         lines = [*self.found.lines(), str(self.page)]
         if self.whole:
-            lines.append(say("Whole trainings:") + " " + self.whole.line())
+            lines.append(translate("Whole trainings:") + " " + self.whole.line())
         if self.run:
             told = "Run {number} was trained with the settings of trial {trial}."
-            lines.append(say(told, number=self.run.number, trial=self.found.chosen.number))
+            lines.append(translate(told, number=self.run.number, trial=self.found.chosen.number))
         return lines
 
 
@@ -235,11 +237,11 @@ def page(found: Found, whole: Against | None, run: int | None) -> str:
 
 def _states() -> dict[str, str]:
     return {
-        "complete": say("run to its end"),
-        "pruned": say("stopped early"),
-        "fail": say("failed or killed"),
-        "running": say("running"),
-        "waiting": say("waiting"),
+        "complete": translate("run to its end"),
+        "pruned": translate("stopped early"),
+        "fail": translate("failed or killed"),
+        "running": translate("running"),
+        "waiting": translate("waiting"),
     }
 
 
@@ -252,5 +254,5 @@ def _history(found: Found) -> Chart | None:
     for number, value in apart:
         best = min(best, value)
         so_far.append((number, best))
-    told = [Series(say("best so far"), so_far), Series(say("trial"), apart, dotted=True)]
-    return draw(say("Score less that of the defaults (below 0 is better)"), told)
+    told = [Series(translate("best so far"), so_far), Series(translate("trial"), apart, dotted=True)]
+    return draw(translate("Score less that of the defaults (below 0 is better)"), told)

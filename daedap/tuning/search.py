@@ -12,23 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import daedap.tuning.study as studies
-from daedap.config import FRESH, Learner, Recipe, at_least_one
+from daedap.config import FRESH, ModelOptions, TrainOptions, at_least_one
 from daedap.data.doctor import load
-from daedap.data.reader import Layout
-from daedap.data.split import Split, Splitting, drawn, need_rows, split, write_sides
+from daedap.data.reader import ReadOptions
+from daedap.data.split import Split, SplitOptions, drawn, need_rows, split, write_sides
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
 from daedap.runs import FOLDER, Json, Run
 from daedap.tuning.objective import AIM, GROUP, WEIGHT, Rows, Scale, Times, choose_scale, halve
 from daedap.tuning.result import Found, found_by
-from daedap.tuning.space import Space, space_around
+from daedap.tuning.space import SearchSpace, space_around
 from daedap.tuning.study import open_study
 
 if TYPE_CHECKING:
     from optuna import Study
 
-    from daedap.train.planner import Plan
-    from daedap.train.trial import Ground
+    from daedap.training.planner import Plan
+    from daedap.training.trial import TrialContext
 
 _OF_THE_MACHINE = frozenset({"base", "device", "precision", "cache_gb", "budget", "report_to", "torch_compile"})
 """Options that may differ between those who work on one study, and a base's name, which its digest stands for."""
@@ -38,7 +38,7 @@ _TO_MEASURE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class TuneOptions:
     """How a search is carried on, and where it is kept."""
 
     trials: int | None = None
@@ -65,13 +65,13 @@ class Task:
     """What is searched for, from what, and until when."""
 
     file: Path
-    layout: Layout
-    splitting: Splitting
-    learner: Learner
-    recipe: Recipe
+    read_options: ReadOptions
+    split_options: SplitOptions
+    model_options: ModelOptions
+    train_options: TrainOptions
     """With its epochs, told or not."""
     epochs_told: bool
-    how: Search
+    how: TuneOptions
     until: float
     """By the clock that counts from the start of the machine, in seconds."""
 
@@ -86,25 +86,25 @@ class Stage:
     """Everything that trials need."""
 
     parts: Split
-    ground: Ground
+    ground: TrialContext
     choosing: Rows
     comparing: Rows
 
 
 def set_up(task: Task, run: Run) -> Stage:
     """Read and part the rows as `daedap train` does, load the base, find out what a training takes."""
-    from daedap.train.trial import stand  # torch takes seconds to import
+    from daedap.training.trial import prepare_trials  # torch takes seconds to import
 
-    parts = split(load(task.file, task.layout).pairs, task.splitting, seed=task.recipe.seed)
+    parts = split(load(task.file, task.read_options).pairs, task.split_options, seed=task.train_options.seed)
     need_rows(parts, task.file)
     choosing, comparing = halve(parts.rows("dev"), parts.components_of("dev"))
     write_sides(run.folder, parts)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
-    ground = stand(run, task.learner, task.recipe, parts.rows("train"))
-    few = _share(parts, _few(ground.plan) / ground.plan.rows, task.recipe.seed)
+    ground = prepare_trials(run, task.model_options, task.train_options, parts.rows("train"))
+    few = _share(parts, _few(ground.plan) / ground.plan.rows, task.train_options.seed)
     write_sides(run.folder, few)
     read = len(few.rows("train")) + len(few.rows("dev")) / 3
-    return Stage(parts, ground.paced(task.learner, task.recipe, round(read)), choosing, comparing)
+    return Stage(parts, ground.paced(task.model_options, task.train_options, round(read)), choosing, comparing)
 
 
 def _few(plan: Plan) -> float:
@@ -124,32 +124,34 @@ def open_for(task: Task, stage: Stage, times: Times) -> AbstractContextManager[S
     return open_study(task.how.storage, task.how.runs / "studies" / name, name, asked, asdict(scale))
 
 
-def _asked(task: Task, ground: Ground) -> Json:
+def _asked(task: Task, ground: TrialContext) -> Json:
     """What may not change within a study; machines differ in what is left out."""
-    learner = {name: value for name, value in asdict(task.learner).items() if name not in _OF_THE_MACHINE}
-    recipe = {name: value for name, value in asdict(task.recipe).items() if name not in _OF_THE_MACHINE}
+    model_options = {name: value for name, value in asdict(task.model_options).items() if name not in _OF_THE_MACHINE}
+    train_options = {name: value for name, value in asdict(task.train_options).items() if name not in _OF_THE_MACHINE}
     told = {
         "file": digest(task.file),
-        "base": FRESH if task.learner.base == FRESH else ground.base.digest,
-        "layout": asdict(task.layout),
-        "splitting": asdict(task.splitting),
-        "learner": learner,
-        "recipe": {**recipe, "epochs_told": task.epochs_told},
+        "base": FRESH if task.model_options.base == FRESH else ground.base.digest,
+        "layout": asdict(task.read_options),
+        "splitting": asdict(task.split_options),
+        "learner": model_options,
+        "recipe": {**train_options, "epochs_told": task.epochs_told},
         "score": [GROUP, WEIGHT],
     }
     as_kept: Json = json.loads(json.dumps(told))
     return as_kept
 
 
-def look(task: Task, stage: Stage, study: Study, times: Times, *, more: bool = True) -> tuple[Found, Space]:
+def run_search(task: Task, stage: Stage, study: Study, times: Times, *, more: bool = True) -> tuple[Found, SearchSpace]:
     """Search until only the time for what comes afterwards is left; without `more`, only what was found before."""
     scale, ground = Scale(**study.user_attrs["scale"]), stage.ground
     epochs = not task.epochs_told and scale.epochs is None
-    space = space_around(task.learner, task.recipe, ground.plan, ground.method, ground.learning_rate, epochs=epochs)
-    share = _share(stage.parts, scale.fraction, task.recipe.seed)
+    space = space_around(
+        task.model_options, task.train_options, ground.plan, ground.method, ground.learning_rate, epochs=epochs
+    )
+    share = _share(stage.parts, scale.fraction, task.train_options.seed)
     write_sides(ground.run.folder, share)
     trials = studies.Trials(space, scale.epochs, stage.choosing, stage.comparing, ground.learn)
-    seed = None if task.how.storage else task.recipe.seed
+    seed = None if task.how.storage else task.train_options.seed
     seconds = task.left - times.final - times.proof if task.how.finish else task.left
     if more:
         studies.search(study, trials, seconds=seconds, most=task.how.trials, seed=seed)

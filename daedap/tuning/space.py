@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-    from daedap.train.planner import Plan
+    from daedap.training.planner import Plan
 
 Value = int | float | str
 Found = Mapping[str, Value]
@@ -43,12 +43,12 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """All axes, and the options that the search starts from."""
 
     axes: tuple[Axis, ...]
-    learner: Learner
-    recipe: Recipe
+    model_options: ModelOptions
+    train_options: TrainOptions
 
     @property
     def defaults(self) -> dict[str, Value]:
@@ -59,33 +59,39 @@ class Space:
         """The values that a trial takes."""
         return {axis.name: axis.ask(trial) for axis in self.axes}
 
-    def settings(self, found: Found) -> tuple[Learner, Recipe]:
+    def settings(self, found: Found) -> tuple[ModelOptions, TrainOptions]:
         """The options with these values in their places; LoRA's scale keeps its relation to the rank."""
         told: dict[str, Any] = dict(found)
         if "augment" in told:
             told["augment"] = () if told["augment"] == "none" else tuple(told["augment"].split(","))
         if "lora_r" in told:
-            told["lora_alpha"] = max(1, round(told["lora_r"] * self.learner.lora_alpha / self.learner.lora_r))
-        mine = {name: told.pop(name) for name in asdict(self.learner) if name in told}
-        return replace(self.learner, **mine), replace(self.recipe, **told)
+            told["lora_alpha"] = max(
+                1, round(told["lora_r"] * self.model_options.lora_alpha / self.model_options.lora_r)
+            )
+        mine = {name: told.pop(name) for name in asdict(self.model_options) if name in told}
+        return replace(self.model_options, **mine), replace(self.train_options, **told)
 
     def to_json(self) -> list[dict[str, Any]]:
         """For the study, which must go on with the same space."""
         return [{**asdict(axis), "choices": list(axis.choices)} for axis in self.axes]
 
 
-def space_around(learner: Learner, recipe: Recipe, plan: Plan, method: str, rate: float, *, epochs: bool) -> Space:
+def space_around(
+    model_options: ModelOptions, train_options: TrainOptions, plan: Plan, method: str, rate: float, *, epochs: bool
+) -> SearchSpace:
     """The space around what was told; `epochs`: whether they are searched, too."""
     untold = [
-        Axis("learning_rate", rate, rate / 4, min(4 * rate, 0.5), log=True) if recipe.learning_rate is None else None,
-        _axis(recipe, "weight_decay", _FIRST, 0.3, log=True),
-        _axis(learner, "dropout", 0.0, 0.3, step=0.05),
-        _epochs(recipe) if epochs else None,
-        _layers(plan, method) if learner.layers is None and plan.blocks > 1 else None,
-        _axis(learner, "lora_r", 4, 64, log=True) if method == "lora" else None,
-        None if recipe.augment else Axis("augment", AUGMENTED[0], choices=AUGMENTED),
+        Axis("learning_rate", rate, rate / 4, min(4 * rate, 0.5), log=True)
+        if train_options.learning_rate is None
+        else None,
+        _axis(train_options, "weight_decay", _FIRST, 0.3, log=True),
+        _axis(model_options, "dropout", 0.0, 0.3, step=0.05),
+        _epochs(train_options) if epochs else None,
+        _layers(plan, method) if model_options.layers is None and plan.blocks > 1 else None,
+        _axis(model_options, "lora_r", 4, 64, log=True) if method == "lora" else None,
+        None if train_options.augment else Axis("augment", AUGMENTED[0], choices=AUGMENTED),
     ]
-    return Space(tuple(axis for axis in untold if axis), learner, recipe)
+    return SearchSpace(tuple(axis for axis in untold if axis), model_options, train_options)
 
 
 def option(name: str, value: Value) -> str:
@@ -100,15 +106,21 @@ def options(found: Found) -> str:
 
 
 def _axis(
-    told: Learner | Recipe, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    told: ModelOptions | TrainOptions,
+    name: str,
+    low: float,
+    high: float,
+    *,
+    step: float | None = None,
+    log: bool = False,
 ) -> Axis | None:
     """None where the user gave another value than the default."""
     value = getattr(told, name)
     return Axis(name, value, low, high, step, log) if value == getattr(type(told)(), name) else None
 
 
-def _epochs(recipe: Recipe) -> Axis:
-    return Axis("num_train_epochs", recipe.epochs, 1, max(3, math.ceil(1.6 * recipe.epochs)))
+def _epochs(train_options: TrainOptions) -> Axis:
+    return Axis("num_train_epochs", train_options.epochs, 1, max(3, math.ceil(1.6 * train_options.epochs)))
 
 
 def _layers(plan: Plan, method: str) -> Axis:

@@ -20,21 +20,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 from daedap.errors import SettingsError, StorageError
 from daedap.files import storage
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.runs import Json
 from daedap.tuning.objective import Marks, Rows, mark
-from daedap.tuning.space import Space, options
+from daedap.tuning.space import SearchSpace, options
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial, Trial
 
-    from daedap.config import Learner, Recipe
-    from daedap.model.language_model import Speaker
+    from daedap.config import ModelOptions, TrainOptions
+    from daedap.model.language_model import TorchModel
 
 _BEAT, _GRACE = 3, 15
 """Seconds between signs of life of a trial, and after how many without one it counts as killed."""
@@ -176,7 +176,7 @@ def _refuse_another(there: Json, asked: Json, name: str) -> None:
 _log = logging.getLogger("daedap")
 _RANDOM = 8
 """Trials that are drawn before TPE has something to go by, and as many that run to their end."""
-Learn = Callable[["Learner", "Recipe", Callable[[int, "Speaker"], None]], "Speaker"]
+Learn = Callable[["ModelOptions", "TrainOptions", Callable[[int, "TorchModel"], None]], "TorchModel"]
 """Trains; tells each epoch as it ends."""
 
 
@@ -184,7 +184,7 @@ Learn = Callable[["Learner", "Recipe", Callable[[int, "Speaker"], None]], "Speak
 class Trials:
     """What a trial of this study is."""
 
-    space: Space
+    space: SearchSpace
     epochs: int | None
     """How often each learns its rows, where that isn't searched."""
     choosing: Rows
@@ -197,15 +197,15 @@ class Trials:
 
         started = time.perf_counter()
 
-        def watch(epoch: int, speaker: Speaker) -> None:
+        def watch(epoch: int, speaker: TorchModel) -> None:
             trial.report(mark(speaker.log2_probability, self.choosing.glance).score, epoch)
-            early = epoch < recipe.epochs and not trial.user_attrs.get("default")
+            early = epoch < train_options.epochs and not trial.user_attrs.get("default")
             if early and trial.should_prune():
                 raise TrialPruned
 
-        learner, recipe = self._settings(self.space.ask(trial))
+        model_options, train_options = self._settings(self.space.ask(trial))
         try:
-            speaker = self.learn(learner, recipe, watch)
+            speaker = self.learn(model_options, train_options, watch)
             chosen, compared = (
                 mark(speaker.log2_probability, self.choosing),
                 mark(speaker.log2_probability, self.comparing),
@@ -219,7 +219,7 @@ class Trials:
             trial.set_user_attr("seconds", round(time.perf_counter() - started, 2))
         return chosen.score
 
-    def _settings(self, found: dict[str, int | float | str]) -> tuple[Learner, Recipe]:
+    def _settings(self, found: dict[str, int | float | str]) -> tuple[ModelOptions, TrainOptions]:
         return self.space.settings(found if self.epochs is None else {**found, "num_train_epochs": self.epochs})
 
 
@@ -277,7 +277,7 @@ def default_of(study: Study) -> FrozenTrial | None:
     return next((trial for trial in finished(study) if trial.user_attrs.get("default")), None)
 
 
-def _begin_with_defaults(study: Study, space: Space) -> None:
+def _begin_with_defaults(study: Study, space: SearchSpace) -> None:
     """Let them be tried unless they are, or will be, or somebody else is at it."""
     from optuna.trial import TrialState
 
@@ -307,11 +307,11 @@ def _usual_seconds(study: Study) -> float:
 
 def _tell(study: Study, trial: FrozenTrial) -> None:
     if trial.state.name == "FAIL":
-        _log.warning(say("Trial {number} failed: {options}", number=trial.number, options=options(trial.params)))
+        _log.warning(translate("Trial {number} failed: {options}", number=trial.number, options=options(trial.params)))
         return
     best = min((one.value for one in finished(study) if one.value is not None), default=math.nan)
-    ended = say("stopped early") if trial.state.name == "PRUNED" else say("run to its end")
+    ended = translate("stopped early") if trial.state.name == "PRUNED" else translate("run to its end")
     told = "Trial {number}, {ended}: {score:.3f} (best {best:.3f})  {options}"
     _log.info(
-        say(told, number=trial.number, ended=ended, score=trial.value, best=best, options=options(trial.params)),
+        translate(told, number=trial.number, ended=ended, score=trial.value, best=best, options=options(trial.params)),
     )

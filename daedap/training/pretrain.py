@@ -25,18 +25,18 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from daedap.config import Schedule, Shape
+from daedap.config import ArchitectureOptions, PretrainOptions
 from daedap.data.corpus import Document
 from daedap.errors import RunError, SettingsError
 from daedap.files import new_folder, write_text
-from daedap.i18n import say
-from daedap.model.base import fresh_model, same_base, self_test
-from daedap.model.device import Machine, need_compiler, settle
+from daedap.i18n import translate
+from daedap.model.base import random_init_model, same_base, self_test
+from daedap.model.device import Machine, need_compiler, resolve_machine
 from daedap.model.prompt import Prompt, prompt_for
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from daedap.runs import Json, Run
-from daedap.train.checkpoint import cut_log, resume, save_checkpoint
-from daedap.train.trainer import Progress, new_accelerator, refuse_no_number
+from daedap.training.checkpoint import cut_log, resume, save_checkpoint
+from daedap.training.trainer import Progress, new_accelerator, refuse_no_number
 
 _AT_ONCE = 10_000
 """Texts encoded at a time."""
@@ -136,7 +136,7 @@ Loss = Callable[[Tensor], Tensor]
 
 
 @dataclass
-class Reading(Progress):
+class PretrainState(Progress):
     """How far the reading of the texts is."""
 
     tokens: int = 0
@@ -147,21 +147,21 @@ class Reading(Progress):
 
 
 @dataclass
-class Pretraining:
+class Pretrainer:
     """One pretraining, from its first step or from its newest checkpoint to the end of its budget."""
 
     model: PreTrainedModel
-    schedule: Schedule
+    schedule: PretrainOptions
     machine: Machine
     folder: Path
-    progress: Reading = field(default_factory=Reading)
+    progress: PretrainState = field(default_factory=PretrainState)
 
     def __post_init__(self) -> None:
         self.accelerator = new_accelerator(
             self.machine, self.progress, self.model, mixed_precision="no"
         )  # see next_token_loss
 
-    def run(self, train: Corpus, dev: Corpus | None) -> Reading:
+    def run(self, train: Corpus, dev: Corpus | None) -> PretrainState:
         """Train until the budget is spent; the model is left with its last weights, rounded to half precision."""
         set_seed(self.schedule.seed)
         self.model = self.accelerator.prepare(self.model)
@@ -178,11 +178,13 @@ class Pretraining:
 
     def _read(self, train: Corpus, dev: Corpus | None) -> None:
         batches = self._batches(train)
-        with tqdm(total=100, desc=say("pretraining"), bar_format=_BAR) as bar:
+        with tqdm(total=100, desc=translate("pretraining"), bar_format=_BAR) as bar:
             while self.share < 1:
                 loss, norm = self._step(next(batches))
                 bar.n = round(100 * self.share)
-                bar.set_postfix_str(say("{tokens:,} tokens, loss {loss:.2f}", tokens=self.progress.tokens, loss=loss))
+                bar.set_postfix_str(
+                    translate("{tokens:,} tokens, loss {loss:.2f}", tokens=self.progress.tokens, loss=loss)
+                )
                 self._look_around(loss, norm, dev)
         self._save()
 
@@ -250,7 +252,7 @@ class Pretraining:
         Run(self.folder).note(event, **progress, **fields)
 
 
-def steps_per_pass(train: Corpus, schedule: Schedule) -> int:
+def steps_per_pass(train: Corpus, schedule: PretrainOptions) -> int:
     """How many steps it takes to read all of it. Raises SettingsError when it is too short for one."""
     rows, length = schedule.per_device_train_batch_size, schedule.block_size
     if steps := train.steps(length, rows):
@@ -263,7 +265,7 @@ def steps_per_pass(train: Corpus, schedule: Schedule) -> int:
     )
 
 
-def optimizers(model: nn.Module, schedule: Schedule) -> list[torch.optim.Optimizer]:
+def optimizers(model: nn.Module, schedule: PretrainOptions) -> list[torch.optim.Optimizer]:
     """AdamW for everything, or Muon for the matrices between embedding and head and AdamW for the rest.
 
     Muon (Jordan et al., 2024) makes every update of a matrix orthogonal; its rate is brought to AdamW's scale as Liu
@@ -341,7 +343,7 @@ def encode(run: Run, tokenizer: PreTrainedTokenizerFast, train: Sequence[Documen
     return sizes
 
 
-def make_base(run: Run) -> Reading:
+def make_base(run: Run) -> PretrainState:
     """Pretrain as the run's settings say, from its newest checkpoint on, and write `model/`."""
     schedule = _schedule(run)
     train = Corpus.load(run.folder / "data" / "train.npz")
@@ -351,28 +353,30 @@ def make_base(run: Run) -> Reading:
         need_compiler()
     tokenizer = load_tokenizer(run.folder / "data")
     model = _first_weights(run, tokenizer, schedule)
-    machine = settle(run, schedule.device, schedule.precision, model.config.get_text_config().hidden_size)
-    pretraining = Pretraining(model, schedule, machine, run.folder)
+    machine = resolve_machine(run, schedule.device, schedule.precision, model.config.get_text_config().hidden_size)
+    pretraining = Pretrainer(model, schedule, machine, run.folder)
     progress = pretraining.run(train, dev)
     _save(run, pretraining.model, tokenizer, progress)
     return progress
 
 
-def _first_weights(run: Run, tokenizer: PreTrainedTokenizerFast, schedule: Schedule) -> PreTrainedModel:
+def _first_weights(run: Run, tokenizer: PreTrainedTokenizerFast, schedule: PretrainOptions) -> PreTrainedModel:
     """The base's, or random ones of the shape that was told."""
     if recorded := run.settings["base"]:
         return same_base(run, recorded).model
-    model = fresh_model(tokenizer, schedule.seed, Shape(**run.settings["shape"]), places=schedule.block_size)
+    model = random_init_model(
+        tokenizer, schedule.seed, ArchitectureOptions(**run.settings["shape"]), places=schedule.block_size
+    )
     self_test(str(run.folder), model, tokenizer)
     return model
 
 
-def _schedule(run: Run) -> Schedule:
+def _schedule(run: Run) -> PretrainOptions:
     told = run.settings["schedule"]
-    return Schedule(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
+    return PretrainOptions(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
 
 
-def _save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, progress: Reading) -> None:
+def _save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, progress: PretrainState) -> None:
     """The base in half precision, as bases are published, with its tokenizer and a card."""
     files = ", ".join(Path(text["file"]).name for text in run.settings["texts"])
     card = _CARD.format(name=run.folder.name, files=files, tokens=progress.tokens, minutes=progress.seconds / 60)

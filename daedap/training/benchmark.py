@@ -19,7 +19,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 from daedap.files import write_json, write_lines
 from daedap.korean.text import nfc
 from daedap.model.base import Base
@@ -29,10 +29,10 @@ from daedap.model.loss import score_answers
 from daedap.model.prompt import Prompt
 from daedap.model.trainable import plain
 from daedap.runs import Run
-from daedap.train.baselines import LENGTH, Setting, Step, Stock, train_stock
-from daedap.train.finetune import learn
-from daedap.train.profiling import Memory, matmul_peak, step_flops
-from daedap.train.task import Task
+from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_stock
+from daedap.training.finetune import learn
+from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
+from daedap.training.task import Task
 from daedap.types import Pair
 
 Floats = Literal["fp32", "bf16"]
@@ -75,26 +75,26 @@ class Measured(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Level:
+class Variant:
     """daedap's own training with some of its savings."""
 
     name: str
-    learner: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `Learner`."""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of `Recipe`."""
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `ModelOptions`."""
+    train_options: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `TrainOptions`."""
 
 
-LEVELS = (
-    Level("ours"),
-    Level("ours_fp32", {"precision": "fp32"}),
-    Level("ours_top_2", {"layers": 2}),
-    Level("ours_compiled", recipe={"torch_compile": True}),
+VARIANTS = (
+    Variant("ours"),
+    Variant("ours_fp32", {"precision": "fp32"}),
+    Variant("ours_top_2", {"layers": 2}),
+    Variant("ours_compiled", train_options={"torch_compile": True}),
 )
 
 
 @dataclass(frozen=True)
-class Ground:
+class BenchContext:
     """What all recipes are measured on."""
 
     base: Callable[[], Base]
@@ -110,7 +110,7 @@ class Ground:
 
 
 @dataclass(frozen=True)
-class Site:
+class MachineInfo:
     """The machine."""
 
     device: str
@@ -124,7 +124,7 @@ def find_peaks(device: str) -> dict[Floats, float]:
     return {"fp32": matmul_peak(torch.float32, device), "bf16": 0.0 if slow else matmul_peak(torch.bfloat16, device)}
 
 
-def choose_floats(stock: Stock, ground: Ground) -> Floats:
+def choose_floats(stock: Baseline, ground: BenchContext) -> Floats:
     """The precision that a recipe is run in: the faster one where it may choose, found by a few steps of itself."""
     if not stock.any_precision or ground.peaks["bf16"] <= ground.peaks["fp32"]:
         return "fp32"
@@ -132,21 +132,21 @@ def choose_floats(stock: Stock, ground: Ground) -> Floats:
     return "bf16" if bf16 > fp32 else "fp32"
 
 
-def measure_speed(stock: Stock, ground: Ground, precision: Floats, steps: int) -> Measured:
+def measure_speed(stock: Baseline, ground: BenchContext, precision: Floats, steps: int) -> Measured:
     """A recipe for so many steps (at least 2)."""
     return _measure(stock, ground, _setting(ground, precision, max_steps=steps))
 
 
-def measure_quality(stock: Stock, ground: Ground, precision: Floats, epochs: int) -> Measured:
+def measure_quality(stock: Baseline, ground: BenchContext, precision: Floats, epochs: int) -> Measured:
     """A recipe for whole epochs, with the bits per character it comes to."""
     return _measure(stock, ground, _setting(ground, precision, epochs=epochs))
 
 
-def measure_ours(level: Level, ground: Ground, epochs: int) -> Measured:
+def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measured:
     """daedap's own training, whole: the time of the frozen layers, of compiling and of saving counts."""
     base, folder = ground.base(), ground.scratch / level.name.replace(" ", "-")
     run = _prepared(level, ground, folder / "0001", epochs)
-    with Memory() as memory:
+    with PeakMemory() as memory:
         started = time.perf_counter()
         begun = learn(run, base)
         seconds = time.perf_counter() - started
@@ -160,7 +160,7 @@ def measure_ours(level: Level, ground: Ground, epochs: int) -> Measured:
         seconds,
         tuple(rates[1:] or rates),
         memory.peak_bytes,
-        _flops_per_row(fitting.task, fitting.recipe.per_device_train_batch_size),
+        _flops_per_row(fitting.task, fitting.train_options.per_device_train_batch_size),
         True,
         bits_per_character(plain(fitting.task.model).float(), begun.prompt, ground.dev, ground.device)
         if ground.dev
@@ -170,14 +170,17 @@ def measure_ours(level: Level, ground: Ground, epochs: int) -> Measured:
     return measured
 
 
-def _prepared(level: Level, ground: Ground, folder: Path, epochs: int) -> Run:
+def _prepared(level: Variant, ground: BenchContext, folder: Path, epochs: int) -> Run:
     """A run's folder as `daedap train` leaves it before the training."""
     for side, pairs in (("train", ground.train), ("dev", ())):
         records = [{"id": pair.id, "component": "", **asdict(pair)} for pair in pairs]
         write_lines(folder / "data" / f"{side}.jsonl", records)
-    recipe = Recipe(**{"num_train_epochs": epochs, "seed": ground.seed, **level.recipe})
-    learner = Learner(**{"max_length": LENGTH, "device": ground.device, **level.learner})
-    write_json(folder / "settings.json", {"learner": asdict(learner), "recipe": {**asdict(recipe), "budget": None}})
+    train_options = TrainOptions(**{"num_train_epochs": epochs, "seed": ground.seed, **level.train_options})
+    model_options = ModelOptions(**{"max_length": LENGTH, "device": ground.device, **level.model_options})
+    write_json(
+        folder / "settings.json",
+        {"learner": asdict(model_options), "recipe": {**asdict(train_options), "budget": None}},
+    )
     return Run(folder)
 
 
@@ -194,13 +197,15 @@ def _flops_per_row(task: Task, size: int) -> float:
     return total / len(examples)
 
 
-def _setting(ground: Ground, precision: Floats, max_steps: int | None = None, epochs: int = 1) -> Setting:
-    return Setting(ground.scratch, ground.device, precision, max_steps, epochs, ground.seed)
+def _setting(
+    ground: BenchContext, precision: Floats, max_steps: int | None = None, epochs: int = 1
+) -> BaselineSettings:
+    return BaselineSettings(ground.scratch, ground.device, precision, max_steps, epochs, ground.seed)
 
 
-def _measure(stock: Stock, ground: Ground, setting: Setting) -> Measured:
+def _measure(stock: Baseline, ground: BenchContext, setting: BaselineSettings) -> Measured:
     base = ground.base()
-    with Memory() as memory:
+    with PeakMemory() as memory:
         trained = train_stock(stock, base, ground.train, setting)
     whole = setting.max_steps is None
     prompt = base.prompt(LENGTH)

@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
-from daedap.config import Learner, Recipe
+from daedap.config import ModelOptions, TrainOptions
 from daedap.files import write_json
 from daedap.model.base import Base
 from daedap.model.device import Machine, choose_device, choose_precision, this_machine
-from daedap.model.language_model import Speaker
+from daedap.model.language_model import TorchModel
 from daedap.runs import Run
-from daedap.train.finetune import begin, choose_base, default_rate, method_of, plan_for, render
-from daedap.train.planner import Plan
+from daedap.training.finetune import begin, choose_base, default_rate, method_of, plan_for, render
+from daedap.training.planner import Plan
 from daedap.types import Pair
 
 _log = logging.getLogger("daedap")
-Watch = Callable[[int, Speaker], None]
+DevEval = Callable[[int, TorchModel], None]
 """Told each epoch as it ends, with the model as it is then; what it raises ends the trial."""
 
 
 @dataclass(frozen=True)
-class Ground:
+class TrialContext:
     """What all trials of a process have in common: they start from the same weights and learn on the same machine."""
 
     run: Run
@@ -41,32 +41,34 @@ class Ground:
     pace: float = 1.0
     """How much longer real steps take than those few that a plan is made from."""
 
-    def paced(self, learner: Learner, recipe: Recipe, rows: int) -> Ground:
+    def paced(self, model_options: ModelOptions, train_options: TrainOptions, rows: int) -> TrialContext:
         """The same, after it has been seen how long the scratch run's few rows take."""
         plan, started = self.plan, time.perf_counter()
-        self.learn(learner, replace(recipe, num_train_epochs=1), lambda epoch, speaker: None)
+        self.learn(model_options, replace(train_options, num_train_epochs=1), lambda epoch, speaker: None)
         pace = max(1.0, (time.perf_counter() - started) * plan.rows * plan.epochs / (rows * plan.seconds))
         return replace(self, pace=pace, plan=replace(plan, seconds=pace * plan.seconds))
 
-    def expected(self, learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Plan:
+    def expected(self, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Plan:
         """How long the whole training takes with these settings, and what comes after it."""
-        plan = _expected(self.run, self._untouched(), learner, recipe, train, self.machine)
+        plan = _expected(self.run, self._untouched(), model_options, train_options, train, self.machine)
         return replace(plan, seconds=self.pace * plan.seconds)
 
-    def learn(self, learner: Learner, recipe: Recipe, watch: Watch) -> Speaker:
+    def learn(self, model_options: ModelOptions, train_options: TrainOptions, watch: DevEval) -> TorchModel:
         """A model trained on the scratch run's rows, with the weights that `daedap train` would keep.
 
         Raises SettingsError when the loss is no longer a number, and whatever `watch` raises.
         """
         base = self._untouched()
-        plan = replace(self.plan, layers=learner.layers or self.plan.layers, epochs=recipe.epochs, fraction=1.0)
-        settings = {"learner": asdict(learner), "recipe": {**asdict(recipe), "budget": None}}
+        plan = replace(
+            self.plan, layers=model_options.layers or self.plan.layers, epochs=train_options.epochs, fraction=1.0
+        )
+        settings = {"learner": asdict(model_options), "recipe": {**asdict(train_options), "budget": None}}
         machine = replace(self.machine, compiled=False)  # compiling takes as long as a trial
         write_json(self.run.folder / "settings.json", {**settings, "plan": asdict(plan), "machine": asdict(machine)})
         with _silence():
             begun = begin(self.run, base)
         model, prompt, fitting = begun.fitting.task.model, begun.prompt, begun.fitting
-        speaker = Speaker(model, prompt, prompt.max_length, machine.device, machine.precision)  # type: ignore[arg-type]
+        speaker = TorchModel(model, prompt, prompt.max_length, machine.device, machine.precision)  # type: ignore[arg-type]
         fitting.resumable, fitting.watch = False, lambda epoch: watch(epoch, speaker)
         fitting.run()
         return speaker
@@ -76,20 +78,29 @@ class Ground:
         return replace(self.base, model=copy.deepcopy(self.base.model))
 
 
-def stand(run: Run, learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Ground:
+def prepare_trials(
+    run: Run, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]
+) -> TrialContext:
     """Load the base, probe the machine, and try a few steps. The run holds settings (`evaluate`) and the test rows."""
-    base = choose_base(learner, recipe, train)
-    device, width = choose_device(learner.device), base.model.config.get_text_config().hidden_size
-    machine = this_machine(device, choose_precision(learner.precision, width, device))
+    base = choose_base(model_options, train_options, train)
+    device, width = choose_device(model_options.device), base.model.config.get_text_config().hidden_size
+    machine = this_machine(device, choose_precision(model_options.precision, width, device))
     tried = replace(base, model=copy.deepcopy(base.model))
-    plan = _expected(run, tried, learner, recipe, train, machine)
-    rate = recipe.learning_rate or default_rate(learner, base)
-    return Ground(run, base, machine, plan, method_of(learner, base), rate)
+    plan = _expected(run, tried, model_options, train_options, train, machine)
+    rate = train_options.learning_rate or default_rate(model_options, base)
+    return TrialContext(run, base, machine, plan, method_of(model_options, base), rate)
 
 
-def _expected(run: Run, base: Base, learner: Learner, recipe: Recipe, train: Sequence[Pair], machine: Machine) -> Plan:
-    examples = render(base.prompt(learner.max_length), train, [], [])
-    return plan_for(run, base, learner, replace(recipe, budget=None), examples, machine)
+def _expected(
+    run: Run,
+    base: Base,
+    model_options: ModelOptions,
+    train_options: TrainOptions,
+    train: Sequence[Pair],
+    machine: Machine,
+) -> Plan:
+    examples = render(base.prompt(model_options.max_length), train, [], [])
+    return plan_for(run, base, model_options, replace(train_options, budget=None), examples, machine)
 
 
 @contextmanager

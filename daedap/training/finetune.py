@@ -24,15 +24,15 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from daedap.config import FRESH, DeviceName, Learner, Method, Recipe, read_recipe
+from daedap.config import FRESH, DeviceName, Method, ModelOptions, TrainOptions, read_train_options
 from daedap.data.augment import Augmentation, augment, without_question
 from daedap.data.split import HELD_OUT, drawn, read_side
 from daedap.errors import SettingsError
 from daedap.files import write_json
-from daedap.i18n import say
-from daedap.model.base import Base, fresh_base, load_base, same_base
-from daedap.model.device import Machine, choose_device, fuse_activations, settle, settle_compiler
-from daedap.model.distributed import from_first, meet, told_by_first
+from daedap.i18n import translate
+from daedap.model.base import Base, load_base, random_init_base, same_base
+from daedap.model.device import Machine, choose_device, fuse_activations, resolve_compiler, resolve_machine
+from daedap.model.distributed import broadcast, init_distributed, receive
 from daedap.model.prompt import Example, Prompt
 from daedap.model.saved import adapter_or_model, damaged, save_learned, whole_model
 from daedap.model.tokenizer import load_tokenizer
@@ -44,9 +44,9 @@ from daedap.model.trainable import (
     with_lora,
 )
 from daedap.runs import Json, Run
-from daedap.train.planner import Plan, choose, measure, remembering_seconds, scoring_seconds
-from daedap.train.task import frozen_part, new_task
-from daedap.train.trainer import Fitted, Fitting
+from daedap.training.planner import Plan, choose, measure, remembering_seconds, scoring_seconds
+from daedap.training.task import frozen_part, new_task
+from daedap.training.trainer import Trainer, TrainResult
 from daedap.types import Pair
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ _LEAST_RATE = 0.1
 """Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
 
-def inherited_base(parent: Run) -> Base:
+def parent_base(parent: Run) -> Base:
     """The parent's base, with what the parent has learned in full. Raises BaseError and RunError."""
     recorded, folder = parent.learned["base"], adapter_or_model(parent)
     if folder.name == "adapter":
@@ -69,7 +69,7 @@ def inherited_base(parent: Run) -> Base:
     return Base(recorded["name"], whole_model(folder), load_tokenizer(folder), licence, digest)
 
 
-def inherit_adapter(model: PeftModel, parent: Run) -> None:
+def load_parent_adapter(model: PeftModel, parent: Run) -> None:
     """Give new LoRA matrices the parent's values. Raises RunError when these can't be read, or have other shapes."""
     folder = parent.folder / "adapter"
     try:
@@ -85,8 +85,11 @@ def rows_to_learn(run: Run) -> list[Pair]:
     train = read_side(run.folder, "train")
     if not run.parent:
         return train
-    new, recipe = run.new_rows, run.settings["recipe"]
-    return [*train[:new], *drawn(train[new:], _again(len(train) - new, new, recipe["replay"]), recipe["seed"])]
+    new, train_options = run.new_rows, run.settings["recipe"]
+    return [
+        *train[:new],
+        *drawn(train[new:], _again(len(train) - new, new, train_options["replay"]), train_options["seed"]),
+    ]
 
 
 def _again(known: int, new: int, share: float | None) -> int:
@@ -96,7 +99,7 @@ def _again(known: int, new: int, share: float | None) -> int:
     return max(min(-(-known // 10), max(_FEWEST_AGAIN, _AGAIN * new)), new)
 
 
-def inherited_rate(run: Run, usual: float) -> float:
+def parent_learning_rate(run: Run, usual: float) -> float:
     """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
     if not run.parent:
         return usual
@@ -129,60 +132,69 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Begun:
+class TrainingSetup:
     """A training that stands before its first step; afterwards, its model has learned."""
 
     base: Base
-    learner: Learner
+    model_options: ModelOptions
     prompt: Prompt
     examples: Examples
-    fitting: Fitting
+    fitting: Trainer
 
 
-def learn(run: Run, base: Base | None = None) -> Begun:
+def learn(run: Run, base: Base | None = None) -> TrainingSetup:
     """Train what the run's settings ask for, from its newest checkpoint on; write the model and `learned.json`."""
-    meet(choose_device(run.settings["learner"]["device"]))
-    begun = begin(from_first(lambda: run), base)
+    init_distributed(choose_device(run.settings["learner"]["device"]))
+    begun = begin(broadcast(lambda: run), base)
     fitted = begun.fitting.run()
     save_learned(begun.fitting.task.model, begun.prompt, run.folder)
     write_json(run.folder / "learned.json", _record(run, begun, fitted))
     return begun
 
 
-def help_to_learn(device: DeviceName) -> NoReturn:
+def run_worker(device: DeviceName) -> NoReturn:
     """What the processes beside the first one do: they learn with it, write nothing, and end."""
     _log.setLevel(logging.WARNING)
-    meet(choose_device(device))
-    begun = begin(told_by_first())
+    init_distributed(choose_device(device))
+    begun = begin(receive())
     begun.fitting.run()
     sys.stderr.flush()
     os._exit(0)  # gloo may wait for the first process, which is gone, when the model is put away
 
 
-def begin(run: Run, base: Base | None = None) -> Begun:
+def begin(run: Run, base: Base | None = None) -> TrainingSetup:
     """Everything that comes before the first step: the plan, and what the frozen layers say."""
     started = time.perf_counter()
-    learner, recipe = Learner(**run.settings["learner"]), read_recipe(run.settings["recipe"])
+    model_options, train_options = ModelOptions(**run.settings["learner"]), read_train_options(run.settings["recipe"])
     train, dev = rows_to_learn(run), read_side(run.folder, "dev")
-    base = base or (inherited_base(run.parent) if run.parent else choose_base(learner, recipe, train))
-    prompt = base.prompt(learner.max_length)
-    examples = render(prompt, train, dev, _more(run, recipe, train))
-    recipe = replace(recipe, learning_rate=recipe.learning_rate or inherited_rate(run, default_rate(learner, base)))
+    base = base or (parent_base(run.parent) if run.parent else choose_base(model_options, train_options, train))
+    prompt = base.prompt(model_options.max_length)
+    examples = render(prompt, train, dev, _more(run, train_options, train))
+    train_options = replace(
+        train_options,
+        learning_rate=train_options.learning_rate or parent_learning_rate(run, default_rate(model_options, base)),
+    )
     width = base.model.config.get_text_config().hidden_size
-    machine = from_first(partial(settle, run, learner.device, learner.precision, width))
+    machine = broadcast(partial(resolve_machine, run, model_options.device, model_options.precision, width))
     _choose_attention(base.model, examples.train)
     fuse_activations(base.model)
-    plan = from_first(partial(_settle_plan, run, partial(plan_for, run, base, learner, recipe, examples, machine)))
+    plan = broadcast(
+        partial(_settle_plan, run, partial(plan_for, run, base, model_options, train_options, examples, machine))
+    )
     _log.info("\n".join([machine.line(), *plan.lines()]))
-    examples, recipe = _as_planned(examples, recipe, plan)
-    model = _trainable(base, learner, recipe, machine, layers=plan.trained_layers)
+    examples, train_options = _as_planned(examples, train_options, plan)
+    model = _trainable(base, model_options, train_options, machine, layers=plan.trained_layers)
     if run.parent and isinstance(model, PeftModel):
-        inherit_adapter(model, run.parent)
-    frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(learner.cache_gb * 1e9))
-    task = new_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(learner, base))
-    machine = from_first(partial(settle_compiler, run, machine, recipe.torch_compile, plan.seconds))
+        load_parent_adapter(model, run.parent)
+    frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(model_options.cache_gb * 1e9))
+    task = new_task(
+        model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(model_options, base)
+    )
+    machine = broadcast(partial(resolve_compiler, run, machine, train_options.torch_compile, plan.seconds))
     seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
-    return Begun(base, learner, prompt, examples, Fitting(task, recipe, machine, run.folder, seconds))
+    return TrainingSetup(
+        base, model_options, prompt, examples, Trainer(task, train_options, machine, run.folder, seconds)
+    )
 
 
 def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
@@ -192,25 +204,27 @@ def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
     return Plan(**run.settings["plan"])
 
 
-def plan_for(run: Run, base: Base, learner: Learner, recipe: Recipe, examples: Examples, machine: Machine) -> Plan:
+def plan_for(
+    run: Run, base: Base, model_options: ModelOptions, train_options: TrainOptions, examples: Examples, machine: Machine
+) -> Plan:
     """The default, or what fits into the budget best, by a few steps on this machine."""
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
-    top_blocks(base.model, learner.layers)  # refuses more than there are before anything is tried
-    model = _trainable(base, learner, recipe, machine, layers=None)
-    whole = recipe.budget is None and learner.layers is None and isinstance(model, PreTrainedModel)
+    top_blocks(base.model, model_options.layers)  # refuses more than there are before anything is tried
+    model = _trainable(base, model_options, train_options, machine, layers=None)
+    whole = train_options.budget is None and model_options.layers is None and isinstance(model, PreTrainedModel)
     costs = measure(model, examples.train, machine, whole=whole)
     if isinstance(model, PeftModel):
         model.unload()
     scored = len(read_side(run.folder, "test")) if run.settings.get("evaluate") else 0
     wish = Plan(
         rows=len(examples.train),
-        epochs=recipe.epochs,
-        layers=learner.layers or _default_layers(learner, base, blocks),
+        epochs=train_options.epochs,
+        layers=model_options.layers or _default_layers(model_options, base, blocks),
         blocks=blocks,
         scoring=remembering_seconds(_remembered(run, examples)) + scoring_seconds(costs, blocks, scored),
-        budget=recipe.budget.total_seconds() if recipe.budget else None,
+        budget=train_options.budget.total_seconds() if train_options.budget else None,
     )
-    return choose(costs, wish, layers=learner.layers, epochs=recipe.num_train_epochs)
+    return choose(costs, wish, layers=model_options.layers, epochs=train_options.num_train_epochs)
 
 
 def _remembered(run: Run, examples: Examples) -> int:
@@ -220,29 +234,29 @@ def _remembered(run: Run, examples: Examples) -> int:
     return len(examples.train) - examples.augmented
 
 
-def _default_layers(learner: Learner, base: Base, blocks: int) -> int:
+def _default_layers(model_options: ModelOptions, base: Base, blocks: int) -> int:
     """All, or the top third where LoRA tunes a large base (docs/EXPERIMENTS.md)."""
-    return blocks if method_of(learner, base) == "full" else math.ceil(blocks / 3)
+    return blocks if method_of(model_options, base) == "full" else math.ceil(blocks / 3)
 
 
-def _as_planned(examples: Examples, recipe: Recipe, plan: Plan) -> tuple[Examples, Recipe]:
+def _as_planned(examples: Examples, train_options: TrainOptions, plan: Plan) -> tuple[Examples, TrainOptions]:
     """The share of the rows, the same ones for the same seed, and the epochs that the plan has time for."""
     count = max(1, round(plan.fraction * len(examples.train)))
-    fewer = replace(examples, train=drawn(examples.train, count, recipe.seed))
-    return fewer, replace(recipe, num_train_epochs=plan.epochs)
+    fewer = replace(examples, train=drawn(examples.train, count, train_options.seed))
+    return fewer, replace(train_options, num_train_epochs=plan.epochs)
 
 
-def _record(run: Run, begun: Begun, fitted: Fitted) -> Json:
+def _record(run: Run, begun: TrainingSetup, fitted: TrainResult) -> Json:
     base, examples, fitting = begun.base, begun.examples, begun.fitting
     parent = run.parent.learned if run.parent else None
-    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.recipe.seed}
+    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.train_options.seed}
     longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
     return {
         "base": parent["base"] if parent else started,
-        "method": method_of(begun.learner, base),
-        "learning_rate": fitting.recipe.learning_rate,
+        "method": method_of(begun.model_options, base),
+        "learning_rate": fitting.train_options.learning_rate,
         "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": longest},
-        "augmentation": {name: getattr(fitting.recipe, name) for name in Augmentation.__dataclass_fields__},
+        "augmentation": {name: getattr(fitting.train_options, name) for name in Augmentation.__dataclass_fields__},
         "rows": {
             "train": len(examples.train),
             "augmented": examples.augmented,
@@ -255,35 +269,37 @@ def _record(run: Run, begun: Begun, fitted: Fitted) -> Json:
     }
 
 
-def choose_base(learner: Learner, recipe: Recipe, train: Sequence[Pair]) -> Base:
+def choose_base(model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Base:
     """The named base, or a fresh one fitted on the training rows alone. Raises BaseError."""
-    if learner.base == FRESH:
-        return fresh_base([text for pair in train for text in (pair.question, pair.answer)], recipe.seed)
-    return load_base(learner.base)
+    if model_options.base == FRESH:
+        return random_init_base([text for pair in train for text in (pair.question, pair.answer)], train_options.seed)
+    return load_base(model_options.base)
 
 
-def method_of(learner: Learner, base: Base) -> Method:
+def method_of(model_options: ModelOptions, base: Base) -> Method:
     """As told, or the default."""
-    return learner.method or ("full" if _small(base) else "lora")
+    return model_options.method or ("full" if _small(base) else "lora")
 
 
-def default_rate(learner: Learner, base: Base) -> float:
+def default_rate(model_options: ModelOptions, base: Base) -> float:
     """The peak learning rate where none was told."""
-    return _RATE_OF_SMALL if _small(base) else _RATES[method_of(learner, base)]
+    return _RATE_OF_SMALL if _small(base) else _RATES[method_of(model_options, base)]
 
 
 def _small(base: Base) -> bool:
     return base.model.num_parameters() < _SMALL
 
 
-def _more(run: Run, recipe: Recipe, train: Sequence[Pair]) -> list[Pair]:
+def _more(run: Run, train_options: TrainOptions, train: Sequence[Pair]) -> list[Pair]:
     """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
-    more = without_question(train, recipe.null_question_share, recipe.seed)
-    if recipe.augment:
+    more = without_question(train, train_options.null_question_share, train_options.seed)
+    if train_options.augment:
         held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-        more += augment(train, recipe.augment, recipe.augment_share, recipe.seed, held_out=held_out)
+        more += augment(
+            train, train_options.augment, train_options.augment_share, train_options.seed, held_out=held_out
+        )
     if more:
-        _log.info(say("{count:,} more rows to learn, made from these", count=len(more)))
+        _log.info(translate("{count:,} more rows to learn, made from these", count=len(more)))
     return more
 
 
@@ -300,18 +316,24 @@ def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Seq
 
 
 def _trainable(
-    base: Base, learner: Learner, recipe: Recipe, machine: Machine, layers: int | None
+    base: Base, model_options: ModelOptions, train_options: TrainOptions, machine: Machine, layers: int | None
 ) -> PreTrainedModel | PeftModel:
     """The base with what learns, on the machine's device; with LoRA, what is frozen is kept in half the memory."""
-    set_seed(recipe.seed)  # LoRA's matrices start at random
+    set_seed(train_options.seed)  # LoRA's matrices start at random
     base.model.to(machine.device)  # type: ignore[arg-type]
-    if method_of(learner, base) == "full":
-        set_dropout(base.model, learner.dropout)
+    if method_of(model_options, base) == "full":
+        set_dropout(base.model, model_options.dropout)
         return train_in_full(base.model, layers=layers)
     set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
     if machine.precision == "bf16":
         keep_in_bf16(base.model)  # before LoRA: its first values follow its layers' precision, resumed or not
-    return with_lora(base.model, rank=learner.lora_r, alpha=learner.lora_alpha, dropout=learner.dropout, layers=layers)
+    return with_lora(
+        base.model,
+        rank=model_options.lora_r,
+        alpha=model_options.lora_alpha,
+        dropout=model_options.dropout,
+        layers=layers,
+    )
 
 
 def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
@@ -320,8 +342,8 @@ def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
         model.set_attn_implementation("eager")
 
 
-def _shortlisted(learner: Learner, base: Base) -> bool:
-    return method_of(learner, base) == "lora" if learner.shortlist is None else learner.shortlist
+def _shortlisted(model_options: ModelOptions, base: Base) -> bool:
+    return method_of(model_options, base) == "lora" if model_options.shortlist is None else model_options.shortlist
 
 
 def _longest_answer(train: Sequence[Example]) -> int:

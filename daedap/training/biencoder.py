@@ -19,16 +19,16 @@ _EPOCHS, _FEWEST, _MOST = 30, 200, 3000
 
 
 @dataclass(frozen=True)
-class Pairing:
+class Projections:
     """(width of the features, 256) each."""
 
     question: FloatArray
     answer: FloatArray
 
 
-def learn_pairing(
+def fit_biencoder(
     questions: FloatArray, answers: FloatArray, groups: NDArray[np.int64], seed: int, *, bf16: bool = False
-) -> Pairing:
+) -> Projections:
     """Learn from pairs; both (pairs, width), `groups` (pairs,) tells which pairs have the same answer.
 
     `bf16` multiplies in that precision, where the processor is the faster for it.
@@ -37,16 +37,16 @@ def learn_pairing(
     all others (InfoNCE: van den Oord et al. 2018; Gillick et al. 2019 for pairs in a batch as each other's negatives).
     """
     torch.manual_seed(seed)
-    twins, dice = _Twins(groups), np.random.default_rng(seed)
+    twins, rng = _SameAnswerSampler(groups), np.random.default_rng(seed)
     towers = _Towers(questions.shape[1], np.random.default_rng(seed))
     optimizer = torch.optim.AdamW(towers.parameters(), lr=_PEAK, weight_decay=_DECAY)
-    batches = _batches(len(groups), dice)
+    batches = _batches(len(groups), rng)
     for step, rows in enumerate(batches):
         share = min(1.0, (step + 1) / _WARMUP) * (1 - step / len(batches))
         for group in optimizer.param_groups:
             group["lr"] = _PEAK * share
         asked, other, said = (
-            torch.from_numpy(part) for part in (questions[rows], questions[twins.of(rows, dice)], answers[rows])
+            torch.from_numpy(part) for part in (questions[rows], questions[twins.of(rows, rng)], answers[rows])
         )
         same = torch.from_numpy(groups[rows])
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -54,13 +54,13 @@ def learn_pairing(
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    return Pairing(towers.question.weight.detach().numpy().T.copy(), towers.answer.weight.detach().numpy().T.copy())
+    return Projections(towers.question.weight.detach().numpy().T.copy(), towers.answer.weight.detach().numpy().T.copy())
 
 
 class _Towers(nn.Module):
-    def __init__(self, width: int, dice: np.random.Generator) -> None:
+    def __init__(self, width: int, rng: np.random.Generator) -> None:
         super().__init__()
-        self.dice = dice
+        self.rng = rng
         self.question, self.answer = (nn.Linear(width, _WIDTH, bias=False) for _ in range(2))
         nn.init.orthogonal_(self.question.weight)
         self.answer.load_state_dict(self.question.state_dict())  # what shares words is near from the start
@@ -79,11 +79,11 @@ class _Towers(nn.Module):
 
     def thinned(self, part: Tensor) -> Tensor:
         """Dropout, by a byte for each number: PyTorch's own draws took a third of a step."""
-        thrown = torch.frombuffer(bytearray(self.dice.bytes(part.numel())), dtype=torch.uint8).view_as(part)
+        thrown = torch.frombuffer(bytearray(self.rng.bytes(part.numel())), dtype=torch.uint8).view_as(part)
         return part * (thrown >= _DROPPED) * (256 / (256 - _DROPPED))
 
 
-class _Twins:
+class _SameAnswerSampler:
     """Rows that have the same answer as a given one."""
 
     def __init__(self, groups: NDArray[np.int64]) -> None:
@@ -92,14 +92,14 @@ class _Twins:
         place = np.searchsorted(found, groups)
         self._begin, self._count = begin[place], count[place]
 
-    def of(self, rows: NDArray[np.int64], dice: np.random.Generator) -> NDArray[np.int64]:
+    def of(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         """One for each row, perhaps the row itself."""
-        chosen: NDArray[np.int64] = self._order[self._begin[rows] + dice.integers(self._count[rows])]
+        chosen: NDArray[np.int64] = self._order[self._begin[rows] + rng.integers(self._count[rows])]
         return chosen
 
 
-def _batches(rows: int, dice: np.random.Generator) -> list[NDArray[np.int64]]:
+def _batches(rows: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
     size = min(_BATCH, rows)
     each = rows // size
     epochs = min(max(_EPOCHS, -(-_FEWEST // each)), -(-_MOST // each))
-    return [part for _ in range(epochs) for part in np.split(dice.permutation(rows)[: each * size], each)][:_MOST]
+    return [part for _ in range(epochs) for part in np.split(rng.permutation(rows)[: each * size], each)][:_MOST]

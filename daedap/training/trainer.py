@@ -27,15 +27,15 @@ from torch import nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
 
-from daedap.config import Recipe
+from daedap.config import TrainOptions
 from daedap.errors import SettingsError
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.model.batching import epoch_batches, sorted_batches
 from daedap.model.device import Machine
-from daedap.model.distributed import from_first, leads, share_of, sum_of_all, wait, world
+from daedap.model.distributed import all_reduce_sum, broadcast, is_main, shard, wait, world
 from daedap.runs import Json, Run
-from daedap.train.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
-from daedap.train.task import Rows, Task
+from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
+from daedap.training.task import Rows, Task
 
 
 @dataclass
@@ -123,7 +123,7 @@ _SEVERAL = 2
 
 
 @dataclass
-class Fit(Progress):
+class TrainerState(Progress):
     """How far the fitting is."""
 
     epoch: int = 0
@@ -134,7 +134,7 @@ class Fit(Progress):
     done: bool = False
 
 
-class Fitted(NamedTuple):
+class TrainResult(NamedTuple):
     """What training came to. `seconds` counts all sittings, as far as their checkpoints."""
 
     epochs: int
@@ -147,16 +147,16 @@ class Fitted(NamedTuple):
 
 
 @dataclass
-class Fitting:
+class Trainer:
     """One training, from its first step or from its newest checkpoint to its end."""
 
     task: Task
-    recipe: Recipe
+    train_options: TrainOptions
     machine: Machine
     folder: Path
     seconds: float = math.inf
     """End after so long at the latest, the learning rate falling accordingly."""
-    progress: Fit = field(default_factory=Fit)
+    progress: TrainerState = field(default_factory=TrainerState)
     share: float = 0.0
     """How much of the training is done."""
     resumable: bool = True
@@ -172,19 +172,19 @@ class Fitting:
             self.progress,
             self.task.model,
             mixed_precision="bf16" if self.machine.precision == "bf16" else "no",
-            log_with=None if self.recipe.report_to == "none" else self.recipe.report_to,
+            log_with=None if self.train_options.report_to == "none" else self.train_options.report_to,
             project_dir=self.folder,
         )
-        self.average = Average(self.task.model) if self.recipe.swa_epoch_start else None
+        self.average = Average(self.task.model) if self.train_options.swa_epoch_start else None
         if self.average:
             self.accelerator.register_for_checkpointing(self.average)
 
-    def run(self) -> Fitted:
+    def run(self) -> TrainResult:
         """Train to the end. The model is left with the weights to keep; checkpoints and log lie in the run's folder."""
-        set_seed(self.recipe.seed)
-        self._prepare(len(self._batches(0)) * self.recipe.epochs)
+        set_seed(self.train_options.seed)
+        self._prepare(len(self._batches(0)) * self.train_options.epochs)
         resume(self.accelerator, self.folder)
-        if leads():
+        if is_main():
             cut_log(self.folder, self.progress.step)
         self._since = self.clock()
         with _bar(self.progress.step, self.total_steps) as bar:
@@ -196,11 +196,13 @@ class Fitting:
         self.accelerator.end_training()
         progress = self.progress
         best = progress.best_loss if self.task.dev.examples else None
-        return Fitted(progress.epoch, progress.step, progress.best_epoch, best, averaged, round(progress.seconds, 1))
+        return TrainResult(
+            progress.epoch, progress.step, progress.best_epoch, best, averaged, round(progress.seconds, 1)
+        )
 
     def _keep(self) -> bool:
         """Leave the model with the weights to keep; whether they are an average."""
-        if self.task.dev.examples and self.recipe.load_best_model_at_end:
+        if self.task.dev.examples and self.train_options.load_best_model_at_end:
             load_weights(self.task.model, self.folder / "checkpoints" / "best")
             return self.progress.best_is_average
         if not self.average or self.average.count < _SEVERAL:
@@ -211,21 +213,23 @@ class Fitting:
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
         optimizer = torch.optim.AdamW(
-            _groups(self.task.model, self.recipe.weight_decay), lr=self.recipe.learning_rate or 0.0, fused=True
+            _groups(self.task.model, self.train_options.weight_decay),
+            lr=self.train_options.learning_rate or 0.0,
+            fused=True,
         )
         if self.machine.compiled:
             self.task.loss.compile(dynamic=True)
         self.loss, self.optimizer = self.accelerator.prepare(self.task.loss, optimizer)
-        if self.recipe.report_to != "none":
-            told = {name: value for name, value in asdict(self.recipe).items() if value is not None}
+        if self.train_options.report_to != "none":
+            told = {name: value for name, value in asdict(self.train_options).items() if value is not None}
             plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in told.items()}  # as trackers want
             self.accelerator.init_trackers("daedap", plain)
 
-    def _look_at_the_clock(self) -> bool:
+    def _update_fraction(self) -> bool:
         """Find `share`: how much is done, by steps or by the clock, whichever is further. False when all is."""
         self.share = self.progress.step / self.total_steps
         if math.isfinite(self.seconds):
-            by_clock = from_first(self._elapsed) / self.seconds
+            by_clock = broadcast(self._elapsed) / self.seconds
             self.share = min(1.0, max(self.share, by_clock))
         return self.share < 1
 
@@ -233,12 +237,12 @@ class Fitting:
         return self.progress.seconds + self.clock() - self._since
 
     def _rate(self) -> float:
-        return self.recipe.rate(self.progress.step, self.total_steps, self.share)
+        return self.train_options.rate(self.progress.step, self.total_steps, self.share)
 
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(example.ids) for example in self.task.train.examples]
-        size = self.recipe.per_device_train_batch_size * self.machine.processes
-        return epoch_batches(lengths, size, seed=self.recipe.seed, epoch=epoch)
+        size = self.train_options.per_device_train_batch_size * self.machine.processes
+        return epoch_batches(lengths, size, seed=self.train_options.seed, epoch=epoch)
 
     def _epoch(self, bar: tqdm[NoReturn]) -> None:
         """The rest of the current epoch."""
@@ -247,26 +251,26 @@ class Fitting:
         self.loss.train()
         window = _Window()
         for rows in batches[first:]:
-            if not self._look_at_the_clock():
+            if not self._update_fraction():
                 break
             window.add(*self._step(rows), rows=len(rows))
             self.progress.step += 1
             bar.update()
-            if self.progress.step % self.recipe.logging_steps == 0 or self.progress.step == self.total_steps:
+            if self.progress.step % self.train_options.logging_steps == 0 or self.progress.step == self.total_steps:
                 bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
                 self._log("train", **window.summary(), learning_rate=self.optimizer.param_groups[0]["lr"])
                 window = _Window()
-            if self.progress.step % self.recipe.save_steps == 0 and rows is not batches[-1]:
+            if self.progress.step % self.train_options.save_steps == 0 and rows is not batches[-1]:
                 self._save()
 
     def _step(self, rows: list[int]) -> tuple[float, int, float]:
         """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
-        mine = share_of(rows)
+        mine = shard(rows)
         labels = sum(self.task.train.examples[row].labels for row in rows)
         loss = self.loss(self.task.train.batch(mine or rows[:1])).sum() * bool(mine)
         self.accelerator.backward(loss * world() / labels)  # of several processes, the mean gradient is taken
-        norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.recipe.max_grad_norm)
-        summed = sum_of_all(float(loss.detach()))
+        norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.train_options.max_grad_norm)
+        summed = all_reduce_sum(float(loss.detach()))
         refuse_no_number(self.progress.step + 1, summed, float(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate()
@@ -275,27 +279,27 @@ class Fitting:
         return summed, labels, float(norm)
 
     def _after_epoch(self) -> None:
-        progress, recipe = self.progress, self.recipe
+        progress, train_options = self.progress, self.train_options
         progress.epoch += 1
-        if self.average and progress.epoch >= recipe.swa_epoch_start:
+        if self.average and progress.epoch >= train_options.swa_epoch_start:
             self.average.add()
         if self.task.dev.examples:
             self._judge()
         if self.watch:
             self.watch(progress.epoch)
-        patience = recipe.early_stopping_patience
+        patience = train_options.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
-        progress.done = stopped or progress.epoch >= recipe.epochs or not self._look_at_the_clock()
+        progress.done = stopped or progress.epoch >= train_options.epochs or not self._update_fraction()
         self._save()
 
     @torch.inference_mode()
     def _dev_loss(self, dev: Rows) -> float:
         """Mean −ln p of all labels, in nats."""
         self.task.dev_loss.eval()
-        batches = share_of(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
+        batches = shard(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
         with self.accelerator.autocast():
             sums = [float(self.task.dev_loss(dev.batch(rows)).sum()) for rows in batches]
-        return sum_of_all(sum(sums)) / sum(example.labels for example in dev.examples)
+        return all_reduce_sum(sum(sums)) / sum(example.labels for example in dev.examples)
 
     def _judge(self) -> None:
         """Keep the best weights so far: an epoch's own, or the average up to it."""
@@ -311,7 +315,7 @@ class Fitting:
         if not loss < progress.best_loss:
             return False
         progress.best_loss, progress.best_epoch, progress.best_is_average = loss, progress.epoch, event == "average"
-        if leads():
+        if is_main():
             save_weights(self.task.model, self.folder / "checkpoints" / "best")
         return True
 
@@ -319,19 +323,19 @@ class Fitting:
         now = self.clock()
         self.progress.seconds += now - self._since
         self._since = now
-        if leads() and self.resumable:
+        if is_main() and self.resumable:
             save_checkpoint(
-                self.accelerator, self.folder / "checkpoints", self.progress.step, self.recipe.save_total_limit
+                self.accelerator, self.folder / "checkpoints", self.progress.step, self.train_options.save_total_limit
             )
 
     def _log(self, event: str, **fields: float) -> None:
-        if leads():
+        if is_main():
             Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
 
 
 def _bar(done: int, total: int) -> tqdm[NoReturn]:
-    return tqdm(total=total, initial=done, unit="step", desc=say("training"), disable=not leads())
+    return tqdm(total=total, initial=done, unit="step", desc=translate("training"), disable=not is_main())
 
 
 @dataclass

@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from daedap.i18n import say
-from daedap.model.device import Machine, shortest
+from daedap.i18n import translate
+from daedap.model.device import Machine, best_of_n
 from daedap.model.loss import AnswerLoss, Batch, collate
 from daedap.model.prompt import Example, filled
-from daedap.model.trainable import PARTED, lower_half, plain
+from daedap.model.trainable import PARTED, frozen_lower, plain
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -85,17 +85,19 @@ class Plan:
             "about {training} to learn, {scores} for the rest."
         )
         learned = round(self.fraction * self.rows)
-        lines = [say(told, **asdict(self), learned=learned, training=_time(self.seconds), scores=_time(self.scoring))]
+        lines = [
+            translate(told, **asdict(self), learned=learned, training=_time(self.seconds), scores=_time(self.scoring))
+        ]
         if self.budget is not None and self.wished + self.scoring > self.budget:
             told = "Everything would take {wished}; in {budget}, this is what costs least."
-            lines.append(say(told, wished=_time(self.wished + self.scoring), budget=_time(self.budget)))
+            lines.append(translate(told, wished=_time(self.wished + self.scoring), budget=_time(self.budget)))
         if self.budget is not None and self.seconds + self.scoring > self.budget:
-            lines.append(say("That is still more than there is time for: training ends when the time is over."))
+            lines.append(translate("That is still more than there is time for: training ends when the time is over."))
         return lines
 
 
 def _time(seconds: float) -> str:
-    return say("{minutes:.1f} min", minutes=seconds / 60)
+    return translate("{minutes:.1f} min", minutes=seconds / 60)
 
 
 def measure(
@@ -109,11 +111,11 @@ def measure(
     batch = collate(_ordinary(examples), machine.device)
     blocks, rows = plain(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
     if whole or blocks == 1 or plain(model).config.model_type not in PARTED:
-        each = shortest(trial_step(AnswerLoss(model), batch, machine)) / rows / blocks
+        each = best_of_n(trial_step(AnswerLoss(model), batch, machine)) / rows / blocks
         return Costs(0.0, each, each / 3)  # two thirds of a step go backward
     several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _SEVERAL)
-    frozen = shortest(_forward(lower_half(plain(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
-    one, more = (shortest(_top(model, batch, blocks - depth, machine)) / rows for depth in (1, several))
+    frozen = best_of_n(_forward(frozen_lower(plain(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
+    one, more = (best_of_n(_top(model, batch, blocks - depth, machine)) / rows for depth in (1, several))
     trained = max(0.0, more - one) / (several - 1)
     return Costs(max(0.0, one - trained), trained, frozen)
 
@@ -123,7 +125,7 @@ def _top(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, machine:
     if not lowest:
         return trial_step(AnswerLoss(model), batch, machine)
     with torch.no_grad():
-        states = lower_half(plain(model), lowest)(batch.inputs)
+        states = frozen_lower(plain(model), lowest)(batch.inputs)
     above = Batch(states, batch.row, batch.place, batch.label)
     return trial_step(AnswerLoss(model, lowest=lowest), above, machine)
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.model.device import Machine
 from daedap.model.loss import AnswerLoss, Batch, Rendered, shortlist
 from daedap.model.prompt import Example, Prompt
-from daedap.model.trainable import PARTED, lower_half, lowest_trained, plain
-from daedap.train.activation_cache import Cached, Lower, Place, cached
+from daedap.model.trainable import PARTED, frozen_lower, lowest_trained, plain
+from daedap.training.activation_cache import Cached, CacheFile, Lower, cached
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -57,12 +57,12 @@ class Frozen:
 
     model: PreTrainedModel
     blocks: int
-    place: Place
+    cache_file: CacheFile
     machine: Machine
 
     def lower(self) -> Lower:
         """A function from ids to their output."""
-        lower, machine = lower_half(self.model, self.blocks).eval(), self.machine
+        lower, machine = frozen_lower(self.model, self.blocks).eval(), self.machine
 
         @torch.inference_mode()
         def run(ids: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def frozen_part(model: PreTrainedModel | PeftModel, digest: str, machine: Machin
     weights = next(base.parameters())
     key = f"{digest} {blocks} {machine.precision} {weights.dtype}"
     kept = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    return Frozen(base, blocks, Place(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine)
+    return Frozen(base, blocks, CacheFile(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine)
 
 
 def new_task(
@@ -101,14 +101,14 @@ def new_task(
 def _held(frozen: Frozen, sides: Sequence[Sequence[Example]]) -> list[Rows]:
     """All sides with the frozen blocks' output, or all with ids where that can't be had."""
     ids: list[Rows] = [Rendered(side, frozen.machine.device) for side in sides]
-    if not frozen.blocks or not frozen.place.limit:
+    if not frozen.blocks or not frozen.cache_file.limit:
         return ids
     if frozen.model.config.model_type not in PARTED:
-        _log.info(say("The frozen layers of this architecture can't be run apart: they run at every step."))
+        _log.info(translate("The frozen layers of this architecture can't be run apart: they run at every step."))
         return ids
-    if (size := sum(map(frozen.place.size, sides))) > frozen.place.limit:
+    if (size := sum(map(frozen.cache_file.size, sides))) > frozen.cache_file.limit:
         told = "What the frozen layers say takes {size:.1f} GB, more than --cache-gb allows: they run at every step."
-        _log.info(say(told, size=size / 1e9))
+        _log.info(translate(told, size=size / 1e9))
         return ids
     lower = frozen.lower()
-    return [cached(side, lower, frozen.place, frozen.machine.device) for side in sides]
+    return [cached(side, lower, frozen.cache_file, frozen.machine.device) for side in sides]

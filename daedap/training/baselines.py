@@ -41,7 +41,7 @@ from daedap.model.base import BUILT_IN, Base, self_test
 from daedap.model.prompt import Example, prompt_for
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer
 from daedap.model.trainable import plain
-from daedap.train.profiling import wait_for
+from daedap.training.profiling import wait_for
 from daedap.types import Pair
 
 KOGPT2_SHAPE = "kogpt2-shape"
@@ -94,7 +94,7 @@ _IGNORED = -100
 _Floats = Literal["fp32", "bf16"]
 
 
-class Setting(NamedTuple):
+class BaselineSettings(NamedTuple):
     """What every recipe is told."""
 
     folder: Path
@@ -128,7 +128,7 @@ class Trained(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stock:
+class Baseline:
     """A recipe. `trainer` makes its trainer from a base, which it changes, the examples and the options."""
 
     name: StockName
@@ -150,7 +150,7 @@ def fitting(base: Base, rows: Sequence[Pair]) -> list[Pair]:
     return [row for row in rows if len(prompt.example(row).ids) <= room]
 
 
-def train_stock(stock: Stock, base: Base, rows: Sequence[Pair], setting: Setting) -> Trained:
+def train_stock(stock: Baseline, base: Base, rows: Sequence[Pair], setting: BaselineSettings) -> Trained:
     """Train `base`, which is changed, by a recipe; the weights are saved in the setting's folder, as people would."""
     start = time.perf_counter()
     set_seed(setting.seed)
@@ -169,7 +169,7 @@ def train_stock(stock: Stock, base: Base, rows: Sequence[Pair], setting: Setting
     return Trained(model, watch.steps, time.perf_counter() - start)
 
 
-def _options(stock: Stock, setting: Setting) -> dict[str, Any]:
+def _options(stock: Baseline, setting: BaselineSettings) -> dict[str, Any]:
     """What all recipes have in common, named as in TrainingArguments."""
     return {
         "output_dir": str(setting.folder),
@@ -267,12 +267,12 @@ def _completion(example: Example) -> list[int]:
     return [0] * example.answer + [1] * (len(example.ids) - example.answer)
 
 
-STOCK: dict[str, Stock] = {
+STOCK: dict[str, Baseline] = {
     stock.name: stock
     for stock in (
-        Stock("lora_padded", 8, 3e-4, _lora_padded),
-        Stock("full_padded", 4, 5e-5, _full_padded),
-        Stock("trl_best", 32, 2e-4, _trl_best, any_precision=True),
+        Baseline("lora_padded", 8, 3e-4, _lora_padded),
+        Baseline("full_padded", 4, 5e-5, _full_padded),
+        Baseline("trl_best", 32, 2e-4, _trl_best, any_precision=True),
     )
 }
 """The recipes by name."""

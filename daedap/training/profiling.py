@@ -50,7 +50,7 @@ def wait_for(device: str) -> None:
         torch.mps.synchronize()
 
 
-class Memory:
+class PeakMemory:
     """The most memory that this process holds during a block, looked at every 20 ms.
 
     What earlier blocks have left behind is given back to the system first, as far as it can be. An accelerator's own
@@ -62,7 +62,7 @@ class Memory:
     before_bytes: int = 0
     """Resident memory as the block begins."""
 
-    def __enter__(self) -> Memory:
+    def __enter__(self) -> PeakMemory:
         gc.collect()
         _trim()
         self._process, self._done = psutil.Process(), threading.Event()

@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from daedap.config import Learner
+from daedap.config import ModelOptions
 from daedap.data.doctor import Loaded
-from daedap.data.reader import Layout
-from daedap.data.split import SIDES, Split, Splitting, grow, need_rows, read_sides, share, split
+from daedap.data.reader import ReadOptions
+from daedap.data.split import SIDES, Split, SplitOptions, grow, need_rows, read_sides, share, split
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
-from daedap.i18n import say, tell
+from daedap.i18n import tell, translate
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
@@ -24,7 +24,9 @@ _FREE = ("dropout", "precision", "device", "cache_gb", "fraction")
 """Options that may differ from the parent's."""
 
 
-def inherited(parent: Run, learner: Learner, splitting: Splitting) -> tuple[Learner, Splitting]:
+def parent_options(
+    parent: Run, model_options: ModelOptions, split_options: SplitOptions
+) -> tuple[ModelOptions, SplitOptions]:
     """The parent's way of learning and of parting rows. Raises SettingsError when another is asked for."""
     if parent.command != "train":
         raise RunError(
@@ -34,16 +36,16 @@ def inherited(parent: Run, learner: Learner, splitting: Splitting) -> tuple[Lear
             model=parent.folder / "model",
         )
     settings, data = parent.settings, parent.document("data/source.json")
-    theirs = Learner(**{**settings["learner"], "layers": settings["plan"]["layers"]})
+    theirs = ModelOptions(**{**settings["learner"], "layers": settings["plan"]["layers"]})
     sizes = {name: share(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
-    parted = Splitting(**{**settings["splitting"], **sizes})
-    return _taken_over(parent, learner, theirs), _taken_over(parent, splitting, parted)
+    parted = SplitOptions(**{**settings["splitting"], **sizes})
+    return _taken_over(parent, model_options, theirs), _taken_over(parent, split_options, parted)
 
 
-def inherited_file(parent: Run, layout: Layout) -> tuple[Path, Layout]:
+def parent_file(parent: Run, read_options: ReadOptions) -> tuple[Path, ReadOptions]:
     """The parent's file, read as it was read then unless it is to be read otherwise."""
     settings = parent.settings
-    return Path(settings["file"]), Layout(**settings["layout"]) if layout == Layout() else layout
+    return Path(settings["file"]), ReadOptions(**settings["layout"]) if read_options == ReadOptions() else read_options
 
 
 def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
@@ -62,8 +64,8 @@ def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
     return replace(theirs, **{name: getattr(asked, name) for name in _FREE if hasattr(asked, name)})
 
 
-def grown(
-    parent: Run, file: Path, pairs: Sequence[Pair], splitting: Splitting, seed: int
+def continue_split(
+    parent: Run, file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int
 ) -> tuple[Split, frozenset[str]]:
     """The parent's rows, each on its side, with those of the file's pairs that it does not know.
 
@@ -71,7 +73,7 @@ def grown(
     """
     before = read_sides(parent.folder)
     known = {pair.id for pair in before.pairs}
-    parts = grow(before, [pair for pair in pairs if pair.id not in known], splitting, seed=seed)
+    parts = grow(before, [pair for pair in pairs if pair.id not in known], split_options, seed=seed)
     used = known - {pair.id for pair in before.rows("unused")}
     new = {side: {pair.id for pair in parts.rows(side)} - used for side in SIDES}
     if not new["train"]:
@@ -86,7 +88,7 @@ def grown(
 
 
 @dataclass(frozen=True)
-class Parted:
+class SplitRows:
     """Rows on their sides."""
 
     parts: Split
@@ -98,19 +100,21 @@ class Parted:
         return {side: sum(pair.id in self.new for pair in self.parts.rows(side)) for side in SIDES}
 
 
-def part(file: Path, pairs: Sequence[Pair], splitting: Splitting, seed: int, parent: Run | None) -> Parted:
+def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, parent: Run | None) -> SplitRows:
     """Part a file's rows, or add those that are new to the parent's. Raises DataError when there is none to learn."""
     nothing = frozenset[str]()
     parts, new = (
-        grown(parent, file, pairs, splitting, seed) if parent else (split(pairs, splitting, seed=seed), nothing)
+        continue_split(parent, file, pairs, split_options, seed)
+        if parent
+        else (split(pairs, split_options, seed=seed), nothing)
     )
     need_rows(parts, file)
     if "dev" not in parts.sides:
-        tell([say("No dev rows: training can't stop early, and the last weights are kept.")])
-    return Parted(parts, new)
+        tell([translate("No dev rows: training can't stop early, and the last weights are kept.")])
+    return SplitRows(parts, new)
 
 
-def source_of(file: Path, loaded: Loaded, splitting: Splitting, parted: Parted) -> Json:
+def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, parted: SplitRows) -> Json:
     """What a run keeps of where its rows come from; told at once."""
     parts, new = parted.parts, parted.count_new()
     counts = {side: parts.sides.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
@@ -119,11 +123,11 @@ def source_of(file: Path, loaded: Loaded, splitting: Splitting, parted: Parted) 
         "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
         "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training."
     )
-    tell([say(told, **counts, **leak)])
+    tell([translate(told, **counts, **leak)])
     if parted.new:
         tell(
             [
-                say(
+                translate(
                     "Of these are new: {train:,} to learn, {dev:,} to decide when to stop, {test:,} for the scores.",
                     **new,
                 )
@@ -139,6 +143,6 @@ def source_of(file: Path, loaded: Loaded, splitting: Splitting, parted: Parted) 
         **counts,
         **({"new": new} if parted.new else {}),
         "components": len(set(parts.components)),
-        "split": splitting.split,
+        "split": split_options.split,
         "leak": leak,
     }

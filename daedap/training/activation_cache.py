@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from daedap.i18n import say
+from daedap.i18n import translate
 from daedap.model.batching import sorted_batches
-from daedap.model.distributed import from_first, leads, new_shared_file, share_of
+from daedap.model.distributed import broadcast, is_main, new_shared_file, shard
 from daedap.model.loss import Batch, collate
 from daedap.model.prompt import Example
 
@@ -27,7 +27,7 @@ Lower = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Place:
+class CacheFile:
     """Where states are kept, what they depend on besides the examples, and how many bytes all of them may take."""
 
     folder: Path
@@ -74,41 +74,41 @@ class Cached:
         chosen = [self.examples[row] for row in rows]
         batch = collate(chosen, self.device)
         states = torch.zeros(*batch.inputs.shape, self.states.shape[1], dtype=self.states.dtype)
-        for place, row in enumerate(rows):
+        for cache_file, row in enumerate(rows):
             length = len(self.examples[row].ids) - 1
-            states[place, :length] = self.states[self.starts[row] :][:length]
+            states[cache_file, :length] = self.states[self.starts[row] :][:length]
         return replace(batch, inputs=states.to(self.device))
 
 
-def cached(examples: Sequence[Example], lower: Lower, place: Place, device: str) -> Cached:
+def cached(examples: Sequence[Example], lower: Lower, cache_file: CacheFile, device: str) -> Cached:
     """The examples with their states, from an earlier run's file where there is one. Raises StorageError."""
-    path, starts = place.file(examples), _starts(examples)
-    if not from_first(partial(_there, path, place, place.size(examples))):
-        _fill(path, examples, starts, lower, place, device)
+    path, starts = cache_file.file(examples), _starts(examples)
+    if not broadcast(partial(_there, path, cache_file, cache_file.size(examples))):
+        _fill(path, examples, starts, lower, cache_file, device)
     positions = sum(len(example.ids) - 1 for example in examples)
-    flat = torch.from_file(str(path), size=positions * place.width, dtype=place.dtype)
-    return Cached(examples, flat.view(positions, place.width), starts, device)
+    flat = torch.from_file(str(path), size=positions * cache_file.width, dtype=cache_file.dtype)
+    return Cached(examples, flat.view(positions, cache_file.width), starts, device)
 
 
-def _there(path: Path, place: Place, size: int) -> bool:
+def _there(path: Path, cache_file: CacheFile, size: int) -> bool:
     """Whether the file is there already; if not, there is room for it now."""
     if path.exists():
         path.touch()  # the least recently used ones go first
         return True
-    place.make_room(size)
+    cache_file.make_room(size)
     return False
 
 
 def _fill(
-    path: Path, examples: Sequence[Example], starts: Sequence[int], lower: Lower, place: Place, device: str
+    path: Path, examples: Sequence[Example], starts: Sequence[int], lower: Lower, cache_file: CacheFile, device: str
 ) -> None:
     """Rows from the shortest to the longest, every process its share of them."""
-    batches = share_of(sorted_batches(_lengths(examples), _AT_ONCE))
-    rows_in_all, told = sum(map(len, batches)), say("frozen layers")
-    with new_shared_file(path) as file, tqdm(total=rows_in_all, unit="row", desc=told, disable=not leads()) as bar:
+    batches = shard(sorted_batches(_lengths(examples), _AT_ONCE))
+    rows_in_all, told = sum(map(len, batches)), translate("frozen layers")
+    with new_shared_file(path) as file, tqdm(total=rows_in_all, unit="row", desc=told, disable=not is_main()) as bar:
         for rows in batches:
-            states = lower(collate([examples[row] for row in rows], device).inputs).to("cpu", place.dtype)
-            file.seek(starts[rows[0]] * place.width * place.dtype.itemsize)
+            states = lower(collate([examples[row] for row in rows], device).inputs).to("cpu", cache_file.dtype)
+            file.seek(starts[rows[0]] * cache_file.width * cache_file.dtype.itemsize)
             for row, state in zip(rows, states, strict=True):
                 read = state[: len(examples[row].ids) - 1]
                 file.write(read.contiguous().view(torch.uint8).numpy().tobytes())
