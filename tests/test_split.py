@@ -8,7 +8,7 @@ import pytest
 from test_similar import cosine, questions
 
 from daedap.data.dedup import THRESHOLD
-from daedap.data.split import Leak, Method, Split, SplitName, SplitOptions, context, grow, split
+from daedap.data.split import Leakage, Method, Split, SplitName, SplitOptions, question_in_context, extend_split, split
 from daedap.errors import SettingsError
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair
@@ -22,18 +22,18 @@ def pairs(number: int = 400, seed: int = 0) -> list[Pair]:
 
 
 def counts(parts: Split) -> dict[SplitName, int]:
-    return {side: parts.sides.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
+    return {side: parts.assignments.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
 
 
 def near(one: Pair, other: Pair) -> bool:
-    forms = comparison_form(context(one)), comparison_form(context(other))
+    forms = comparison_form(question_in_context(one)), comparison_form(question_in_context(other))
     return forms[0] == forms[1] or cosine(*forms) >= THRESHOLD
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_near_duplicate_on_another_side(seed: int) -> None:
     parts = split(pairs(seed=seed), HALVES)
-    used = [(pair, side) for pair, side in zip(parts.pairs, parts.sides, strict=True) if side != "left_out"]
+    used = [(pair, side) for pair, side in zip(parts.pairs, parts.assignments, strict=True) if side != "left_out"]
     crossing = [
         (one.question, other.question)
         for place, (one, side) in enumerate(used)
@@ -50,7 +50,7 @@ def test_a_row_keeps_its_side_whatever_is_appended(seed: int) -> None:
     rows = pairs(300, seed) + pairs(300, seed + 100)
     whole = split(rows, HALVES)
     for length in (1, 50, 300, 599):
-        assert split(rows[:length], HALVES).sides == whole.sides[:length]
+        assert split(rows[:length], HALVES).assignments == whole.assignments[:length]
 
 
 def bridge() -> tuple[Pair, Pair, Pair]:
@@ -61,7 +61,7 @@ def bridge() -> tuple[Pair, Pair, Pair]:
         for tail in tails:
             one, other = Pair(head + "우리오늘저녁에", "가"), Pair("우리오늘저녁에" + tail, "나")
             both = Pair(head + "우리오늘저녁에" + tail, "다")
-            sides = split([one, other], HALVES).sides
+            sides = split([one, other], HALVES).assignments
             if {*sides} == {"train", "test"} and near(one, both) and near(other, both) and not near(one, other):
                 return one, other, both
     raise AssertionError("no such questions")
@@ -70,30 +70,30 @@ def bridge() -> tuple[Pair, Pair, Pair]:
 def test_a_row_that_would_join_two_sides_is_left_out() -> None:
     one, other, both = bridge()
     parts = split([one, other, both], HALVES)
-    assert parts.sides[2] == "left_out"
+    assert parts.assignments[2] == "left_out"
     assert parts.rows("left_out") == [both]
-    assert set(parts.sides[:2]) == {"train", "test"}
+    assert set(parts.assignments[:2]) == {"train", "test"}
 
 
 def test_the_same_question_again_is_left_out_too() -> None:
     one, other, both = bridge()
     again = replace(both, question=both.question + "?!", answer="라")
-    assert split([one, other, both, again], HALVES).sides[2:] == ["left_out", "left_out"]
+    assert split([one, other, both, again], HALVES).assignments[2:] == ["left_out", "left_out"]
 
 
 def test_a_row_that_comes_first_joins_the_two() -> None:
     one, other, both = bridge()
     parts = split([both, one, other], HALVES)
-    assert len({*parts.sides}) == 1
+    assert len({*parts.assignments}) == 1
     assert list(parts.components) == [0, 0, 0]
-    assert parts.components_of(parts.sides[0]) == [both.id] * 3
+    assert parts.components_of(parts.assignments[0]) == [both.id] * 3
 
 
 def test_threads_are_never_cut() -> None:
     rows = [replace(pair, conversation_id=f"대화 {row // 4}") for row, pair in enumerate(pairs(400, 3))]
     parts = split(rows, HALVES)
     sides = defaultdict(set)
-    for pair, side in zip(rows, parts.sides, strict=True):
+    for pair, side in zip(rows, parts.assignments, strict=True):
         if side != "left_out":
             sides[pair.conversation_id].add(side)
     assert all(len(found) == 1 for found in sides.values())
@@ -114,19 +114,19 @@ def test_sizes_as_shares_and_as_numbers() -> None:
     assert found["dev"] == pytest.approx(200, abs=40)
     assert found["test"] == pytest.approx(400, abs=60)
     assert sum(found.values()) == 2000
-    assert split(rows, shares).sides == split(rows, numbers).sides
+    assert split(rows, shares).assignments == split(rows, numbers).assignments
     exact = counts(split(rows, replace(numbers, split="random")))
     assert (exact["dev"], exact["test"]) == (200, 400)
 
 
 def test_nothing_is_held_out_unless_asked() -> None:
-    assert {*split(pairs(), SplitOptions(dev_size=0, test_size=0)).sides} == {"train"}
+    assert {*split(pairs(), SplitOptions(dev_size=0, test_size=0)).assignments} == {"train"}
 
 
 def test_random_split_depends_on_the_seed() -> None:
     rows, split_options = pairs(100), SplitOptions(split="random")
-    assert split(rows, split_options, seed=1).sides == split(rows, split_options, seed=1).sides
-    assert split(rows, split_options, seed=1).sides != split(rows, split_options, seed=2).sides
+    assert split(rows, split_options, seed=1).assignments == split(rows, split_options, seed=1).assignments
+    assert split(rows, split_options, seed=1).assignments != split(rows, split_options, seed=2).assignments
 
 
 def test_random_split_says_what_leaks() -> None:
@@ -147,7 +147,7 @@ def test_random_split_says_what_leaks() -> None:
         answers_known = sum(
             any(comparison_form(pair.answer) == comparison_form(other.answer) for other in train) for pair in test
         )
-        assert parts.leak == Leak(questions_known / 3, answers_known / 3)
+        assert parts.leak == Leakage(questions_known / 3, answers_known / 3)
         seen.add(parts.leak)
     assert len(seen) > 4
 
@@ -192,22 +192,22 @@ def test_nothing_left_to_train_on() -> None:
 
 def test_tiny_inputs() -> None:
     empty = split([], SplitOptions())
-    assert (empty.rows("train"), list(empty.components), empty.leak) == ([], [], Leak(0.0, 0.0))
+    assert (empty.rows("train"), list(empty.components), empty.leak) == ([], [], Leakage(0.0, 0.0))
     for method in METHODS:
         split_options = SplitOptions(split=method)
-        assert len(split(pairs(1), split_options).sides) == 1
-        assert len(split(pairs(2), split_options, seed=5).sides) == 2
-        assert split([], split_options).sides == []
+        assert len(split(pairs(1), split_options).assignments) == 1
+        assert len(split(pairs(2), split_options, seed=5).assignments) == 2
+        assert split([], split_options).assignments == []
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_split_that_grows_is_the_split_of_everything(seed: int) -> None:
     rows = pairs(300, seed) + pairs(300, seed + 100)
-    continue_split = grow(split(rows[:200], HALVES), rows[200:], HALVES)
+    continue_split = extend_split(split(rows[:200], HALVES), rows[200:], HALVES)
     whole = split(rows, HALVES)
-    assert (list(continue_split.pairs), list(continue_split.sides), list(continue_split.components)) == (
+    assert (list(continue_split.pairs), list(continue_split.assignments), list(continue_split.components)) == (
         rows,
-        whole.sides,
+        whole.assignments,
         whole.components,
     )
     assert continue_split.leak == whole.leak
@@ -219,16 +219,16 @@ def test_what_was_learned_is_learned_whatever_the_fraction(method: Method) -> No
     small = replace(HALVES, split=method, fraction=0.3)
     before = split(rows, small)
     for fraction in (0.1, 0.6, 1.0):
-        after = grow(before, [], replace(small, fraction=fraction))
+        after = extend_split(before, [], replace(small, fraction=fraction))
         assert set(before.rows("train")) <= set(after.rows("train"))
         assert after.rows("test") == before.rows("test")
-    assert not grow(before, [], replace(small, fraction=1.0)).rows("unused")
+    assert not extend_split(before, [], replace(small, fraction=1.0)).rows("unused")
 
 
 def test_at_random_new_rows_are_parted_by_themselves() -> None:
     split_options = replace(HALVES, split="random")
     before = split(pairs(200), split_options, seed=3)
-    after = grow(before, pairs(100, seed=9), split_options, seed=3)
-    assert list(after.sides[:200]) == list(before.sides)
-    assert [after.sides[200:].count(side) for side in ("train", "dev", "test")] == [50, 20, 30]
+    after = extend_split(before, pairs(100, seed=9), split_options, seed=3)
+    assert list(after.assignments[:200]) == list(before.assignments)
+    assert [after.assignments[200:].count(side) for side in ("train", "dev", "test")] == [50, 20, 30]
     assert after.leak.questions > 0

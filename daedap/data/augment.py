@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter, Token
 
 from daedap.data.dedup import near_duplicates
-from daedap.data.split import context
+from daedap.data.split import question_in_context
 from daedap.errors import SettingsError
 from daedap.korean.perturb import KINDS, Kind, perturb_each
 from daedap.korean.text import comparison_form
@@ -95,8 +95,8 @@ def _far_from(held_out: Sequence[Pair], copies: list[Pair]) -> list[Pair]:
 
 
 def _asked(pair: Pair) -> str:
-    return comparison_form(context(pair))
+    return comparison_form(question_in_context(pair))
 
 
 def _learned(pair: Pair) -> tuple[str, str]:
-    return context(pair), pair.answer
+    return question_in_context(pair), pair.answer

@@ -12,7 +12,7 @@ from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
 from daedap.data.encoding import detect, open_text
 from daedap.data.jsonl import objects
 from daedap.data.kakaotalk import is_chat
-from daedap.data.reader import TOLD_BY_THE_FILE, ReadOptions, open_source, refuse_unreadable, rows
+from daedap.data.reader import DEFAULT_READ_OPTIONS, ReadOptions, open_source, refuse_unreadable, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
@@ -54,7 +54,7 @@ class Texts:
     """Lines or rows that can't be read, or are damaged."""
 
 
-def read_texts(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE) -> Texts:
+def read_texts(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Texts:
     """The documents of a file.
 
     `.txt` and `.md` hold one text a line, and blank lines between documents. JSON lines with a `text` are a document

@@ -31,7 +31,7 @@ from daedap.data.clean import (
     texts_of,
 )
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, Texts
-from daedap.data.reader import TOLD_BY_THE_FILE, ReadOptions, Source, open_source, rows
+from daedap.data.reader import DEFAULT_READ_OPTIONS, ReadOptions, Source, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
 from daedap.types import Pair
@@ -199,7 +199,7 @@ class Loaded:
     report: Report
 
 
-def check(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE, *, fits: Fits | None = None) -> Report:
+def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: Fits | None = None) -> Report:
     """Examine a file without holding its pairs.
 
     Args:
@@ -216,7 +216,7 @@ def check(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE, *, fits: Fit
     return doctor.report()
 
 
-def load(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE, *, fits: Fits | None = None) -> Loaded:
+def load(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: Fits | None = None) -> Loaded:
     """The cleaned pairs of a file and the same report as `check` gives.
 
     Raises:

@@ -56,7 +56,7 @@ class ReadOptions:
         return nfc((self.speaker or "").strip())
 
 
-TOLD_BY_THE_FILE = ReadOptions()
+DEFAULT_READ_OPTIONS = ReadOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Source:
     """Between the fields of a text table."""
     columns: Columns | None = None
     """The columns chosen; None for chats and conversations."""
-    read_options: ReadOptions = TOLD_BY_THE_FILE
+    read_options: ReadOptions = DEFAULT_READ_OPTIONS
     """What the user said."""
 
     @property
@@ -81,7 +81,7 @@ class Source:
         return self.text.name if self.text else ""
 
 
-def open_source(path: Path, read_options: ReadOptions = TOLD_BY_THE_FILE) -> Source:
+def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
     """Find out what a file is and where its questions and answers stand; reads the beginning, decodes all of it.
 
     Raises:
@@ -264,7 +264,7 @@ def _wrong_speaker(source: Source, counts: Counter[str]) -> DataError:
     )
 
 
-__all__ = ["TOLD_BY_THE_FILE", "BadRow", "ReadOptions", "Source", "open_source", "rows"]
+__all__ = ["DEFAULT_READ_OPTIONS", "BadRow", "ReadOptions", "Source", "open_source", "rows"]
 
 
 def rows(source: Source) -> Iterator[Pair | BadRow]:

@@ -1,12 +1,12 @@
-"""A run's pairs on disk: `data/train.jsonl`, `dev.jsonl`, `test.jsonl`, each row with its id and its component.
+"""Train, dev and test splits without near-duplicate leakage, and their storage in a run's `data/` folder.
 
-Training rows that `--fraction` left aside are in `unused.jsonl`, for a run that goes on from this one.
+A component is a set of questions connected by near-duplicates (see dedup.py); all its rows go to the same split. The
+split is a hash of the component's first question and rows are assigned in file order, so a row keeps its split when
+rows are appended to the file. The cost: a new row that would connect components of different splits is left out (about
+2 in 1,000 on ChatbotData).
 
-Training, dev and test rows, parted so that no near-duplicate of a held-out question is ever trained on.
-
-A component is a set of questions chained together by near-duplicates, and falls to one side as a whole. Its side is a
-hash of its first question, and rows are taken in file order, so a row keeps its side whatever is appended to the file.
-The price: a new row that would join components of different sides is left out (about 2 in 1,000 on real data).
+On disk: `data/train.jsonl`, `dev.jsonl`, `test.jsonl`, one row a line with its id and its component; training rows
+that `--fraction` excludes are in `unused.jsonl`, for a run that continues from this one.
 """
 
 from __future__ import annotations
@@ -27,78 +27,18 @@ from daedap.files import write_lines
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair
 
-StoredSide = Literal["train", "dev", "test", "unused"]
-HELD_OUT: tuple[StoredSide, ...] = ("dev", "test")
-SIDES: tuple[StoredSide, ...] = ("train", *HELD_OUT)
-_KEPT: tuple[StoredSide, ...] = (*SIDES, "unused")
-
-
-def write_sides(folder: Path, parts: Split, first: Container[str] = ()) -> None:
-    """Write each side of a split, pairs with these ids first: of two that are equally near, the first one is told."""
-    for side in _KEPT:
-        rows = list(zip(parts.rows(side), parts.components_of(side), strict=True))
-        rows.sort(key=lambda row: row[0].id not in first)
-        records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
-        write_lines(_file(folder, side), records)
-
-
-def read_sides(folder: Path) -> Split:
-    """The split that was written, but for what it left out; how much it leaks is not read."""
-    pairs: list[Pair] = []
-    sides: list[SplitName] = []
-    names: list[str] = []
-    for side in _KEPT:
-        for record in _records(folder, side):
-            pairs.append(_pair(record))
-            sides.append(side)
-            names.append(str(record["component"]))
-    first: dict[str, int] = {}
-    components = [first.setdefault(name, row) for row, name in enumerate(names)]
-    return Split(pairs, sides, components, Leak(0.0, 0.0))
-
-
-def read_side(folder: Path, side: StoredSide) -> list[Pair]:
-    """The pairs of one side."""
-    return [_pair(record) for record in _records(folder, side)]
-
-
-def read_components(folder: Path, side: StoredSide) -> list[str]:
-    """The component of each pair of one side."""
-    return [str(record["component"]) for record in _records(folder, side)]
-
-
-def _file(folder: Path, side: StoredSide) -> Path:
-    return folder / "data" / f"{side}.jsonl"
-
-
-def _records(folder: Path, side: StoredSide) -> list[dict[str, object]]:
-    path = _file(folder, side)
-    try:
-        with path.open(encoding="utf-8") as lines:
-            return [json.loads(line) for line in lines]
-    except (OSError, ValueError) as error:
-        raise RunError(
-            "{file}: the run's rows can't be read ({error}).",
-            "Restore the file from a backup or train again.",
-            file=path,
-            error=error,
-        ) from error
-
-
-def _pair(record: dict[str, object]) -> Pair:
-    fields = {name: value for name, value in record.items() if name not in ("id", "component")}
-    fields["history"] = tuple(Message(**turn) for turn in fields["history"])  # type: ignore[attr-defined]
-    return Pair(**fields)  # type: ignore[arg-type]
-
-
 T = TypeVar("T")
 SplitName = Literal["train", "dev", "test", "left_out", "unused"]
+StoredSplit = Literal["train", "dev", "test", "unused"]
 Method = Literal["components", "random"]
+HELD_OUT: tuple[StoredSplit, ...] = ("dev", "test")
+SPLITS: tuple[StoredSplit, ...] = ("train", *HELD_OUT)
+_STORED: tuple[StoredSplit, ...] = (*SPLITS, "unused")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """How rows are parted. Sizes are shares (0.1) or numbers of rows (1000), as in scikit-learn."""
+    """How rows are assigned to splits. Sizes are fractions (0.1) or numbers of rows (1000), as in scikit-learn."""
 
     split: Method = "components"
     """components keeps near-duplicates together; random is the usual practice, and the run says how much leaks."""
@@ -113,43 +53,44 @@ class SplitOptions:
         if not 0 < self.fraction <= 1:
             raise SettingsError("--fraction {value}: must be above 0 and at most 1.", "Try 0.2.", value=self.fraction)
         for name, value in (("dev-size", self.dev_size), ("test-size", self.test_size)):
-            if not value >= 0:  # nor NaN
+            if not value >= 0:  # also refuses NaN
                 raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=name, value=value)
 
 
 @dataclass(frozen=True, slots=True)
-class Leak:
-    """How much of the test rows can be copied from the training rows (shares, 0 to 1)."""
+class Leakage:
+    """Share of the test rows (0 to 1) that repeats training rows."""
 
     questions: float
-    """Test questions with a near-duplicate in train."""
+    """Test questions with a near-duplicate among the training questions."""
     answers: float
     """Test answers that are also the answer of a training row."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Every pair with its side and its component, in file order."""
+    """Every pair with its split and its component, in file order."""
 
     pairs: Sequence[Pair]
-    sides: Sequence[SplitName]
+    assignments: Sequence[SplitName]
+    """The split of each pair."""
     components: Sequence[int]
-    """Row of the component's first question."""
-    leak: Leak
+    """For each pair, the row of its component's first question."""
+    leak: Leakage
 
-    def rows(self, side: SplitName) -> list[Pair]:
-        """The pairs of one side, in file order."""
-        return [pair for pair, its_side in zip(self.pairs, self.sides, strict=True) if its_side == side]
+    def rows(self, name: SplitName) -> list[Pair]:
+        """The pairs of one split, in file order."""
+        return [pair for pair, assigned in zip(self.pairs, self.assignments, strict=True) if assigned == name]
 
-    def components_of(self, side: SplitName) -> list[str]:
-        """The component of each row of one side, named by the id of its first pair."""
-        chosen = zip(self.components, self.sides, strict=True)
-        return [self.pairs[component].id for component, its_side in chosen if its_side == side]
+    def components_of(self, name: SplitName) -> list[str]:
+        """The component of each pair of one split, named by the id of the component's first pair."""
+        rows = zip(self.components, self.assignments, strict=True)
+        return [self.pairs[component].id for component, assigned in rows if assigned == name]
 
 
 def split(pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
-    """Part the pairs. Raises SettingsError when nothing would be left to train on."""
-    dev, test = (share(size, len(pairs)) for size in (split_options.dev_size, split_options.test_size))
+    """Assign every pair to a split. Raises SettingsError when no row would be left to train on."""
+    dev, test = (as_fraction(size, len(pairs)) for size in (split_options.dev_size, split_options.test_size))
     if dev + test >= 1:
         raise SettingsError(
             "--dev-size {dev} and --test-size {test} together take all {rows} rows.",
@@ -159,145 +100,153 @@ def split(pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) 
             test=split_options.test_size,
         )
     if split_options.split == "random":
-        sides = _thinned(pairs, _at_random(len(pairs), dev, test, seed), split_options.fraction)
-        leak = Leak(questions=_questions_leaked(pairs, sides), answers=_answers_leaked(pairs, sides))
-        return Split(pairs, sides, range(len(pairs)), leak)
-    sides, components = _by_components(pairs, dev, test)
-    sides = _thinned(pairs, sides, split_options.fraction)
-    return Split(pairs, sides, components, Leak(questions=0.0, answers=_answers_leaked(pairs, sides)))
+        assignments = _apply_fraction(pairs, _split_randomly(len(pairs), dev, test, seed), split_options.fraction)
+        leak = Leakage(_leaked_questions(pairs, assignments), _leaked_answers(pairs, assignments))
+        return Split(pairs, assignments, range(len(pairs)), leak)
+    assignments, components = _split_by_components(pairs, dev, test)
+    assignments = _apply_fraction(pairs, assignments, split_options.fraction)
+    return Split(pairs, assignments, components, Leakage(questions=0.0, answers=_leaked_answers(pairs, assignments)))
 
 
-def grow(before: Split, pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
-    """Part more pairs, which follow those of an earlier split: each of these keeps its side, and what learned learns.
+def extend_split(previous: Split, pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
+    """Append pairs to an earlier split: earlier pairs keep their split, and trained ones stay trained.
 
-    The sizes must be shares, for as many rows would mean another share of more.
+    The sizes must be fractions: a number of rows would be another fraction of more rows.
     """
-    everything, learned = [*before.pairs, *pairs], {pair.id for pair in before.rows("train")}
-    before = replace(before, sides=["train" if side == "unused" else side for side in before.sides])
+    all_pairs, trained = [*previous.pairs, *pairs], {pair.id for pair in previous.rows("train")}
+    unsampled: list[SplitName] = ["train" if name == "unused" else name for name in previous.assignments]
+    previous = replace(previous, assignments=unsampled)
     dev, test = split_options.dev_size, split_options.test_size
     if split_options.split == "random":
-        sides, components = [*before.sides, *_at_random(len(pairs), dev, test, seed)], list(range(len(everything)))
+        assignments = [*previous.assignments, *_split_randomly(len(pairs), dev, test, seed)]
+        components = list(range(len(all_pairs)))
     else:
-        sides, components = _by_components(everything, dev, test, before)
-    thinned = _thinned(everything, sides, split_options.fraction, learned)
-    leaked = _questions_leaked(everything, thinned) if split_options.split == "random" else 0.0
-    return Split(everything, thinned, components, Leak(questions=leaked, answers=_answers_leaked(everything, thinned)))
+        assignments, components = _split_by_components(all_pairs, dev, test, previous)
+    sampled = _apply_fraction(all_pairs, assignments, split_options.fraction, trained)
+    leaked = _leaked_questions(all_pairs, sampled) if split_options.split == "random" else 0.0
+    return Split(all_pairs, sampled, components, Leakage(questions=leaked, answers=_leaked_answers(all_pairs, sampled)))
 
 
-def drawn(rows: Sequence[T], count: int, seed: int) -> list[T]:
-    """So many of the rows (all, where there are fewer), in their order; the same ones for the same seed."""
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
-    return [rows[row] for row in sorted(chosen)]
+def sample_rows(rows: Sequence[T], count: int, seed: int) -> list[T]:
+    """`count` random rows in their original order (all, where there are fewer); deterministic in the seed."""
+    indices = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [rows[index] for index in sorted(indices)]
 
 
-def context(pair: Pair) -> str:
-    """What a pair asks: the question after its conversation, so that a bare "네" is not one question everywhere."""
-    return "\n".join([*(turn.content for turn in pair.history), pair.question])
+def question_in_context(pair: Pair) -> str:
+    """The history and the question as one text: a bare "네" is a different question after different messages."""
+    return "\n".join([*(message.content for message in pair.history), pair.question])
 
 
-def need_rows(parts: Split, file: Path) -> None:
-    """Raise DataError when none of the file's rows is left to train on."""
-    if "train" not in parts.sides:
+def require_training_rows(result: Split, file: Path) -> None:
+    """Raise DataError when none of the file's rows is assigned to train."""
+    if "train" not in result.assignments:
         raise DataError(
             "{file}: {rows} usable row(s), none of which is left to train on.",
             "Add rows, or keep none apart: --dev-size 0 --test-size 0",
             file=file,
-            rows=len(parts.pairs),
+            rows=len(result.pairs),
         )
 
 
-def share(size: float, rows: int) -> float:
-    """A share, or a number of rows as a share of them."""
+def as_fraction(size: float, rows: int) -> float:
+    """A size option as a fraction of `rows`: below 1 it is one already, otherwise it is a number of rows."""
     return size if 0 <= size < 1 else size / max(rows, 1)
 
 
-def _thinned(
-    pairs: Sequence[Pair], sides: list[SplitName], fraction: float, learned: Container[str] = ()
+def _apply_fraction(
+    pairs: Sequence[Pair], assignments: list[SplitName], fraction: float, trained: Container[str] = ()
 ) -> list[SplitName]:
-    """Keep a share of the training rows, and those learned before: the smallest ids, so that shares are nested."""
-    ids = sorted(pair.id for pair, side in zip(pairs, sides, strict=True) if side == "train")
+    """Mark training rows beyond `fraction` as unused, never `trained` ones.
+
+    Rows with the smallest ids stay, so that the rows of a smaller fraction are a subset of a larger one's.
+    """
+    ids = sorted(pair.id for pair, name in zip(pairs, assignments, strict=True) if name == "train")
     last = ids[max(round(fraction * len(ids)), 1) - 1] if ids else ""
     return [
-        "unused" if side == "train" and pair.id > last and pair.id not in learned else side
-        for pair, side in zip(pairs, sides, strict=True)
+        "unused" if name == "train" and pair.id > last and pair.id not in trained else name
+        for pair, name in zip(pairs, assignments, strict=True)
     ]
 
 
-def _by_components(
-    pairs: Sequence[Pair], dev: float, test: float, before: Split | None = None
+def _split_by_components(
+    pairs: Sequence[Pair], dev: float, test: float, previous: Split | None = None
 ) -> tuple[list[SplitName], list[int]]:
-    """Sides and components; the first pairs are those of `before`, where there is one, and stay where they are."""
-    components = _Components(len(pairs))
-    sides: list[SplitName] = []
-    known = len(before.pairs) if before else 0
-    threads: dict[str, int] = {}
-    first = _first_rows(pairs)
-    for row, near in near_duplicates([context(pair) for pair in pairs]):
+    """Assignments and components. The first pairs are those of `previous`, if given, and keep their assignment."""
+    components = _DisjointSets(len(pairs))
+    assignments: list[SplitName] = []
+    known = len(previous.pairs) if previous else 0
+    conversations: dict[str, int] = {}  # conversation id → its first row
+    first = _first_occurrences(pairs)
+    for row, near in near_duplicates([question_in_context(pair) for pair in pairs]):
         pair = pairs[row]
-        if before and row < known:
-            sides.append(before.sides[row])
-            components.join(row, {before.components[row]})
+        if previous and row < known:
+            assignments.append(previous.assignments[row])
+            components.join(row, {previous.components[row]})
             if pair.conversation_id:
-                threads.setdefault(pair.conversation_id, row)
+                conversations.setdefault(pair.conversation_id, row)
             continue
-        linked = [*near, threads[pair.conversation_id]] if pair.conversation_id in threads else near
-        roots = {components.root(other) for other in linked if sides[other] != "left_out"}
-        met = {sides[root] for root in roots}
-        again = first[row] != row and sides[first[row]] == "left_out"  # it would join the same components
-        if again or len(met) > 1:
-            sides.append("left_out")
+        linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
+        roots = {components.root(other) for other in linked if assignments[other] != "left_out"}
+        names = {assignments[root] for root in roots}
+        # A repetition of a question that was left out would connect the same components again.
+        repeats_left_out = first[row] != row and assignments[first[row]] == "left_out"
+        if repeats_left_out or len(names) > 1:
+            assignments.append("left_out")
             continue
-        sides.append(met.pop() if met else _side_of(pair, dev, test))
+        assignments.append(names.pop() if names else _hashed_split(pair, dev, test))
         components.join(row, roots)
         if pair.conversation_id:
-            threads.setdefault(pair.conversation_id, row)
-    return sides, [components.root(row) for row in range(len(pairs))]
+            conversations.setdefault(pair.conversation_id, row)
+    return assignments, [components.root(row) for row in range(len(pairs))]
 
 
-def _first_rows(pairs: Sequence[Pair]) -> list[int]:
-    """For each row, the first one that asks the very same."""
+def _first_occurrences(pairs: Sequence[Pair]) -> list[int]:
+    """For each row, the first row with the same comparison form."""
     first: dict[str, int] = {}
-    return [first.setdefault(comparison_form(context(pair)), row) for row, pair in enumerate(pairs)]
+    return [first.setdefault(comparison_form(question_in_context(pair)), row) for row, pair in enumerate(pairs)]
 
 
-def _side_of(pair: Pair, dev: float, test: float) -> SplitName:
-    """A function of the question alone, uniform over questions."""
-    digest = hashlib.blake2b(comparison_form(context(pair)).encode(), digest_size=8).digest()
+def _hashed_split(pair: Pair, dev: float, test: float) -> SplitName:
+    """The split by a hash of the question alone; hashes are uniform over [0, 1)."""
+    digest = hashlib.blake2b(comparison_form(question_in_context(pair)).encode(), digest_size=8).digest()
     point = int.from_bytes(digest, "big") / 2**64
     return "test" if point < test else "dev" if point < test + dev else "train"
 
 
-def _at_random(rows: int, dev: float, test: float, seed: int) -> list[SplitName]:
-    """The usual practice, kept for comparison: it leaks, and `leak` says how much."""
+def _split_randomly(rows: int, dev: float, test: float, seed: int) -> list[SplitName]:
+    """The usual random split, kept for comparison with published numbers: it leaks near-duplicates."""
     order = random.Random(seed).sample(range(rows), rows)
     n_test, n_dev = round(test * rows), round(dev * rows)
-    sides: list[SplitName] = ["train"] * rows
+    assignments: list[SplitName] = ["train"] * rows
     for place, row in enumerate(order[: n_test + n_dev]):
-        sides[row] = "test" if place < n_test else "dev"
-    return sides
+        assignments[row] = "test" if place < n_test else "dev"
+    return assignments
 
 
-def _questions_leaked(pairs: Sequence[Pair], sides: Sequence[SplitName]) -> float:
-    first = _first_rows(pairs)
-    learned = {first[row] for row, side in enumerate(sides) if side == "train"}
-    leaked = set(learned)
-    for row, others in near_duplicates([context(pair) for pair in pairs]):
-        for other in others:  # a first row, as `first[row]` is
-            if first[row] in learned:
+def _leaked_questions(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
+    first = _first_occurrences(pairs)
+    trained = {first[row] for row, name in enumerate(assignments) if name == "train"}
+    leaked = set(trained)
+    for row, others in near_duplicates([question_in_context(pair) for pair in pairs]):
+        for other in others:  # always a first occurrence
+            if first[row] in trained:
                 leaked.add(other)
-            if other in learned:
+            if other in trained:
                 leaked.add(first[row])
-    return sum(side == "test" and first[row] in leaked for row, side in enumerate(sides)) / max(sides.count("test"), 1)
+    count = sum(name == "test" and first[row] in leaked for row, name in enumerate(assignments))
+    return count / max(assignments.count("test"), 1)
 
 
-def _answers_leaked(pairs: Sequence[Pair], sides: Sequence[SplitName]) -> float:
-    known = {comparison_form(pair.answer) for pair, side in zip(pairs, sides, strict=True) if side == "train"}
-    test = [pair for pair, side in zip(pairs, sides, strict=True) if side == "test"]
+def _leaked_answers(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
+    rows = list(zip(pairs, assignments, strict=True))
+    known = {comparison_form(pair.answer) for pair, name in rows if name == "train"}
+    test = [pair for pair, name in rows if name == "test"]
     return sum(comparison_form(pair.answer) in known for pair in test) / max(len(test), 1)
 
 
-class _Components:
-    """Disjoint sets whose root is always their first row."""
+class _DisjointSets:
+    """Union-find in which the root of a set is always its first row."""
 
     def __init__(self, size: int) -> None:
         self._parent = list(range(size))
@@ -312,3 +261,66 @@ class _Components:
         first = min(roots, default=row)
         for other in roots | {row}:
             self._parent[other] = first
+
+
+def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None:
+    """Write each stored split below `folder/data`.
+
+    Pairs whose ids are in `first` come first: of two equally near questions the index returns the earlier one.
+    """
+    for name in _STORED:
+        rows = list(zip(result.rows(name), result.components_of(name), strict=True))
+        rows.sort(key=lambda row: row[0].id not in first)
+        records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
+        write_lines(_file(folder, name), records)
+
+
+def read_split(folder: Path) -> Split:
+    """The split that was written, without left-out rows; its leakage is not stored and reads as 0."""
+    pairs: list[Pair] = []
+    assignments: list[SplitName] = []
+    names: list[str] = []
+    for name in _STORED:
+        for record in _records(folder, name):
+            pairs.append(_pair(record))
+            assignments.append(name)
+            names.append(str(record["component"]))
+    first: dict[str, int] = {}
+    components = [first.setdefault(component, row) for row, component in enumerate(names)]
+    return Split(pairs, assignments, components, Leakage(0.0, 0.0))
+
+
+def read_rows(folder: Path, name: StoredSplit) -> list[Pair]:
+    """The pairs of one split of a run."""
+    return [_pair(record) for record in _records(folder, name)]
+
+
+def read_components(folder: Path, name: StoredSplit) -> list[str]:
+    """The component of each pair of one split of a run."""
+    return [str(record["component"]) for record in _records(folder, name)]
+
+
+def _file(folder: Path, name: StoredSplit) -> Path:
+    return folder / "data" / f"{name}.jsonl"
+
+
+def _records(folder: Path, name: StoredSplit) -> list[dict[str, object]]:
+    path = _file(folder, name)
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except (OSError, ValueError) as error:
+        raise RunError(
+            "{file}: the run's rows can't be read ({error}).",
+            "Restore the file from a backup or train again.",
+            file=path,
+            error=error,
+        ) from error
+
+
+def _pair(record: dict[str, object]) -> Pair:
+    fields = {name: value for name, value in record.items() if name not in ("id", "component")}
+    if "thread" in fields:  # what runs of version 0.1 call conversation_id
+        fields["conversation_id"] = fields.pop("thread")
+    fields["history"] = tuple(Message(**message) for message in fields["history"])  # type: ignore[attr-defined]
+    return Pair(**fields)  # type: ignore[arg-type]
