@@ -116,7 +116,7 @@ def _tasks(ground: BenchContext) -> dict[str, list[Callable[[Sequence[Pair]], ob
 def transformers_reply(ground: BenchContext, pairs: Sequence[Pair]) -> list[str]:
     """As people write it: one greedy `generate` in fp32, the questions padded on the left."""
     questions = [ground.prompt.question(pair) for pair in pairs]
-    length, pad = max(map(len, questions)), ground.prompt.pad
+    length, pad = max(map(len, questions)), ground.prompt.pad_id
     ids = torch.tensor([[pad] * (length - len(question)) + question for question in questions])
     mask = torch.tensor([[0] * (length - len(question)) + [1] * len(question) for question in questions])
     settings = GenerationConfig(do_sample=False, max_new_tokens=ground.tokens, pad_token_id=pad)

@@ -18,10 +18,10 @@ import numpy as np
 
 import daedap
 from daedap.config import FRESH, MINI
-from daedap.data.split import read_components, read_side
+from daedap.data.split import read_components, read_rows
 from daedap.evaluation.metrics import Score, gold_ranks, ranking, ratio
 from daedap.evaluation.testset import candidates
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.runs import Run
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -82,7 +82,7 @@ def told(score: Score) -> str:
 
 def by_pmi(run: Run, rows: int) -> Score:
     """Hits@1/20 when candidates are ranked by log p(answer | question) − log p(answer | no question), per token."""
-    test, speaker = read_side(run.folder, "test"), open_learned(run)
+    test, speaker = read_rows(run.folder, "test"), open_trained(run)
     asked = sorted(range(len(test)), key=lambda row: test[row].id)[:rows]
     choices = candidates(test)
     offered = [replace(test[row], answer=answer) for row in asked for answer in choices[row]]

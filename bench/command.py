@@ -25,7 +25,7 @@ from daedap.data.reader import ReadOptions
 from daedap.model.base import Base, load_base
 from daedap.model.device import processor_features, processor_name
 from daedap.runs import Run
-from daedap.training.baselines import STOCK
+from daedap.training.baselines import BASELINES
 from daedap.training.benchmark import BenchContext, measure_speed
 
 
@@ -48,7 +48,7 @@ def common_rate(base: Path, file: Path, scratch: Path, steps: int) -> float:
 
     pairs = load(file, ReadOptions()).pairs
     ground = BenchContext(make, pairs, [], "cpu", scratch, {"fp32": 1.0, "bf16": 0.0})
-    return measure_speed(STOCK["lora_padded"], ground, "fp32", steps).rate
+    return measure_speed(BASELINES["lora_padded"], ground, "fp32", steps).rate
 
 
 def main() -> None:

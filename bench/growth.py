@@ -26,7 +26,7 @@ import daedap
 from daedap.data.doctor import load
 from daedap.retrieval.hybrid import PeakMemory
 from daedap.runs import Run
-from daedap.training.profiling import PeakMemory as DevEval
+from daedap.training.profiling import PeakMemory
 from daedap.types import Pair
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -127,7 +127,7 @@ def ask(folder: Path) -> dict[str, float]:
     """Questions that are not known as they stand, one after the other, after a few to warm up."""
     run = Run(folder / "runs" / "0001")
     rng = np.random.default_rng(1)
-    with DevEval() as watch:
+    with PeakMemory() as watch:
         started = time.perf_counter()
         memory = PeakMemory.open(run.folder / "index")
         opened = time.perf_counter() - started

@@ -19,7 +19,7 @@ from pathlib import Path
 import daedap
 from daedap.data.doctor import load
 from daedap.korean.text import comparison_form
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.types import Pair
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -67,7 +67,7 @@ def by_heart(pairs: list[Pair], folder: Path) -> tuple[float, float]:
     file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     whole = {"dev_size": 0, "test_size": 0, "runs": folder / "heart"}
     run = daedap.train(file, base="fresh", num_train_epochs=60, per_device_train_batch_size=8, **whole)
-    spoken = open_learned(run).reply(chosen)
+    spoken = open_trained(run).reply(chosen)
     exact = [said.text == pair.answer for said, pair in zip(spoken, chosen, strict=True)]
     return statistics.mean(exact), statistics.mean(said.ended for said in spoken)
 

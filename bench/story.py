@@ -26,17 +26,17 @@ from daedap.commands.evaluate import keep
 from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import load
 from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, read_components, read_side, split
+from daedap.data.split import SplitOptions, read_components, read_rows, split
 from daedap.evaluation.compare import Difference, common, differences, read_judged
 from daedap.evaluation.evaluate import Systems, evaluate
 from daedap.evaluation.result import Row
 from daedap.evaluation.testset import EvalSettings
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.runs import Run
 
-STOCK = {
+BASELINES = {
     "num_train_epochs": 3,
     "per_device_train_batch_size": 4,
     "learning_rate": 5e-5,
@@ -71,18 +71,18 @@ class Change:
 
 STOCK_NAME, OWN_NAME = "stock recipe", "daedap's recipe"
 CHANGES = (
-    Change("story", STOCK_NAME, "", STOCK),
-    Change("story", "5 epochs instead of 3", STOCK_NAME, {**STOCK, "num_train_epochs": 5}),
-    Change("story", "batches of 8 instead of 4", STOCK_NAME, {**STOCK, "per_device_train_batch_size": 8}),
-    Change("story", "weight decay 0.01 instead of 0", STOCK_NAME, {**STOCK, "weight_decay": 0.01}),
+    Change("story", STOCK_NAME, "", BASELINES),
+    Change("story", "5 epochs instead of 3", STOCK_NAME, {**BASELINES, "num_train_epochs": 5}),
+    Change("story", "batches of 8 instead of 4", STOCK_NAME, {**BASELINES, "per_device_train_batch_size": 8}),
+    Change("story", "weight decay 0.01 instead of 0", STOCK_NAME, {**BASELINES, "weight_decay": 0.01}),
     Change(
         "story",
         "all three",
         STOCK_NAME,
-        {**STOCK, "num_train_epochs": 5, "per_device_train_batch_size": 8, "weight_decay": 0.01},
+        {**BASELINES, "num_train_epochs": 5, "per_device_train_batch_size": 8, "weight_decay": 0.01},
     ),
-    Change("story", "LoRA at ten times the rate", STOCK_NAME, {**STOCK, "method": "lora", "learning_rate": 5e-4}),
-    Change("story", "learning rate 1e-3 instead of 5e-5", STOCK_NAME, {**STOCK, "learning_rate": 1e-3}),
+    Change("story", "LoRA at ten times the rate", STOCK_NAME, {**BASELINES, "method": "lora", "learning_rate": 5e-4}),
+    Change("story", "learning rate 1e-3 instead of 5e-5", STOCK_NAME, {**BASELINES, "learning_rate": 1e-3}),
     Change("recipe", OWN_NAME, STOCK_NAME, {}),
     Change("recipe", "dropout 0.1", OWN_NAME, {"dropout": 0.1}),
     Change("recipe", "weight averaging", OWN_NAME, {"swa_epoch_start": 1}),
@@ -143,7 +143,7 @@ def chosen(options: Namespace) -> list[Change]:
 
 def learnable(file: Path) -> int:
     """How many rows of the file a training may learn."""
-    return split(load(file, ReadOptions()).pairs, SplitOptions()).sides.count("train")
+    return split(load(file, ReadOptions()).pairs, SplitOptions()).assignments.count("train")
 
 
 def made(file: Path, runs: Path, options: Mapping[str, Any]) -> Run:
@@ -169,9 +169,9 @@ def scored(run: Run, asked: int) -> Run:
     if (run.folder / "evaluation").exists():
         return run
     found = evaluate(
-        read_side(run.folder, "test"),
+        read_rows(run.folder, "test"),
         components=read_components(run.folder, "test"),
-        systems=Systems({"model": open_learned(run)}, {"bot": Bot.of(run, held_out=False)}),
+        systems=Systems({"model": open_trained(run)}, {"bot": Bot.of(run, held_out=False)}),
         index=LexicalIndex.open(run.folder / "index"),
         options=EvalSettings(rows=asked, timed=0),
     )

@@ -17,11 +17,11 @@ from daedap.config import TrainOptions
 from daedap.errors import SettingsError
 from daedap.model.device import Machine
 from daedap.model.loss import score_answers
-from daedap.model.prompt import Example, prompt_for
+from daedap.model.prompt import Example, build_prompt
 from daedap.model.tokenizer import train_tokenizer
 from daedap.model.trainable import with_lora
 from daedap.training.checkpoint import checkpoints, trained_weights
-from daedap.training.trainer import Average, Trainer, TrainResult
+from daedap.training.trainer import WeightAverage, Trainer, TrainResult
 
 RECIPE = TrainOptions(
     num_train_epochs=5,
@@ -45,7 +45,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def examples(tokenizer: PreTrainedTokenizerFast) -> list[Example]:
-    prompt = prompt_for(tokenizer, 96)
+    prompt = build_prompt(tokenizer, 96)
     return [prompt.example(pair) for pair in toys.PAIRS]
 
 
@@ -89,7 +89,7 @@ def mean(folder: Path, first: int, last: int, steps: int) -> dict[str, torch.Ten
 def test_the_mean_of_what_is_trained() -> None:
     frozen, trained = nn.Linear(3, 2).requires_grad_(False), nn.Linear(2, 2)
     model, before = nn.Sequential(frozen, trained), frozen.weight.clone()
-    average, seen = Average(model), []
+    average, seen = WeightAverage(model), []
     for _ in range(3):
         seen.append(trained.weight.detach().clone())
         average.add()
@@ -100,7 +100,7 @@ def test_the_mean_of_what_is_trained() -> None:
         torch.testing.assert_close(trained.weight, torch.stack(seen).mean(0))
     assert torch.equal(trained.weight, own)
     assert torch.equal(frozen.weight, before)
-    other = Average(model)
+    other = WeightAverage(model)
     other.load_state_dict(average.state_dict())
     means = []
     for one in (average, other):

@@ -13,7 +13,7 @@ from conftest import PAIRS, write_csv
 import daedap
 import daedap.runs as store
 from daedap.cli import run as cli
-from daedap.data.split import read_side
+from daedap.data.split import read_rows
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
 from daedap.model.base import load_base
@@ -60,7 +60,7 @@ def test_the_run_folder_is_whole(trained: Run) -> None:
     settings = trained.settings
     assert settings["recipe"]["learning_rate"] == 3e-3
     assert settings["splitting"] == {"split": "components", "dev_size": 0.1, "test_size": 0.15, "fraction": 1.0}
-    sides = [pair for side in ("train", "dev", "test") for pair in read_side(trained.folder, side)]
+    sides = [pair for side in ("train", "dev", "test") for pair in read_rows(trained.folder, side)]
     assert sorted(pair.line for pair in sides) == list(range(2, 82))
     lines = (trained.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
@@ -82,8 +82,8 @@ def test_the_next_run_leaves_the_first_as_it_was(qa: Path, tmp_path: Path) -> No
     assert contents(first.folder) == before
     data = store.find("3", tmp_path / "runs").manifest["data"]
     assert data["train"] == pytest.approx(0.25 * (data["train"] + data["unused"]), abs=1)
-    rows = read_side(tmp_path / "runs" / "0003", "train")
-    assert {pair.id for pair in rows} < {pair.id for pair in read_side(first.folder, "train")}
+    rows = read_rows(tmp_path / "runs" / "0003", "train")
+    assert {pair.id for pair in rows} < {pair.id for pair in read_rows(first.folder, "train")}
 
 
 def test_random_split_says_how_much_leaks(tmp_path: Path, capsys: Output, caplog: pytest.LogCaptureFixture) -> None:
@@ -171,7 +171,7 @@ def test_evaluate_own_rows_and_a_file(trained: Run, qa: Path, capsys: Output) ->
 
 
 def test_the_bot_answers_paraphrases_and_disturbed_questions(trained: Run, tmp_path: Path, capsys: Output) -> None:
-    held_out = read_side(trained.folder, "test")[0]
+    held_out = read_rows(trained.folder, "test")[0]
     file, runs = tmp_path / "paraphrases.csv", trained.folder.parent
     rows = [f"{held_out.question}??,{held_out.answer}", "양자역학을 설명해 봐,양자는 알갱이예요."]
     file.write_text("\n".join(["question,answers", *rows, ""]), encoding="utf-8")

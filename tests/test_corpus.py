@@ -9,7 +9,7 @@ import toys
 
 from daedap.data.corpus import Document
 from daedap.errors import RunError
-from daedap.model.prompt import Prompt, prompt_for
+from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import decode, encode, train_tokenizer
 from daedap.training.pretrain import Corpus, encode_documents
 from daedap.types import Message, Pair
@@ -17,13 +17,13 @@ from daedap.types import Message, Pair
 
 @pytest.fixture(scope="module")
 def prompt() -> Prompt:
-    return prompt_for(train_tokenizer(toys.TEXTS, 1000), 0)
+    return build_prompt(train_tokenizer(toys.TEXTS, 1000), 0)
 
 
 def test_plain_texts_begin_and_end(prompt: Prompt) -> None:
     corpus = encode_documents([Document(("배고파", "</s> 졸려")), Document(("잘 자",))], prompt)
     first, second, third = (encode(prompt.tokenizer, text) for text in ("배고파", "</s> 졸려", "잘 자"))
-    begin, end = prompt.tokenizer.bos_token_id, prompt.template.end
+    begin, end = prompt.tokenizer.bos_token_id, prompt.template.eos_id
     assert corpus.ids.tolist() == [begin, *first, end, *second, end, begin, *third, end]
     assert corpus.starts.tolist() == [0, 1 + len(first) + 1 + len(second) + 1]
     assert corpus.characters == len("배고파</s> 졸려잘 자")
@@ -33,7 +33,7 @@ def test_plain_texts_begin_and_end(prompt: Prompt) -> None:
 def test_dialogues_are_rendered_as_training_renders_them(prompt: Prompt) -> None:
     corpus = encode_documents([Document(("안녕", "반가워요", "뭐 해?", "놀아요"), dialogue=True)], prompt)
     pair = Pair("뭐 해?", "놀아요", history=(Message("user", "안녕"), Message("assistant", "반가워요")))
-    whole = prompt_for(prompt.tokenizer, 100).example(pair)
+    whole = build_prompt(prompt.tokenizer, 100).example(pair)
     assert corpus.ids.tolist() == whole.ids
 
 
@@ -74,7 +74,7 @@ def test_it_is_read_back(tmp_path: Path, prompt: Prompt) -> None:
     assert (
         again.sizes() == corpus.sizes() == {"documents": 1, "tokens": len(corpus.ids), "characters": corpus.characters}
     )
-    text = decode(prompt.tokenizer, [number for number in again.ids.tolist() if number not in prompt.controls])
+    text = decode(prompt.tokenizer, [number for number in again.ids.tolist() if number not in prompt.control_ids])
     assert text.startswith(toys.TEXTS[0])
 
 

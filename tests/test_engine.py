@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from daedap.config import ModelOptions, TrainOptions
-from daedap.data.split import SplitOptions, split, write_sides
+from daedap.data.split import SplitOptions, split, write_split
 from daedap.errors import DataError, EngineError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
@@ -30,7 +30,7 @@ from daedap.model.convert import convert, write_engine
 from daedap.model.device import Machine, processor_features
 from daedap.model.engine import Engine
 from daedap.model.language_model import LanguageModel, TorchModel
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
 from daedap.model.verify import open_engine
 from daedap.runs import Run, create
@@ -205,7 +205,7 @@ def test_replies_in_a_batch_are_those_given_alone(both: Both) -> None:
 
 def test_control_tokens_are_never_said(kogpt2: TorchModel, tmp_path: Path) -> None:
     word = encode(kogpt2.prompt.tokenizer, "네")[-1]
-    controls = sorted(kogpt2.prompt.controls - {kogpt2.prompt.template.end})
+    controls = sorted(kogpt2.prompt.control_ids - {kogpt2.prompt.template.eos_id})
     engine = converted(favour(kogpt2, [*controls, word]), tmp_path / "engine")
     assert len(controls) >= 10
     assert engine.reply(toys.PAIRS[:2])[0].text == kogpt2.reply(toys.PAIRS[:2])[0].text
@@ -217,7 +217,7 @@ def test_control_tokens_are_never_said(kogpt2: TorchModel, tmp_path: Path) -> No
 
 
 def test_an_answer_may_be_the_end_alone(kogpt2: TorchModel, tmp_path: Path) -> None:
-    engine = converted(favour(kogpt2, [kogpt2.prompt.template.end]), tmp_path / "engine")
+    engine = converted(favour(kogpt2, [kogpt2.prompt.template.eos_id]), tmp_path / "engine")
     for said in (engine.reply(toys.PAIRS[:1])[0], engine.stream(toys.PAIRS[0], lambda _: None)):
         assert (said.text, said.ended, said.tokens) == ("", True, 1)
 
@@ -272,7 +272,7 @@ def test_rows_without_a_token_have_names_of_their_own(tmp_path: Path) -> None:
 def begun(place: Path, base: Path) -> Run:
     """A run whose model has learned, and nothing else."""
     run = create(place / "runs")
-    write_sides(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
+    write_split(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
     model_options = ModelOptions(base=str(base), max_length=96, precision="fp32", device="cpu")
     train_options = TrainOptions(num_train_epochs=20, learning_rate=1e-2, per_device_train_batch_size=4)
     write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
@@ -306,7 +306,7 @@ def test_an_architecture_unknown_to_ctranslate2_is_answered_by_pytorch(
     run = begun(tmp_path, tmp_path / "olmo2")
     caplog.set_level("INFO", logger="daedap")
     caplog.clear()
-    write_engine(run, open_learned(run))
+    write_engine(run, open_trained(run))
     assert len(caplog.messages) == 1
     assert "CTranslate2 can't compute a model of type olmo2" in caplog.text
     assert not (run.folder / "engine").exists()
@@ -321,7 +321,7 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
     """CTranslate2 divides the attention by the root of its width, whatever the configuration says."""
     run = begun(tmp_path, with_config(toys.kogpt2(tmp_path / "kogpt2"), scale_attn_weights=False))
     caplog.set_level("INFO", logger="daedap")
-    write_engine(run, open_learned(run))
+    write_engine(run, open_trained(run))
     assert "its answers differ from the trained model's" in caplog.text
     assert not (run.folder / "engine").exists()
     assert isinstance(open_engine(run), TorchModel)
@@ -330,7 +330,7 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
 def test_weights_too_uneven_for_eight_bits_stay_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A number that is always 0 may have weights of any size, beside which eight bits see no others: as Gemma's."""
     run = begun(tmp_path, toys.kogpt2(tmp_path / "kogpt2"))
-    speaker = open_learned(run)
+    speaker = open_trained(run)
     body: Any = cast("GPT2LMHeadModel", speaker.model).transformer
     with torch.no_grad():
         for block in body.h:

@@ -24,7 +24,7 @@ from daedap.errors import BaseError
 from daedap.model import gguf as gguf_file
 from daedap.model.base import load_base
 from daedap.model.gguf import GgufReader
-from daedap.model.prompt import prompt_for
+from daedap.model.prompt import build_prompt
 from daedap.model.tokenizer import encode, save_tokenizer
 
 FloatArray = NDArray[np.float32]
@@ -258,7 +258,7 @@ def test_its_own_template_decides(tmp_path: Path) -> None:
     made = toy("gemma3", tmp_path, metadata={"tokenizer.chat_template": toys.GEMMA3_TEMPLATE})
     base = load_base(str(made.path))
     made.tokenizer.chat_template = toys.GEMMA3_TEMPLATE
-    assert base.prompt(96).template == prompt_for(made.tokenizer, 96).template
+    assert base.prompt(96).template == build_prompt(made.tokenizer, 96).template
     assert base.prompt(96).template.opening.count(made.tokenizer.bos_token_id) == 1
 
 

@@ -14,11 +14,11 @@ from conftest import PAIRS, write_csv
 
 import daedap
 from daedap.cli import run as cli
-from daedap.data.split import read_components, read_side
+from daedap.data.split import read_components, read_rows
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.runs import Run
 from daedap.training.finetune import begin
 from daedap.types import Pair
@@ -59,7 +59,7 @@ def copied(run: Run, runs: Path) -> Run:
 
 
 def ids(run: Run, side: Any) -> list[str]:
-    return [pair.id for pair in read_side(run.folder, side)]
+    return [pair.id for pair in read_rows(run.folder, side)]
 
 
 def test_new_rows_are_learned_and_old_ones_stay_where_they_were(trained: Run, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def assert_the_bot_knows_what_is_new(run: Run) -> None:
 
 def test_a_new_answer_goes_before_an_old_one(trained: Run, tmp_path: Path) -> None:
     copied(trained, tmp_path)
-    known = read_side(trained.folder, "train")[4]
+    known = read_rows(trained.folder, "train")[4]
     other = Pair(known.question, "그건 이제 달라졌어요.", known.label)
     file = write_csv(tmp_path / "more.csv", [other])
     run = daedap.train(file, parent=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
@@ -118,7 +118,7 @@ def test_weights_go_on(trained: Run, tmp_path: Path) -> None:
     run = daedap.train(file, parent=1, runs=tmp_path, **options)
     new = run.manifest["data"]["new"]["train"]
     assert run.manifest["rows"]["train"] == new
-    old, now = (open_learned(one).log2_probability(PAIRS)[:, 0] for one in (trained, run))
+    old, now = (open_trained(one).log2_probability(PAIRS)[:, 0] for one in (trained, run))
     assert now == pytest.approx(old, rel=1e-4)
 
 
@@ -127,11 +127,11 @@ def test_an_adapter_goes_on(lora: Run, tmp_path: Path) -> None:
     file = write_csv(tmp_path / "more.csv", PAIRS[60:])
     options = {"num_train_epochs": 1, "evaluate": False}
     still = daedap.train(file, parent=1, runs=tmp_path, learning_rate=1e-9, **options)
-    old, now = (open_learned(one).log2_probability(PAIRS)[:, 0] for one in (lora, still))
+    old, now = (open_trained(one).log2_probability(PAIRS)[:, 0] for one in (lora, still))
     assert now == pytest.approx(old, rel=1e-3)
     assert still.settings["learner"]["layers"] == 1
     moved = daedap.train(file, parent=1, runs=tmp_path, learning_rate=1e-2, **options)
-    assert abs(open_learned(moved).log2_probability(PAIRS)[:, 0] - old).max() > 0.1
+    assert abs(open_trained(moved).log2_probability(PAIRS)[:, 0] - old).max() > 0.1
 
 
 def test_the_rest_of_a_fraction_is_new(qa: Path, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_parent_s_file_is_read_as_it_was(tmp_path: Path) -> None:
     quick = {"num_train_epochs": 1, "evaluate": False, "runs": tmp_path}
     first = daedap.train(file, base="fresh", precision="fp32", fraction=0.5, **told, **quick)
     second = daedap.train(parent=first.folder, fraction=1.0, **quick)
-    assert {pair.question for pair in read_side(second.folder, "train")} == {pair.question for pair in PAIRS}
+    assert {pair.question for pair in read_rows(second.folder, "train")} == {pair.question for pair in PAIRS}
 
 
 def test_lora_in_bf16_begins_alike_whenever_it_is_begun(lora: Run, tmp_path: Path) -> None:

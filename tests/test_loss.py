@@ -49,7 +49,7 @@ def test_labels_are_the_answer_and_its_end(base: Base, examples: list[Example]) 
     batch = collate(examples, "cpu")
     expected = [number for example in examples for number in example.ids[example.answer :]]
     assert batch.label.tolist() == expected
-    assert expected.count(base.prompt(128).template.end) == len(examples)
+    assert expected.count(base.prompt(128).template.eos_id) == len(examples)
     longest = max(len(example.ids) for example in examples) - 1
     assert batch.inputs.shape == (len(examples), -(-longest // 4) * 4), "few different shapes"
 

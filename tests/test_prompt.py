@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerFast
 from daedap.errors import BaseError, DataError
 from daedap.model.base import Base, load_base
 from daedap.model.language_model import TorchModel
-from daedap.model.prompt import Prompt, prompt_for
-from daedap.model.tokenizer import added_in_front, control_ids, decode, encode, load_tokenizer, save_tokenizer
+from daedap.model.prompt import Prompt, build_prompt
+from daedap.model.tokenizer import prefix_ids, find_control_ids, decode, encode, load_tokenizer, save_tokenizer
 from daedap.types import Message, Pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"
@@ -64,8 +64,8 @@ def test_an_example_is_question_answer_and_end(base: Base) -> None:
 
 def test_the_template_has_its_own_end(base: Base) -> None:
     prompt = base.prompt(128)
-    assert base.tokenizer.convert_ids_to_tokens(prompt.template.end) == read_options(base)[2]
-    assert prompt.example(PAIR).ids[-1] == prompt.template.end
+    assert base.tokenizer.convert_ids_to_tokens(prompt.template.eos_id) == read_options(base)[2]
+    assert prompt.example(PAIR).ids[-1] == prompt.template.eos_id
 
 
 def test_it_reads_as_the_published_template_does(base: Base) -> None:
@@ -141,7 +141,7 @@ def test_a_question_too_long_is_told(base: Base) -> None:
 
 @pytest.mark.parametrize("typed", CONTROLS)
 def test_typed_control_tokens_never_become_control_ids(base: Base, typed: str) -> None:
-    prompt, controls = base.prompt(256), control_ids(base.tokenizer) - {base.tokenizer.unk_token_id}
+    prompt, controls = base.prompt(256), find_control_ids(base.tokenizer) - {base.tokenizer.unk_token_id}
     plain = [number for number in prompt.example(PAIR).ids if number in controls]
     example = prompt.example(Pair(f"{PAIR.question} {typed}{typed}", f"{typed} {PAIR.answer}{typed}"))
     assert [number for number in example.ids if number in controls] == plain
@@ -162,7 +162,7 @@ def test_a_base_has_only_so_many_places(base: Base) -> None:
 def test_without_a_template_plain_words_are_used(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(toys.llama(tmp_path))
     tokenizer.chat_template = None
-    prompt = prompt_for(tokenizer, 96)
+    prompt = build_prompt(tokenizer, 96)
     ids = prompt.example(PAIR).ids
     text = str(tokenizer.decode(ids)).replace(" ", "")
     assert text == "질문:\n12시땡!답변:\n하루가또가네요.</s>"
@@ -191,30 +191,30 @@ def bos_by(way: str, tmp_path: Path, template: str | None = None) -> PreTrainedT
 def test_without_a_template_a_prompt_begins_as_every_text_does(tmp_path: Path, way: str) -> None:
     tokenizer = bos_by(way, tmp_path / "base")
     front = {"two": [2, 3], "none": []}.get(way, [2])
-    prompt = prompt_for(tokenizer, 96)
-    assert added_in_front(tokenizer) == front
+    prompt = build_prompt(tokenizer, 96)
+    assert prefix_ids(tokenizer) == front
     ids = prompt.example(Pair(PAIR.question, PAIR.answer, history=HISTORY)).ids
     assert ids[: len(front)] == front
     assert (ids.count(2), ids.count(1)) == (len(front[:1]), 2)  # each answer ends, and nothing else does
     least = len(prompt.example(PAIR).ids) - 2
-    cut = prompt_for(tokenizer, least).example(PAIR).ids
+    cut = build_prompt(tokenizer, least).example(PAIR).ids
     assert cut[: len(prompt.template.opening)] == prompt.template.opening
     save_tokenizer(tokenizer, tmp_path / "run")
     reopened = load_tokenizer(tmp_path / "run")
     assert reopened.chat_template == tokenizer.chat_template
-    assert prompt_for(reopened, 96).example(PAIR) == prompt.example(PAIR)
+    assert build_prompt(reopened, 96).example(PAIR) == prompt.example(PAIR)
 
 
 @pytest.mark.parametrize("way", ["flag", "file", "end", "none"])
 def test_its_own_template_alone_says_how_a_prompt_begins(tmp_path: Path, way: str) -> None:
     for template, times in ((toys.GEMMA3_TEMPLATE, 1), (toys.GEMMA3_TEMPLATE.replace("{{ bos_token }}", ""), 0)):
-        assert prompt_for(bos_by(way, tmp_path, template), 96).example(PAIR).ids.count(2) == times
+        assert build_prompt(bos_by(way, tmp_path, template), 96).example(PAIR).ids.count(2) == times
 
 
 def test_a_template_with_a_clock_says_the_same_every_day(tmp_path: Path) -> None:
     clock = "<start_of_turn>{{ strftime_now('%d %b %Y') }}<end_of_turn>"
     tokenizer = bos_by("file", tmp_path, clock + toys.GEMMA3_TEMPLATE)
-    opening = prompt_for(tokenizer, 96).template.opening
+    opening = build_prompt(tokenizer, 96).template.opening
     assert "26 Jul 2024" in str(tokenizer.decode(opening))
     assert "strftime_now" not in str(tokenizer.chat_template)
 
@@ -224,19 +224,19 @@ def test_a_template_that_cannot_be_cut_is_refused(tmp_path: Path, template: str)
     tokenizer = load_tokenizer(toys.llama(tmp_path))
     tokenizer.chat_template = template
     with pytest.raises(BaseError, match="chat template"):
-        prompt_for(tokenizer, 96)
+        build_prompt(tokenizer, 96)
 
 
 def test_no_end_token_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=toys.kogpt2_tokenizer(toys.TEXTS))
     tokenizer.chat_template = "{% for message in messages %}말: {{ message.content }}\n{% endfor %}"
     with pytest.raises(BaseError, match="end token"):
-        prompt_for(tokenizer, 96)
+        build_prompt(tokenizer, 96)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"KoGPT2's own tokenizer is not there: {REAL}")
 def test_the_real_kogpt2_is_asked_as_it_was_published() -> None:
-    prompt: Prompt = prompt_for(load_tokenizer(REAL), 64)
+    prompt: Prompt = build_prompt(load_tokenizer(REAL), 64)
     example = prompt.example(PAIR)
     assert example.ids == [2, 9349, 7888, 739, 7318, 376, 4, 12557, 6824, 9108, 9028, 7098, 25856, 1]
     assert example.answer == 7

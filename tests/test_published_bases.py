@@ -27,8 +27,8 @@ from daedap.model.engine import Engine
 from daedap.model.language_model import TorchModel
 from daedap.model.loss import AnswerLoss, answer_losses, collate, score_answers
 from daedap.model.prompt import Example, Prompt
-from daedap.model.tokenizer import added_in_front, encode, load_tokenizer, save_tokenizer
-from daedap.model.trainable import PARTED, frozen_lower, with_lora
+from daedap.model.tokenizer import prefix_ids, encode, load_tokenizer, save_tokenizer
+from daedap.model.trainable import SPLITTABLE, frozen_lower, with_lora
 from daedap.model.verify import Reference
 from daedap.types import Message, Pair
 
@@ -80,7 +80,7 @@ def test_it_has_the_published_proportions(base: Copy) -> None:
 def test_the_prompt_begins_as_texts_do(base: Copy) -> None:
     habits, tokenizer, opening = HABITS[base.name], base.base.tokenizer, base.prompt.template.opening
     front = [tokenizer.bos_token_id] if habits.adds_bos else []
-    assert added_in_front(tokenizer) == front
+    assert prefix_ids(tokenizer) == front
     if habits.template:  # it alone decides, and the tokenizer adds nothing to it
         front = [tokenizer.bos_token_id] if "{{ bos_token }}" in habits.template else []
     assert opening[: len(front)] == front
@@ -122,7 +122,7 @@ def test_scores_are_those_of_each_pair_alone(base: Copy) -> None:
 
 
 def test_its_halves_are_the_whole(base: Copy) -> None:
-    assert base.base.model.config.model_type in PARTED
+    assert base.base.model.config.model_type in SPLITTABLE
     batch = collate([base.prompt.example(pair) for pair in PAIRS], "cpu")
     model = base.base.model.eval()
     with torch.no_grad():
@@ -162,7 +162,7 @@ def test_it_answers_greedily(base: Copy) -> None:
     assert speaker.reply(PAIRS[:1])[0].text == said[0].text
     ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._speech.suppressed_ids)
     words = list[int]()
-    while len(words) < 6 and (not words or words[-1] != base.prompt.template.end):
+    while len(words) < 6 and (not words or words[-1] != base.prompt.template.eos_id):
         with torch.no_grad():
             logits = base.base.model(input_ids=torch.tensor([ids + words])).logits[0, -1]
         logits[mute] = -torch.inf
@@ -205,4 +205,4 @@ def with_wide_window(base: Copy, folder: Path) -> Copy:
 
 def test_control_tokens_stay_text(base: Copy) -> None:
     typed = "".join(base.base.tokenizer.all_special_tokens)
-    assert not base.prompt.controls & set(encode(base.base.tokenizer, typed))
+    assert not base.prompt.control_ids & set(encode(base.base.tokenizer, typed))

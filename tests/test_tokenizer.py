@@ -8,7 +8,7 @@ import toys
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from daedap.errors import BaseError
-from daedap.model.tokenizer import control_ids, decode, encode, load_tokenizer, save_tokenizer, train_tokenizer
+from daedap.model.tokenizer import find_control_ids, decode, encode, load_tokenizer, save_tokenizer, train_tokenizer
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"
 HANGUL = "근육이 커지기 위해서는 12시에 밥을 먹어야 한다."
@@ -91,7 +91,7 @@ def test_the_real_kogpt2_gives_the_published_ids(real: PreTrainedTokenizerFast) 
 def test_the_real_kogpt2_gives_back_what_was_typed(real: PreTrainedTokenizerFast, text: str) -> None:
     ids = encode(real, text)
     assert decode(real, ids) == text
-    assert not control_ids(real) & set(ids)
+    assert not find_control_ids(real) & set(ids)
 
 
 @pytest.mark.parametrize("text", LAUGHTER)
@@ -106,7 +106,7 @@ def test_laughter_and_tears_come_back_as_typed(name: str, text: str, request: py
 def test_typed_control_tokens_stay_text(name: str, typed: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
     ids = encode(tokenizer, f"저는 {typed} 좋아해요")
-    assert not control_ids(tokenizer) & set(ids)
+    assert not find_control_ids(tokenizer) & set(ids)
     assert decode(tokenizer, ids) == f"저는 {typed} 좋아해요"
 
 
@@ -114,7 +114,7 @@ def test_a_face_is_text_although_kogpt2_marks_it_special(kogpt2: PreTrainedToken
     ids = encode(kogpt2, "좋아요 😊")
     assert kogpt2.convert_tokens_to_ids("😊") in ids
     assert decode(kogpt2, ids) == "좋아요 😊"
-    assert {0, 1, 2, 3, 4, 6, 7, 8} <= control_ids(kogpt2)
+    assert {0, 1, 2, 3, 4, 6, 7, 8} <= find_control_ids(kogpt2)
 
 
 @pytest.mark.parametrize("name", ["kogpt2", "ours"])

@@ -12,10 +12,10 @@ import toys
 from conftest import PAIRS
 
 from daedap.config import ModelOptions, TrainOptions
-from daedap.data.split import SplitOptions, split, write_sides
+from daedap.data.split import SplitOptions, split, write_split
 from daedap.files import write_json
 from daedap.model.language_model import TorchModel
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.runs import Run
 from daedap.training.finetune import learn
 from daedap.training.trial import TrialContext, prepare_trials
@@ -32,7 +32,7 @@ def model_options(request: pytest.FixtureRequest, tmp_path: Path) -> ModelOption
 @pytest.fixture
 def ground(model_options: ModelOptions, tmp_path: Path) -> TrialContext:
     run = Run(tmp_path / "runs" / ".tune-1")
-    write_sides(run.folder, PARTS)
+    write_split(run.folder, PARTS)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
     return prepare_trials(run, model_options, RECIPE, PARTS.rows("train"))
 
@@ -46,41 +46,41 @@ def test_the_ground_knows_what_a_training_takes(ground: TrialContext, model_opti
     assert (ground.plan.rows, ground.plan.epochs, ground.plan.blocks) == (len(PARTS.rows("train")), 2, 2)
     assert ground.plan.seconds > 0
     assert ground.plan.scoring > 20, "the scores of the test rows are thought of"
-    longer = ground.expected(model_options, TrainOptions(num_train_epochs=20), PARTS.rows("train"))
+    longer = ground.expected_plan(model_options, TrainOptions(num_train_epochs=20), PARTS.rows("train"))
     assert longer.seconds > 2 * ground.plan.seconds
 
 
 def test_the_pace_of_real_steps(ground: TrialContext, model_options: ModelOptions) -> None:
-    paced = ground.paced(model_options, RECIPE, len(PARTS.rows("train")))
-    assert paced.pace >= 1
-    assert paced.plan.seconds == pytest.approx(paced.pace * ground.plan.seconds)
-    slower = replace(paced, pace=1000.0).expected(model_options, RECIPE, PARTS.rows("train"))
+    calibrated = ground.calibrated(model_options, RECIPE, len(PARTS.rows("train")))
+    assert calibrated.slowdown >= 1
+    assert calibrated.plan.seconds == pytest.approx(calibrated.slowdown * ground.plan.seconds)
+    slower = replace(calibrated, slowdown=1000.0).expected_plan(model_options, RECIPE, PARTS.rows("train"))
     assert slower.seconds > 10 * ground.plan.seconds
 
 
 def test_trials_do_not_disturb_each_other(ground: TrialContext, model_options: ModelOptions) -> None:
-    first = ground.learn(model_options, RECIPE, nothing).log2_probability(PAIRS)
-    other = ground.learn(model_options, TrainOptions(num_train_epochs=1, learning_rate=1e-2), nothing).log2_probability(
+    first = ground.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
+    other = ground.train(model_options, TrainOptions(num_train_epochs=1, learning_rate=1e-2), nothing).log2_probability(
         PAIRS
     )
-    again = ground.learn(model_options, RECIPE, nothing).log2_probability(PAIRS)
+    again = ground.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
 
 def test_it_learns_as_a_run_does(ground: TrialContext, model_options: ModelOptions, tmp_path: Path) -> None:
-    tried = ground.learn(model_options, RECIPE, nothing).log2_probability(PAIRS)
+    tried = ground.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
     run = Run(tmp_path / "runs" / "0001")
-    write_sides(run.folder, PARTS)
+    write_split(run.folder, PARTS)
     settings = json.loads((ground.run.folder / "settings.json").read_text(encoding="utf-8"))
     write_json(run.folder / "settings.json", settings)
     learn(run)
-    np.testing.assert_allclose(tried, open_learned(run).log2_probability(PAIRS), rtol=1e-3)
+    np.testing.assert_allclose(tried, open_trained(run).log2_probability(PAIRS), rtol=1e-3)
 
 
 def test_it_is_watched_and_leaves_no_checkpoints(ground: TrialContext, model_options: ModelOptions) -> None:
     epochs = []
-    ground.learn(model_options, RECIPE, lambda epoch, speaker: epochs.append(epoch))
+    ground.train(model_options, RECIPE, lambda epoch, speaker: epochs.append(epoch))
     assert epochs == [1, 2]
     assert not list((ground.run.folder / "checkpoints").glob("step-*"))
 
@@ -90,12 +90,12 @@ def test_whoever_watches_may_end_it(ground: TrialContext, model_options: ModelOp
         raise KeyError(epoch)
 
     with pytest.raises(KeyError, match="1"):
-        ground.learn(model_options, RECIPE, enough)
+        ground.train(model_options, RECIPE, enough)
 
 
 def test_trials_share_the_activation_cache(ground: TrialContext, model_options: ModelOptions) -> None:
     top = ModelOptions(base=model_options.base, method=model_options.method, layers=1, precision="fp32", device="cpu")
     for rate in (1e-3, 2e-3):
-        ground.learn(top, TrainOptions(num_train_epochs=1, learning_rate=rate), nothing)
+        ground.train(top, TrainOptions(num_train_epochs=1, learning_rate=rate), nothing)
     held = list((ground.run.folder.parent / "cache").glob("*.states"))
     assert len(held) == 2, "of the training rows and the dev rows, once"

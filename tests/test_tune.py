@@ -20,7 +20,7 @@ import daedap
 from daedap.cli import run as cli
 from daedap.commands.tune import _epochs_left
 from daedap.config import TrainOptions
-from daedap.data.split import read_side
+from daedap.data.split import read_rows
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.runs import Run
@@ -157,7 +157,7 @@ def test_killed_at_random_moments(qa: Path, base: Path, tmp_path: Path) -> None:
     complete = [Run(path.parent) for path in tmp_path.glob("*/manifest.json")]
     assert len(complete) == 1
     complete[0].check_files()
-    assert read_side(complete[0].folder, "train")
+    assert read_rows(complete[0].folder, "train")
 
 
 def test_scratch_of_the_killed_is_swept(qa: Path, base: Path, tmp_path: Path) -> None:

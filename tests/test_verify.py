@@ -22,10 +22,10 @@ from daedap.errors import RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
 from daedap.model.convert import _quantize, convert
-from daedap.model.device import choose_precision, may_be_fast_in_bf16, processor_features, processor_kind
+from daedap.model.device import choose_precision, has_fast_bf16, processor_features, processor_kind
 from daedap.model.engine import Engine
 from daedap.model.language_model import CachedScorer, TorchModel
-from daedap.model.verify import Agreement, Reference, checked_engine, open_engine, verified
+from daedap.model.verify import Agreement, Reference, open_verified_engine, open_engine, verified
 from daedap.runs import Run, find
 
 ROWS = toys.PAIRS[:12]
@@ -55,7 +55,7 @@ def made(speaker: TorchModel, folder: Path) -> Path:
 
 
 def checked(speaker: TorchModel, folder: Path) -> Engine | None:
-    return checked_engine(folder, speaker.prompt, speaker.max_new_tokens)
+    return open_verified_engine(folder, speaker.prompt, speaker.max_new_tokens)
 
 
 def test_eight_bits_serve_where_they_agree(speaker: TorchModel, tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_answers_that_were_close_choices_do_not_count() -> None:
 def test_the_margin_of_an_answer_is_its_closest_choice(speaker: TorchModel) -> None:
     (said, margin), *_ = speaker.greedy(ROWS[:1])
     ids, is_main = speaker.prompt.question(ROWS[0]), []
-    controls = [number for number in speaker.prompt.controls if number != speaker.prompt.template.end]
+    controls = [number for number in speaker.prompt.control_ids if number != speaker.prompt.template.eos_id]
     for _ in range(said.tokens):
         with torch.no_grad():
             logits = cast("GPT2LMHeadModel", speaker.model)(torch.tensor([ids])).logits[0, -1]
@@ -188,5 +188,5 @@ def test_bf16_is_not_even_tried_without_instructions_for_it(monkeypatch: pytest.
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not {"AVX-512", "VNNI", "bf16"} & set(processor_features())
     if platform.machine() == "x86_64":
-        assert not may_be_fast_in_bf16()
+        assert not has_fast_bf16()
         assert choose_precision("auto", 768, "cpu") == "fp32"

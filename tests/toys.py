@@ -32,7 +32,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from daedap.model.loss import AnswerLoss, Rendered
+from daedap.model.loss import AnswerLoss, TokenizedRows
 from daedap.model.prompt import Example
 from daedap.model.tokenizer import save_tokenizer, train_tokenizer
 from daedap.training.task import Task
@@ -260,7 +260,7 @@ def gemma3_tokenizer() -> Tokenizer:
 def task(model: PreTrainedModel | PeftModel, train: Sequence[Example], dev: Sequence[Example]) -> Task:
     """All of a model, learning from ids over the whole vocabulary."""
     loss, dev_loss = AnswerLoss(model), AnswerLoss(model)
-    return Task(model, loss, dev_loss, Rendered(train, "cpu"), Rendered(dev, "cpu"))
+    return Task(model, loss, dev_loss, TokenizedRows(train, "cpu"), TokenizedRows(dev, "cpu"))
 
 
 BASES: dict[str, Callable[[Path], Path]] = {"kogpt2": kogpt2, "llama": llama, "qwen3": qwen3, "gemma3": gemma3}

@@ -27,7 +27,7 @@ from daedap.runs import FOLDER, Json
 if TYPE_CHECKING:
     from daedap.model.base import Base
     from daedap.training.baselines import Baseline
-    from daedap.training.benchmark import BenchContext, MachineInfo, Measured, Variant
+    from daedap.training.benchmark import BenchContext, MachineInfo, Measurement, Variant
     from daedap.types import Pair
 
 RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2", "ours_compiled"]
@@ -77,8 +77,8 @@ class Bench:
     machine: MachineInfo
     peaks: dict[Literal["fp32", "bf16"], float]
     """GFLOP/s of matrix products."""
-    speed: list[Measured]
-    quality: list[Measured]
+    speed: list[Measurement]
+    quality: list[Measurement]
 
     def to_json(self) -> Json:
         """A JSON object: everything measured, with what follows from it."""
@@ -104,14 +104,14 @@ class Bench:
         )
         return [head, "", *self._speed_lines(), *self._quality_lines()]
 
-    def _entry(self, one: Measured) -> Json:
+    def _entry(self, one: Measurement) -> Json:
         first = self.speed[0] if self.speed else one
         return {
             **one._asdict(),
             "samples_per_second": one.rate,
             "ratio": one.rate / first.rate,
-            "counted": one.counted,
-            "counted_ratio": one.counted / first.counted,
+            "counted": one.overall_rate,
+            "counted_ratio": one.overall_rate / first.overall_rate,
             "utilisation": one.utilisation(self.peaks),
         }
 
@@ -165,13 +165,13 @@ def bench(
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
     from daedap.model.device import choose_device
-    from daedap.training.benchmark import BenchContext, MachineInfo, find_peaks  # torch takes seconds to import
+    from daedap.training.benchmark import BenchContext, MachineInfo, measure_peaks  # torch takes seconds to import
 
     device = choose_device(bench_options.device)
     make = _base_maker(bench_options)
     base = make()
     train, dev = _rows(file or STARTER, read_options, bench_options, base)
-    peaks = find_peaks(device)
+    peaks = measure_peaks(device)
     with _scratch(bench_options.runs) as folder:
         speed, quality = _measured(bench_options, BenchContext(make, train, dev, device, folder, peaks, _SEED))
     return Bench(base.name, len(train), MachineInfo(device), peaks, speed, quality)
@@ -190,11 +190,11 @@ def _rows(
     file: Path, read_options: ReadOptions, bench_options: BenchOptions, base: Base
 ) -> tuple[list[Pair], list[Pair]]:
     """Training and dev rows, as `daedap train` parts them, that all recipes can take whole."""
-    from daedap.training.baselines import LENGTH, fitting  # as above
+    from daedap.training.baselines import LENGTH, rows_that_fit  # as above
 
     loaded = load(file, read_options, fits=base.prompt(LENGTH).fits)
     parts = split(loaded.pairs, SplitOptions(), seed=_SEED)
-    train, dev = (fitting(base, parts.rows(side)) for side in ("train", "dev"))
+    train, dev = (rows_that_fit(base, parts.rows(side)) for side in ("train", "dev"))
     if not train:
         raise DataError("{file}: no row is left to train on.", "Add rows, or shorter ones.", file=file)
     if bench_options.rows and bench_options.rows < len(train):
@@ -202,22 +202,22 @@ def _rows(
     return train, dev
 
 
-def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[Measured], list[Measured]]:
+def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[Measurement], list[Measurement]]:
     """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
-    from daedap.training.benchmark import choose_floats, measure_ours, measure_quality, measure_speed  # as above
+    from daedap.training.benchmark import choose_baseline_precision, measure_ours, measure_quality, measure_speed  # as above
 
-    speed: list[Measured] = []
-    quality: list[Measured] = []
+    speed: list[Measurement] = []
+    quality: list[Measurement] = []
     names = bench_options.recipes or get_args(RecipeName)
     for stock in _there(names):
-        tell([translate("measuring {recipe}", train_options=stock.name)])
-        floats = choose_floats(stock, ground)
+        tell([translate("measuring {recipe}", recipe=stock.name)])
+        floats = choose_baseline_precision(stock, ground)
         speed.append(measure_speed(stock, ground, floats, bench_options.steps))
         if bench_options.quality:
             quality.append(measure_quality(stock, ground, floats, bench_options.epochs))
     watched = ground if bench_options.quality else replace(ground, dev=())
     for level in _possible(names):
-        tell([translate("measuring {recipe}", train_options=level.name)])
+        tell([translate("measuring {recipe}", recipe=level.name)])
         speed.append(own := measure_ours(level, watched, bench_options.epochs))
         if own.bits_per_character is not None:
             quality += [own, *_as_long(level, ground, own, bench_options.epochs, quality[:1])]
@@ -225,27 +225,27 @@ def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[M
 
 
 def _as_long(
-    level: Variant, ground: BenchContext, own: Measured, epochs: int, first: Sequence[Measured]
-) -> Iterator[Measured]:
+    level: Variant, ground: BenchContext, own: Measurement, epochs: int, first: Sequence[Measurement]
+) -> Iterator[Measurement]:
     """daedap's training for as many epochs as it ends in the time of the first recipe, where these are more."""
     from daedap.training.benchmark import measure_ours  # as above
 
     for other in first:
         if (more := int(epochs * other.seconds / own.seconds)) > epochs:
-            tell([translate("measuring {recipe}", train_options=f"{level.name}{_AS_LONG}")])
+            tell([translate("measuring {recipe}", recipe=f"{level.name}{_AS_LONG}")])
             yield measure_ours(level, ground, more)._replace(name=f"{level.name}{_AS_LONG}")
 
 
 def _there(names: Sequence[RecipeName]) -> Iterator[Baseline]:
     """The usual recipes among these whose libraries are installed; of the others it is said what they need."""
-    from daedap.training.baselines import STOCK  # as above
+    from daedap.training.baselines import BASELINES  # as above
 
-    for stock in (STOCK[name] for name in names if name in STOCK):
-        if stock.there:
+    for stock in (BASELINES[name] for name in names if name in BASELINES):
+        if stock.available:
             yield stock
         else:
             missing = "{recipe} is left out, for TRL is not installed. Install it: pip install daedap[bench]"
-            tell([translate(missing, train_options=stock.name)])
+            tell([translate(missing, recipe=stock.name)])
 
 
 def _possible(names: Sequence[RecipeName]) -> Iterator[Variant]:
@@ -257,7 +257,7 @@ def _possible(names: Sequence[RecipeName]) -> Iterator[Variant]:
         if level.name in names and (not level.train_options.get("torch_compile") or can_compile()):
             yield level
         elif level.name in names:
-            tell([translate("{recipe} is left out: PyTorch finds no C++ compiler here.", train_options=level.name)])
+            tell([translate("{recipe} is left out: PyTorch finds no C++ compiler here.", recipe=level.name)])
 
 
 @contextmanager

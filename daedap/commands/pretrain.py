@@ -116,11 +116,11 @@ def _check(files: Sequence[Path], base: str, shape: ArchitectureOptions, schedul
         raise SettingsError(
             "--base {base} has its own shape and tokenizer.", "Leave the options of the shape out.", base=base
         )
-    from daedap.model.device import choose_device, need_compiler  # torch takes seconds to import
+    from daedap.model.device import choose_device, require_compiler  # torch takes seconds to import
 
     choose_device(schedule.device)
     if schedule.torch_compile:
-        need_compiler()
+        require_compiler()
 
 
 def _begin(
@@ -195,9 +195,9 @@ def _tell_sizes(sizes: Json) -> None:
 
 
 def _finish(run: Run) -> MadeBase:
-    from daedap.training.pretrain import make_base  # as above
+    from daedap.training.pretrain import pretrain_base  # as above
 
-    progress = make_base(run)
+    progress = pretrain_base(run)
     manifest = {**head(run), **run.settings, **asdict(progress), "files": store.sizes(run.folder)}
     write_json(run.folder / "manifest.json", manifest)
     return MadeBase(run)

@@ -17,7 +17,7 @@ import daedap.runs as store
 from daedap.commands.train import STARTER_EPOCHS, RunOptions, train
 from daedap.config import ModelOptions, TrainOptions
 from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, write_sides
+from daedap.data.split import SplitOptions, write_split
 from daedap.files import storage, write_text
 from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
@@ -103,7 +103,7 @@ def _finish(ended: _Ended, begun: Run | None) -> tuple[Run, Against | None]:
         tell([translate("Going on with run {number}, which this study had begun.", number=begun.number)])
         return train(place=RunOptions(runs=task.how.runs, resume=str(begun.folder))), None
     model_options, train_options = ended.space.settings(ended.found.chosen.settings)
-    plan = stage.ground.expected(model_options, train_options, stage.parts.rows("train"))
+    plan = stage.ground.expected_plan(model_options, train_options, stage.parts.rows("train"))
     others = _whole_defaults(ended, plan)
     train_options = replace(train_options, num_train_epochs=_epochs_left(train_options, plan, task.left))
     place = RunOptions(runs=task.how.runs, study=f"{ended.study.study_name}:{ended.found.chosen.number}")
@@ -127,17 +127,17 @@ def _whole_defaults(ended: _Ended, plan: Plan) -> list[float] | None:
         if task.left < stage.ground.plan.seconds + plan.seconds + plan.scoring:
             return None
         tell([translate("A whole training with the defaults, to compare with.")])
-        write_sides(stage.ground.run.folder, stage.parts)
+        write_split(stage.ground.run.folder, stage.parts)
         model_options, train_options = ended.space.settings(ended.space.defaults)
-        speaker = stage.ground.learn(model_options, train_options, lambda epoch, speaker: None)
+        speaker = stage.ground.train(model_options, train_options, lambda epoch, speaker: None)
         study.set_user_attr("whole", mark(speaker.log2_probability, stage.comparing).bits.round(3).tolist())
     return list(study.user_attrs["whole"])
 
 
 def _bits(run: Run, stage: Stage) -> list[float]:
-    from daedap.model.saved import open_learned  # torch takes seconds to import
+    from daedap.model.saved import open_trained  # torch takes seconds to import
 
-    bits: list[float] = mark(open_learned(run).log2_probability, stage.comparing).bits.tolist()
+    bits: list[float] = mark(open_trained(run).log2_probability, stage.comparing).bits.tolist()
     return bits
 
 

@@ -23,8 +23,8 @@ from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean.text import comparison_form
 from daedap.model.gguf import find_gguf, read_gguf
-from daedap.model.prompt import Prompt, filled, has_own_template, prompt_for
-from daedap.model.tokenizer import added_in_front, decode, encode, load_tokenizer, train_tokenizer
+from daedap.model.prompt import Prompt, round_up, has_own_template, build_prompt
+from daedap.model.tokenizer import prefix_ids, decode, encode, load_tokenizer, train_tokenizer
 from daedap.runs import Json, Run
 
 logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
@@ -70,11 +70,11 @@ class Base:
     def places(self) -> float:
         """The most ids it can read at a time, as `filled` leaves them."""
         places = getattr(self.model.config, "max_position_embeddings", None)
-        return math.inf if places is None else filled(places - filled(1) + 1)
+        return math.inf if places is None else round_up(places - round_up(1) + 1)
 
     def prompt(self, max_length: int) -> Prompt:
         """How conversations are rendered for it, in at most `max_length` ids and never more than it has places for."""
-        return prompt_for(self.tokenizer, int(min(max_length, self.places)))
+        return build_prompt(self.tokenizer, int(min(max_length, self.places)))
 
 
 def load_base(name: str) -> Base:
@@ -90,7 +90,7 @@ def load_base(name: str) -> Base:
     return Base(name, model, tokenizer, licence, _digest(place))
 
 
-def same_base(run: Run, recorded: Json) -> Base:
+def load_recorded_base(run: Run, recorded: Json) -> Base:
     """The base whose name and digest a run recorded. Raises BaseError, and RunError when it is no longer the same."""
     base = load_base(recorded["name"])
     if base.digest != recorded["digest"]:
@@ -194,7 +194,7 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
                 back=back[:60],
             )
     _test_opening(name, tokenizer)
-    specials = set(tokenizer.all_special_ids) | {prompt_for(tokenizer, 64).template.end}
+    specials = set(tokenizer.all_special_ids) | {build_prompt(tokenizer, 64).template.eos_id}
     for special in specials - {tokenizer.unk_token_id}:
         typed = tokenizer.convert_ids_to_tokens(special)
         if special in encode(tokenizer, f"{typed} {typed}"):
@@ -208,7 +208,7 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
 
 def _test_opening(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
     """A prompt begins as every text did that the base has learned from, unless its own chat template says otherwise."""
-    front, opening = added_in_front(tokenizer), prompt_for(tokenizer, 64).template.opening
+    front, opening = prefix_ids(tokenizer), build_prompt(tokenizer, 64).template.opening
     if not has_own_template(tokenizer) and opening[: len(front)] != front:
         raise BaseError(
             "{name}: its tokenizer puts '{front}' before every text, but no chat template can name it.",

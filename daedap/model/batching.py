@@ -23,7 +23,7 @@ def epoch_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -
     return [batches[place] for place in random.permutation(len(batches))]
 
 
-def even_batches(lengths: Sequence[int], rooms: Sequence[int], size: int) -> list[list[int]]:
+def generation_batches(lengths: Sequence[int], rooms: Sequence[int], size: int) -> list[list[int]]:
     """Rows from the shortest to the longest, in batches of the same room for a reply and nearly the same length.
 
     CTranslate2 reads at once only as many tokens of each question as the shortest in the batch has.

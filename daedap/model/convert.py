@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from daedap.data.split import read_side
+from daedap.data.split import read_rows
 from daedap.errors import EngineError, StorageError
 from daedap.files import new_folder
 from daedap.i18n import translate
@@ -111,8 +111,8 @@ def write_engine(run: Run, speaker: TorchModel) -> None:
     No failure here may cost the training: only a disk that can't be written ends the run (StorageError).
     """
     speaker = replace(speaker, precision="fp32")
-    pairs = [pair for pair in read_side(run.folder, "train") if speaker.prompt.fits(pair)]
-    reference = Reference.of(speaker, [*read_side(run.folder, "dev"), *pairs])
+    pairs = [pair for pair in read_rows(run.folder, "train") if speaker.prompt.fits(pair)]
+    reference = Reference.of(speaker, [*read_rows(run.folder, "dev"), *pairs])
     kept = shortlist(speaker.prompt, [speaker.prompt.example(pair) for pair in pairs])
     try:
         with new_folder(run.folder / ENGINE) as folder:
@@ -176,8 +176,8 @@ def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None) -> A
         names = _names(prompt, config.vocab_size)
         spec.register_vocabulary(names)
         unknown = prompt.tokenizer.unk_token_id
-        spec.config.unk_token = names[prompt.pad if unknown is None else unknown]
-        spec.config.bos_token = spec.config.eos_token = names[prompt.template.end]  # ours begin with what they like
+        spec.config.unk_token = names[prompt.pad_id if unknown is None else unknown]
+        spec.config.bos_token = spec.config.eos_token = names[prompt.template.eos_id]  # ours begin with what they like
         spec.validate()
         complete(spec, config)
         spec.optimize()

@@ -27,7 +27,7 @@ from daedap.config import DeviceName, Precision
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.i18n import translate
-from daedap.model.distributed import world
+from daedap.model.distributed import world_size
 from daedap.runs import Run
 
 
@@ -72,7 +72,7 @@ def processor_features() -> list[str]:
     return found
 
 
-def may_be_fast_in_bf16() -> bool:
+def has_fast_bf16() -> bool:
     """False on x86 without bf16 instructions: a product takes two hundred times as long there as in float32."""
     x86 = str(torch.cpu.get_capabilities().get("architecture")).startswith("x86")
     return not x86 or bool({"bf16", "AMX"} & set(processor_features()))
@@ -112,7 +112,7 @@ class Machine:
     features: list[str] = field(default_factory=list)
     """Of the processor, as far as they make it faster: AVX2, AVX-512, VNNI, bf16."""
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """For a terminal."""
         told = "Computed on {processor} ({features}): {threads} threads, {precision}"
         return translate(told, **asdict(self) | {"features": ", ".join(self.features) or self.device})
@@ -138,7 +138,7 @@ def choose_precision(wanted: Precision, width: int, device: str) -> Literal["fp3
         return wanted
     if device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported()):
         return "fp32"
-    if device == "cpu" and not may_be_fast_in_bf16():
+    if device == "cpu" and not has_fast_bf16():
         return "fp32"
     fp32, bf16 = (best_of_n(_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
     return "bf16" if fp32 > _WORTH_IT * bf16 else "fp32"
@@ -165,7 +165,7 @@ def resolve_machine(run: Run, device: DeviceName, precision: Precision, width: i
         choose_device(begun["device"])
         return Machine(**begun)
     chosen = choose_device(device)
-    machine = this_machine(chosen, choose_precision(precision, width, chosen))
+    machine = describe_machine(chosen, choose_precision(precision, width, chosen))
     write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
     return machine
 
@@ -187,13 +187,13 @@ def resolve_compiler(run: Run, machine: Machine, wanted: bool | None, seconds: f
 def can_compile() -> bool:
     """Whether PyTorch can compile here."""
     try:
-        need_compiler()
+        require_compiler()
     except SettingsError:
         return False
     return True
 
 
-def need_compiler() -> None:
+def require_compiler() -> None:
     """Raise SettingsError where PyTorch can't compile, before hours are spent on getting there."""
     try:
         torch.compile(lambda number: number + 1)(torch.ones(2))
@@ -219,10 +219,10 @@ def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) ->
     return min(measured)
 
 
-def this_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:
+def describe_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:
     """The machine's description, for the manifest."""
     name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    return Machine(device, precision, torch.get_num_threads(), name, processes=world(), features=processor_features())
+    return Machine(device, precision, torch.get_num_threads(), name, processes=world_size(), features=processor_features())
 
 
 def peak_memory() -> int:

@@ -42,14 +42,14 @@ def is_main() -> bool:
     return not _together() or PartialState().is_main_process
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes there are."""
     return PartialState().num_processes if _together() else 1
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
     """What this process does of some work: one item after the other goes round."""
-    return items[PartialState().process_index :: world()] if _together() else items
+    return items[PartialState().process_index :: world_size()] if _together() else items
 
 
 def broadcast(make: Callable[[], T]) -> T:

@@ -17,11 +17,11 @@ import ctranslate2
 import numpy as np
 import torch
 
-from daedap.model.batching import even_batches, sorted_batches
+from daedap.model.batching import generation_batches, sorted_batches
 from daedap.model.language_model import DecodingRules, TextStreamer
 from daedap.model.loss import FloatArray
 from daedap.model.prompt import Example, Prompt
-from daedap.model.saved import damaged
+from daedap.model.saved import unreadable_weights
 from daedap.types import Generation, Pair
 
 ENGINE = "engine"
@@ -163,7 +163,7 @@ class Engine:
         spoken: dict[int, list[Generation]] = {}
         lengths = [len(ids) for ids in questions]
         rooms = [self._speech.new_tokens_for(length) for length in lengths]
-        for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // choice.get("num_hypotheses", 1))):
+        for rows in generation_batches(lengths, rooms, max(1, _AT_ONCE // choice.get("num_hypotheses", 1))):
             settings = self._settings(max(len(questions[row]) for row in rows))
             results = voice.generate_batch(
                 [self._named(questions[row]) for row in rows],
@@ -180,7 +180,7 @@ class Engine:
     def _settings(self, length: int) -> dict[str, Any]:
         """For questions of up to so many tokens. A shortlist holds nothing that would have to be muted."""
         suppressed_ids = [] if self._shortlisted else [[self._names[number]] for number in self._speech.suppressed_ids]
-        end = [self._names[self.prompt.template.end]]
+        end = [self._names[self.prompt.template.eos_id]]
         return {
             "max_length": self._speech.new_tokens_for(length),
             "end_token": end,
@@ -232,7 +232,7 @@ def _open(folder: Path, compute_type: str, workers: int = 1) -> Any:
         threads_of = {"inter_threads": workers, "intra_threads": threads}
         return ctranslate2.Generator(str(folder), "cpu", compute_type=compute_type, **threads_of)
     except Exception as error:  # RuntimeError, ValueError or MemoryError, by what is wrong with the file
-        raise damaged(folder, error) from error
+        raise unreadable_weights(folder, error) from error
     finally:
         torch.set_num_threads(cores)  # CTranslate2 sets OpenMP's number, which is PyTorch's, too
 
@@ -246,4 +246,4 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise damaged(path.parent, error) from error
+        raise unreadable_weights(path.parent, error) from error

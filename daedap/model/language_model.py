@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
-from daedap.model.batching import even_batches
+from daedap.model.batching import generation_batches
 from daedap.model.loss import FloatArray, score_answers
 from daedap.model.prompt import Prompt
 from daedap.model.tokenizer import decode
@@ -80,11 +80,11 @@ class DecodingRules:
     @cached_property
     def suppressed_ids(self) -> list[int]:
         """What is never said: of all control tokens only the end token may be."""
-        return sorted(self.prompt.controls - {self.prompt.template.end})
+        return sorted(self.prompt.control_ids - {self.prompt.template.eos_id})
 
     def spoken(self, ids: Sequence[int], nats: Sequence[float]) -> Generation:
         """What ids say up to the end token, and how likely they are; `nats` are ln p of each of them."""
-        end = self.prompt.template.end
+        end = self.prompt.template.eos_id
         ended = end in ids
         said = ids[: ids.index(end)] if ended else ids
         counted = nats[: len(said) + ended]
@@ -101,7 +101,7 @@ class TextStreamer:
 
     def put(self, ids: Sequence[int]) -> None:
         """The next tokens."""
-        self._said += [number for number in ids if number != self._prompt.template.end]
+        self._said += [number for number in ids if number != self._prompt.template.eos_id]
         self._emit_up_to(self._text.rfind(" ") + 1)
 
     def finish(self) -> None:
@@ -175,7 +175,7 @@ class TorchModel:
         spoken: dict[int, list[tuple[Generation, float]]] = {}
         lengths = [len(ids) for ids in questions]
         rooms = [self._speech.new_tokens_for(length) for length in lengths]
-        for rows in even_batches(lengths, rooms, max(1, _AT_ONCE // count)):
+        for rows in generation_batches(lengths, rooms, max(1, _AT_ONCE // count)):
             together = [questions[row] for row in rows]
             settings = self._settings(max(map(len, together)), num_return_sequences=count, **choice)
             said = self._generate(together, settings)
@@ -188,7 +188,7 @@ class TorchModel:
     ) -> list[tuple[Generation, float]]:
         self.model.eval()
         length = max(map(len, questions))
-        ids = torch.tensor([[self.prompt.pad] * (length - len(ids)) + ids for ids in questions], device=self.device)
+        ids = torch.tensor([[self.prompt.pad_id] * (length - len(ids)) + ids for ids in questions], device=self.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in questions], device=self.device)
         output = cast("Any", self.model).generate(
             ids, attention_mask=mask, generation_config=settings, streamer=streamer
@@ -205,8 +205,8 @@ class TorchModel:
         """For questions of up to so many tokens."""
         return GenerationConfig(
             max_new_tokens=self._speech.new_tokens_for(length),
-            eos_token_id=self.prompt.template.end,
-            pad_token_id=self.prompt.pad,
+            eos_token_id=self.prompt.template.eos_id,
+            pad_token_id=self.prompt.pad_id,
             suppress_tokens=self._speech.suppressed_ids or None,
             output_scores=True,  # after muting and cutting down to the likeliest ones
             output_logits=True,  # before muting, so that a reply is as likely here as when it is scored

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from transformers import PreTrainedModel
 
-from daedap.model.prompt import Example, Prompt, filled
-from daedap.model.trainable import plain, trained_upper
+from daedap.model.prompt import Example, Prompt, round_up
+from daedap.model.trainable import unwrap_peft, trained_upper
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,7 +51,7 @@ def collate(examples: Sequence[Example], device: torch.device | str) -> Batch:
 
     What fills stands at the right, where no earlier position sees it: it may be any token, and needs no mask.
     """
-    length = 1 + filled(max(len(example.ids) for example in examples) - 1)
+    length = 1 + round_up(max(len(example.ids) for example in examples) - 1)
     ids = torch.tensor([example.ids + example.ids[:1] * (length - len(example.ids)) for example in examples])
     row, place = places(examples)
     parts = (ids[:, :-1], row, place, ids[row, place + 1])
@@ -59,7 +59,7 @@ def collate(examples: Sequence[Example], device: torch.device | str) -> Batch:
 
 
 @dataclass(frozen=True)
-class Rendered:
+class TokenizedRows:
     """Examples whose batches hold ids."""
 
     examples: Sequence[Example]
@@ -87,14 +87,14 @@ class AnswerLoss(nn.Module):
 
     def __init__(self, model: PreTrainedModel | PeftModel, *, lowest: int = 0, shortlist: Tensor | None = None) -> None:
         super().__init__()
-        self.model = trained_upper(plain(model), lowest, shortlist)
+        self.model = trained_upper(unwrap_peft(model), lowest, shortlist)
         self.name = "inputs_embeds" if lowest else "input_ids"
         self.shortlist = shortlist
 
     def forward(self, batch: Batch) -> Tensor:
         """(labels,), in float32."""
         labels = len(batch.label)
-        spare = (0, filled(labels, _LABELS) - labels)
+        spare = (0, round_up(labels, _LABELS) - labels)
         at = (pad(batch.row, spare), pad(batch.place, spare))
         asked = {self.name: batch.inputs, "attention_mask": batch.mask, "position_ids": batch.positions}
         logits = self.model(**asked, use_cache=False, at=at).logits[0, :labels]
@@ -123,7 +123,7 @@ def shortlist(prompt: Prompt, examples: Sequence[Example]) -> Tensor | None:
     said = {token for example in examples for token in example.ids[example.answer :]}
     texts = prompt.tokenizer.backend_tokenizer.decode_batch([[token] for token in range(vocabulary)])
     single = {token for token, text in enumerate(texts) if _SINGLE.fullmatch(text.strip())}
-    chosen = sorted((said | single) - (prompt.controls - {prompt.template.end}))
+    chosen = sorted((said | single) - (prompt.control_ids - {prompt.template.eos_id}))
     return torch.tensor(chosen) if len(chosen) < _WORTH_IT * vocabulary else None
 
 
@@ -147,7 +147,7 @@ def score_answers(
     model.eval()
     losses, scores = AnswerLoss(model), np.zeros((len(examples), 2))
     for sheets in _batches(
-        _shared_prompts(examples) if _shares(plain(model)) else [[row] for row in range(len(examples))], examples
+        _shared_prompts(examples) if _shares(unwrap_peft(model)) else [[row] for row in range(len(examples))], examples
     ):
         rows = [row for sheet in sheets for row in sheet]
         if len(rows) == len(sheets):
@@ -229,7 +229,7 @@ def _pack(sheet: Sequence[Example]) -> _Packed:
 
 
 def _padded(rows: Sequence[list[int]], padding: int) -> Tensor:
-    length = filled(max(map(len, rows)))
+    length = round_up(max(map(len, rows)))
     return torch.tensor([row + [padding] * (length - len(row)) for row in rows])
 
 

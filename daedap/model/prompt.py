@@ -15,7 +15,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerFast
 
 from daedap.errors import BaseError, DataError
-from daedap.model.tokenizer import added_in_front, control_ids, encode
+from daedap.model.tokenizer import encode, find_control_ids, prefix_ids
 from daedap.types import Message, Pair, Role
 
 KOGPT2_TEMPLATE = (
@@ -68,7 +68,7 @@ class Template:
     answered_before: list[int]
     asking: list[int]
     answering: list[int]
-    end: int
+    eos_id: int
 
 
 @dataclass(frozen=True)
@@ -80,28 +80,28 @@ class Prompt:
     max_length: int
 
     @cached_property
-    def controls(self) -> set[int]:
+    def control_ids(self) -> set[int]:
         """Ids that only the template may use: no text becomes one of them."""
-        return control_ids(self.tokenizer)
+        return find_control_ids(self.tokenizer)
 
     @property
-    def pad(self) -> int:
+    def pad_id(self) -> int:
         """The id that fills short rows and is never looked at: padding, or the end token where there is none."""
         pad = self.tokenizer.pad_token_id
-        return self.template.end if pad is None else int(pad)
+        return self.template.eos_id if pad is None else int(pad)
 
     def example(self, pair: Pair) -> Example:
         """Question and answer as ids. When it is too long the oldest turns go first, then how the question begins.
 
         Raises DataError when the answer leaves no room at all.
         """
-        answer = [*encode(self.tokenizer, pair.answer), self.template.end]
+        answer = [*encode(self.tokenizer, pair.answer), self.template.eos_id]
         question = self.question(pair, room=self.max_length - len(answer), whole=False)
         return Example([*question, *answer], len(question))
 
     def fits(self, pair: Pair) -> bool:
         """Whether question, answer and end token fit without cutting any of them."""
-        parts = [self.template.opening, self.template.answering, [self.template.end]]
+        parts = [self.template.opening, self.template.answering, [self.template.eos_id]]
         texts = [encode(self.tokenizer, text) for text in (pair.question, pair.answer)]
         return sum(map(len, parts + texts)) <= self.max_length
 
@@ -129,7 +129,7 @@ class Prompt:
         """Encoded turns, a user's and an assistant's in turn, as one dialogue with its end token."""
         template = self.template
         between = [template.answered_before, template.asking] * (len(turns) // 2)
-        between[-2:] = [template.answering, [template.end]]
+        between[-2:] = [template.answering, [template.eos_id]]
         return [*template.opening, *(id for turn, after in zip(turns, between, strict=True) for id in (*turn, *after))]
 
     def _render(self, turns: Sequence[Message]) -> list[int]:
@@ -141,7 +141,7 @@ class Prompt:
         return ids + encode(self.tokenizer, turns[-1].content) + self.template.answering
 
 
-def filled(length: int, step: int = _LENGTHS) -> int:
+def round_up(length: int, step: int = _LENGTHS) -> int:
     """The next multiple of the step: what so many positions are filled up to."""
     return -(-length // step) * step
 
@@ -161,7 +161,7 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
     return turns[1:] if turns[0].role == "assistant" else turns
 
 
-def prompt_for(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
+def build_prompt(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
     """The prompt of a tokenizer: its own chat template, else KoGPT2's roles, else plain words.
 
     The template is kept on the tokenizer, so that it is saved with it. Raises BaseError when it can't be used.
@@ -181,7 +181,7 @@ def has_own_template(tokenizer: PreTrainedTokenizerFast) -> bool:
 
 def _front(tokenizer: PreTrainedTokenizerFast) -> str:
     """What it puts before a text by itself, as the beginning of a template, which must name it: BOS most often."""
-    ids = added_in_front(tokenizer)
+    ids = prefix_ids(tokenizer)
     if ids == [tokenizer.bos_token_id]:
         return "{{ bos_token }}"
     return "".join(tokenizer.convert_ids_to_tokens(ids))

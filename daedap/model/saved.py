@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from daedap.config import FRESH
 from daedap.errors import RunError
 from daedap.files import new_folder
-from daedap.model.base import random_init_model, same_base
+from daedap.model.base import random_init_model, load_recorded_base
 from daedap.model.device import fuse_activations
 from daedap.model.language_model import TorchModel
-from daedap.model.prompt import Prompt, prompt_for
+from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer
 from daedap.runs import Run
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 
-def save_learned(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
+def save_trained(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
     """Write `adapter/` (LoRA) or `model/` (everything), each with the tokenizer and its chat template."""
     name = "model" if isinstance(model, PreTrainedModel) else "adapter"
     if isinstance(model, PreTrainedModel) and model.generation_config:
-        model.generation_config.eos_token_id = prompt.template.end
+        model.generation_config.eos_token_id = prompt.template.eos_id
     with new_folder(run_folder / name) as temporary:
         cast("PreTrainedModel", model).save_pretrained(temporary)
         save_tokenizer(prompt.tokenizer, temporary)
 
 
-def open_learned(run: Run, device: str = "cpu") -> TorchModel:
+def open_trained(run: Run, device: str = "cpu") -> TorchModel:
     """The trained model of a complete run. Raises RunError when its files or its base have changed."""
-    folder = adapter_or_model(run)
-    model = _adapted(run, folder) if folder.name == "adapter" else whole_model(folder)
+    folder = weights_folder(run)
+    model = _adapted(run, folder) if folder.name == "adapter" else load_full_model(folder)
     return _speaker(run, model, load_tokenizer(folder), device)
 
 
@@ -44,23 +44,23 @@ def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
     if recorded["name"] == FRESH:
         tokenizer = load_tokenizer(run.folder / "model")
         return _speaker(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
-    base = same_base(run, run.learned["base"])
+    base = load_recorded_base(run, run.learned["base"])
     return _speaker(run, base.model, base.tokenizer, device)
 
 
-def saved_prompt(run: Run) -> Prompt:
+def load_prompt(run: Run) -> Prompt:
     """The prompt of a run's model, without the model. Raises BaseError when its tokenizer can't be read."""
-    return _prompt(run, load_tokenizer(adapter_or_model(run)))
+    return _prompt(run, load_tokenizer(weights_folder(run)))
 
 
-def adapter_or_model(run: Run) -> Path:
+def weights_folder(run: Run) -> Path:
     """The folder of what was learned."""
     adapter = run.folder / "adapter"
     return adapter if adapter.is_dir() else run.folder / "model"
 
 
 def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
-    return prompt_for(tokenizer, run.learned["limits"]["max_length"])
+    return build_prompt(tokenizer, run.learned["limits"]["max_length"])
 
 
 def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> TorchModel:
@@ -71,14 +71,14 @@ def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
     return TorchModel(model, _prompt(run, tokenizer), limit, device, precision)
 
 
-def whole_model(folder: Path) -> PreTrainedModel:
+def load_full_model(folder: Path) -> PreTrainedModel:
     """The model of a folder. Raises RunError when its weights can't be read."""
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype="float32", weights_only=True, trust_remote_code=False
         )
     except Exception as error:  # a damaged file fails in safetensors, torch or transformers
-        raise damaged(folder, error) from error
+        raise unreadable_weights(folder, error) from error
     return model
 
 
@@ -86,15 +86,15 @@ def _adapted(run: Run, folder: Path) -> PreTrainedModel:
     """Base and adapter merged into one plain model: no cost left when it answers."""
     from peft import PeftModel  # a second to import, and a whole model does without
 
-    base = same_base(run, run.learned["base"])
+    base = load_recorded_base(run, run.learned["base"])
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     except Exception as error:  # as above
-        raise damaged(folder, error) from error
+        raise unreadable_weights(folder, error) from error
     return merged
 
 
-def damaged(folder: Path, error: Exception) -> RunError:
+def unreadable_weights(folder: Path, error: Exception) -> RunError:
     """The error of a folder whose weights can't be read."""
     return RunError(
         "{folder}: the weights can't be read ({error}).",

@@ -85,7 +85,7 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     return compatibility_jamo(str(text)).strip()
 
 
-def added_in_front(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+def prefix_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     """Ids that the tokenizer puts before a text by itself, by a flag or by its post-processor; most often BOS or none.
 
     A base has seen them at the beginning of every text it learned. What is added at the end is no part of them.
@@ -96,7 +96,7 @@ def added_in_front(tokenizer: PreTrainedTokenizerFast) -> list[int]:
     return list(whole[: next(starts, 0)])
 
 
-def control_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
+def find_control_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
     """Ids that no text becomes when it is encoded: roles, end, padding.
 
     The file's own marks can't tell: KoGPT2 marks 😊 special, and Gemma keeps newlines among its added tokens.

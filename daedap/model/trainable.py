@@ -57,7 +57,7 @@ def train_in_full(model: PreTrainedModel, *, layers: int | None) -> PreTrainedMo
     return model
 
 
-def lowest_trained(model: nn.Module) -> int:
+def lowest_trained_block(model: nn.Module) -> int:
     """The number of the lowest block that learns anything: all that lies below it always says the same. 0: no block."""
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
     tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
@@ -66,7 +66,7 @@ def lowest_trained(model: nn.Module) -> int:
     return min(int(block[1]) for name in trained if (block := _BLOCK.search(f".{name}")))
 
 
-def keep_in_bf16(model: nn.Module) -> None:
+def cast_to_bf16(model: nn.Module) -> None:
     """Keep weights that will not be trained in bf16, half the memory: no step has to round them again."""
     for weight in model.parameters():
         weight.data = weight.data.bfloat16()
@@ -103,13 +103,13 @@ def top_blocks(model: PreTrainedModel, layers: int | None) -> list[int] | None:
 
 
 Module = TypeVar("Module", bound=nn.Module)
-PARTED = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text", "exaone4", "smollm3", "lfm2"})
+SPLITTABLE = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text", "exaone4", "smollm3", "lfm2"})
 """Architectures whose blocks can be run apart: what enters a block is all that the blocks below have to say."""
 
 _LAST_NORMS = ("ln_f", "final_layer_norm", "norm", "embedding_norm")
 
 
-def plain(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The model itself, an adapter's layers in their places."""
     return model if isinstance(model, PreTrainedModel) else cast("PreTrainedModel", model.get_base_model())
 

@@ -27,7 +27,7 @@ from daedap.model.device import processor_kind
 from daedap.model.engine import ENGINE, Engine
 from daedap.model.language_model import LanguageModel, TorchModel
 from daedap.model.prompt import Prompt
-from daedap.model.saved import damaged, open_learned, saved_prompt
+from daedap.model.saved import unreadable_weights, open_trained, load_prompt
 from daedap.runs import Json, Run
 from daedap.types import Message, Pair
 
@@ -116,7 +116,7 @@ class Reference:
             pairs = tuple(_pair(row) for row in fields.pop("pairs"))
             return cls(pairs, **{name: tuple(values) for name, values in fields.items()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise damaged(folder / REFERENCE, error) from error
+            raise unreadable_weights(folder / REFERENCE, error) from error
 
 
 def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
@@ -126,12 +126,12 @@ def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
     """
     folder = run.folder / ENGINE
     if device != "cpu" or not folder.is_dir():
-        return open_learned(run, device)
-    engine = checked_engine(folder, saved_prompt(run), run.learned["limits"]["max_new_tokens"])
-    return engine or open_learned(run, device)
+        return open_trained(run, device)
+    engine = open_verified_engine(folder, load_prompt(run), run.learned["limits"]["max_new_tokens"])
+    return engine or open_trained(run, device)
 
 
-def checked_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine | None:
+def open_verified_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine | None:
     """The engine of a folder with the fastest compute type that agrees with its reference here; None: there is none.
 
     Raises RunError when a file is damaged.
@@ -171,7 +171,7 @@ def verified(folder: Path) -> Json:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise damaged(folder / VERIFIED, error) from error
+        raise unreadable_weights(folder / VERIFIED, error) from error
     return found
 
 

@@ -38,10 +38,10 @@ from transformers.utils import logging
 
 from daedap.files import digest
 from daedap.model.base import BUILT_IN, Base, self_test
-from daedap.model.prompt import Example, prompt_for
+from daedap.model.prompt import Example, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer
-from daedap.model.trainable import plain
-from daedap.training.profiling import wait_for
+from daedap.model.trainable import unwrap_peft
+from daedap.training.profiling import synchronize
 from daedap.types import Pair
 
 KOGPT2_SHAPE = "kogpt2-shape"
@@ -57,7 +57,7 @@ def kogpt2_shape(tokenizer_folder: Path | None = None) -> Base:
     """
     folder = tokenizer_folder or BUILT_IN
     tokenizer = load_tokenizer(folder)
-    prompt_for(tokenizer, 64)  # gives it the template of its roles
+    build_prompt(tokenizer, 64)  # gives it the template of its roles
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = GPT2LMHeadModel(_kogpt2_config(tokenizer))
@@ -86,8 +86,8 @@ def save_base(base: Base, folder: Path) -> Path:
     return folder
 
 
-StockName = Literal["lora_padded", "full_padded", "trl_best"]
-NAMES: tuple[StockName, ...] = get_args(StockName)
+BaselineName = Literal["lora_padded", "full_padded", "trl_best"]
+NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
 LENGTH = 128
 """Ids that a padded row has; longer conversations are left out of the measurement."""
 _IGNORED = -100
@@ -113,7 +113,7 @@ class Step(NamedTuple):
     rows: int
     length: int
     """Ids of each row, padding included."""
-    head_places: int
+    head_positions: int
     """Places at which the head runs."""
     seconds: float
 
@@ -131,7 +131,7 @@ class Trained(NamedTuple):
 class Baseline:
     """A recipe. `trainer` makes its trainer from a base, which it changes, the examples and the options."""
 
-    name: StockName
+    name: BaselineName
     batch_size: int
     learning_rate: float
     trainer: Callable[[Base, Sequence[Example], dict[str, Any]], Trainer]
@@ -139,18 +139,18 @@ class Baseline:
     """Whether it is run in the faster precision; else in fp32."""
 
     @property
-    def there(self) -> bool:
+    def available(self) -> bool:
         """Whether its library is installed."""
         return self.name != "trl_best" or find_spec("trl") is not None
 
 
-def fitting(base: Base, rows: Sequence[Pair]) -> list[Pair]:
+def rows_that_fit(base: Base, rows: Sequence[Pair]) -> list[Pair]:
     """The rows that fit whole, the turns before them included."""
-    prompt, room = prompt_for(base.tokenizer, sys.maxsize), min(LENGTH, base.places)
+    prompt, room = build_prompt(base.tokenizer, sys.maxsize), min(LENGTH, base.places)
     return [row for row in rows if len(prompt.example(row).ids) <= room]
 
 
-def train_stock(stock: Baseline, base: Base, rows: Sequence[Pair], setting: BaselineSettings) -> Trained:
+def train_baseline(stock: Baseline, base: Base, rows: Sequence[Pair], setting: BaselineSettings) -> Trained:
     """Train `base`, which is changed, by a recipe; the weights are saved in the setting's folder, as people would."""
     start = time.perf_counter()
     set_seed(setting.seed)
@@ -165,7 +165,7 @@ def train_stock(stock: Baseline, base: Base, rows: Sequence[Pair], setting: Base
         trainer.train()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         model.save_pretrained(setting.folder / stock.name)
-    vars(plain(model)).pop("forward", None)  # TRL's own one belongs to its trainer: a copy would run the original
+    vars(unwrap_peft(model)).pop("forward", None)  # TRL's own one belongs to its trainer: a copy would run the original
     return Trained(model, watch.steps, time.perf_counter() - start)
 
 
@@ -202,7 +202,7 @@ def _full_padded(base: Base, examples: Sequence[Example], options: dict[str, Any
 def _padded(model: Any, base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
     """Every row filled up to the same length; questions are learned as answers are, padding is not."""
     prompt = base.prompt(LENGTH)
-    rows = [_padded_row(example.ids, prompt.pad, prompt.max_length) for example in examples]
+    rows = [_padded_row(example.ids, prompt.pad_id, prompt.max_length) for example in examples]
     return Trainer(model=model, args=TrainingArguments(**options), train_dataset=rows)
 
 
@@ -267,7 +267,7 @@ def _completion(example: Example) -> list[int]:
     return [0] * example.answer + [1] * (len(example.ids) - example.answer)
 
 
-STOCK: dict[str, Baseline] = {
+BASELINES: dict[str, Baseline] = {
     stock.name: stock
     for stock in (
         Baseline("lora_padded", 8, 3e-4, _lora_padded),
@@ -308,7 +308,7 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         """One more step."""
-        wait_for(self.device)
+        synchronize(self.device)
         now = time.perf_counter()
         self.steps.append(Step(*self.batches[len(self.steps)], now - self.since))
         self.since = now

@@ -24,26 +24,26 @@ from daedap.files import write_json, write_lines
 from daedap.korean.text import nfc
 from daedap.model.base import Base
 from daedap.model.batching import sorted_batches
-from daedap.model.device import may_be_fast_in_bf16, processor_name
+from daedap.model.device import has_fast_bf16, processor_name
 from daedap.model.loss import score_answers
 from daedap.model.prompt import Prompt
-from daedap.model.trainable import plain
+from daedap.model.trainable import unwrap_peft
 from daedap.runs import Run
-from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_stock
+from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_baseline
 from daedap.training.finetune import learn
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.training.task import Task
 from daedap.types import Pair
 
-Floats = Literal["fp32", "bf16"]
+FloatType = Literal["fp32", "bf16"]
 _TRIED_STEPS = 2
 
 
-class Measured(NamedTuple):
+class Measurement(NamedTuple):
     """One recipe on this machine."""
 
     name: str
-    precision: Floats
+    precision: FloatType
     rows: int
     """Rows that went through the model, repetitions counted."""
     seconds: float
@@ -65,11 +65,11 @@ class Measured(NamedTuple):
         return statistics.median(self.step_rates)
 
     @property
-    def counted(self) -> float:
+    def overall_rate(self) -> float:
         """Rows per second from the first row to the saved weights; where only steps were tried, that of the steps."""
         return self.rows / self.seconds if self.whole else self.rate
 
-    def utilisation(self, peaks: Mapping[Floats, float]) -> float:
+    def utilisation(self, peaks: Mapping[FloatType, float]) -> float:
         """Share of the machine's measured peak in this precision; `peaks` in GFLOP/s."""
         return self.flops_per_row * self.rate / (peaks[self.precision] * 1e9)
 
@@ -104,7 +104,7 @@ class BenchContext:
     device: str
     scratch: Path
     """A folder for what the libraries insist on writing."""
-    peaks: Mapping[Floats, float]
+    peaks: Mapping[FloatType, float]
     """GFLOP/s of matrix products."""
     seed: int = 42
 
@@ -118,13 +118,13 @@ class MachineInfo:
     threads: int = field(default_factory=torch.get_num_threads)
 
 
-def find_peaks(device: str) -> dict[Floats, float]:
+def measure_peaks(device: str) -> dict[FloatType, float]:
     """GFLOP/s of matrix products in both precisions; 0 for bf16 where it has no instructions."""
-    slow = device == "cpu" and not may_be_fast_in_bf16()
+    slow = device == "cpu" and not has_fast_bf16()
     return {"fp32": matmul_peak(torch.float32, device), "bf16": 0.0 if slow else matmul_peak(torch.bfloat16, device)}
 
 
-def choose_floats(stock: Baseline, ground: BenchContext) -> Floats:
+def choose_baseline_precision(stock: Baseline, ground: BenchContext) -> FloatType:
     """The precision that a recipe is run in: the faster one where it may choose, found by a few steps of itself."""
     if not stock.any_precision or ground.peaks["bf16"] <= ground.peaks["fp32"]:
         return "fp32"
@@ -132,17 +132,17 @@ def choose_floats(stock: Baseline, ground: BenchContext) -> Floats:
     return "bf16" if bf16 > fp32 else "fp32"
 
 
-def measure_speed(stock: Baseline, ground: BenchContext, precision: Floats, steps: int) -> Measured:
+def measure_speed(stock: Baseline, ground: BenchContext, precision: FloatType, steps: int) -> Measurement:
     """A recipe for so many steps (at least 2)."""
     return _measure(stock, ground, _setting(ground, precision, max_steps=steps))
 
 
-def measure_quality(stock: Baseline, ground: BenchContext, precision: Floats, epochs: int) -> Measured:
+def measure_quality(stock: Baseline, ground: BenchContext, precision: FloatType, epochs: int) -> Measurement:
     """A recipe for whole epochs, with the bits per character it comes to."""
     return _measure(stock, ground, _setting(ground, precision, epochs=epochs))
 
 
-def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measured:
+def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measurement:
     """daedap's own training, whole: the time of the frozen layers, of compiling and of saving counts."""
     base, folder = ground.base(), ground.scratch / level.name.replace(" ", "-")
     run = _prepared(level, ground, folder / "0001", epochs)
@@ -153,7 +153,7 @@ def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measured:
     fitting = begun.fitting
     events = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     rates = [event["samples_per_second"] for event in events if event["event"] == "train"]
-    measured = Measured(
+    measured = Measurement(
         level.name,
         fitting.machine.precision,
         epochs * len(ground.train),
@@ -162,7 +162,7 @@ def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measured:
         memory.peak_bytes,
         _flops_per_row(fitting.task, fitting.train_options.per_device_train_batch_size),
         True,
-        bits_per_character(plain(fitting.task.model).float(), begun.prompt, ground.dev, ground.device)
+        bits_per_character(unwrap_peft(fitting.task.model).float(), begun.prompt, ground.dev, ground.device)
         if ground.dev
         else None,
     )
@@ -192,24 +192,24 @@ def _flops_per_row(task: Task, size: int) -> float:
     for rows in sorted_batches(lengths, size):
         places = sum(lengths[row] - examples[row].answer for row in rows)
         total += step_flops(
-            task.loss.model, rows=len(rows), length=max(lengths[row] for row in rows) - 1, head_places=places
+            task.loss.model, rows=len(rows), length=max(lengths[row] for row in rows) - 1, head_positions=places
         )
     return total / len(examples)
 
 
 def _setting(
-    ground: BenchContext, precision: Floats, max_steps: int | None = None, epochs: int = 1
+    ground: BenchContext, precision: FloatType, max_steps: int | None = None, epochs: int = 1
 ) -> BaselineSettings:
     return BaselineSettings(ground.scratch, ground.device, precision, max_steps, epochs, ground.seed)
 
 
-def _measure(stock: Baseline, ground: BenchContext, setting: BaselineSettings) -> Measured:
+def _measure(stock: Baseline, ground: BenchContext, setting: BaselineSettings) -> Measurement:
     base = ground.base()
     with PeakMemory() as memory:
-        trained = train_stock(stock, base, ground.train, setting)
+        trained = train_baseline(stock, base, ground.train, setting)
     whole = setting.max_steps is None
     prompt = base.prompt(LENGTH)
-    return Measured(
+    return Measurement(
         stock.name,
         setting.precision,
         sum(step.rows for step in trained.steps),
@@ -230,7 +230,7 @@ def step_rates(steps: Sequence[Step]) -> tuple[float, ...]:
 def flops_per_row(model: nn.Module, steps: Sequence[Step]) -> float:
     """Mean over the same steps as the rates."""
     warm = steps[1:] or steps
-    flops = (step_flops(model, rows=step.rows, length=step.length, head_places=step.head_places) for step in warm)
+    flops = (step_flops(model, rows=step.rows, length=step.length, head_positions=step.head_positions) for step in warm)
     return sum(flops) / sum(step.rows for step in warm)
 
 

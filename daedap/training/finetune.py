@@ -26,26 +26,26 @@ from transformers import PreTrainedModel
 
 from daedap.config import FRESH, DeviceName, Method, ModelOptions, TrainOptions, read_train_options
 from daedap.data.augment import Augmentation, augment, without_question
-from daedap.data.split import HELD_OUT, drawn, read_side
+from daedap.data.split import HELD_OUT, read_rows, sample_rows
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.i18n import translate
-from daedap.model.base import Base, load_base, random_init_base, same_base
+from daedap.model.base import Base, load_base, load_recorded_base, random_init_base
 from daedap.model.device import Machine, choose_device, fuse_activations, resolve_compiler, resolve_machine
 from daedap.model.distributed import broadcast, init_distributed, receive
 from daedap.model.prompt import Example, Prompt
-from daedap.model.saved import adapter_or_model, damaged, save_learned, whole_model
+from daedap.model.saved import load_full_model, save_trained, unreadable_weights, weights_folder
 from daedap.model.tokenizer import load_tokenizer
 from daedap.model.trainable import (
-    keep_in_bf16,
+    cast_to_bf16,
     set_dropout,
     top_blocks,
     train_in_full,
     with_lora,
 )
 from daedap.runs import Json, Run
-from daedap.training.planner import Plan, choose, measure, remembering_seconds, scoring_seconds
-from daedap.training.task import frozen_part, new_task
+from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
+from daedap.training.task import build_task, find_frozen
 from daedap.training.trainer import Trainer, TrainResult
 from daedap.types import Pair
 
@@ -60,13 +60,13 @@ _LEAST_RATE = 0.1
 
 def parent_base(parent: Run) -> Base:
     """The parent's base, with what the parent has learned in full. Raises BaseError and RunError."""
-    recorded, folder = parent.learned["base"], adapter_or_model(parent)
+    recorded, folder = parent.learned["base"], weights_folder(parent)
     if folder.name == "adapter":
-        return same_base(parent, recorded)
+        return load_recorded_base(parent, recorded)
     if recorded["name"] != FRESH:
-        same_base(parent, recorded)  # so that the run can still be held against its untuned base
+        load_recorded_base(parent, recorded)  # so that the run can still be held against its untuned base
     licence, digest = recorded["licence"], recorded["digest"]
-    return Base(recorded["name"], whole_model(folder), load_tokenizer(folder), licence, digest)
+    return Base(recorded["name"], load_full_model(folder), load_tokenizer(folder), licence, digest)
 
 
 def load_parent_adapter(model: PeftModel, parent: Run) -> None:
@@ -76,19 +76,19 @@ def load_parent_adapter(model: PeftModel, parent: Run) -> None:
         values = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(model, values)
     except Exception as error:  # safetensors and torch have their own errors
-        raise damaged(folder, error) from error
+        raise unreadable_weights(folder, error) from error
     assert values.keys() == get_peft_model_state_dict(model).keys(), f"{folder} holds another adapter"
 
 
 def rows_to_learn(run: Run) -> list[Pair]:
     """The training rows; of a run that goes on from another one, the new ones and some of the others again."""
-    train = read_side(run.folder, "train")
+    train = read_rows(run.folder, "train")
     if not run.parent:
         return train
     new, train_options = run.new_rows, run.settings["recipe"]
     return [
         *train[:new],
-        *drawn(train[new:], _again(len(train) - new, new, train_options["replay"]), train_options["seed"]),
+        *sample_rows(train[new:], _again(len(train) - new, new, train_options["replay"]), train_options["seed"]),
     ]
 
 
@@ -147,7 +147,7 @@ def learn(run: Run, base: Base | None = None) -> TrainingSetup:
     init_distributed(choose_device(run.settings["learner"]["device"]))
     begun = begin(broadcast(lambda: run), base)
     fitted = begun.fitting.run()
-    save_learned(begun.fitting.task.model, begun.prompt, run.folder)
+    save_trained(begun.fitting.task.model, begun.prompt, run.folder)
     write_json(run.folder / "learned.json", _record(run, begun, fitted))
     return begun
 
@@ -166,7 +166,7 @@ def begin(run: Run, base: Base | None = None) -> TrainingSetup:
     """Everything that comes before the first step: the plan, and what the frozen layers say."""
     started = time.perf_counter()
     model_options, train_options = ModelOptions(**run.settings["learner"]), read_train_options(run.settings["recipe"])
-    train, dev = rows_to_learn(run), read_side(run.folder, "dev")
+    train, dev = rows_to_learn(run), read_rows(run.folder, "dev")
     base = base or (parent_base(run.parent) if run.parent else choose_base(model_options, train_options, train))
     prompt = base.prompt(model_options.max_length)
     examples = render(prompt, train, dev, _more(run, train_options, train))
@@ -181,13 +181,13 @@ def begin(run: Run, base: Base | None = None) -> TrainingSetup:
     plan = broadcast(
         partial(_settle_plan, run, partial(plan_for, run, base, model_options, train_options, examples, machine))
     )
-    _log.info("\n".join([machine.line(), *plan.lines()]))
+    _log.info("\n".join([machine.summary(), *plan.lines()]))
     examples, train_options = _as_planned(examples, train_options, plan)
     model = _trainable(base, model_options, train_options, machine, layers=plan.trained_layers)
     if run.parent and isinstance(model, PeftModel):
         load_parent_adapter(model, run.parent)
-    frozen = frozen_part(model, base.digest, machine, run.folder.parent / "cache", int(model_options.cache_gb * 1e9))
-    task = new_task(
+    frozen = find_frozen(model, base.digest, machine, run.folder.parent / "cache", int(model_options.cache_gb * 1e9))
+    task = build_task(
         model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(model_options, base)
     )
     machine = broadcast(partial(resolve_compiler, run, machine, train_options.torch_compile, plan.seconds))
@@ -197,10 +197,10 @@ def begin(run: Run, base: Base | None = None) -> TrainingSetup:
     )
 
 
-def _settle_plan(run: Run, choose: Callable[[], Plan]) -> Plan:
+def _settle_plan(run: Run, choose_plan: Callable[[], Plan]) -> Plan:
     """What the run was begun with, or what is chosen now."""
     if "plan" not in run.settings:
-        write_json(run.folder / "settings.json", {**run.settings, "plan": asdict(choose())})
+        write_json(run.folder / "settings.json", {**run.settings, "plan": asdict(choose_plan())})
     return Plan(**run.settings["plan"])
 
 
@@ -212,19 +212,19 @@ def plan_for(
     top_blocks(base.model, model_options.layers)  # refuses more than there are before anything is tried
     model = _trainable(base, model_options, train_options, machine, layers=None)
     whole = train_options.budget is None and model_options.layers is None and isinstance(model, PreTrainedModel)
-    costs = measure(model, examples.train, machine, whole=whole)
+    costs = measure_costs(model, examples.train, machine, whole=whole)
     if isinstance(model, PeftModel):
         model.unload()
-    scored = len(read_side(run.folder, "test")) if run.settings.get("evaluate") else 0
+    scored = len(read_rows(run.folder, "test")) if run.settings.get("evaluate") else 0
     wish = Plan(
         rows=len(examples.train),
         epochs=train_options.epochs,
         layers=model_options.layers or _default_layers(model_options, base, blocks),
         blocks=blocks,
-        scoring=remembering_seconds(_remembered(run, examples)) + scoring_seconds(costs, blocks, scored),
+        scoring=indexing_seconds(_remembered(run, examples)) + scoring_seconds(costs, blocks, scored),
         budget=train_options.budget.total_seconds() if train_options.budget else None,
     )
-    return choose(costs, wish, layers=model_options.layers, epochs=train_options.num_train_epochs)
+    return choose_plan(costs, wish, layers=model_options.layers, epochs=train_options.num_train_epochs)
 
 
 def _remembered(run: Run, examples: Examples) -> int:
@@ -242,7 +242,7 @@ def _default_layers(model_options: ModelOptions, base: Base, blocks: int) -> int
 def _as_planned(examples: Examples, train_options: TrainOptions, plan: Plan) -> tuple[Examples, TrainOptions]:
     """The share of the rows, the same ones for the same seed, and the epochs that the plan has time for."""
     count = max(1, round(plan.fraction * len(examples.train)))
-    fewer = replace(examples, train=drawn(examples.train, count, train_options.seed))
+    fewer = replace(examples, train=sample_rows(examples.train, count, train_options.seed))
     return fewer, replace(train_options, num_train_epochs=plan.epochs)
 
 
@@ -294,7 +294,7 @@ def _more(run: Run, train_options: TrainOptions, train: Sequence[Pair]) -> list[
     """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
     more = without_question(train, train_options.null_question_share, train_options.seed)
     if train_options.augment:
-        held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
+        held_out = [pair for side in HELD_OUT for pair in read_rows(run.folder, side)]
         more += augment(
             train, train_options.augment, train_options.augment_share, train_options.seed, held_out=held_out
         )
@@ -326,7 +326,7 @@ def _trainable(
         return train_in_full(base.model, layers=layers)
     set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
     if machine.precision == "bf16":
-        keep_in_bf16(base.model)  # before LoRA: its first values follow its layers' precision, resumed or not
+        cast_to_bf16(base.model)  # before LoRA: its first values follow its layers' precision, resumed or not
     return with_lora(
         base.model,
         rank=model_options.lora_r,

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from daedap.i18n import translate
 from daedap.model.device import Machine, best_of_n
 from daedap.model.loss import AnswerLoss, Batch, collate
-from daedap.model.prompt import Example, filled
-from daedap.model.trainable import PARTED, frozen_lower, plain
+from daedap.model.prompt import Example, round_up
+from daedap.model.trainable import SPLITTABLE, frozen_lower, unwrap_peft
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -100,7 +100,7 @@ def _time(seconds: float) -> str:
     return translate("{minutes:.1f} min", minutes=seconds / 60)
 
 
-def measure(
+def measure_costs(
     model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine, *, whole: bool = False
 ) -> Costs:
     """Try a few steps on rows of ordinary length with several blocks trained and with one; no weight is changed.
@@ -109,12 +109,12 @@ def measure(
     be trained, whatever it takes, so that one kind of step is enough.
     """
     batch = collate(_ordinary(examples), machine.device)
-    blocks, rows = plain(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
-    if whole or blocks == 1 or plain(model).config.model_type not in PARTED:
+    blocks, rows = unwrap_peft(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
+    if whole or blocks == 1 or unwrap_peft(model).config.model_type not in SPLITTABLE:
         each = best_of_n(trial_step(AnswerLoss(model), batch, machine)) / rows / blocks
         return Costs(0.0, each, each / 3)  # two thirds of a step go backward
     several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _SEVERAL)
-    frozen = best_of_n(_forward(frozen_lower(plain(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
+    frozen = best_of_n(_forward(frozen_lower(unwrap_peft(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
     one, more = (best_of_n(_top(model, batch, blocks - depth, machine)) / rows for depth in (1, several))
     trained = max(0.0, more - one) / (several - 1)
     return Costs(max(0.0, one - trained), trained, frozen)
@@ -125,12 +125,12 @@ def _top(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, machine:
     if not lowest:
         return trial_step(AnswerLoss(model), batch, machine)
     with torch.no_grad():
-        states = frozen_lower(plain(model), lowest)(batch.inputs)
+        states = frozen_lower(unwrap_peft(model), lowest)(batch.inputs)
     above = Batch(states, batch.row, batch.place, batch.label)
     return trial_step(AnswerLoss(model, lowest=lowest), above, machine)
 
 
-def choose(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:
+def choose_plan(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:
     """The best plan that fits into the wish's budget; the cheapest when none does; the wish itself without a budget.
 
     `layers` and `epochs`, where the user has told them, are not changed. What is given up is what costs the least, as
@@ -157,7 +157,7 @@ def scoring_seconds(costs: Costs, blocks: int, rows: int) -> float:
     return _SCORES + read * blocks * costs.frozen if rows else 0.0
 
 
-def remembering_seconds(rows: int) -> float:
+def indexing_seconds(rows: int) -> float:
     """What the bot needs to know besides the model, of so many training rows."""
     return _REMEMBERS + _EACH * min(rows, _MANY) + _MORE * max(0, rows - _MANY)
 
@@ -181,7 +181,7 @@ def _loss(plan: Plan) -> float:
 def _ordinary(examples: Sequence[Example]) -> list[Example]:
     """Rows of mean length, as batches fill them up."""
     rows = sorted(examples, key=lambda example: len(example.ids))
-    lengths = [filled(len(row.ids)) for row in rows]
+    lengths = [round_up(len(row.ids)) for row in rows]
     middle = bisect_left(lengths, sum(lengths) / len(lengths))
     first = max(0, min(middle - _ROWS // 2, len(rows) - _ROWS))
     return rows[first : first + _ROWS]

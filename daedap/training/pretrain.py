@@ -30,9 +30,9 @@ from daedap.data.corpus import Document
 from daedap.errors import RunError, SettingsError
 from daedap.files import new_folder, write_text
 from daedap.i18n import translate
-from daedap.model.base import random_init_model, same_base, self_test
-from daedap.model.device import Machine, need_compiler, resolve_machine
-from daedap.model.prompt import Prompt, prompt_for
+from daedap.model.base import random_init_model, load_recorded_base, self_test
+from daedap.model.device import Machine, require_compiler, resolve_machine
+from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from daedap.runs import Json, Run
 from daedap.training.checkpoint import cut_log, resume, save_checkpoint
@@ -126,7 +126,7 @@ def _rendered(document: Document, encoded: Iterator[list[int]], prompt: Prompt) 
     texts = [next(encoded) for _ in document.texts]
     if document.dialogue:
         return prompt.dialogue(texts)
-    end = prompt.template.end
+    end = prompt.template.eos_id
     bos = prompt.tokenizer.bos_token_id
     return [end if bos is None else bos, *(number for text in texts for number in (*text, end))]
 
@@ -331,7 +331,7 @@ def fit_tokenizer(train: Sequence[Document], vocab_size: int) -> PreTrainedToken
 
 def encode(run: Run, tokenizer: PreTrainedTokenizerFast, train: Sequence[Document], dev: Sequence[Document]) -> Json:
     """Encode both sides and write them with the tokenizer; returns their sizes."""
-    prompt = prompt_for(tokenizer, 0)
+    prompt = build_prompt(tokenizer, 0)
     sizes: Json = {"vocabulary": len(prompt.tokenizer)}
     with new_folder(run.folder / "data") as temporary:
         save_tokenizer(prompt.tokenizer, temporary)
@@ -343,14 +343,14 @@ def encode(run: Run, tokenizer: PreTrainedTokenizerFast, train: Sequence[Documen
     return sizes
 
 
-def make_base(run: Run) -> PretrainState:
+def pretrain_base(run: Run) -> PretrainState:
     """Pretrain as the run's settings say, from its newest checkpoint on, and write `model/`."""
     schedule = _schedule(run)
     train = Corpus.load(run.folder / "data" / "train.npz")
     dev = Corpus.load(run.folder / "data" / "dev.npz") if "dev" in run.settings["sizes"] else None
     steps_per_pass(train, schedule)  # refuses what is too short before anything takes time
     if schedule.torch_compile:
-        need_compiler()
+        require_compiler()
     tokenizer = load_tokenizer(run.folder / "data")
     model = _first_weights(run, tokenizer, schedule)
     machine = resolve_machine(run, schedule.device, schedule.precision, model.config.get_text_config().hidden_size)
@@ -363,7 +363,7 @@ def make_base(run: Run) -> PretrainState:
 def _first_weights(run: Run, tokenizer: PreTrainedTokenizerFast, schedule: PretrainOptions) -> PreTrainedModel:
     """The base's, or random ones of the shape that was told."""
     if recorded := run.settings["base"]:
-        return same_base(run, recorded).model
+        return load_recorded_base(run, recorded).model
     model = random_init_model(
         tokenizer, schedule.seed, ArchitectureOptions(**run.settings["shape"]), places=schedule.block_size
     )

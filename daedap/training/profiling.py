@@ -37,12 +37,12 @@ def _speed(shape: tuple[int, int, int], dtype: torch.dtype, device: str, times: 
     for _ in range(times + 1):
         start = time.perf_counter()
         left @ right
-        wait_for(device)
+        synchronize(device)
         measured.append(time.perf_counter() - start)
     return 2 * rows * inner * columns / statistics.median(measured[1:]) / 1e9  # the first call picks kernels
 
 
-def wait_for(device: str) -> None:
+def synchronize(device: str) -> None:
     """Until an accelerator has done what it was given; a processor always has."""
     if device == "cuda":
         torch.cuda.synchronize()
@@ -106,7 +106,7 @@ class _Product(NamedTuple):
     trained: bool
 
 
-def step_flops(model: nn.Module, *, rows: int, length: int, head_places: int) -> float:
+def step_flops(model: nn.Module, *, rows: int, length: int, head_positions: int) -> float:
     """Floating-point operations of one step on (rows, length) ids, padding included: forward and backward.
 
     The head runs at `head_places` of the rows * length places. An estimate of what the mathematics asks for: 2 for
@@ -128,7 +128,7 @@ def step_flops(model: nn.Module, *, rows: int, length: int, head_places: int) ->
             flows = flows or product.trained
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     size, trained = _weight(head)
-    return total + 2.0 * head_places * size * (1 + flows + trained)
+    return total + 2.0 * head_positions * size * (1 + flows + trained)
 
 
 def _products(model: nn.Module) -> Iterator[_Product]:

@@ -13,7 +13,16 @@ from typing import Any
 from daedap.config import ModelOptions
 from daedap.data.doctor import Loaded
 from daedap.data.reader import ReadOptions
-from daedap.data.split import SIDES, Split, SplitOptions, grow, need_rows, read_sides, share, split
+from daedap.data.split import (
+    SPLITS,
+    Split,
+    SplitOptions,
+    as_fraction,
+    extend_split,
+    read_split,
+    require_training_rows,
+    split,
+)
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
 from daedap.i18n import tell, translate
@@ -37,7 +46,7 @@ def parent_options(
         )
     settings, data = parent.settings, parent.document("data/source.json")
     theirs = ModelOptions(**{**settings["learner"], "layers": settings["plan"]["layers"]})
-    sizes = {name: share(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
+    sizes = {name: as_fraction(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
     parted = SplitOptions(**{**settings["splitting"], **sizes})
     return _taken_over(parent, model_options, theirs), _taken_over(parent, split_options, parted)
 
@@ -71,11 +80,11 @@ def continue_split(
 
     Also the ids of all rows that it had on no side it used. Raises DataError when none of them is to be learned.
     """
-    before = read_sides(parent.folder)
+    before = read_split(parent.folder)
     known = {pair.id for pair in before.pairs}
-    parts = grow(before, [pair for pair in pairs if pair.id not in known], split_options, seed=seed)
+    parts = extend_split(before, [pair for pair in pairs if pair.id not in known], split_options, seed=seed)
     used = known - {pair.id for pair in before.rows("unused")}
-    new = {side: {pair.id for pair in parts.rows(side)} - used for side in SIDES}
+    new = {side: {pair.id for pair in parts.rows(side)} - used for side in SPLITS}
     if not new["train"]:
         raise DataError(
             "{file}: nothing to learn that run {parent} has not learned.",
@@ -97,7 +106,7 @@ class SplitRows:
 
     def count_new(self) -> Json:
         """So many rows of each side are new."""
-        return {side: sum(pair.id in self.new for pair in self.parts.rows(side)) for side in SIDES}
+        return {side: sum(pair.id in self.new for pair in self.parts.rows(side)) for side in SPLITS}
 
 
 def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, parent: Run | None) -> SplitRows:
@@ -108,8 +117,8 @@ def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: i
         if parent
         else (split(pairs, split_options, seed=seed), nothing)
     )
-    need_rows(parts, file)
-    if "dev" not in parts.sides:
+    require_training_rows(parts, file)
+    if "dev" not in parts.assignments:
         tell([translate("No dev rows: training can't stop early, and the last weights are kept.")])
     return SplitRows(parts, new)
 
@@ -117,7 +126,7 @@ def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: i
 def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, parted: SplitRows) -> Json:
     """What a run keeps of where its rows come from; told at once."""
     parts, new = parted.parts, parted.count_new()
-    counts = {side: parts.sides.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
+    counts = {side: parts.assignments.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
     leak = asdict(parts.leak)
     told = (
         "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "

@@ -14,9 +14,9 @@ from transformers import PreTrainedModel
 
 from daedap.i18n import translate
 from daedap.model.device import Machine
-from daedap.model.loss import AnswerLoss, Batch, Rendered, shortlist
+from daedap.model.loss import AnswerLoss, Batch, TokenizedRows, shortlist
 from daedap.model.prompt import Example, Prompt
-from daedap.model.trainable import PARTED, frozen_lower, lowest_trained, plain
+from daedap.model.trainable import SPLITTABLE, frozen_lower, lowest_trained_block, unwrap_peft
 from daedap.training.activation_cache import Cached, CacheFile, Lower, cached
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenBlocks:
     """The lower blocks, which say the same in every epoch, and where that is kept."""
 
     model: PreTrainedModel
@@ -73,20 +73,20 @@ class Frozen:
         return run
 
 
-def frozen_part(model: PreTrainedModel | PeftModel, digest: str, machine: Machine, folder: Path, limit: int) -> Frozen:
+def find_frozen(model: PreTrainedModel | PeftModel, digest: str, machine: Machine, folder: Path, limit: int) -> FrozenBlocks:
     """What lies below everything that learns, of a base with this digest; `folder` may hold `limit` bytes of it."""
-    blocks, base = lowest_trained(model), plain(model)
+    blocks, base = lowest_trained_block(model), unwrap_peft(model)
     weights = next(base.parameters())
     key = f"{digest} {blocks} {machine.precision} {weights.dtype}"
     kept = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    return Frozen(base, blocks, CacheFile(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine)
+    return FrozenBlocks(base, blocks, CacheFile(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine)
 
 
-def new_task(
+def build_task(
     model: PreTrainedModel | PeftModel,
     prompt: Prompt,
     sides: Sequence[Sequence[Example]],
-    frozen: Frozen,
+    frozen: FrozenBlocks,
     *,
     shortlisted: bool,
 ) -> Task:
@@ -98,12 +98,12 @@ def new_task(
     return Task(model, loss, AnswerLoss(model, lowest=lowest), train, dev)
 
 
-def _held(frozen: Frozen, sides: Sequence[Sequence[Example]]) -> list[Rows]:
+def _held(frozen: FrozenBlocks, sides: Sequence[Sequence[Example]]) -> list[Rows]:
     """All sides with the frozen blocks' output, or all with ids where that can't be had."""
-    ids: list[Rows] = [Rendered(side, frozen.machine.device) for side in sides]
+    ids: list[Rows] = [TokenizedRows(side, frozen.machine.device) for side in sides]
     if not frozen.blocks or not frozen.cache_file.limit:
         return ids
-    if frozen.model.config.model_type not in PARTED:
+    if frozen.model.config.model_type not in SPLITTABLE:
         _log.info(translate("The frozen layers of this architecture can't be run apart: they run at every step."))
         return ids
     if (size := sum(map(frozen.cache_file.size, sides))) > frozen.cache_file.limit:

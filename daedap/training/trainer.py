@@ -32,7 +32,7 @@ from daedap.errors import SettingsError
 from daedap.i18n import translate
 from daedap.model.batching import epoch_batches, sorted_batches
 from daedap.model.device import Machine
-from daedap.model.distributed import all_reduce_sum, broadcast, is_main, shard, wait, world
+from daedap.model.distributed import all_reduce_sum, broadcast, is_main, shard, wait, world_size
 from daedap.runs import Json, Run
 from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
 from daedap.training.task import Rows, Task
@@ -74,7 +74,7 @@ def refuse_no_number(step: int, *values: float) -> None:
         )
 
 
-class Average:
+class WeightAverage:
     """The mean of a model's trained weights, frozen ones left out. accelerate keeps it in every checkpoint."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -175,7 +175,7 @@ class Trainer:
             log_with=None if self.train_options.report_to == "none" else self.train_options.report_to,
             project_dir=self.folder,
         )
-        self.average = Average(self.task.model) if self.train_options.swa_epoch_start else None
+        self.average = WeightAverage(self.task.model) if self.train_options.swa_epoch_start else None
         if self.average:
             self.accelerator.register_for_checkpointing(self.average)
 
@@ -268,7 +268,7 @@ class Trainer:
         mine = shard(rows)
         labels = sum(self.task.train.examples[row].labels for row in rows)
         loss = self.loss(self.task.train.batch(mine or rows[:1])).sum() * bool(mine)
-        self.accelerator.backward(loss * world() / labels)  # of several processes, the mean gradient is taken
+        self.accelerator.backward(loss * world_size() / labels)  # of several processes, the mean gradient is taken
         norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.train_options.max_grad_norm)
         summed = all_reduce_sum(float(loss.detach()))
         refuse_no_number(self.progress.step + 1, summed, float(norm))

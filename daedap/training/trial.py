@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from daedap.config import ModelOptions, TrainOptions
 from daedap.files import write_json
 from daedap.model.base import Base
-from daedap.model.device import Machine, choose_device, choose_precision, this_machine
+from daedap.model.device import Machine, choose_device, choose_precision, describe_machine
 from daedap.model.language_model import TorchModel
 from daedap.runs import Run
 from daedap.training.finetune import begin, choose_base, default_rate, method_of, plan_for, render
@@ -38,22 +38,22 @@ class TrialContext:
     """lora or full."""
     learning_rate: float
     """The one that the search starts from."""
-    pace: float = 1.0
+    slowdown: float = 1.0
     """How much longer real steps take than those few that a plan is made from."""
 
-    def paced(self, model_options: ModelOptions, train_options: TrainOptions, rows: int) -> TrialContext:
+    def calibrated(self, model_options: ModelOptions, train_options: TrainOptions, rows: int) -> TrialContext:
         """The same, after it has been seen how long the scratch run's few rows take."""
         plan, started = self.plan, time.perf_counter()
-        self.learn(model_options, replace(train_options, num_train_epochs=1), lambda epoch, speaker: None)
-        pace = max(1.0, (time.perf_counter() - started) * plan.rows * plan.epochs / (rows * plan.seconds))
-        return replace(self, pace=pace, plan=replace(plan, seconds=pace * plan.seconds))
+        self.train(model_options, replace(train_options, num_train_epochs=1), lambda epoch, speaker: None)
+        slowdown = max(1.0, (time.perf_counter() - started) * plan.rows * plan.epochs / (rows * plan.seconds))
+        return replace(self, slowdown=slowdown, plan=replace(plan, seconds=slowdown * plan.seconds))
 
-    def expected(self, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Plan:
+    def expected_plan(self, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Plan:
         """How long the whole training takes with these settings, and what comes after it."""
         plan = _expected(self.run, self._untouched(), model_options, train_options, train, self.machine)
-        return replace(plan, seconds=self.pace * plan.seconds)
+        return replace(plan, seconds=self.slowdown * plan.seconds)
 
-    def learn(self, model_options: ModelOptions, train_options: TrainOptions, watch: DevEval) -> TorchModel:
+    def train(self, model_options: ModelOptions, train_options: TrainOptions, watch: DevEval) -> TorchModel:
         """A model trained on the scratch run's rows, with the weights that `daedap train` would keep.
 
         Raises SettingsError when the loss is no longer a number, and whatever `watch` raises.
@@ -84,7 +84,7 @@ def prepare_trials(
     """Load the base, probe the machine, and try a few steps. The run holds settings (`evaluate`) and the test rows."""
     base = choose_base(model_options, train_options, train)
     device, width = choose_device(model_options.device), base.model.config.get_text_config().hidden_size
-    machine = this_machine(device, choose_precision(model_options.precision, width, device))
+    machine = describe_machine(device, choose_precision(model_options.precision, width, device))
     tried = replace(base, model=copy.deepcopy(base.model))
     plan = _expected(run, tried, model_options, train_options, train, machine)
     rate = train_options.learning_rate or default_rate(model_options, base)

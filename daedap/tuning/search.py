@@ -15,7 +15,7 @@ import daedap.tuning.study as studies
 from daedap.config import FRESH, ModelOptions, TrainOptions, at_least_one
 from daedap.data.doctor import load
 from daedap.data.reader import ReadOptions
-from daedap.data.split import Split, SplitOptions, drawn, need_rows, split, write_sides
+from daedap.data.split import Split, SplitOptions, require_training_rows, sample_rows, split, write_split
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
 from daedap.runs import FOLDER, Json, Run
@@ -96,15 +96,15 @@ def set_up(task: Task, run: Run) -> Stage:
     from daedap.training.trial import prepare_trials  # torch takes seconds to import
 
     parts = split(load(task.file, task.read_options).pairs, task.split_options, seed=task.train_options.seed)
-    need_rows(parts, task.file)
+    require_training_rows(parts, task.file)
     choosing, comparing = halve(parts.rows("dev"), parts.components_of("dev"))
-    write_sides(run.folder, parts)
+    write_split(run.folder, parts)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
     ground = prepare_trials(run, task.model_options, task.train_options, parts.rows("train"))
     few = _share(parts, _few(ground.plan) / ground.plan.rows, task.train_options.seed)
-    write_sides(run.folder, few)
+    write_split(run.folder, few)
     read = len(few.rows("train")) + len(few.rows("dev")) / 3
-    return Stage(parts, ground.paced(task.model_options, task.train_options, round(read)), choosing, comparing)
+    return Stage(parts, ground.calibrated(task.model_options, task.train_options, round(read)), choosing, comparing)
 
 
 def _few(plan: Plan) -> float:
@@ -149,8 +149,8 @@ def run_search(task: Task, stage: Stage, study: Study, times: Times, *, more: bo
         task.model_options, task.train_options, ground.plan, ground.method, ground.learning_rate, epochs=epochs
     )
     share = _share(stage.parts, scale.fraction, task.train_options.seed)
-    write_sides(ground.run.folder, share)
-    trials = studies.Trials(space, scale.epochs, stage.choosing, stage.comparing, ground.learn)
+    write_split(ground.run.folder, share)
+    trials = studies.Trials(space, scale.epochs, stage.choosing, stage.comparing, ground.train)
     seed = None if task.how.storage else task.train_options.seed
     seconds = task.left - times.final - times.proof if task.how.finish else task.left
     if more:
@@ -160,7 +160,7 @@ def run_search(task: Task, stage: Stage, study: Study, times: Times, *, more: bo
 
 def _share(parts: Split, fraction: float, seed: int) -> Split:
     """A share of the training rows; a smaller one is part of a larger one."""
-    rows = [row for row, side in enumerate(parts.sides) if side == "train"]
-    chosen = set(drawn(rows, max(1, round(fraction * len(rows))), seed))
-    sides = ["unused" if side == "train" and row not in chosen else side for row, side in enumerate(parts.sides)]
-    return replace(parts, sides=sides)
+    rows = [row for row, side in enumerate(parts.assignments) if side == "train"]
+    chosen = set(sample_rows(rows, max(1, round(fraction * len(rows))), seed))
+    sides = ["unused" if side == "train" and row not in chosen else side for row, side in enumerate(parts.assignments)]
+    return replace(parts, assignments=sides)

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM
 
 from daedap.model.base import Base, load_base
 from daedap.training import baselines as stock
-from daedap.training.baselines import LENGTH, NAMES, STOCK, BaselineSettings, Trained, fitting, train_stock
+from daedap.training.baselines import LENGTH, NAMES, BASELINES, BaselineSettings, Trained, rows_that_fit, train_baseline
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.types import Message, Pair
 
 ROWS = toys.PAIRS[:40]
-SHAPES = {name: (STOCK[name].batch_size, LENGTH) for name in ("lora_padded", "full_padded")}
+SHAPES = {name: (BASELINES[name].batch_size, LENGTH) for name in ("lora_padded", "full_padded")}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def verbosity() -> Iterator[None]:
 def trained(name: str, base: Base, scratch: Path, **options: Any) -> Trained:
     if name == "trl_best":
         pytest.importorskip("trl")
-    return train_stock(STOCK[name], base, ROWS, BaselineSettings(scratch, **options))
+    return train_baseline(BASELINES[name], base, ROWS, BaselineSettings(scratch, **options))
 
 
 def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_steps_are_reported(name: str, base: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     done = trained(name, base, tmp_path, max_steps=2)
     assert len(done.steps) == 2
-    assert all(step.rows == STOCK[name].batch_size and step.seconds > 0 for step in done.steps)
+    assert all(step.rows == BASELINES[name].batch_size and step.seconds > 0 for step in done.steps)
     assert sum(step.seconds for step in done.steps) < done.seconds
     assert capsys.readouterr().out == ""
     assert [path.name for path in tmp_path.iterdir()] == [name]
@@ -66,7 +66,7 @@ def test_steps_are_reported(name: str, base: Base, tmp_path: Path, capsys: pytes
 def test_padded_rows_have_one_length(name: str, base: Base, tmp_path: Path) -> None:
     for step in trained(name, base, tmp_path, max_steps=2).steps:
         assert (step.rows, step.length) == SHAPES[name]
-        assert step.head_places == step.rows * step.length
+        assert step.head_positions == step.rows * step.length
 
 
 def test_padding_is_not_learned() -> None:
@@ -81,7 +81,7 @@ def test_an_epoch_takes_every_row_and_learns(name: str, base: Base, tmp_path: Pa
     before = weights(base.model)
     done = trained(name, base, tmp_path, epochs=1)
     assert sum(step.rows for step in done.steps) == len(ROWS)
-    assert len(done.steps) == math.ceil(len(ROWS) / STOCK[name].batch_size)
+    assert len(done.steps) == math.ceil(len(ROWS) / BASELINES[name].batch_size)
     moved = [key for key, weight in done.model.named_parameters() if weight.requires_grad and weight.abs().sum() > 0]
     adapted = isinstance(done.model, PeftModel)
     assert adapted == (name != "full_padded")
@@ -126,7 +126,7 @@ def test_trl_learns_answers_alone_and_groups_by_length(base: Base, tmp_path: Pat
     pytest.importorskip("trl")
     prompt = base.prompt(LENGTH)
     examples = [prompt.example(row) for row in ROWS]
-    options = stock._options(STOCK["trl_best"], BaselineSettings(tmp_path, epochs=1))
+    options = stock._options(BASELINES["trl_best"], BaselineSettings(tmp_path, epochs=1))
     trainer = stock._trl_best(base, examples, options)
     data: Any = trainer.train_dataset
     assert data["input_ids"][:] == [example.ids for example in examples]
@@ -151,7 +151,7 @@ def test_few_steps_stand_for_the_epoch(base: Base) -> None:
 
 def test_rows_that_do_not_fit_are_left_out(base: Base) -> None:
     turns = (Message("user", "안녕하세요 " * 200), Message("assistant", "네"))
-    assert fitting(base, [*ROWS, Pair("네?", "네.", history=turns)]) == ROWS
+    assert rows_that_fit(base, [*ROWS, Pair("네?", "네.", history=turns)]) == ROWS
 
 
 def counted(model: Any, rows: int, length: int) -> float:
@@ -166,17 +166,17 @@ def test_operations_are_those_that_torch_counts(folder: Path, target: Any) -> No
     model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     if target:
         model = get_peft_model(model, LoraConfig(r=4, target_modules=target, fan_in_fan_out=True))
-    told = step_flops(model, rows=3, length=20, head_places=60)
+    told = step_flops(model, rows=3, length=20, head_positions=60)
     assert told == pytest.approx(counted(model, 3, 20), rel=0.01)
 
 
 def test_operations_below_the_lowest_trained_layer(base: Base) -> None:
-    everything = step_flops(base.model, rows=1, length=16, head_places=16)
+    everything = step_flops(base.model, rows=1, length=16, head_positions=16)
     model = get_peft_model(base.model, LoraConfig(r=4, target_modules=["h.1.mlp.c_proj"], fan_in_fan_out=True))
-    assert step_flops(model, rows=1, length=16, head_places=16) < 0.55 * everything
-    fewer = step_flops(model, rows=1, length=16, head_places=4)
+    assert step_flops(model, rows=1, length=16, head_positions=16) < 0.55 * everything
+    fewer = step_flops(model, rows=1, length=16, head_positions=4)
     head = base.model.get_output_embeddings().weight.numel()
-    assert step_flops(model, rows=1, length=16, head_places=16) - fewer == 12 * 4 * head
+    assert step_flops(model, rows=1, length=16, head_positions=16) - fewer == 12 * 4 * head
 
 
 def test_memory_is_what_is_held_at_the_most() -> None:

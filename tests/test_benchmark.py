@@ -18,15 +18,15 @@ from daedap.commands.bench import Bench, BenchOptions, RecipeName, _measured, _p
 from daedap.errors import BaseError, SettingsError
 from daedap.model.base import load_base
 from daedap.training import benchmark as bench
-from daedap.training.baselines import NAMES, STOCK, Step, kogpt2_shape, save_base
+from daedap.training.baselines import NAMES, BASELINES, Step, kogpt2_shape, save_base
 from daedap.training.benchmark import (
     VARIANTS,
     BenchContext,
     MachineInfo,
-    Measured,
+    Measurement,
     Variant,
     bits_per_character,
-    choose_floats,
+    choose_baseline_precision,
     measure_ours,
     measure_quality,
     measure_speed,
@@ -57,8 +57,8 @@ def quick_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daedap.training.benchmark._SHAPES", ((64, 64, 64),))
 
 
-def measured(name: str, rate: float, **fields: Any) -> Measured:
-    return Measured(name, "fp32", 8, 1.0, (rate, rate, 100 * rate), 500_000_000, 2e9)._replace(**fields)
+def measured(name: str, rate: float, **fields: Any) -> Measurement:
+    return Measurement(name, "fp32", 8, 1.0, (rate, rate, 100 * rate), 500_000_000, 2e9)._replace(**fields)
 
 
 def test_a_rate_is_the_median_of_the_warm_steps() -> None:
@@ -75,12 +75,12 @@ def test_utilisation_is_of_the_peak_in_its_precision() -> None:
 
 
 def test_speed_and_quality(ground: BenchContext) -> None:
-    speed = measure_speed(STOCK["full_padded"], ground, "fp32", 3)
+    speed = measure_speed(BASELINES["full_padded"], ground, "fp32", 3)
     assert (speed.rows, len(speed.step_rates), speed.bits_per_character) == (12, 2, None)
     assert speed.peak_bytes > 50e6
-    few = measure_quality(STOCK["full_padded"], ground, "fp32", 1)
+    few = measure_quality(BASELINES["full_padded"], ground, "fp32", 1)
     assert (few.rows, len(few.step_rates)) == (40, 9)
-    eager = replace(STOCK["full_padded"], learning_rate=3e-3)
+    eager = replace(BASELINES["full_padded"], learning_rate=3e-3)
     more = measure_quality(eager, replace(ground, dev=ground.train), "fp32", 8)
     assert more.rows == 8 * 40
     assert few.bits_per_character
@@ -103,13 +103,13 @@ def test_bits_are_those_of_answers_by_their_characters(ground: BenchContext) -> 
 
 def test_unpadded_rows_are_less_work(ground: BenchContext) -> None:
     pytest.importorskip("trl")
-    padded, grouped = (measure_speed(STOCK[name], ground, "fp32", 2) for name in ("lora_padded", "trl_best"))
+    padded, grouped = (measure_speed(BASELINES[name], ground, "fp32", 2) for name in ("lora_padded", "trl_best"))
     assert grouped.flops_per_row < 0.4 * padded.flops_per_row
 
 
 def test_the_other_trainer_s_model_is_scored_as_its_weights_are(ground: BenchContext) -> None:
     pytest.importorskip("trl")
-    found = measure_quality(STOCK["trl_best"], ground, "fp32", 2)
+    found = measure_quality(BASELINES["trl_best"], ground, "fp32", 2)
     saved = PeftModel.from_pretrained(ground.base().model, str(ground.scratch / "trl_best"))
     told = bits_per_character(saved, ground.base().prompt(128), ground.dev, "cpu")
     assert found.bits_per_character == pytest.approx(told, rel=1e-5)
@@ -118,18 +118,18 @@ def test_the_other_trainer_s_model_is_scored_as_its_weights_are(ground: BenchCon
 def test_the_faster_precision_is_found(ground: BenchContext, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def speed(stock: Any, ground: BenchContext, floats: str, steps: int) -> Measured:
+    def speed(stock: Any, ground: BenchContext, floats: str, steps: int) -> Measurement:
         asked.append(floats)
         return measured(stock.name, rates[floats])
 
     monkeypatch.setattr(bench, "measure_speed", speed)
     rates = {"fp32": 1.0, "bf16": 2.0}
-    assert choose_floats(STOCK["trl_best"], ground) == "bf16"
+    assert choose_baseline_precision(BASELINES["trl_best"], ground) == "bf16"
     rates = {"fp32": 2.0, "bf16": 1.0}
-    assert choose_floats(STOCK["trl_best"], ground) == "fp32"
+    assert choose_baseline_precision(BASELINES["trl_best"], ground) == "fp32"
     asked.clear()
-    assert choose_floats(STOCK["lora_padded"], ground) == "fp32"
-    assert choose_floats(STOCK["trl_best"], replace(ground, peaks={"fp32": 2.0, "bf16": 1.0})) == "fp32"
+    assert choose_baseline_precision(BASELINES["lora_padded"], ground) == "fp32"
+    assert choose_baseline_precision(BASELINES["trl_best"], replace(ground, peaks={"fp32": 2.0, "bf16": 1.0})) == "fp32"
     assert asked == []
 
 
@@ -140,7 +140,7 @@ def test_ours_is_measured_whole(ground: BenchContext, level: Variant) -> None:
     )  # compiling: test_fit
     found = measure_ours(level, ground, epochs=2)
     assert (found.name, found.rows, found.whole) == (level.name, 2 * len(ground.train), True)
-    assert found.counted == found.rows / found.seconds
+    assert found.overall_rate == found.rows / found.seconds
     assert found.bits_per_character is not None
     assert math.isfinite(found.bits_per_character)
     assert not list(ground.scratch.iterdir()), "what the frozen layers said must not serve the next one"
@@ -183,7 +183,7 @@ def test_the_command(folder: Path, file: Path, tmp_path: Path, capsys: Output) -
 
 
 def test_ours_is_also_given_the_time_of_the_first_recipe(ground: BenchContext, monkeypatch: pytest.MonkeyPatch) -> None:
-    def ours(level: Variant, ground: BenchContext, epochs: int) -> Measured:
+    def ours(level: Variant, ground: BenchContext, epochs: int) -> Measurement:
         return measured(level.name, 1.0, bits_per_character=3.0, rows=40 * epochs, seconds=10.0 * epochs)
 
     slow = measured("full_padded", 1.0, bits_per_character=3.5, rows=120, seconds=75.0)

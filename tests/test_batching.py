@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.model.batching import epoch_batches, even_batches, sorted_batches
+from daedap.model.batching import epoch_batches, generation_batches, sorted_batches
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=1003).tolist()
 
@@ -58,6 +58,6 @@ def test_scoring_goes_from_short_to_long() -> None:
 def test_a_long_question_shortens_no_other_reply() -> None:
     lengths = [9, 250, 10, 240, 11, 10]
     rooms = [min(20, 256 - length) for length in lengths]
-    batches = even_batches(lengths, rooms, 64)
+    batches = generation_batches(lengths, rooms, 64)
     assert batches == [[0, 2, 5, 4], [3], [1]]
-    assert even_batches([5] * 5, [9] * 5, 2) == [[0, 1], [2, 3], [4]]
+    assert generation_batches([5] * 5, [9] * 5, 2) == [[0, 1], [2, 3], [4]]

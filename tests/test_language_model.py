@@ -74,14 +74,14 @@ def test_a_reply_that_does_not_end_is_cut_at_the_limit(kogpt2: TorchModel) -> No
 
 
 def test_an_answer_may_be_the_end_alone(kogpt2: TorchModel) -> None:
-    said = favour(kogpt2, [kogpt2.prompt.template.end]).reply(toys.PAIRS[:1])[0]
+    said = favour(kogpt2, [kogpt2.prompt.template.eos_id]).reply(toys.PAIRS[:1])[0]
     assert (said.text, said.ended, said.tokens) == ("", True, 1)
     assert said.log2_probability == pytest.approx(0, abs=1e-6)
 
 
 def test_control_tokens_are_never_said(untrained: TorchModel) -> None:
     tokenizer = untrained.prompt.tokenizer
-    controls = untrained.prompt.controls - {untrained.prompt.template.end}
+    controls = untrained.prompt.control_ids - {untrained.prompt.template.eos_id}
     spoken = favour(untrained, sorted(controls)).reply(toys.PAIRS[:8])
     names = [str(tokenizer.convert_ids_to_tokens(number)) for number in controls]
     assert len(names) >= 2
@@ -118,7 +118,7 @@ def test_a_reply_is_as_likely_as_when_it_is_scored(trained: TorchModel) -> None:
 def test_muted_tokens_keep_their_share_of_the_probability(kogpt2: TorchModel) -> None:
     """Half of the mass on a control token: what is said instead has at most the other half."""
     mask = kogpt2.prompt.tokenizer.mask_token_id
-    end = kogpt2.prompt.template.end
+    end = kogpt2.prompt.template.eos_id
     assert isinstance(mask, int)
     said = favour(kogpt2, [mask, end]).reply(toys.PAIRS[:1])[0]
     bits, _ = kogpt2.log2_probability([replace(toys.PAIRS[0], answer="")])[0]

@@ -14,7 +14,7 @@ from daedap.model.base import load_base
 from daedap.model.device import Machine
 from daedap.model.trainable import with_lora
 from daedap.runs import Run
-from daedap.training.planner import Costs, Plan, choose, measure, remembering_seconds, scoring_seconds
+from daedap.training.planner import Costs, Plan, choose_plan, measure_costs, indexing_seconds, scoring_seconds
 
 CPU = Machine("cpu", "fp32", 1, "")
 WISH = Plan(rows=10_000, epochs=5, layers=12, blocks=12)
@@ -23,7 +23,7 @@ Output = pytest.CaptureFixture[str]
 
 
 def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
-    plan = choose(COSTS, WISH, layers=None, epochs=None)
+    plan = choose_plan(COSTS, WISH, layers=None, epochs=None)
     assert replace(plan, seconds=0.0, wished=0.0) == WISH
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
     assert plan.lines() == [
@@ -33,7 +33,7 @@ def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
 
 @pytest.mark.parametrize("minutes", [20, 8, 5, 3, 1, 0.5, 0.2])
 def test_a_plan_fits_into_its_budget(minutes: float) -> None:
-    plan = choose(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None)
+    plan = choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None)
     assert plan.seconds <= 60 * minutes
     assert (len(plan.lines()) == 1) == (minutes > 11), "what is given up is told"
 
@@ -41,13 +41,13 @@ def test_a_plan_fits_into_its_budget(minutes: float) -> None:
 def test_time_for_the_scores_is_kept() -> None:
     wish = replace(WISH, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
     assert wish.scoring == pytest.approx(20 + 6_000 * 12 * 0.0003)
-    assert choose(COSTS, wish, layers=None, epochs=None).seconds <= 600 - wish.scoring
+    assert choose_plan(COSTS, wish, layers=None, epochs=None).seconds <= 600 - wish.scoring
     assert scoring_seconds(COSTS, 12, 0) == 0
-    assert remembering_seconds(10_000) > remembering_seconds(1_000) > 0
+    assert indexing_seconds(10_000) > indexing_seconds(1_000) > 0
 
 
 def test_less_time_learns_less() -> None:
-    plans = [choose(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None) for minutes in (20, 5, 2, 0.3)]
+    plans = [choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None) for minutes in (20, 5, 2, 0.3)]
     work = [plan.fraction * plan.epochs * plan.layers for plan in plans]
     assert work == sorted(work, reverse=True)
     assert plans[0].layers == 12
@@ -55,13 +55,13 @@ def test_less_time_learns_less() -> None:
 
 
 def test_what_the_user_told_is_kept() -> None:
-    plan = choose(COSTS, replace(WISH, budget=100.0), layers=3, epochs=4)
+    plan = choose_plan(COSTS, replace(WISH, budget=100.0), layers=3, epochs=4)
     assert (plan.layers, plan.epochs) == (3, 4)
     assert plan.fraction < 1
 
 
 def test_too_little_time_for_anything_is_told() -> None:
-    plan = choose(COSTS, replace(WISH, budget=0.1), layers=None, epochs=None)
+    plan = choose_plan(COSTS, replace(WISH, budget=0.1), layers=None, epochs=None)
     assert plan.seconds > 0.1
     assert "training ends when the time is over" in plan.lines()[2]
 
@@ -71,7 +71,7 @@ def test_every_layout_can_be_measured(tmp_path: Path, name: str) -> None:
     base = load_base(str(toys.BASES[name](tmp_path / name)))
     model = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=None)
     prompt = base.prompt(100)
-    costs = measure(model, [prompt.example(pair) for pair in toys.PAIRS], CPU)
+    costs = measure_costs(model, [prompt.example(pair) for pair in toys.PAIRS], CPU)
     assert costs.frozen > 0
     assert costs.step + costs.trained > costs.frozen / 2
     assert all(weight.grad is None for weight in model.parameters())

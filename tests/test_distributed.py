@@ -18,7 +18,7 @@ import toys
 from conftest import write_csv
 
 from daedap.cli import run as cli
-from daedap.model.saved import open_learned
+from daedap.model.saved import open_trained
 from daedap.runs import Run
 
 LAUNCHERS = {
@@ -73,7 +73,7 @@ def states(runs: Path) -> dict[str, torch.Tensor]:
 
 def assert_same(one: Path, other: Path) -> None:
     """They give every answer the same probability: single weights, of which some decide nothing, may drift apart."""
-    ours, theirs = (open_learned(Run(folder)).log2_probability(toys.PAIRS) for folder in (one, other))
+    ours, theirs = (open_trained(Run(folder)).log2_probability(toys.PAIRS) for folder in (one, other))
     np.testing.assert_allclose(ours, theirs, rtol=2e-3)
 
 

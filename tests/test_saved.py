@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from daedap.config import ModelOptions, TrainOptions
-from daedap.data.split import SplitOptions, split, write_sides
+from daedap.data.split import SplitOptions, split, write_split
 from daedap.errors import BaseError, DaedapError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
 from daedap.model.language_model import TorchModel
-from daedap.model.saved import open_learned, open_untuned
+from daedap.model.saved import open_trained, open_untuned
 from daedap.model.tokenizer import decode, encode
 from daedap.runs import Run, create
 from daedap.training.finetune import learn
@@ -44,7 +44,7 @@ def teach(place: Path, kind: str, train_options: TrainOptions = RECIPE) -> Taugh
     name, method = kind.split("-")
     base = toys.BASES[name](place / name)
     run = create(place / "runs")
-    write_sides(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
+    write_split(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
     model_options = ModelOptions(
         base=str(base),
         method="lora" if method == "lora" else "full",
@@ -90,14 +90,14 @@ def said_plainly(model: Any, tokenizer: Any, speaker: TorchModel, pair: Pair) ->
     ids = torch.tensor([tokenizer(asked, add_special_tokens=False)["input_ids"]])
     said: list[int] = []
     with torch.no_grad():
-        while len(said) < speaker.max_new_tokens and speaker.prompt.template.end not in said:
+        while len(said) < speaker.max_new_tokens and speaker.prompt.template.eos_id not in said:
             said.append(int(model.eval()(input_ids=ids).logits[0, -1].argmax()))
             ids = torch.cat([ids, torch.tensor([said[-1:]])], dim=1)
     return said
 
 
 def test_other_programs_load_it_and_say_the_same(taught: Taught) -> None:
-    speaker = open_learned(taught.run)
+    speaker = open_trained(taught.run)
     model, tokenizer = plainly(taught)
     learned = 0
     for pair, said in zip(LEARNED, speaker.reply(LEARNED), strict=True):
@@ -109,7 +109,7 @@ def test_other_programs_load_it_and_say_the_same(taught: Taught) -> None:
 
 
 def test_other_programs_encode_as_it_was_trained(taught: Taught) -> None:
-    speaker = open_learned(taught.run)
+    speaker = open_trained(taught.run)
     _, tokenizer = plainly(taught)
     for text in [text for text in toys.TEXTS if "ㅠㅠ" not in text]:  # for KoGPT2 that is a control token
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == encode(speaker.prompt.tokenizer, text)
@@ -118,15 +118,15 @@ def test_other_programs_encode_as_it_was_trained(taught: Taught) -> None:
 def test_the_end_token_is_written_where_generate_looks_for_it(tmp_path: Path) -> None:
     gemma = teach(tmp_path, "gemma3-full", TrainOptions(num_train_epochs=1)).run
     written = json.loads((gemma.folder / "model" / "generation_config.json").read_text(encoding="utf-8"))
-    prompt = open_learned(gemma).prompt
-    assert written["eos_token_id"] == prompt.template.end != prompt.tokenizer.eos_token_id
+    prompt = open_trained(gemma).prompt
+    assert written["eos_token_id"] == prompt.template.eos_id != prompt.tokenizer.eos_token_id
 
 
 def test_the_untuned_base_is_what_training_began_with(taught: Taught) -> None:
     untuned, base = open_untuned(taught.run), load_base(str(taught.base))
     began = TorchModel(base.model, untuned.prompt, untuned.max_new_tokens)
     np.testing.assert_allclose(untuned.log2_probability(LEARNED), began.log2_probability(LEARNED), rtol=1e-5)
-    gained = open_learned(taught.run).log2_probability(LEARNED)[:, 0] - untuned.log2_probability(LEARNED)[:, 0]
+    gained = open_trained(taught.run).log2_probability(LEARNED)[:, 0] - untuned.log2_probability(LEARNED)[:, 0]
     assert (gained > 10).all()
 
 
@@ -145,14 +145,14 @@ def test_what_it_came_to_is_written(taught: Taught) -> None:
 
 def test_a_fresh_model_is_opened_again(tmp_path: Path) -> None:
     run = create(tmp_path)
-    write_sides(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
+    write_split(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
     model_options = asdict(ModelOptions(base="fresh", precision="fp32", device="cpu"))
     write_json(
         run.folder / "settings.json", {"learner": model_options, "recipe": asdict(TrainOptions(num_train_epochs=4))}
     )
     learn(run)
     stored = load_file(run.folder / "model" / "model.safetensors")
-    state = open_learned(run).model.state_dict()
+    state = open_trained(run).model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in stored.items())
     untuned = open_untuned(run).model.state_dict()
     assert not any(torch.equal(untuned[name], weight) for name, weight in stored.items() if weight.ndim > 1)
@@ -164,14 +164,14 @@ def test_truncated_weights_are_told(full: Taught, kept: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
     with pytest.raises(RunError, match=r"model.*weights can't be read.*train again"):
-        open_learned(full.run)
+        open_trained(full.run)
 
 
 def test_a_truncated_adapter_is_told(lora: Taught) -> None:
     path = lora.run.folder / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(RunError, match=r"adapter.*weights can't be read"):
-        open_learned(lora.run)
+        open_trained(lora.run)
 
 
 def test_a_changed_base_is_told(lora: Taught) -> None:
@@ -179,7 +179,7 @@ def test_a_changed_base_is_told(lora: Taught) -> None:
     weights = torch.load(path, weights_only=True)
     weights["transformer.h.0.mlp.c_fc.bias"] += 0.1
     torch.save(weights, path)
-    for again in (open_learned, open_untuned):
+    for again in (open_trained, open_untuned):
         with pytest.raises(RunError, match=r"base.*has changed"):
             again(lora.run)
 
@@ -187,10 +187,10 @@ def test_a_changed_base_is_told(lora: Taught) -> None:
 def test_a_base_that_is_gone_is_told(lora: Taught) -> None:
     lora.base.rename(lora.base.with_name("moved"))
     with pytest.raises(BaseError, match=f"{lora.base.name}.*--base"):
-        open_learned(lora.run)
+        open_trained(lora.run)
 
 
 def test_a_run_without_its_model_is_told(full: Taught) -> None:
     (full.run.folder / "model").rename(full.run.folder / "elsewhere")
     with pytest.raises(DaedapError, match="model"):
-        open_learned(full.run)
+        open_trained(full.run)

@@ -22,7 +22,7 @@ from daedap.config import ArchitectureOptions, PretrainOptions
 from daedap.errors import BaseError, SettingsError
 from daedap.files import digest, write_json
 from daedap.model.base import SMALL, load_base, random_init_model
-from daedap.model.device import Machine, need_compiler
+from daedap.model.device import Machine, require_compiler
 from daedap.model.tokenizer import train_tokenizer
 from daedap.runs import Run
 from daedap.training import pretrain as pretraining
@@ -281,7 +281,7 @@ def test_bits_are_those_of_a_plain_forward_pass() -> None:
 
 def test_compiled_and_plain_agree() -> None:
     try:
-        need_compiler()
+        require_compiler()
     except SettingsError as error:
         pytest.skip(str(error))
     tokenizer = train_tokenizer(toys.TEXTS, 1000)
@@ -308,7 +308,7 @@ def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(torch, "compile", lambda _: broken)
     with pytest.raises(SettingsError, match=r"can't compile here \(No working C\+\+ compiler found\)\. Install"):
-        need_compiler()
+        require_compiler()
 
 
 def test_a_loss_that_is_no_number_never_gets_into_the_weights(texts: Path, tmp_path: Path, capsys: Output) -> None:

@@ -13,11 +13,11 @@ from torch.nn.functional import cross_entropy
 from daedap.errors import StorageError
 from daedap.model.base import Base, load_base
 from daedap.model.device import Machine
-from daedap.model.loss import AnswerLoss, Rendered, answer_losses, collate, shortlist
+from daedap.model.loss import AnswerLoss, TokenizedRows, answer_losses, collate, shortlist
 from daedap.model.prompt import Example
-from daedap.model.trainable import PARTED, frozen_lower, keep_in_bf16, lowest_trained, train_in_full, with_lora
+from daedap.model.trainable import SPLITTABLE, frozen_lower, cast_to_bf16, lowest_trained_block, train_in_full, with_lora
 from daedap.training.activation_cache import Cached, CacheFile, cached
-from daedap.training.task import Frozen, Task, frozen_part, new_task
+from daedap.training.task import FrozenBlocks, Task, find_frozen, build_task
 
 CPU = Machine("cpu", "fp32", 1, "")
 GIGABYTE = 10**9
@@ -46,9 +46,9 @@ def task_of(base: Base, folder: Path, *, layers: int | None, shortlisted: bool =
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
-    frozen = frozen_part(model, base.digest, CPU, folder, limit)
+    frozen = find_frozen(model, base.digest, CPU, folder, limit)
     examples = rendered(base)
-    return new_task(model, base.prompt(100), [examples, examples[:3]], frozen, shortlisted=shortlisted)
+    return build_task(model, base.prompt(100), [examples, examples[:3]], frozen, shortlisted=shortlisted)
 
 
 def test_upper_and_lower_half_are_the_whole(base: Base) -> None:
@@ -58,7 +58,7 @@ def test_upper_and_lower_half_are_the_whole(base: Base) -> None:
         states = frozen_lower(base.model, 1)(batch.inputs)
         parted = AnswerLoss(base.model, lowest=1)(type(batch)(states, batch.row, batch.place, batch.label))
     torch.testing.assert_close(parted, whole)
-    assert base.model.config.model_type in PARTED
+    assert base.model.config.model_type in SPLITTABLE
     assert base.model(input_ids=batch.inputs).logits.shape[:2] == batch.inputs.shape, "the model itself stays whole"
 
 
@@ -94,8 +94,8 @@ def test_the_shortlist_holds_what_answers_need(tmp_path: Path) -> None:
     assert tokens is not None
     chosen = set(tokens.tolist())
     assert {token for example in examples for token in example.ids[example.answer :]} <= chosen
-    assert prompt.template.end in chosen
-    assert not chosen & (prompt.controls - {prompt.template.end})
+    assert prompt.template.eos_id in chosen
+    assert not chosen & (prompt.control_ids - {prompt.template.eos_id})
     texts = {str(prompt.tokenizer.decode([token])).strip() for token in chosen}
     assert {"오", "?", "7"} <= texts
     assert tokens.tolist() == sorted(chosen)
@@ -108,7 +108,7 @@ def test_a_cached_task_learns_what_the_whole_would(base: Base, tmp_path: Path, s
     assert isinstance(task.train, Cached)
     rows, weights = [5, 0, 7], [weight for weight in task.model.parameters() if weight.requires_grad]
     ours = task.loss(task.train.batch(rows))
-    whole = AnswerLoss(task.model, shortlist=task.loss.shortlist)(Rendered(task.train.examples, "cpu").batch(rows))
+    whole = AnswerLoss(task.model, shortlist=task.loss.shortlist)(TokenizedRows(task.train.examples, "cpu").batch(rows))
     torch.testing.assert_close(ours, whole)
     for mine, theirs in zip(*(torch.autograd.grad(loss.mean(), weights) for loss in (ours, whole)), strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -118,7 +118,7 @@ def test_a_cached_task_learns_what_the_whole_would(base: Base, tmp_path: Path, s
 
 
 def test_layers_that_all_learn_need_no_cache(base: Base, tmp_path: Path) -> None:
-    assert isinstance(task_of(base, tmp_path, layers=None).train, Rendered)
+    assert isinstance(task_of(base, tmp_path, layers=None).train, TokenizedRows)
     assert not list(tmp_path.glob("*.states"))
 
 
@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_computed_at_every_step(
 ) -> None:
     caplog.set_level("INFO")
     task = task_of(base, tmp_path / "cache", layers=1, limit=1000)
-    assert isinstance(task.train, Rendered)
+    assert isinstance(task.train, TokenizedRows)
     assert "more than --cache-gb allows" in caplog.text
     assert not (tmp_path / "cache").exists()
     torch.testing.assert_close(task.loss(task.train.batch([1])), answer_losses(task.model, task.train.batch([1])))
@@ -138,7 +138,7 @@ def test_unknown_layouts_run_whole(
 ) -> None:
     caplog.set_level("INFO")
     monkeypatch.setattr("daedap.training.finetune.PARTED", frozenset())
-    assert isinstance(task_of(base, tmp_path, layers=1).train, Rendered)
+    assert isinstance(task_of(base, tmp_path, layers=1).train, TokenizedRows)
     assert "can't be run apart" in caplog.text
 
 
@@ -209,12 +209,12 @@ def test_an_unwritable_folder_is_told(tmp_path: Path) -> None:
 
 
 def test_the_lowest_block_that_learns(base: Base) -> None:
-    assert lowest_trained(base.model) == 0
-    assert lowest_trained(train_in_full(base.model, layers=1)) == 1
+    assert lowest_trained_block(base.model) == 0
+    assert lowest_trained_block(train_in_full(base.model, layers=1)) == 1
     base.model.requires_grad_(requires_grad=True)
-    keep_in_bf16(base.model)
+    cast_to_bf16(base.model)
     adapted = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=1)
-    assert lowest_trained(adapted) == 1
+    assert lowest_trained_block(adapted) == 1
     assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.float32}
     assert {weight.dtype for weight in adapted.parameters() if not weight.requires_grad} == {torch.bfloat16}
 
@@ -222,8 +222,8 @@ def test_the_lowest_block_that_learns(base: Base) -> None:
 def test_a_frozen_part_names_what_it_depends_on(base: Base, tmp_path: Path) -> None:
     model = train_in_full(base.model, layers=1)
     bf16 = Machine("cpu", "bf16", 1, "")
-    parts: list[Frozen] = [
-        frozen_part(model, digest, machine, tmp_path, 1) for digest, machine in (("a", CPU), ("b", CPU), ("a", bf16))
+    parts: list[FrozenBlocks] = [
+        find_frozen(model, digest, machine, tmp_path, 1) for digest, machine in (("a", CPU), ("b", CPU), ("a", bf16))
     ]
     assert len({part.cache_file.key for part in parts}) == 3
     assert [part.cache_file.dtype for part in parts] == [torch.float32, torch.float32, torch.bfloat16]

@@ -29,7 +29,7 @@ from daedap.model.base import load_base, random_init_base
 from daedap.model.device import Machine
 from daedap.model.language_model import TorchModel
 from daedap.model.loss import score_answers
-from daedap.model.prompt import Example, prompt_for
+from daedap.model.prompt import Example, build_prompt
 from daedap.model.tokenizer import train_tokenizer
 from daedap.model.trainable import set_dropout, with_lora
 from daedap.training.checkpoint import checkpoints, load_weights
@@ -49,7 +49,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def examples(tokenizer: PreTrainedTokenizerFast) -> list[Example]:
-    prompt = prompt_for(tokenizer, 96)
+    prompt = build_prompt(tokenizer, 96)
     return [prompt.example(pair) for pair in toys.PAIRS]
 
 
@@ -89,7 +89,7 @@ def test_a_model_learns_the_pairs_by_heart(
     model = small(tokenizer, width=96)
     train_options = replace(RECIPE, num_train_epochs=45, learning_rate=5e-3, save_steps=1000, weight_decay=0.0)
     fit(model, train_options, tmp_path, examples, [])
-    spoken = TorchModel(model, prompt_for(tokenizer, 96), max_new_tokens=40).reply(toys.PAIRS)
+    spoken = TorchModel(model, build_prompt(tokenizer, 96), max_new_tokens=40).reply(toys.PAIRS)
     right = [said.text == pair.answer for said, pair in zip(spoken, toys.PAIRS, strict=True)]
     assert sum(right) >= 0.95 * len(right)
     assert all(said.ended for said in spoken)
