@@ -46,7 +46,7 @@ def adapted(model: nn.Module) -> list[str]:
 
 def changed(model: PreTrainedModel | PeftModel, tokens: int = 20) -> set[str]:
     """Names of the weights that one training step would move."""
-    example = Example(list(range(10, 10 + tokens)), answer=5)
+    example = Example(list(range(10, 10 + tokens)), answer_start=5)
     answer_losses(model, collate([example], "cpu")).mean().backward()
     return {part for part, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
 

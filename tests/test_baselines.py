@@ -130,7 +130,7 @@ def test_trl_learns_answers_alone_and_groups_by_length(base: Base, tmp_path: Pat
     trainer = stock._trl_best(base, examples, options)
     data: Any = trainer.train_dataset
     assert data["input_ids"][:] == [example.ids for example in examples]
-    assert data["labels"][:] == [[-100] * one.answer + one.ids[one.answer :] for one in examples]
+    assert data["labels"][:] == [[-100] * one.answer_start + one.ids[one.answer_start :] for one in examples]
     assert type(trainer._get_train_sampler()).__name__ == "LengthGroupedSampler"
     assert not trainer.args.gradient_checkpointing
     assert not trainer.args.bf16

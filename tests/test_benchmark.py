@@ -95,7 +95,7 @@ def test_bits_are_those_of_answers_by_their_characters(ground: BenchContext) -> 
         example = prompt.example(pair)
         ids = torch.tensor([example.ids])
         chances = base.model.eval()(input_ids=ids).logits[0].log_softmax(-1)
-        learned = range(example.answer, len(example.ids))
+        learned = range(example.answer_start, len(example.ids))
         bits -= sum(float(chances[place - 1, ids[0, place]].detach()) for place in learned) / math.log(2)
     characters = sum(len(pair.answer) for pair in ground.dev)
     assert bits_per_character(base.model, prompt, ground.dev, "cpu") == pytest.approx(bits / characters, rel=1e-4)

@@ -72,8 +72,8 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     prompt = base.prompt(128)
     examples = [prompt.example(pair) for pair in LEARNED]
     Trainer(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
-    speaker = TorchModel(base.model, prompt, max_new_tokens=max(example.labels for example in examples))
-    said = {number for example in examples for number in example.ids[example.answer :]}
+    speaker = TorchModel(base.model, prompt, max_new_tokens=max(example.n_labels for example in examples))
+    said = {number for example in examples for number in example.ids[example.answer_start :]}
     return Both(
         speaker, converted(speaker, place / "engine"), converted(speaker, place / "shortlisted" / "engine", [*said])
     )

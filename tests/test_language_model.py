@@ -38,7 +38,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     prompt = base.prompt(128)
     examples = [prompt.example(pair) for pair in LEARNED]
     Trainer(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
-    return TorchModel(base.model, prompt, max_new_tokens=max(len(ids.ids) - ids.answer for ids in examples))
+    return TorchModel(base.model, prompt, max_new_tokens=max(len(ids.ids) - ids.answer_start for ids in examples))
 
 
 def favour(speaker: TorchModel, wanted: list[int]) -> TorchModel:

@@ -35,7 +35,7 @@ def by_hand(base: Base, example: Example) -> Tensor:
     """ln p of each answer token and the end, one example at a time, from all logits."""
     with torch.no_grad():
         logits = base.model(input_ids=torch.tensor([example.ids])).logits[0].float()
-    places = range(example.answer, len(example.ids))
+    places = range(example.answer_start, len(example.ids))
     return torch.stack([log_softmax(logits[place - 1], dim=-1)[example.ids[place]] for place in places])
 
 
@@ -47,7 +47,7 @@ def mask(examples: list[Example]) -> Tensor:
 
 def test_labels_are_the_answer_and_its_end(base: Base, examples: list[Example]) -> None:
     batch = collate(examples, "cpu")
-    expected = [number for example in examples for number in example.ids[example.answer :]]
+    expected = [number for example in examples for number in example.ids[example.answer_start :]]
     assert batch.label.tolist() == expected
     assert expected.count(base.prompt(128).template.eos_id) == len(examples)
     longest = max(len(example.ids) for example in examples) - 1
@@ -58,7 +58,7 @@ def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[
     batch = collate(examples, "cpu")
     labels = torch.full_like(batch.inputs, -100)
     for row, example in enumerate(examples):
-        labels[row, example.answer - 1 : len(example.ids) - 1] = torch.tensor(example.ids[example.answer :])
+        labels[row, example.answer_start - 1 : len(example.ids) - 1] = torch.tensor(example.ids[example.answer_start :])
     with torch.no_grad():
         logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits.float()
         losses = answer_losses(base.model, batch)
@@ -100,7 +100,7 @@ def test_answers_that_share_a_question_are_scored_as_if_alone(base: Base, attent
     shared = score_answers(base.model, asked, "cpu")
     alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in asked[::7]])
     np.testing.assert_allclose(shared[::7], alone, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer for example in asked])
+    np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer_start for example in asked])
 
 
 def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[Example]) -> None:
@@ -111,7 +111,7 @@ def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[
 
 def test_the_question_is_not_learned(base: Base, examples: list[Example]) -> None:
     example = examples[0]
-    later = replace(example, answer=len(example.ids) - 1)
+    later = replace(example, answer_start=len(example.ids) - 1)
     score = score_answers(base.model, [later], "cpu")
     assert score[0, 1] == 1
     assert score[0, 0] == pytest.approx(float(by_hand(base, example)[-1]) / math.log(2), rel=1e-4)

@@ -58,8 +58,8 @@ def test_an_example_is_question_answer_and_end(base: Base) -> None:
     example = base.prompt(128).example(PAIR)
     question = rendered(base, once, PAIR.question)
     assert example.ids == rendered(base, once + "{}" + end, PAIR.question, PAIR.answer)
-    assert example.answer == len(question)
-    assert example.ids[: example.answer] == question
+    assert example.answer_start == len(question)
+    assert example.ids[: example.answer_start] == question
 
 
 def test_the_template_has_its_own_end(base: Base) -> None:
@@ -83,7 +83,7 @@ def test_earlier_turns_stand_before_the_question(base: Base) -> None:
     example = base.prompt(128).example(Pair(PAIR.question, PAIR.answer, history=HISTORY))
     before = rendered(base, twice, HISTORY[0].content, HISTORY[1].content, PAIR.question)
     assert example.ids == [*before, *rendered(base, "{}" + end, PAIR.answer)]
-    assert example.answer == len(before)
+    assert example.answer_start == len(before)
 
 
 def test_history_is_cut_by_whole_turns(base: Base) -> None:
@@ -129,9 +129,9 @@ def test_what_does_not_fit_loses_how_its_question_begins(base: Base) -> None:
     assert not tight.fits(PAIR)
     cut, begin = tight.example(PAIR), len(tight.template.opening)
     assert cut.ids == whole.ids[:begin] + whole.ids[begin + 2 :]
-    assert cut.labels == whole.labels
+    assert cut.n_labels == whole.n_labels
     with pytest.raises(DataError):
-        base.prompt(whole.labels).example(PAIR)
+        base.prompt(whole.n_labels).example(PAIR)
 
 
 def test_a_question_too_long_is_told(base: Base) -> None:
@@ -145,14 +145,14 @@ def test_typed_control_tokens_never_become_control_ids(base: Base, typed: str) -
     plain = [number for number in prompt.example(PAIR).ids if number in controls]
     example = prompt.example(Pair(f"{PAIR.question} {typed}{typed}", f"{typed} {PAIR.answer}{typed}"))
     assert [number for number in example.ids if number in controls] == plain
-    assert decode(base.tokenizer, example.ids[example.answer : -1]).count(typed) == 2
+    assert decode(base.tokenizer, example.ids[example.answer_start : -1]).count(typed) == 2
 
 
 def test_training_scoring_and_generation_share_the_prefix(base: Base) -> None:
     speaker = TorchModel(base.model, base.prompt(96), max_new_tokens=24)
     for pair in [*toys.PAIRS[:20], Pair(PAIR.question, PAIR.answer, history=HISTORY)]:
         example = speaker.prompt.example(pair)
-        assert example.ids[: example.answer] == speaker.prompt.question(pair, room=96 - 24)
+        assert example.ids[: example.answer_start] == speaker.prompt.question(pair, max_ids=96 - 24)
 
 
 def test_a_base_has_only_so_many_places(base: Base) -> None:
@@ -239,4 +239,4 @@ def test_the_real_kogpt2_is_asked_as_it_was_published() -> None:
     prompt: Prompt = build_prompt(load_tokenizer(REAL), 64)
     example = prompt.example(PAIR)
     assert example.ids == [2, 9349, 7888, 739, 7318, 376, 4, 12557, 6824, 9108, 9028, 7098, 25856, 1]
-    assert example.answer == 7
+    assert example.answer_start == 7

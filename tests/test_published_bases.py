@@ -110,8 +110,8 @@ def test_plain_transformers_renders_the_same(base: Copy, tmp_path: Path) -> None
 def alone(model: PreTrainedModel, example: Example) -> float:
     """log2 p of one answer by plain transformers."""
     with torch.no_grad():
-        logits = model.eval()(input_ids=torch.tensor([example.ids])).logits[0, example.answer - 1 : -1]
-    nats = cross_entropy(logits.double(), torch.tensor(example.ids[example.answer :]), reduction="sum")
+        logits = model.eval()(input_ids=torch.tensor([example.ids])).logits[0, example.answer_start - 1 : -1]
+    nats = cross_entropy(logits.double(), torch.tensor(example.ids[example.answer_start :]), reduction="sum")
     return -float(nats) / float(np.log(2))
 
 

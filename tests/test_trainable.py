@@ -93,7 +93,7 @@ def test_the_shortlist_holds_what_answers_need(tmp_path: Path) -> None:
     tokens = shortlist(prompt, examples)
     assert tokens is not None
     chosen = set(tokens.tolist())
-    assert {token for example in examples for token in example.ids[example.answer :]} <= chosen
+    assert {token for example in examples for token in example.ids[example.answer_start :]} <= chosen
     assert prompt.template.eos_id in chosen
     assert not chosen & (prompt.control_ids - {prompt.template.eos_id})
     texts = {str(prompt.tokenizer.decode([token])).strip() for token in chosen}

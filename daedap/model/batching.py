@@ -1,4 +1,4 @@
-"""Which examples go into which batch: short ones with short ones, in an order that only the seed decides."""
+"""Batches of similar length, for training, generation and scoring."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import numpy as np
 _BUCKET = 32
 """Batches per bucket: large enough that a batch holds nearly equal lengths, small enough to stay random."""
 
-_WAITED_FOR = 64
-"""Tokens of longer questions that a batch may read one by one, which takes as long as a new batch does."""
+_MAX_EXTRA_TOKENS = 64
+"""Prompt tokens that a batch may feed one at a time beyond its shortest prompt; more cost as much as a new batch."""
 
 
 def epoch_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """Rows of each batch of one epoch. Every row comes once; rows of a batch have nearly the same length."""
+    """Row indices of each batch of one epoch, in random order; every row occurs once.
+
+    Rows are shuffled, sorted by length within buckets of 32 batches, and the batches are shuffled again. Depends on
+    seed and epoch only.
+    """
     random = np.random.default_rng((seed, epoch))
     shuffled = random.permutation(len(lengths))
     buckets = [shuffled[start : start + size * _BUCKET] for start in range(0, len(lengths), size * _BUCKET)]
     ordered = [bucket[np.argsort(np.asarray(lengths)[bucket], kind="stable")] for bucket in buckets]
     batches = [bucket[start : start + size].tolist() for bucket in ordered for start in range(0, len(bucket), size)]
-    return [batches[place] for place in random.permutation(len(batches))]
+    return [batches[index] for index in random.permutation(len(batches))]
 
 
-def generation_batches(lengths: Sequence[int], rooms: Sequence[int], size: int) -> list[list[int]]:
-    """Rows from the shortest to the longest, in batches of the same room for a reply and nearly the same length.
+def generation_batches(lengths: Sequence[int], max_new_tokens: Sequence[int], size: int) -> list[list[int]]:
+    """Row indices by prompt length, in batches of equal `max_new_tokens` and similar length.
 
-    CTranslate2 reads at once only as many tokens of each question as the shortest in the batch has.
+    CTranslate2 prefills only as many tokens as the shortest prompt of a batch has and feeds the rest one at a time.
     """
     batches: list[list[int]] = []
-    waited = 0
+    extra = 0
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         first = batches[-1][0] if batches else row
-        waited += lengths[row] - lengths[first]
-        if not batches or len(batches[-1]) == size or waited > _WAITED_FOR or rooms[row] != rooms[first]:
+        extra += lengths[row] - lengths[first]
+        full = not batches or len(batches[-1]) == size
+        if full or extra > _MAX_EXTRA_TOKENS or max_new_tokens[row] != max_new_tokens[first]:
             batches.append([])
-            waited = 0
+            extra = 0
         batches[-1].append(row)
     return batches
 
 
 def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Rows from the shortest to the longest, in batches: for scoring, where the order does not matter."""
+    """Row indices by length, shortest first, in batches of `size`: for scoring, where order does not matter."""
     order = np.argsort(np.asarray(lengths), kind="stable")
     return [order[start : start + size].tolist() for start in range(0, len(order), size)]

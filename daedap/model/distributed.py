@@ -1,4 +1,7 @@
-"""The processes of one training, begun by `torchrun` or `accelerate launch`: the first one leads, the others help."""
+"""Data-parallel training with the processes that `torchrun` or `accelerate launch` starts.
+
+Every function also works in a single process, where it does nothing or returns its input.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,16 @@ T = TypeVar("T")
 
 
 def init_distributed(device: str) -> None:
-    """Wait for the processes that were begun together; whoever was begun alone waits for nobody."""
-    if _together():
-        PartialState(cpu=device == "cpu", **_meeting_place())
+    """Create the process group and wait for the other processes."""
+    if _is_distributed():
+        PartialState(cpu=device == "cpu", **_store_options())
 
 
-def _meeting_place() -> dict[str, Any]:
-    """Where processes that torchrun has begun again look for each other: not where the dead ones left their addresses.
+def _store_options() -> dict[str, Any]:
+    """Arguments of `init_process_group` with a key-value store of its own for every restart.
 
-    On one machine torchrun keeps one store for all attempts (https://github.com/pytorch/pytorch/issues/135712).
+    On one machine torchrun keeps one store for all attempts, so restarted processes would read the addresses of the
+    dead ones (https://github.com/pytorch/pytorch/issues/135712).
     """
     attempt, machines = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE"))
     if attempt in ("", "0") or machines != "1":
@@ -38,61 +42,61 @@ def _meeting_place() -> dict[str, Any]:
 
 
 def is_main() -> bool:
-    """Whether this process leads: it alone writes the run, measures and decides."""
-    return not _together() or PartialState().is_main_process
+    """Whether this is process 0, the only one that writes files, evaluates and decides."""
+    return not _is_distributed() or PartialState().is_main_process
 
 
 def world_size() -> int:
-    """How many processes there are."""
-    return PartialState().num_processes if _together() else 1
+    """The number of processes."""
+    return PartialState().num_processes if _is_distributed() else 1
 
 
 def shard(items: Sequence[T]) -> Sequence[T]:
-    """What this process does of some work: one item after the other goes round."""
-    return items[PartialState().process_index :: world_size()] if _together() else items
+    """This process's items: every `world_size()`-th, from its rank on."""
+    return items[PartialState().process_index :: world_size()] if _is_distributed() else items
 
 
 def broadcast(make: Callable[[], T]) -> T:
-    """What the first process makes, in every process."""
-    if not _together():
+    """Call `make` in the main process and return its result in every process."""
+    if not _is_distributed():
         return make()
     made: T = broadcast_object_list([make()])[0] if is_main() else receive()
     return made
 
 
 def receive() -> Any:
-    """The same in the others, which need not know how it is made."""
+    """The result of the main process's `broadcast`, for a worker that can't name `make`."""
     return broadcast_object_list([None])[0]
 
 
 def all_reduce_sum(value: float) -> float:
-    """The sum of all processes' values."""
-    if not _together():
+    """The sum of a value over all processes."""
+    if not _is_distributed():
         return value
     summed = reduce(torch.tensor([value], dtype=torch.float64, device=PartialState().device), reduction="sum")
     return float(summed)
 
 
-def wait() -> None:
-    """Until every process has come here."""
-    if _together():
+def barrier() -> None:
+    """Wait until every process has reached this call."""
+    if _is_distributed():
         PartialState().wait_for_everyone()
 
 
 @contextmanager
 def new_shared_file(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file that every process writes its part of; it becomes `path` once all have ended well."""
+    """A temporary file into which every process writes its part; renamed to `path` when all have finished."""
     if is_main():
         with new_file(path) as file:
             broadcast(lambda: file.name)
             yield file
-            wait()
+            barrier()
     else:
         with Path(receive()).open("r+b") as file:
             yield file
-        wait()
-    wait()  # until it has its name
+        barrier()
+    barrier()  # until it is renamed
 
 
-def _together() -> bool:
+def _is_distributed() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -154,7 +154,7 @@ class Engine:
         # With the default for max_input_length it would cut them at 1,024.
         results = self._scorer.score_batch(tokens, max_input_length=0, max_batch_size=shared)
         # The first token is no prediction: log p of token n is number n - 1.
-        told = [result.log_probs[example.answer - 1 :] for example, result in zip(examples, results, strict=True)]
+        told = [result.log_probs[example.answer_start - 1 :] for example, result in zip(examples, results, strict=True)]
         return [(math.fsum(nats) / math.log(2), len(nats)) for nats in told]
 
     def _answer(self, voice: Any, pairs: Sequence[Pair], workers: int = 1, **choice: Any) -> list[list[Generation]]:

@@ -70,8 +70,8 @@ class DecodingRules:
 
     def question(self, pair: Pair) -> list[int]:
         """History gives way to the longest reply; a long question makes the reply shorter instead."""
-        alone = self.prompt.question(replace(pair, history=()), room=self.prompt.max_length - 1)
-        return self.prompt.question(pair, room=max(len(alone), self.prompt.max_length - self.max_new_tokens))
+        alone = self.prompt.question(replace(pair, history=()), max_ids=self.prompt.max_length - 1)
+        return self.prompt.question(pair, max_ids=max(len(alone), self.prompt.max_length - self.max_new_tokens))
 
     def new_tokens_for(self, question: int) -> int:
         """The most tokens of a reply to a question of so many."""

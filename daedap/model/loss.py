@@ -73,7 +73,7 @@ class TokenizedRows:
 def places(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Row and place of every position that predicts a label, (labels,) each."""
     lengths = torch.tensor([len(example.ids) for example in examples])
-    answers = torch.tensor([example.answer for example in examples])
+    answers = torch.tensor([example.answer_start for example in examples])
     every = torch.arange(int(lengths.max()))
     row, place = ((every >= answers[:, None] - 1) & (every < lengths[:, None] - 1)).nonzero(as_tuple=True)
     return row, place
@@ -120,7 +120,7 @@ def shortlist(prompt: Prompt, examples: Sequence[Example]) -> Tensor | None:
     nothing for a base that knows the language. Scores and replies use the full vocabulary.
     """
     vocabulary = len(prompt.tokenizer)
-    said = {token for example in examples for token in example.ids[example.answer :]}
+    said = {token for example in examples for token in example.ids[example.answer_start :]}
     texts = prompt.tokenizer.backend_tokenizer.decode_batch([[token] for token in range(vocabulary)])
     single = {token for token, text in enumerate(texts) if _SINGLE.fullmatch(text.strip())}
     chosen = sorted((said | single) - (prompt.control_ids - {prompt.template.eos_id}))
@@ -155,7 +155,7 @@ def score_answers(
             owners = np.asarray(rows)[batch.row.cpu().numpy()]
         else:
             batch = _collate_packed([[examples[row] for row in sheet] for sheet in sheets], device)
-            owners = np.repeat(rows, [len(examples[row].ids) - examples[row].answer for row in rows])
+            owners = np.repeat(rows, [len(examples[row].ids) - examples[row].answer_start for row in rows])
         nats = losses(batch).double().cpu().numpy()
         np.add.at(scores, (owners, 0), -nats / np.log(2))
         np.add.at(scores, (owners, 1), 1)
@@ -171,7 +171,7 @@ def _shared_prompts(examples: Sequence[Example]) -> list[SharedPrompt]:
     """Examples by question, at most so many on a sheet as are scored at once."""
     by_question: dict[tuple[int, ...], SharedPrompt] = {}
     for row, example in enumerate(examples):
-        by_question.setdefault(tuple(example.ids[: example.answer]), []).append(row)
+        by_question.setdefault(tuple(example.ids[: example.answer_start]), []).append(row)
     return [
         sheet[start : start + _AT_ONCE] for sheet in by_question.values() for start in range(0, len(sheet), _AT_ONCE)
     ]
@@ -216,7 +216,7 @@ class _Packed(NamedTuple):
 
 
 def _pack(sheet: Sequence[Example]) -> _Packed:
-    begin = sheet[0].answer
+    begin = sheet[0].answer_start
     laid = _Packed(sheet[0].ids[:begin], list(range(begin)), [0] * begin, [], [])
     for part, example in enumerate(sheet, 1):
         labels = example.ids[begin:]  # the last one, the end token, is predicted but never read

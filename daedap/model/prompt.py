@@ -1,7 +1,7 @@
-"""The one function that turns a conversation into ids and says which of them are learned.
+"""Rendering of conversations as token ids, and which of them are labels.
 
-Training, scoring and generation all render through it, so they can't disagree. The control tokens come from the
-tokenizer's chat template; what people wrote is encoded apart from them, so it never becomes a control token.
+Training, scoring and generation all render through `Prompt`, so they can't disagree. Control tokens come from the
+tokenizer's chat template; users' texts are encoded separately, so they never become control tokens.
 """
 
 from __future__ import annotations
@@ -31,49 +31,50 @@ PLAIN_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}답변:\n{% endif %}"
 )
-"""Line break before what people write, space after it: byte-level tokenizers split there, too, when they read the whole
-at once. (On gemma-3-270m, untuned, an answer's token costs 3.6 nats this way; 4.3 with spaces before it: they are
-parts of the next word's token elsewhere.)"""
-_CLOCK = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
-_DAY = date(2024, 7, 26)
-"""Templates that name today's date would give another prompt each day: they name this one, which Llama 3.2's names
-where there is no clock."""
-_MARKS = [f"MARK{n}MARK" for n in range(4)]
-_LENGTHS = 4
-"""Batches are filled up to lengths that are multiples of this. oneDNN builds its kernels for every new shape, and among
-many shapes that takes twice as long as a step itself: bench/RESULTS.md, "Few shapes"."""
+"""A line break before each text and a space after it: byte-level tokenizers split there, too, when they encode the
+rendered string. (Untuned gemma-3-270m: 3.6 nats per answer token; 4.3 with a space before the text, which elsewhere is
+part of the next word's token.)"""
+_STRFTIME_NOW = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
+_FIXED_DATE = date(2024, 7, 26)
+"""Replaces today's date in chat templates, which would change the prompt every day. Llama 3.2's template falls back to
+this date where `strftime_now` is missing."""
+_PLACEHOLDERS = [f"MARK{n}MARK" for n in range(4)]
+_LENGTH_MULTIPLE = 4
+"""Batches are padded to multiples of this length. oneDNN builds kernels for every new shape; with many shapes that takes
+twice as long as the training step itself: bench/RESULTS.md, "Few shapes"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A rendered conversation. `ids[answer:]` are the answer and its end token: the part that is learned."""
+    """A tokenized conversation. `ids[answer_start:]`, the answer and its EOS token, are the labels."""
 
     ids: list[int]
-    answer: int
+    answer_start: int
 
     @property
-    def labels(self) -> int:
-        """How many tokens are learned."""
-        return len(self.ids) - self.answer
+    def n_labels(self) -> int:
+        """The number of tokens that the loss counts."""
+        return len(self.ids) - self.answer_start
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The control ids around what people write, cut out of the tokenizer's chat template.
+    """The control ids between the texts of a conversation, cut out of the tokenizer's chat template.
 
-    opening Q answered_before A asking Q … answering A end
+    Sequence: opening Q past_assistant A user Q … assistant A eos_id. Some templates (Qwen3) render the last answer
+    differently from earlier ones, hence `past_assistant`.
     """
 
     opening: list[int]
-    answered_before: list[int]
-    asking: list[int]
-    answering: list[int]
+    past_assistant: list[int]
+    user: list[int]
+    assistant: list[int]
     eos_id: int
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Renders conversations for one tokenizer, in at most `max_length` ids."""
+    """Renders conversations for one tokenizer as at most `max_length` ids."""
 
     tokenizer: PreTrainedTokenizerFast
     template: Template
@@ -81,75 +82,75 @@ class Prompt:
 
     @cached_property
     def control_ids(self) -> set[int]:
-        """Ids that only the template may use: no text becomes one of them."""
+        """Ids that only the template yields, never a text."""
         return find_control_ids(self.tokenizer)
 
     @property
     def pad_id(self) -> int:
-        """The id that fills short rows and is never looked at: padding, or the end token where there is none."""
+        """The padding id: EOS where the tokenizer has none."""
         pad = self.tokenizer.pad_token_id
         return self.template.eos_id if pad is None else int(pad)
 
     def example(self, pair: Pair) -> Example:
-        """Question and answer as ids. When it is too long the oldest turns go first, then how the question begins.
+        """Prompt and answer as ids, truncated to `max_length`: the oldest turns first, then the question's beginning.
 
-        Raises DataError when the answer leaves no room at all.
+        Raises DataError when the answer leaves no room for the template.
         """
         answer = [*encode(self.tokenizer, pair.answer), self.template.eos_id]
-        question = self.question(pair, room=self.max_length - len(answer), whole=False)
+        question = self.question(pair, self.max_length - len(answer), truncate=True)
         return Example([*question, *answer], len(question))
 
     def fits(self, pair: Pair) -> bool:
-        """Whether question, answer and end token fit without cutting any of them."""
-        parts = [self.template.opening, self.template.answering, [self.template.eos_id]]
+        """Whether question, answer and EOS fit into `max_length` without truncation; history is not counted."""
+        parts = [self.template.opening, self.template.assistant, [self.template.eos_id]]
         texts = [encode(self.tokenizer, text) for text in (pair.question, pair.answer)]
         return sum(map(len, parts + texts)) <= self.max_length
 
-    def question(self, pair: Pair, room: int | None = None, *, whole: bool = True) -> list[int]:
-        """Everything up to where the answer begins. Raises DataError when the question alone is too long.
+    def question(self, pair: Pair, max_ids: int | None = None, *, truncate: bool = False) -> list[int]:
+        """The prompt: all ids before the answer, at most `max_ids` (default `max_length`), oldest turns dropped first.
 
-        Unless it need not be whole: then its end alone is read.
+        Raises DataError when the question alone is too long; with `truncate` its beginning is cut instead.
         """
-        room = self.max_length if room is None else room
+        max_ids = self.max_length if max_ids is None else max_ids
         for oldest in range(len(pair.history) + 1):
             ids = self._render(_alternating((*pair.history[oldest:], Message("user", pair.question))))
-            if len(ids) <= room:
+            if len(ids) <= max_ids:
                 return ids
-        begin, least = len(self.template.opening), len(self.template.opening) + len(self.template.answering)
-        if not whole and room >= least:
-            return ids[:begin] + ids[begin + len(ids) - room :]
+        opening, controls = len(self.template.opening), len(self.template.opening) + len(self.template.assistant)
+        if truncate and max_ids >= controls:
+            return ids[:opening] + ids[opening + len(ids) - max_ids :]
         raise DataError(
             "The question is {tokens} tokens long; the model takes {room}.",
             "Shorten it, or train with a larger --max-length.",
             tokens=len(ids),
-            room=room,
+            room=max_ids,
         )
 
     def dialogue(self, turns: Sequence[Sequence[int]]) -> list[int]:
-        """Encoded turns, a user's and an assistant's in turn, as one dialogue with its end token."""
+        """Encoded turns, user and assistant alternating, as one dialogue with EOS: for pretraining."""
         template = self.template
-        between = [template.answered_before, template.asking] * (len(turns) // 2)
-        between[-2:] = [template.answering, [template.eos_id]]
-        return [*template.opening, *(id for turn, after in zip(turns, between, strict=True) for id in (*turn, *after))]
+        separators = [template.past_assistant, template.user] * (len(turns) // 2)
+        separators[-2:] = [template.assistant, [template.eos_id]]
+        return [*template.opening, *(id for turn, ids in zip(turns, separators, strict=True) for id in (*turn, *ids))]
 
     def _render(self, turns: Sequence[Message]) -> list[int]:
-        """`turns` alternate and both begin and end with the user."""
+        """`turns` alternate, beginning and ending with the user."""
         ids = list(self.template.opening)
         for turn in turns[:-1]:
             ids += encode(self.tokenizer, turn.content)
-            ids += self.template.answered_before if turn.role == "user" else self.template.asking
-        return ids + encode(self.tokenizer, turns[-1].content) + self.template.answering
+            ids += self.template.past_assistant if turn.role == "user" else self.template.user
+        return ids + encode(self.tokenizer, turns[-1].content) + self.template.assistant
 
 
-def round_up(length: int, step: int = _LENGTHS) -> int:
-    """The next multiple of the step: what so many positions are filled up to."""
+def round_up(length: int, step: int = _LENGTH_MULTIPLE) -> int:
+    """The next multiple of `step`: the padded length of so many positions."""
     return -(-length // step) * step
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:
-    """Strictly alternating turns from the user's first to the user's last.
+    """Strictly alternating turns, beginning and ending with the user.
 
-    Neighbours of one role are joined, and system turns are the user's.
+    Consecutive turns of one role are joined by line breaks; system messages count as the user's.
     """
     turns: list[Message] = []
     for turn in messages:
@@ -162,54 +163,54 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
 
 
 def build_prompt(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
-    """The prompt of a tokenizer: its own chat template, else KoGPT2's roles, else plain words.
+    """The prompt of a tokenizer: its own chat template, else KoGPT2's role tokens, else 질문/답변 in plain text.
 
-    The template is kept on the tokenizer, so that it is saved with it. Raises BaseError when it can't be used.
+    The template is set on the tokenizer, so that it is saved with it. Raises BaseError when it can't be used.
     """
     if not tokenizer.chat_template:
         roles = {"<usr>", "<sys>", "</s>"} <= set(tokenizer.all_special_tokens) | set(tokenizer.added_tokens_encoder)
-        tokenizer.chat_template = _front(tokenizer) + (KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE)
+        tokenizer.chat_template = _prefix_template(tokenizer) + (KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE)
     if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = _CLOCK.sub(lambda call: repr(_DAY.strftime(call[2])), tokenizer.chat_template)
-    return Prompt(tokenizer, _cut(tokenizer), max_length)
+        tokenizer.chat_template = _STRFTIME_NOW.sub(lambda call: repr(_FIXED_DATE.strftime(call[2])), tokenizer.chat_template)
+    return Prompt(tokenizer, _parse_template(tokenizer), max_length)
 
 
 def has_own_template(tokenizer: PreTrainedTokenizerFast) -> bool:
-    """Whether its chat template came with it: that one alone says how a prompt begins."""
+    """Whether the chat template came with the tokenizer; if so, it alone decides how a prompt begins."""
     return not str(tokenizer.chat_template).endswith((KOGPT2_TEMPLATE, PLAIN_TEMPLATE))
 
 
-def _front(tokenizer: PreTrainedTokenizerFast) -> str:
-    """What it puts before a text by itself, as the beginning of a template, which must name it: BOS most often."""
+def _prefix_template(tokenizer: PreTrainedTokenizerFast) -> str:
+    """The tokens that the tokenizer prepends to a text (BOS in most cases), as the beginning of a chat template."""
     ids = prefix_ids(tokenizer)
     if ids == [tokenizer.bos_token_id]:
         return "{{ bos_token }}"
     return "".join(tokenizer.convert_ids_to_tokens(ids))
 
 
-def _cut(tokenizer: PreTrainedTokenizerFast) -> Template:
-    """Render two turns whose contents are marks, and keep what stands between the marks."""
+def _parse_template(tokenizer: PreTrainedTokenizerFast) -> Template:
+    """Render two exchanges of placeholders with the chat template, and encode the text between the placeholders."""
     roles = ("user", "assistant", "user", "assistant")
-    turns = [{"role": role, "content": mark} for role, mark in zip(roles, _MARKS, strict=True)]
+    turns = [{"role": role, "content": text} for role, text in zip(roles, _PLACEHOLDERS, strict=True)]
     try:
-        texts = re.split("|".join(_MARKS), str(tokenizer.apply_chat_template(turns, tokenize=False)))
-        opening, answered_before, asking, answering, closing = (_control(tokenizer, text) for text in texts)
+        texts = re.split("|".join(_PLACEHOLDERS), str(tokenizer.apply_chat_template(turns, tokenize=False)))
+        opening, past_assistant, user, assistant, closing = (_encode_control(tokenizer, text) for text in texts)
     except Exception as error:  # jinja2 raises what the template's author chose
         raise BaseError(
             "The base's chat template can't be used ({error}).",
             "Remove chat_template from its tokenizer_config.json to use daedap's own.",
             error=error,
         ) from error
-    return Template(opening, answered_before, asking, answering, _end(tokenizer, closing))
+    return Template(opening, past_assistant, user, assistant, _eos_id(tokenizer, closing))
 
 
-def _control(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+def _encode_control(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
     return ids
 
 
-def _end(tokenizer: PreTrainedTokenizerFast, closing: Sequence[int]) -> int:
-    """The token that ends an answer: the template's own (`<|im_end|>`) when it is a control token, else EOS."""
+def _eos_id(tokenizer: PreTrainedTokenizerFast, closing: Sequence[int]) -> int:
+    """The token that ends an answer: the template's (`<|im_end|>`) when it is an added token, else EOS."""
     if closing and closing[0] in tokenizer.added_tokens_decoder:
         return closing[0]
     if tokenizer.eos_token_id is None:

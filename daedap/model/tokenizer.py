@@ -1,4 +1,4 @@
-"""Tokenizers: loaded so that Korean survives, saved so that plain `AutoTokenizer` loads them right."""
+"""Tokenizers: loading without garbling Korean, saving for plain `AutoTokenizer`, training a BPE one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from daedap.errors import BaseError
 from daedap.korean.text import compatibility_jamo, nfc
 
-# Old files name their special tokens nowhere; these are the names that Korean GPT files use.
-_USUAL_NAMES = {
+# Old tokenizer files do not say which tokens are special; these are the names that Korean GPT models use.
+_SPECIAL_TOKENS = {
     "bos_token": ("</s>", "<s>", "<|endoftext|>"),
     "eos_token": ("</s>", "<|endoftext|>"),
     "unk_token": ("<unk>",),
@@ -24,7 +24,7 @@ _USUAL_NAMES = {
     "mask_token": ("<mask>",),
 }
 _SPECIALS = ["<pad>", "<s>", "</s>", "<unk>", "<|user|>", "<|assistant|>"]
-_OUR_TEMPLATE = (
+_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'user' %}<|user|>{{ message.content }}"
     "{% else %}<|assistant|>{{ message.content }}</s>{% endif %}"
@@ -37,8 +37,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Read a tokenizer from a folder in the hub's layout.
 
     Without a `tokenizer_config.json` (skt/kogpt2-base-v2), `AutoTokenizer` guesses a class from the model type and
-    replaces the file's own pre-tokenizer: transformers 5 then garbles every Hangul character. So the file is taken
-    as it is. Raises BaseError when there is none or it can't be read.
+    replaces the file's own pre-tokenizer: transformers 5 then garbles every Hangul character. `tokenizer.json` is
+    loaded directly instead. Raises BaseError when there is none or it can't be read.
     """
     try:
         if (folder / "tokenizer_config.json").exists() or not (folder / "tokenizer.json").exists():
@@ -54,16 +54,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _from_file(path: Path) -> PreTrainedTokenizerFast:
-    known = Tokenizer.from_file(str(path))
-    names = {
-        role: next((name for name in usual if known.token_to_id(name) is not None), None)
-        for role, usual in _USUAL_NAMES.items()
+    backend = Tokenizer.from_file(str(path))
+    tokens = {
+        role: next((name for name in names if backend.token_to_id(name) is not None), None)
+        for role, names in _SPECIAL_TOKENS.items()
     }
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **{role: name for role, name in names.items() if name})
+    return PreTrainedTokenizerFast(tokenizer_file=str(path), **{role: name for role, name in tokens.items() if name})
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a tokenizer; `tokenizer_class` is the name that every version of transformers knows."""
+    """Write a tokenizer with a `tokenizer_class` that transformers 4 knows, too."""
     tokenizer.save_pretrained(folder)
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -73,52 +73,54 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """A user's text as ids: what looks like a control token (`</s>`, `<usr>`) stays plain text."""
+    """Token ids of a text without special tokens; a typed `</s>` or `<usr>` is split like any other text."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return ids
 
 
 def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
-    """Ids of a text, no control token among them, as text, with ㅋㅋ and ㅠㅠ as people type them."""
-    known = [number for number in ids if number != tokenizer.unk_token_id]
+    """Text of token ids, none of them a control token; unknown tokens are dropped.
+
+    KoGPT2's NFKC normalizer turns ㅋㅋ and ㅠㅠ into conjoining jamo, which are mapped back.
+    """
+    known = [id for id in ids if id != tokenizer.unk_token_id]
     text = tokenizer.decode(known, clean_up_tokenization_spaces=False)
     return compatibility_jamo(str(text)).strip()
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Ids that the tokenizer puts before a text by itself, by a flag or by its post-processor; most often BOS or none.
+    """Ids that the tokenizer prepends to a text, by a flag or by its post-processor: BOS or nothing in most cases.
 
-    A base has seen them at the beginning of every text it learned. What is added at the end is no part of them.
+    The base saw them before every pretraining text. Ids that are appended do not count.
     """
     text = "가"
-    whole, bare = (tokenizer(text, add_special_tokens=added)["input_ids"] for added in (True, False))
-    starts = (start for start in range(len(whole)) if whole[start : start + len(bare)] == bare)
-    return list(whole[: next(starts, 0)])
+    complete, bare = (tokenizer(text, add_special_tokens=added)["input_ids"] for added in (True, False))
+    starts = (start for start in range(len(complete)) if complete[start : start + len(bare)] == bare)
+    return list(complete[: next(starts, 0)])
 
 
 def find_control_ids(tokenizer: PreTrainedTokenizerFast) -> set[int]:
-    """Ids that no text becomes when it is encoded: roles, end, padding.
+    """Ids that encoding a text never yields: roles, EOS, padding.
 
-    The file's own marks can't tell: KoGPT2 marks 😊 special, and Gemma keeps newlines among its added tokens.
+    The `special` flag of a token can't tell: KoGPT2 marks 😊 special, and Gemma's newlines are added tokens.
     """
     added = tokenizer.added_tokens_decoder.items()
-    return {number for number, token in added if number not in encode(tokenizer, token.content)} | {
-        *tokenizer.all_special_ids
-    }
+    unreachable = {id for id, token in added if id not in encode(tokenizer, token.content)}
+    return unreachable | {*tokenizer.all_special_ids}
 
 
 def train_tokenizer(
     texts: Sequence[str], vocabulary: int, *, character_coverage: float = 1.0
 ) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer for Korean with byte fallback, so that no text is ever lost, and one token for each role.
+    """Train a BPE tokenizer with byte fallback and a token for each chat role.
 
-    `vocabulary` is the most it may hold: control tokens, 256 bytes, then characters and merges learned from `texts`.
-    `character_coverage` is SentencePiece's: the share of letters that have tokens of their own; bytes spell the rest.
+    `vocabulary`: the maximum size, of control tokens, 256 bytes, characters and merges. `character_coverage`: as in
+    SentencePiece, the fraction of all characters in `texts` that get tokens of their own; bytes spell the rest.
     """
-    learned = Tokenizer(models.BPE(unk_token="<unk>"))
-    learned.normalizer = normalizers.NFC()
-    learned.pre_tokenizer = pre_tokenizers.Metaspace()
-    alphabet = _alphabet(texts, (vocabulary - 256) // 2, character_coverage)  # rarer characters are written in bytes
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.normalizer = normalizers.NFC()
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    alphabet = _alphabet(texts, (vocabulary - 256) // 2, character_coverage)
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary - 256,
         initial_alphabet=alphabet,
@@ -127,25 +129,25 @@ def train_tokenizer(
         min_frequency=2,
         show_progress=False,
     )
-    learned.train_from_iterator(texts, trainer)
-    whole = Tokenizer(_with_bytes(json.loads(learned.to_str())["model"]))
-    whole.normalizer, whole.pre_tokenizer = learned.normalizer, learned.pre_tokenizer
-    whole.decoder = decoders.Sequence(
+    trained.train_from_iterator(texts, trainer)
+    backend = Tokenizer(_with_bytes(json.loads(trained.to_str())["model"]))
+    backend.normalizer, backend.pre_tokenizer = trained.normalizer, trained.pre_tokenizer
+    backend.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    whole.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _SPECIALS])
+    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _SPECIALS])
     return PreTrainedTokenizerFast(
-        tokenizer_object=whole,
+        tokenizer_object=backend,
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
         unk_token="<unk>",
-        chat_template=_OUR_TEMPLATE,
+        chat_template=_CHAT_TEMPLATE,
     )
 
 
 def _alphabet(texts: Sequence[str], most: int, coverage: float) -> list[str]:
-    """The most frequent characters. The trainer's own choice among equally frequent ones changes from run to run."""
+    """The most frequent characters, at most `most`, ties by code point: BpeTrainer breaks ties at random."""
     counts = Counter(char for text in texts for char in nfc(text) if char != " ")
     frequent = sorted(counts, key=lambda char: (-counts[char], char))
     covered = np.cumsum([counts[char] for char in frequent])
@@ -154,12 +156,12 @@ def _alphabet(texts: Sequence[str], most: int, coverage: float) -> list[str]:
 
 
 def _with_bytes(model: dict[str, Any]) -> models.BPE:
-    """The same BPE with a token for each byte, placed after the control tokens as Llama has them.
+    """The same BPE with a token for each byte after the control tokens, as in Llama.
 
-    They are ordinary tokens: had they been given to the trainer as special ones, a typed "<0x41>" would be one.
+    Byte tokens are ordinary ones: as special tokens of the trainer, a typed "<0x41>" would be encoded as one.
     """
     names = [*_SPECIALS, *(f"<0x{byte:02X}>" for byte in range(256))]
     names += sorted((name for name in model["vocab"] if name not in _SPECIALS), key=model["vocab"].__getitem__)
-    vocabulary = {name: number for number, name in enumerate(names)}
+    vocabulary = {name: id for id, name in enumerate(names)}
     merges = [tuple(merge) for merge in model["merges"]]
     return models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True)

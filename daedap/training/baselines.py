@@ -264,7 +264,7 @@ def _lora(base: Base, target: str | list[str], *, rank: int, dropout: float) -> 
 
 
 def _completion(example: Example) -> list[int]:
-    return [0] * example.answer + [1] * (len(example.ids) - example.answer)
+    return [0] * example.answer_start + [1] * (len(example.ids) - example.answer_start)
 
 
 BASELINES: dict[str, Baseline] = {

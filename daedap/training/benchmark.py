@@ -190,7 +190,7 @@ def _flops_per_row(task: Task, size: int) -> float:
     lengths = [len(example.ids) for example in examples]
     total = 0.0
     for rows in sorted_batches(lengths, size):
-        places = sum(lengths[row] - examples[row].answer for row in rows)
+        places = sum(lengths[row] - examples[row].answer_start for row in rows)
         total += step_flops(
             task.loss.model, rows=len(rows), length=max(lengths[row] for row in rows) - 1, head_positions=places
         )

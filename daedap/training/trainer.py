@@ -32,7 +32,7 @@ from daedap.errors import SettingsError
 from daedap.i18n import translate
 from daedap.model.batching import epoch_batches, sorted_batches
 from daedap.model.device import Machine
-from daedap.model.distributed import all_reduce_sum, broadcast, is_main, shard, wait, world_size
+from daedap.model.distributed import all_reduce_sum, broadcast, is_main, shard, barrier, world_size
 from daedap.runs import Json, Run
 from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
 from daedap.training.task import Rows, Task
@@ -191,7 +191,7 @@ class Trainer:
             while not self.progress.done:
                 self._epoch(bar)
                 self._after_epoch()
-        wait()  # until the weights to keep are there
+        barrier()  # until the weights to keep are there
         averaged = self._keep()
         self.accelerator.end_training()
         progress = self.progress
@@ -266,7 +266,7 @@ class Trainer:
     def _step(self, rows: list[int]) -> tuple[float, int, float]:
         """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
         mine = shard(rows)
-        labels = sum(self.task.train.examples[row].labels for row in rows)
+        labels = sum(self.task.train.examples[row].n_labels for row in rows)
         loss = self.loss(self.task.train.batch(mine or rows[:1])).sum() * bool(mine)
         self.accelerator.backward(loss * world_size() / labels)  # of several processes, the mean gradient is taken
         norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.train_options.max_grad_norm)
@@ -299,7 +299,7 @@ class Trainer:
         batches = shard(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
         with self.accelerator.autocast():
             sums = [float(self.task.dev_loss(dev.batch(rows)).sum()) for rows in batches]
-        return all_reduce_sum(sum(sums)) / sum(example.labels for example in dev.examples)
+        return all_reduce_sum(sum(sums)) / sum(example.n_labels for example in dev.examples)
 
     def _judge(self) -> None:
         """Keep the best weights so far: an epoch's own, or the average up to it."""
