@@ -90,7 +90,7 @@ def test_every_finding_has_its_lines(tmp_path: Path) -> None:
 
 def test_counts_go_on_where_examples_stop(tmp_path: Path) -> None:
     report = check(written(tmp_path, "질문,답변\n안녕,반가워\n" + ",빈칸\n" * 30))
-    finding = report.found("empty_question")
+    finding = report.finding("empty_question")
     assert finding is not None
     assert (finding.count, finding.action, len(finding.examples)) == (30, "dropped", 5)
 
@@ -99,7 +99,7 @@ def test_labels_that_look_alike(tmp_path: Path) -> None:
     labels = ["행복함"] * 4 + ["행복한", "슬픔"] + ["love"] * 3 + ["Love"] * 2 + ["2"] * 3 + ["2.0", "12", "20"]
     path = written(tmp_path, "질문,답변,감정\n" + "".join(f"말 {i},답 {i},{label}\n" for i, label in enumerate(labels)))
     report = check(path)
-    finding = report.found("similar_label")
+    finding = report.finding("similar_label")
     assert finding is not None
     assert [example.value for example in finding.examples] == ["행복한 ~ 행복함", "Love ~ love", "2.0 ~ 2"]
     assert report.labels["행복함"] == 4
@@ -125,7 +125,7 @@ def test_lone_surrogates_never_reach_a_model(tmp_path: Path) -> None:
     )
     loaded = load(path)
     assert [pair.question for pair in loaded.pairs] == ["😀"]
-    finding = loaded.report.found("damaged")
+    finding = loaded.report.finding("damaged")
     assert finding is not None and finding.examples[0].value == "\\ud83d"
 
 
@@ -210,7 +210,7 @@ def test_chatbot_data() -> None:
     assert (report.rows, report.usable) == (10_639, 10_575)
     counts = {finding.kind: finding.count for finding in report.findings}
     assert counts == {"duplicate": 64, "label": 1, "conflict": 118}
-    label = report.found("label")
+    label = report.finding("label")
     assert label is not None and [(example.line, example.value) for example in label.examples] == [(9618, "2   ")]
     assert list(report.labels) == ["0", "1", "2"]
     assert report.answers.polite > 0.9 and report.questions.polite < 0.1

@@ -15,7 +15,7 @@ def senses() -> KiwiWordVectors:
 
 
 def numbers(words: list[str]) -> list[int]:
-    return [found[0].number for found in analyse(words)]
+    return [found[0].morpheme_id for found in analyse(words)]
 
 
 def test_the_vectors_give_kiwis_own_cosines_back(senses: KiwiWordVectors) -> None:

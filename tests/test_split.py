@@ -8,7 +8,7 @@ import pytest
 from test_similar import cosine, questions
 
 from daedap.data.dedup import THRESHOLD
-from daedap.data.split import Leakage, Method, Split, SplitName, SplitOptions, question_in_context, extend_split, split
+from daedap.data.split import Leakage, Method, Split, SplitName, SplitOptions, extend_split, question_in_context, split
 from daedap.errors import SettingsError
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair

@@ -1,4 +1,4 @@
-"""More training rows for nothing: the same answer to the question as other people would type it."""
+"""Data augmentation: copies of training rows with a perturbed question and the same answer."""
 
 import random
 from collections import defaultdict
@@ -15,20 +15,22 @@ from daedap.korean.perturb import KINDS, Kind, perturb_each
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
 
-# Without `from __future__ import annotations`: cyclopts looks up the names in an inherited option's type where the heir
-# is defined.
+# No `from __future__ import annotations`: cyclopts resolves the type names of inherited options in the module of the
+# subclass.
 
 
-def _named(_: object, tokens: Sequence[Token]) -> list[str]:
-    """`--augment typo,spacing`; which names there are is checked with those that Python gives."""
+def _split_names(_: object, tokens: Sequence[Token]) -> list[str]:
+    """Split `--augment typo,spacing`; names are validated in __post_init__, as those given from Python are."""
     return [name.strip() for token in tokens for name in token.value.split(",")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Rows to learn besides those of the file."""
+    """Training rows that are generated in addition to those of the file."""
 
-    augment: Annotated[Sequence[Kind], Parameter(converter=_named, n_tokens=1, negative=(), show_default=False)] = ()
+    augment: Annotated[
+        Sequence[Kind], Parameter(converter=_split_names, n_tokens=1, negative=(), show_default=False)
+    ] = ()
     """Learn questions also as other people would type them; several kinds are joined by commas."""
     augment_share: float = 0.5
     """So many more rows of each of these kinds, in relation to the training rows."""
@@ -54,49 +56,49 @@ class Augmentation:
 def augment(
     pairs: Sequence[Pair], kinds: Sequence[Kind], share: float, seed: int, *, held_out: Sequence[Pair] = ()
 ) -> list[Pair]:
-    """Copies of pairs with a disturbed question, `share` per pair and kind; the pairs themselves are not among them.
+    """Copies of pairs with perturbed questions, `share` per pair and kind, without the pairs themselves.
 
-    A copy is left out when nothing changed, when the question is already there with another answer, or when it comes
-    near a question that is held out. A pair's copies depend on it and on the seed, not on the other pairs' order.
+    A copy is left out when nothing changed, when its question exists with another answer, or when it is a
+    near-duplicate of a held-out question. The copies of a pair depend on the pair and the seed, not on row order.
     """
-    copies = [copy for kind in kinds for copy in _far_from(held_out, [*_copies(pairs, kind, share, seed)])]
+    copies = [copy for kind in kinds for copy in _without_leakage(held_out, [*_copies(pairs, kind, share, seed)])]
     answers = defaultdict(set)
     for pair in (*pairs, *copies):
-        answers[_asked(pair)].add(pair.answer)
-    there = {*map(_learned, pairs)}
-    new = {_learned(copy): copy for copy in copies if len(answers[_asked(copy)]) == 1}
-    return [copy for learned, copy in new.items() if learned not in there]
+        answers[_form(pair)].add(pair.answer)
+    known = {*map(_key, pairs)}
+    unambiguous = {_key(copy): copy for copy in copies if len(answers[_form(copy)]) == 1}
+    return [copy for key, copy in unambiguous.items() if key not in known]
 
 
 def without_question(pairs: Sequence[Pair], share: float, seed: int) -> list[Pair]:
-    """Copies of about this share of the pairs, of which nothing is left but the answer."""
-    chosen = (pair for pair in pairs if random.Random(f"{seed} null {pair.id}").random() < share)
-    return [replace(pair, question="", history=()) for pair in chosen]
+    """Copies of about `share` of the pairs with an empty question and no history (for P(answer) alone)."""
+    sampled = (pair for pair in pairs if random.Random(f"{seed} null {pair.id}").random() < share)
+    return [replace(pair, question="", history=()) for pair in sampled]
 
 
 def _copies(pairs: Sequence[Pair], kind: Kind, share: float, seed: int) -> Iterator[Pair]:
-    chosen: list[tuple[Pair, random.Random]] = []
+    sampled: list[tuple[Pair, random.Random]] = []
     for pair in pairs:
         rng = random.Random(f"{seed} {kind} {pair.id}")
         count = int(share) + (rng.random() < share % 1)
-        chosen += [(pair, rng)] * count
-    questions, dices = [pair.question for pair, _ in chosen], [rng for _, rng in chosen]
-    for (pair, _), question in zip(chosen, perturb_each(questions, kind, dices), strict=True):
+        sampled += [(pair, rng)] * count
+    questions, generators = [pair.question for pair, _ in sampled], [rng for _, rng in sampled]
+    for (pair, _), question in zip(sampled, perturb_each(questions, kind, generators), strict=True):
         if question != pair.question:
             yield replace(pair, question=question)
 
 
-def _far_from(held_out: Sequence[Pair], copies: list[Pair]) -> list[Pair]:
-    """Those that are no near-duplicates of a held-out question: what a split has parted stays apart."""
-    forms = list(dict.fromkeys(map(_asked, (*held_out, *copies))))
-    held = len({*map(_asked, held_out)})
+def _without_leakage(held_out: Sequence[Pair], copies: list[Pair]) -> list[Pair]:
+    """The copies that are no near-duplicates of a held-out question."""
+    forms = list(dict.fromkeys(map(_form, (*held_out, *copies))))
+    held = len({*map(_form, held_out)})
     near = {forms[row] for row, others in near_duplicates(forms) if row < held or any(other < held for other in others)}
-    return [copy for copy in copies if _asked(copy) not in near]
+    return [copy for copy in copies if _form(copy) not in near]
 
 
-def _asked(pair: Pair) -> str:
+def _form(pair: Pair) -> str:
     return comparison_form(question_in_context(pair))
 
 
-def _learned(pair: Pair) -> tuple[str, str]:
+def _key(pair: Pair) -> tuple[str, str]:
     return question_in_context(pair), pair.answer

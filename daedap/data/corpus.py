@@ -1,4 +1,4 @@
-"""Plain texts and dialogues to pretrain on: what belongs together stays together, and some of it is held out whole."""
+"""Pretraining corpora: plain texts and dialogues as documents, and a held-out part made of whole documents."""
 
 from __future__ import annotations
 
@@ -17,63 +17,62 @@ from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
 
-_STRETCH = 500
-"""Lines that are taken as one document where no blank line parts them."""
+_DOCUMENT_LINES = 500
+"""Lines per document where no blank line separates documents."""
 _MARGIN = 100
-"""Lines at either end of a held-out stretch that are left out: their neighbours in training may belong to them."""
-_ENOUGH = 500_000
-"""Characters at most that are held out: measuring on more would take time from training."""
+"""Lines dropped at both ends of a held-out piece of a longer text: adjacent training lines may continue them."""
+_MAX_HELD_OUT = 500_000
+"""Maximum held-out characters: more would slow the evaluation without making it better."""
 _PLAIN = (".txt", ".md")
 _JSON = (".jsonl", ".ndjson", ".json")
 _SAMPLE = 200
-"""Lines looked at to tell what a file is."""
+"""Lines read to detect the format of a file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Texts that belong together: a chapter, the reviews of a film, or the turns of a dialogue."""
+    """Texts in context: a chapter, the reviews of one film, or the messages of a dialogue."""
 
     texts: tuple[str, ...]
     dialogue: bool = False
-    """Whether the texts are a user's and an assistant's turns, strictly alternating, the assistant's last."""
+    """Whether the texts alternate strictly between user and assistant, the assistant last."""
     cut: bool = False
-    """Whether it is a stretch of a longer text, cut anywhere."""
+    """Whether it is a piece of a longer text, cut at an arbitrary line."""
 
     @property
     def characters(self) -> int:
-        """Its length without line ends."""
+        """Length without line ends."""
         return sum(map(len, self.texts))
 
 
 @dataclass(frozen=True)
-class Texts:
-    """What one file holds."""
+class Corpus:
+    """The documents of one file."""
 
     documents: list[Document]
     left_out: int
-    """Lines or rows that can't be read, or are damaged."""
+    """Lines or rows that are unreadable or damaged."""
 
 
-def read_texts(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Texts:
+def read_texts(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Corpus:
     """The documents of a file.
 
-    `.txt` and `.md` hold one text a line, and blank lines between documents. JSON lines with a `text` are a document
-    each. Every other file that `daedap train` reads, KakaoTalk's `.txt` too, holds dialogues; what the system says in
-    them is not learned.
+    `.txt` and `.md`: one text a line, blank lines between documents. JSON lines with a `text` key: one document each.
+    Everything else that `daedap train` reads, KakaoTalk's `.txt` included: dialogues, without system messages.
 
     Raises DataError when the file can't be read or holds no text.
     """
     refuse_unreadable(path)
     suffix = path.suffix.lower()
     if suffix in _PLAIN and not is_chat(_sample(path)):
-        found = _plain(path)
+        corpus = _plain(path)
     elif suffix in _JSON and any("text" in row for _, row in objects(_sample(path)) if not isinstance(row, BadRow)):
-        found = _json_texts(path)
+        corpus = _json_texts(path)
     else:
-        found = _dialogues(path, read_options)
-    if not found.documents:
+        corpus = _dialogues(path, read_options)
+    if not corpus.documents:
         raise DataError("{file} holds no text.", "Write one text a line.", file=path)
-    return found
+    return corpus
 
 
 def _sample(path: Path) -> list[str]:
@@ -81,42 +80,42 @@ def _sample(path: Path) -> list[str]:
         return list(islice((line for line in lines if line.strip()), _SAMPLE))
 
 
-def _plain(path: Path) -> Texts:
+def _plain(path: Path) -> Corpus:
     with open_text(path, detect(path)) as lines:
-        texts = [_tidy(line) for line in lines]
+        texts = [_normalize(line) for line in lines]
     whole = ["" if is_damaged(text) else text for text in texts]
     groups = [tuple(group) for filled, group in groupby(whole, bool) if filled]
-    documents = [document for group in groups for document in _stretches(group)]
-    return Texts(documents, sum(text != kept for text, kept in zip(texts, whole, strict=True)))
+    documents = [document for group in groups for document in _cut(group)]
+    return Corpus(documents, sum(text != kept for text, kept in zip(texts, whole, strict=True)))
 
 
-def _tidy(line: str) -> str:
+def _normalize(line: str) -> str:
     return " ".join(clean_text(line)[0].split())
 
 
-def _stretches(texts: tuple[str, ...]) -> Iterator[Document]:
-    """One document, or stretches of one that is long; the last takes the rest."""
-    count = max(1, len(texts) // _STRETCH)
+def _cut(texts: tuple[str, ...]) -> Iterator[Document]:
+    """A group of lines as one document, or as several of about _DOCUMENT_LINES; the last one takes the remainder."""
+    count = max(1, len(texts) // _DOCUMENT_LINES)
     for number in range(count):
-        end = (number + 1) * _STRETCH if number + 1 < count else len(texts)
-        yield Document(texts[number * _STRETCH : end], cut=count > 1)
+        end = (number + 1) * _DOCUMENT_LINES if number + 1 < count else len(texts)
+        yield Document(texts[number * _DOCUMENT_LINES : end], cut=count > 1)
 
 
-def _json_texts(path: Path) -> Texts:
+def _json_texts(path: Path) -> Corpus:
     with open_text(path, detect(path)) as lines:
-        found = [row.get("text") if isinstance(row, dict) else None for _, row in objects(lines)]
-    parts = [tuple(filter(None, map(_tidy, text.splitlines()))) for text in found if isinstance(text, str)]
-    documents = [document for part in parts if part for document in _stretches(part)]
-    return Texts(documents, len(found) - sum(map(bool, parts)))
+        values = [row.get("text") if isinstance(row, dict) else None for _, row in objects(lines)]
+    texts = [tuple(filter(None, map(_normalize, value.splitlines()))) for value in values if isinstance(value, str)]
+    documents = [document for group in texts if group for document in _cut(group)]
+    return Corpus(documents, len(values) - sum(map(bool, texts)))
 
 
-def _dialogues(path: Path, read_options: ReadOptions) -> Texts:
-    found = list(rows(open_source(path, read_options)))
-    pairs = [clean(row)[0] for row in found if isinstance(row, Pair) and not is_damaged(*texts_of(row))]
+def _dialogues(path: Path, read_options: ReadOptions) -> Corpus:
+    read = list(rows(open_source(path, read_options)))
+    pairs = [clean(row)[0] for row in read if isinstance(row, Pair) and not is_damaged(*texts_of(row))]
     usable = [pair for pair in pairs if pair.question and pair.answer]
-    threads = groupby(enumerate(usable), key=lambda numbered: numbered[1].conversation_id or numbered[0])
-    documents = dict.fromkeys(_dialogue([pair for _, pair in conversation_id]) for _, conversation_id in threads)
-    return Texts(list(documents), len(found) - len(usable))
+    conversations = groupby(enumerate(usable), key=lambda numbered: numbered[1].conversation_id or numbered[0])
+    documents = dict.fromkeys(_dialogue([pair for _, pair in group]) for _, group in conversations)
+    return Corpus(list(documents), len(read) - len(usable))
 
 
 def _dialogue(pairs: Sequence[Pair]) -> Document:
@@ -126,36 +125,34 @@ def _dialogue(pairs: Sequence[Pair]) -> Document:
 def hold_out(
     files: Sequence[Sequence[Document]], share: float, seed: int, repeat: Sequence[int] = ()
 ) -> tuple[list[Document], list[Document]]:
-    """Set whole documents of every file apart, about `share` of its characters, and free them of what training knows.
+    """Training documents and held-out ones: whole documents of every file, about `share` of its characters.
 
-    `repeat` says how often each file's documents are learned; once unless told otherwise.
-
-    Returns: documents to train on and held-out ones. A text that also stands in training, in whichever file, spacing
-    and punctuation aside, is taken out of the held-out ones; a dialogue only when all of it does.
+    `repeat` gives how often the documents of each file are trained on (default once). A held-out text that also occurs
+    in training, in any file and compared without spacing and punctuation, is removed; a dialogue only as a whole.
     """
     train, held = list[Document](), list[Document]()
     for documents, times in zip(files, repeat or [1] * len(files), strict=True):
-        chosen = _chosen([document.characters for document in documents], share, seed)
-        train += [document for number, document in enumerate(documents) if number not in chosen] * times
-        held += [_without_margin(documents[number]) for number in sorted(chosen)]
+        sampled = _sample_documents([document.characters for document in documents], share, seed)
+        train += [document for number, document in enumerate(documents) if number not in sampled] * times
+        held += [_without_margin(documents[number]) for number in sorted(sampled)]
     forms = {form for document in held for form in _forms(document)}
     known = forms.intersection(form for document in train for form in _forms(document)) if forms else set()
-    freed = (_freed(document, known) for document in held)
-    return train, [document for document in freed if document.texts]
+    unseen = (_without_known(document, known) for document in held)
+    return train, [document for document in unseen if document.texts]
 
 
-def _chosen(sizes: Sequence[int], share: float, seed: int) -> set[int]:
-    """Numbers of documents that together come near the share: none that goes far beyond it, and never all of them."""
+def _sample_documents(sizes: Sequence[int], share: float, seed: int) -> set[int]:
+    """Indices of random documents with about `share` of all characters; none that far exceeds it, never all."""
     order = list(range(len(sizes)))
     random.Random(seed).shuffle(order)
-    wanted, chosen = min(share * sum(sizes), _ENOUGH), set[int]()
+    budget, sampled = min(share * sum(sizes), _MAX_HELD_OUT), set[int]()
     for number in order:
-        if len(chosen) + 1 < len(sizes) and sizes[number] <= 2 * wanted:
-            chosen.add(number)
-            wanted -= sizes[number]
-    if share and not chosen and len(sizes) > 1:
-        chosen.add(min(order, key=sizes.__getitem__))
-    return chosen
+        if len(sampled) + 1 < len(sizes) and sizes[number] <= 2 * budget:
+            sampled.add(number)
+            budget -= sizes[number]
+    if share and not sampled and len(sizes) > 1:
+        sampled.add(min(order, key=sizes.__getitem__))
+    return sampled
 
 
 def _without_margin(document: Document) -> Document:
@@ -168,7 +165,7 @@ def _forms(document: Document) -> Iterable[str]:
     return map(comparison_form, document.texts)
 
 
-def _freed(document: Document, known: set[str]) -> Document:
+def _without_known(document: Document, known: set[str]) -> Document:
     if document.dialogue:
         return replace(document, texts=()) if known.issuperset(_forms(document)) else document
     return replace(document, texts=tuple(text for text in document.texts if comparison_form(text) not in known))

@@ -1,6 +1,6 @@
 """Near-duplicate questions: equal comparison form, or cosine of character bigrams at least 0.7.
 
-Plain counts, no idf, so that whether two questions are near-duplicates never depends on the other rows of the file.
+Bigram counts without idf weights: whether two questions are near-duplicates does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 THRESHOLD = 0.7
-_AT_ONCE = 4_000_000
-"""Candidate pairs held in memory together: about 200 MB."""
+_CANDIDATES_PER_CHUNK = 4_000_000
+"""Candidate pairs computed at a time; about 200 MB of memory."""
 
 
 def near_duplicates(questions: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
-    """For each question, in order: its row and the earlier rows that it is a near-duplicate of.
+    """For each question, in order: its row, and the earlier rows it is a near-duplicate of.
 
-    Exact, in time about linear in the pairs that share a rare bigram, and in memory linear in the questions.
-    Of earlier rows with the very same comparison form only the first is named.
+    Exact. Time is about linear in the pairs that share a rare bigram, memory is linear in the questions. Of earlier
+    rows with the same comparison form only the first is returned.
     """
     forms = [comparison_form(question) for question in questions]
     first: dict[str, int] = {}
@@ -41,7 +41,7 @@ def near_duplicates(questions: Sequence[str]) -> Iterator[tuple[int, list[int]]]
 
 
 def _similar(forms: list[str]) -> Iterator[NDArray[np.int64]]:
-    """For each form, the earlier forms with a cosine of at least THRESHOLD."""
+    """For each form, the indices of earlier forms with a cosine of at least THRESHOLD."""
     if not forms:
         return
     vectors = _bigrams(forms)
@@ -57,20 +57,20 @@ def _similar(forms: list[str]) -> Iterator[NDArray[np.int64]]:
 
 
 def _chunks(rare: csr_matrix) -> Iterator[tuple[int, int]]:
-    """Ranges of rows whose candidate pairs number at most about _AT_ONCE; a row alone may have more."""
+    """Ranges of rows with at most about _CANDIDATES_PER_CHUNK candidate pairs; a single row may have more."""
     counts = np.bincount(rare.indices, minlength=rare.shape[1])
     candidates = np.concatenate([[0], np.cumsum(counts[rare.indices])])[rare.indptr]
     start = 0
     while start < rare.shape[0]:
-        stop = int(np.searchsorted(candidates, candidates[start] + _AT_ONCE, side="right")) - 1
+        stop = int(np.searchsorted(candidates, candidates[start] + _CANDIDATES_PER_CHUNK, side="right")) - 1
         stop = min(max(stop, start + 1), rare.shape[0])
         yield start, stop
         start = stop
 
 
 def _bigrams(forms: list[str]) -> csr_matrix:
-    """Unit vectors of bigram counts; columns go from the rarest bigram to the most frequent."""
-    from sklearn.feature_extraction.text import HashingVectorizer  # half a second to import
+    """L2-normalized bigram counts (forms, hash buckets), columns sorted from the rarest bigram to the most frequent."""
+    from sklearn.feature_extraction.text import HashingVectorizer  # 0.5 s to import
 
     hashing = HashingVectorizer(analyzer="char", ngram_range=(2, 2), alternate_sign=False, n_features=2**20)
     vectors: csr_matrix = hashing.transform(forms)
@@ -83,9 +83,9 @@ def _bigrams(forms: list[str]) -> csr_matrix:
 
 
 def _rare_part(vectors: csr_matrix) -> csr_matrix:
-    """Each vector without its most frequent bigrams, as long as those alone could not reach THRESHOLD.
+    """Vectors without their most frequent bigrams, as far as those alone could not reach THRESHOLD.
 
-    Two vectors whose cosine reaches THRESHOLD still share a column (prefix filtering: Bayardo et al., WWW 2007).
+    Two vectors with a cosine of at least THRESHOLD still share a column (prefix filtering: Bayardo et al., WWW 2007).
     """
     squares = vectors.data**2
     before = np.concatenate([[0.0], np.cumsum(squares)])
@@ -98,8 +98,8 @@ def _rare_part(vectors: csr_matrix) -> csr_matrix:
 
 
 def _cosines(vectors: csr_matrix, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.float64]:
-    parts = [np.zeros(0)]
-    for start in range(0, len(rows), _AT_ONCE // 20):
-        some = slice(start, start + _AT_ONCE // 20)
-        parts.append(np.asarray(vectors[rows[some]].multiply(vectors[columns[some]]).sum(axis=1)).ravel())
-    return np.concatenate(parts) + 1e-9  # equal counts may come to 0.6999…
+    chunks = [np.zeros(0)]
+    for start in range(0, len(rows), _CANDIDATES_PER_CHUNK // 20):
+        chunk = slice(start, start + _CANDIDATES_PER_CHUNK // 20)
+        chunks.append(np.asarray(vectors[rows[chunk]].multiply(vectors[columns[chunk]]).sum(axis=1)).ravel())
+    return np.concatenate(chunks) + 1e-9  # tolerance: rounding makes 0.7 come out as 0.6999…

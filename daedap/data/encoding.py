@@ -1,4 +1,4 @@
-"""Which encoding a text file is in, told from the whole file: it may be ASCII for its first megabyte."""
+"""Detection of a text file's encoding. The whole file is read: its first megabyte may be plain ASCII."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import NoReturn, TextIO
 from daedap.errors import DataError
 
 _CHUNK = 1 << 20
-_MARKS = (  # UTF-32's little-endian mark begins with UTF-16's, so it comes first
+_BOMS = (  # UTF-32-LE's byte order mark begins with UTF-16-LE's, so it is tested first
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -34,7 +34,7 @@ _BINARY = {
 }
 _HANGUL = re.compile("[가-힣]")
 _LEGIBLE = re.compile("[\t\r\n -~가-힣ㄱ-ㅣ]")
-# The 2,350 syllables of KS X 1001: real Korean consists of them; UTF-8 misread as CP949 gives Hanja and rare syllables.
+# The 2,350 common syllables of KS X 1001. UTF-8 misread as CP949 gives Hanja and rare syllables instead.
 _COMMON_HANGUL = re.compile(
     "["
     + "".join(bytes((lead, trail)).decode("cp949") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF))
@@ -44,38 +44,38 @@ _COMMON_HANGUL = re.compile(
 
 @dataclass(frozen=True)
 class Encoding:
-    """How to decode a file."""
+    """The encoding of a file."""
 
     name: str
-    """Python's name of the codec."""
+    """Name of the Python codec."""
     damaged: bool = False
-    """A few lines can't be decoded: their broken bytes read as U+FFFD."""
+    """Some lines can't be decoded; their invalid bytes are read as U+FFFD."""
 
 
 def open_text(path: Path, encoding: Encoding) -> TextIO:
-    """The file as text, line ends untouched (a quoted field keeps the ones inside it)."""
+    """Open a file as text without newline translation: quoted fields keep their line ends."""
     return path.open(encoding=encoding.name, errors="replace" if encoding.damaged else "strict", newline="")
 
 
 def detect(path: Path) -> Encoding:
-    """The encoding of the whole file.
+    """Detect the encoding of a file.
 
-    A mark decides; then strict UTF-8; then line by line UTF-8 or CP949 (which holds EUC-KR); a guess comes last.
+    In this order: byte order mark; strict UTF-8; UTF-8 or CP949 (a superset of EUC-KR) by lines; charset-normalizer.
 
     Raises:
-        DataError: not a text file, encodings mixed within the file, or none that fits.
+        DataError: The file is binary, mixes encodings, or is in none that fits.
     """
     with path.open("rb") as file:
         head = file.read(1 << 16)
     _refuse_binary(path, head)
-    mark = next((name for mark, name in _MARKS if head.startswith(mark)), "utf-8")
-    if mark in ("utf-16", "utf-32"):
-        return _marked(path, mark)
+    codec = next((name for bom, name in _BOMS if head.startswith(bom)), "utf-8")
+    if codec in ("utf-16", "utf-32"):
+        return _with_bom(path, codec)
     if line := _line_of_nul(path):
-        return _utf16_without_mark(path, head) or _refuse_nul(path, line)
-    if _decodes(path, mark):
-        return Encoding(mark)
-    return _by_lines(path, mark)
+        return _utf16_without_bom(path, head) or _refuse_nul(path, line)
+    if _decodes(path, codec):
+        return Encoding(codec)
+    return _by_lines(path, codec)
 
 
 def _refuse_binary(path: Path, head: bytes) -> None:
@@ -115,7 +115,7 @@ def _decodes(path: Path, name: str) -> bool:
     return True
 
 
-def _marked(path: Path, name: str) -> Encoding:
+def _with_bom(path: Path, name: str) -> Encoding:
     if _decodes(path, name):
         return Encoding(name)
     raise DataError(
@@ -127,7 +127,7 @@ def _marked(path: Path, name: str) -> Encoding:
 
 
 def _line_of_nul(path: Path) -> int:
-    """The line of the first NUL byte; 0 when there is none."""
+    """Line number of the first NUL byte; 0 when there is none."""
     line = 1
     for chunk in _chunks(path):
         if (at := chunk.find(0)) >= 0:
@@ -136,8 +136,8 @@ def _line_of_nul(path: Path) -> int:
     return 0
 
 
-def _utf16_without_mark(path: Path, head: bytes) -> Encoding | None:
-    """Read the right way round it is Korean and ASCII; the wrong way round, or binary, it is anything but."""
+def _utf16_without_bom(path: Path, head: bytes) -> Encoding | None:
+    """UTF-16 by its byte order: decoded correctly the text is Hangul and ASCII, otherwise (or if binary) it is not."""
 
     def legible(name: str) -> float:
         text = head.decode(name, "ignore")
@@ -148,14 +148,14 @@ def _utf16_without_mark(path: Path, head: bytes) -> Encoding | None:
 
 
 @dataclass
-class _Survey:
-    """What the lines that are not ASCII can be."""
+class _LineStatistics:
+    """Statistics of the non-ASCII lines of a file."""
 
     lines: int = 0
     korean: dict[str, int] = field(default_factory=lambda: {"utf-8": 0, "cp949": 0})
-    """How many lines are Korean beyond doubt in each encoding."""
+    """Number of lines that are certainly Korean, by encoding."""
     broken: dict[str, int] = field(default_factory=lambda: {"utf-8": 0, "cp949": 0})
-    """How many lines each encoding can't decode."""
+    """Number of lines that can't be decoded, by encoding."""
     first_korean: dict[str, int] = field(default_factory=dict)
     first_broken: dict[str, int] = field(default_factory=dict)
     sample: bytearray = field(default_factory=bytearray)
@@ -182,44 +182,44 @@ def _decoded(line: bytes, name: str) -> str | None:
 
 
 def _korean_in(texts: dict[str, str | None], size: int) -> str:
-    """The encoding in which a line of `size` bytes is Korean, or nothing when it shows too little."""
+    """The encoding in which a line of `size` bytes is Korean; empty when undecided."""
     if _HANGUL.search(texts["utf-8"] or ""):
         return "utf-8"
     text = texts["cp949"] or ""
-    # A character that is not ASCII takes two bytes in CP949, so the difference counts them.
+    # Non-ASCII characters take two bytes in CP949, so bytes minus characters is their number.
     return "cp949" if text and 2 * len(_COMMON_HANGUL.findall(text)) >= size - len(text) else ""
 
 
-def _by_lines(path: Path, mark: str) -> Encoding:
-    survey = _Survey()
+def _by_lines(path: Path, codec: str) -> Encoding:
+    lines_seen = _LineStatistics()
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.isascii():
-                survey.add(number, line)
-    main, minor = sorted(survey.korean, key=lambda name: -survey.korean[name])
-    if survey.korean[minor]:
+                lines_seen.add(number, line)
+    main, minor = sorted(lines_seen.korean, key=lambda name: -lines_seen.korean[name])
+    if lines_seen.korean[minor]:
         raise DataError(
             "{file}, line {line}: this line is {minor}, the others are {main}: the encodings are mixed.",
             "Convert the parts to UTF-8 before you join them, or save the file again as UTF-8.",
             file=path,
-            line=survey.first_korean[minor],
+            line=lines_seen.first_korean[minor],
             minor=minor.upper(),
             main=main.upper(),
         )
-    if not survey.korean[main]:
-        return _guess(path, survey)
-    # Cut-off characters in a row or two are common in exports: those rows are lost, not the file.
-    if survey.broken[main] > max(1, survey.lines // 10):
-        _refuse_undecodable(path, survey.first_broken[main])
-    return Encoding(mark if main == "utf-8" else main, damaged=survey.broken[main] > 0)
+    if not lines_seen.korean[main]:
+        return _guess(path, lines_seen)
+    # Exports often cut characters at a field's end: those rows are dropped, not the file.
+    if lines_seen.broken[main] > max(1, lines_seen.lines // 10):
+        _refuse_undecodable(path, lines_seen.first_broken[main])
+    return Encoding(codec if main == "utf-8" else main, damaged=lines_seen.broken[main] > 0)
 
 
-def _guess(path: Path, survey: _Survey) -> Encoding:
-    import charset_normalizer  # slow to import, seldom needed
+def _guess(path: Path, lines_seen: _LineStatistics) -> Encoding:
+    import charset_normalizer  # slow import, rarely needed
 
-    best = charset_normalizer.from_bytes(bytes(survey.sample)).best()
+    best = charset_normalizer.from_bytes(bytes(lines_seen.sample)).best()
     if best is None or not _decodes(path, best.encoding):
-        _refuse_undecodable(path, survey.first_broken["utf-8"])
+        _refuse_undecodable(path, lines_seen.first_broken["utf-8"])
     return Encoding(best.encoding)
 
 

@@ -1,4 +1,4 @@
-"""What the data doctor found, and how it is told."""
+"""The report of the data doctor: kinds of findings, statistics, and their text and JSON forms."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Kind(NamedTuple):
     """One kind of finding."""
 
     action: Action
-    told: str
-    """What it is, as a template for `say`."""
+    description: str
+    """Template for `translate`."""
 
 
 KINDS: dict[str, Kind] = {
@@ -30,39 +30,39 @@ KINDS: dict[str, Kind] = {
     "damaged": Kind("dropped", "broken characters"),
     "attachment": Kind("dropped", "chat messages without text (photos, emoticons, deleted messages)"),
     "system": Kind("dropped", "notices of the chat program"),
-    # rows with nothing to learn
+    # rows without a pair
     "blank": Kind("dropped", "an empty row"),
     "empty_question": Kind("dropped", "empty question"),
     "empty_answer": Kind("dropped", "empty answer"),
     "duplicate": Kind("dropped", "exact duplicate of an earlier pair"),
     "too_long": Kind("dropped", "too long for the model: the end of the answer would be cut off"),
-    # rows mended
+    # repaired rows
     "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
     "control": Kind("repaired", "control characters"),
     "zero_width": Kind("repaired", "invisible characters"),
     "decomposed": Kind("repaired", "letters in pieces (NFD, as typed on a Mac)"),
     "label": Kind("repaired", "label with stray characters"),
-    # what the user may want to look at
+    # rows worth a look
     "conflict": Kind("kept", "one question with several answers"),
     "similar_label": Kind("kept", "label that looks like a more frequent one"),
     "very_long": Kind("kept", "much longer than the others"),
 }
 NOT_ROWS = frozenset({"attachment", "system"})
-"""Lines of a chat that never were part of a pair."""
+"""Kinds of lines that are not counted as rows."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """Where a finding was made."""
+    """One place of a finding."""
 
     line: int
     value: str
-    """What stands there, shortened and safe to print."""
+    """Excerpt, safe to print."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something found, how often, and where first."""
+    """A kind of problem or repair, its count and its first places."""
 
     kind: str
     """One of `KINDS`."""
@@ -72,18 +72,18 @@ class Finding:
 
     @property
     def action(self) -> Action:
-        """What is done about it."""
+        """What happens to the rows."""
         return KINDS[self.kind].action
 
     @property
-    def told(self) -> str:
-        """What it is, in the user's language."""
-        return translate(KINDS[self.kind].told)
+    def description(self) -> str:
+        """The kind in the user's language."""
+        return translate(KINDS[self.kind].description)
 
 
 @dataclass(frozen=True)
-class Texts:
-    """Lengths in characters and speech level of the usable questions, or answers."""
+class TextStats:
+    """Lengths in characters and speech level of all usable questions, or of all usable answers."""
 
     mean: float = 0.0
     p50: int = 0
@@ -91,40 +91,40 @@ class Texts:
     p99: int = 0
     max: int = 0
     polite: float = 0.0
-    """Share that ends politely, 0 to 1."""
+    """Share of polite texts, 0 to 1."""
 
     @property
     def mixed(self) -> bool:
-        """Whether both speech levels are common: a model learns to mix them too."""
+        """Whether both speech levels are common; a model would mix them as well."""
         return 0.1 < self.polite < 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The state of a file of pairs."""
+    """What a file holds and what is learned from it."""
 
     source: Source
     rows: int
-    """Pairs and unreadable rows; a conversation counts once for every answer."""
+    """Number of pairs and unreadable rows; a conversation counts once per answer."""
     usable: int
-    """Pairs that are left to learn from."""
+    """Number of pairs that are learned."""
     findings: tuple[Finding, ...]
     """In the order of `KINDS`."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """Usable pairs by label, the most frequent first."""
-    questions: Texts = Texts()
-    answers: Texts = Texts()
+    questions: TextStats = TextStats()
+    answers: TextStats = TextStats()
     near_duplicates: int | None = None
-    """Questions that nearly repeat an earlier one, of the first `compared`; None when nobody counted."""
+    """Number of near-duplicates of earlier questions among the first `compared` ones; None when not counted."""
     compared: int = 0
 
-    def found(self, kind: str) -> Finding | None:
-        """The finding of a kind, if there is one."""
+    def finding(self, kind: str) -> Finding | None:
+        """The finding of a kind, or None."""
         return next((finding for finding in self.findings if finding.kind == kind), None)
 
     @property
     def exit_code(self) -> int:
-        """Of the command: 1 when there is nothing to learn from."""
+        """Exit code of `daedap check`: 1 when nothing is usable."""
         return 0 if self.usable else 1
 
     def to_json(self) -> dict[str, Any]:
@@ -148,7 +148,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report as text in the user's language."""
-        said = [
+        lines = [
             translate(
                 "{file}: {rows:,} rows, {usable:,} usable ({format}{encoding})",
                 file=self.source.path,
@@ -157,33 +157,33 @@ class Report:
                 format=self.source.format,
                 encoding=f", {self.source.encoding}" if self.source.encoding else "",
             ),
-            *_told_columns(self.source),
-            *map(_told_finding, self.findings),
+            *_column_lines(self.source),
+            *map(_finding_line, self.findings),
         ]
         if self.near_duplicates is not None:
             template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
-            said.append(translate(template, count=self.near_duplicates, compared=self.compared))
+            lines.append(translate(template, count=self.near_duplicates, compared=self.compared))
         if self.usable:
-            said += [
-                _told_texts(translate("questions"), self.questions),
-                _told_texts(translate("answers"), self.answers),
+            lines += [
+                _text_line(translate("questions"), self.questions),
+                _text_line(translate("answers"), self.answers),
             ]
         if self.answers.mixed:
-            said.append(translate("The answers mix polite and casual speech; the chatbot will too."))
-        return said + _told_labels(self.labels)
+            lines.append(translate("The answers mix polite and casual speech; the chatbot will too."))
+        return lines + _label_lines(self.labels)
 
 
 def _finding_json(finding: Finding) -> dict[str, Any]:
     return {
         "kind": finding.kind,
         "action": finding.action,
-        "told": finding.told,
+        "told": finding.description,
         "count": finding.count,
         "examples": [asdict(example) for example in finding.examples],
     }
 
 
-def _told_columns(source: Source) -> list[str]:
+def _column_lines(source: Source) -> list[str]:
     columns = source.columns
     if not columns:
         return []
@@ -197,11 +197,11 @@ def _told_columns(source: Source) -> list[str]:
     return [translate("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields)]
 
 
-def _told_finding(finding: Finding) -> str:
-    shown = [_told_example(example) for example in finding.examples[:3]]
+def _finding_line(finding: Finding) -> str:
+    shown = [_example_text(example) for example in finding.examples[:3]]
     if finding.count > len(shown):
         shown.append("…")
-    fields = {"count": finding.count, "what": finding.told, "where": ", ".join(shown)}
+    fields = {"count": finding.count, "what": finding.description, "where": ", ".join(shown)}
     if finding.action == "dropped":
         return translate("dropped: {what}: {count:,} ({where})", **fields)
     if finding.action == "repaired":
@@ -209,22 +209,22 @@ def _told_finding(finding: Finding) -> str:
     return translate("kept: {what}: {count:,} ({where})", **fields)
 
 
-def _told_example(example: Example) -> str:
+def _example_text(example: Example) -> str:
     if not example.value:
         return translate("line {line}", line=example.line)
     return translate("line {line} '{value}'", line=example.line, value=example.value)
 
 
-def _told_texts(name: str, texts: Texts) -> str:
+def _text_line(name: str, stats: TextStats) -> str:
     return translate(
         "{name}: {mean:.1f} characters on average (median {p50}, 95 % up to {p95}, 99 % up to {p99}, longest {max:,});"
         " {polite:.0%} polite",
         name=name,
-        **asdict(texts),
+        **asdict(stats),
     )
 
 
-def _told_labels(labels: Mapping[str, int]) -> list[str]:
+def _label_lines(labels: Mapping[str, int]) -> list[str]:
     if not any(labels):
         return []
     shown = [f"{label or '-'} ({count:,})" for label, count in list(labels.items())[:10]]

@@ -1,8 +1,7 @@
-"""Slips of the fingers and of the ear, as they happen on the two-set Korean keyboard (두벌식).
+"""Perturbations of Korean questions for augmentation and robustness tests; meaning and negation are preserved.
 
-Questions as other people type them: slips, spacing, dropped particles, speech level, laughter.
-
-What is asked stays, and whether it is denied.
+Typos (of the two-set keyboard 두벌식, and of syllables that sound alike), spacing, dropped particles, speech level,
+laughter.
 """
 
 from __future__ import annotations
@@ -23,72 +22,72 @@ _STROKES = {
     **{"ㄳ": "ㄱㅅ", "ㄵ": "ㄴㅈ", "ㄶ": "ㄴㅎ", "ㄺ": "ㄹㄱ", "ㄻ": "ㄹㅁ", "ㄼ": "ㄹㅂ", "ㄽ": "ㄹㅅ"},
     **{"ㄾ": "ㄹㅌ", "ㄿ": "ㄹㅍ", "ㅀ": "ㄹㅎ", "ㅄ": "ㅂㅅ"},
 }
-"""Letters that take two keys; all others take one, perhaps with shift."""
+"""Letters typed with two keys; all others take one key, some with shift."""
 _LETTERS = {strokes: letter for letter, strokes in _STROKES.items()}
 _VOWEL = "|".join([strokes for strokes in _LETTERS if strokes[0] in _VOWELS] + [f"[{_VOWELS}]"])
 _FINAL = "|".join([strokes for strokes in _LETTERS if strokes[0] in _INITIALS] + [f"[{''.join(_FINALS)}]"])
 _SYLLABLE = re.compile(f"([{_INITIALS}])({_VOWEL})((?:{_FINAL})(?![{_VOWELS}]))?")
-"""What an input method makes of strokes: a consonant that a vowel follows begins the next syllable."""
+"""How an input method groups keystrokes: a consonant followed by a vowel begins the next syllable."""
 
 _ROWS = ((0.0, "ㅂㅈㄷㄱㅅㅛㅕㅑㅐㅔ"), (0.25, "ㅁㄴㅇㄹㅎㅗㅓㅏㅣ"), (0.75, "ㅋㅌㅊㅍㅠㅜㅡ"))
-"""The keyboard, each row with how far it stands to the right, in keys."""
-_PLACES = {key: (row, shift + at) for row, (shift, keys) in enumerate(_ROWS) for at, key in enumerate(keys)}
+"""Keyboard rows with their horizontal offset in key widths."""
+_KEY_POSITIONS = {key: (row, shift + at) for row, (shift, keys) in enumerate(_ROWS) for at, key in enumerate(keys)}
 _SHIFT = {"ㄲ": "ㄱ", "ㄸ": "ㄷ", "ㅃ": "ㅂ", "ㅆ": "ㅅ", "ㅉ": "ㅈ", "ㅒ": "ㅐ", "ㅖ": "ㅔ"}
 _SHIFTED = {plain: tense for tense, plain in _SHIFT.items() if tense in _INITIALS}
 
 _ALIKE = {"되": "돼", "돼": "되", "됐": "됬", "됨": "됌", "뵈": "봬", "봬": "뵈", "왠": "웬", "웬": "왠", "예": "에"}
-"""Syllables that are said alike and often mixed up."""
+"""Syllables that sound alike and are often confused."""
 _VOWELS_ALIKE = {"ㅐ": "ㅔ", "ㅔ": "ㅐ", "ㅒ": "ㅖ"}
 _FINALS_ALIKE = {"ㄶ": "ㄴ", "ㅀ": "ㄹ", "ㅆ": "ㅅ"}
 
 _HANGUL_WORD = re.compile("[가-힣]+")
 NEGATION = re.compile("안|않|못|없|아니|아닌|아닐|아님|아냐|말|마")
-"""Syllables that (may) deny something. No slip touches them or makes one."""
+"""Syllables that may negate a sentence. No typo changes or creates one."""
 _LONG = 8
-"""Letters of a text from which on there may be two slips."""
+"""Minimum length in characters for a second typo."""
 
-Way = Callable[[str, int], list[str]]
-"""(word, which syllable) → what may be typed instead of the word."""
+TypoRule = Callable[[str, int], list[str]]
+"""(word, index of a syllable) → possible misspellings of the word."""
 
 
 def add_typo(text: str, rng: random.Random) -> str:
-    """The text with one or two slips; unchanged when it has no Hangul beside its negation."""
-    once = _slip_once(text, rng)
-    twice = _slip_once(once, rng) if len(text) >= _LONG and rng.random() < 0.25 else once
-    return once if twice == text else twice  # the second may undo the first
+    """The text with one or two typos; unchanged when it has no Hangul besides its negation."""
+    once = _one_typo(text, rng)
+    twice = _one_typo(once, rng) if len(text) >= _LONG and rng.random() < 0.25 else once
+    return once if twice == text else twice  # the second typo may undo the first
 
 
-def _slip_once(text: str, rng: random.Random) -> str:
-    places = _places(text)
-    rng.shuffle(places)
-    for way in _in_order(rng):
-        for word, at in places:
-            typed = [new for new in way(word[0], at) if new != word[0]]
-            texts = [text[: word.start()] + new + text[word.end() :] for new in typed]
-            kept = [new for new in texts if NEGATION.findall(new) == NEGATION.findall(text)]
-            if kept:
-                return rng.choice(kept)
+def _one_typo(text: str, rng: random.Random) -> str:
+    syllables = _editable_syllables(text)
+    rng.shuffle(syllables)
+    for rule in _weighted_order(rng):
+        for word, index in syllables:
+            misspelled = [new for new in rule(word[0], index) if new != word[0]]
+            texts = [text[: word.start()] + new + text[word.end() :] for new in misspelled]
+            valid = [new for new in texts if NEGATION.findall(new) == NEGATION.findall(text)]
+            if valid:
+                return rng.choice(valid)
     return text
 
 
-def _places(text: str) -> list[tuple[re.Match[str], int]]:
-    """Each syllable that may be mistyped: its word and its place in there."""
-    denied = {at for found in NEGATION.finditer(text) for at in range(found.start(), found.end())}
+def _editable_syllables(text: str) -> list[tuple[re.Match[str], int]]:
+    """Each Hangul syllable outside negations: its word and its index in the word."""
+    negated = {index for match in NEGATION.finditer(text) for index in range(match.start(), match.end())}
     return [
         (word, at - word.start())
         for word in _HANGUL_WORD.finditer(text)
         for at in range(word.start(), word.end())
-        if at not in denied
+        if at not in negated
     ]
 
 
-def _in_order(rng: random.Random) -> list[Way]:
-    """All ways, the likelier ones mostly first."""
-    return sorted(_WAYS, key=lambda way: rng.random() ** (1 / _WAYS[way]), reverse=True)
+def _weighted_order(rng: random.Random) -> list[TypoRule]:
+    """All rules in random order, frequent kinds of typo mostly first (weighted sampling without replacement)."""
+    return sorted(_TYPO_RULES, key=lambda rule: rng.random() ** (1 / _TYPO_RULES[rule]), reverse=True)
 
 
 def _neighbouring_key(word: str, at: int) -> list[str]:
-    return _each_stroke(word, at, lambda key: [near for near in _PLACES if _adjacent(key, near)])
+    return _each_stroke(word, at, lambda key: [near for near in _KEY_POSITIONS if _adjacent(key, near)])
 
 
 def _missed_shift(word: str, at: int) -> list[str]:
@@ -101,19 +100,19 @@ def _held_shift(word: str, at: int) -> list[str]:
     return _each_stroke(word, at, lambda key: [_SHIFTED[key]] if key in _SHIFTED else [])
 
 
-def _twice(word: str, at: int) -> list[str]:
+def _doubled_key(word: str, at: int) -> list[str]:
     return _each_stroke(word, at, lambda key: [key + key])
 
 
-def _left_out(word: str, at: int) -> list[str]:
-    """A vowel or a final; an initial would be noticed, or change the word: 할까 → 하라."""
+def _missing_key(word: str, at: int) -> list[str]:
+    """Without a vowel or a final. Never an initial: that is noticed at once, or makes another word (할까 → 하라)."""
     return _each_stroke(word, at, lambda _: [""])[1:]
 
 
-def _said_alike(word: str, at: int) -> list[str]:
-    initial, vowel, final = _parts(word[at])
+def _sounds_alike(word: str, at: int) -> list[str]:
+    initial, vowel, final = _jamo(word[at])
     syllables = [_ALIKE[word[at]]] if word[at] in _ALIKE else []
-    if vowel in _VOWELS_ALIKE and word[at] not in "내네":  # mine and yours
+    if vowel in _VOWELS_ALIKE and word[at] not in "내네":  # 내가 and 네가 are different people
         syllables.append(_syllable(initial, _VOWELS_ALIKE[vowel], final))
     if final in _FINALS_ALIKE:
         syllables.append(_syllable(initial, vowel, _FINALS_ALIKE[final]))
@@ -122,15 +121,15 @@ def _said_alike(word: str, at: int) -> list[str]:
     return [word[:at] + new + word[at + 1 :] for new in syllables]
 
 
-_WAYS: dict[Way, float] = {
-    **{_neighbouring_key: 3, _said_alike: 3, _missed_shift: 2},
-    **{_twice: 1, _left_out: 1, _held_shift: 0.5},
+_TYPO_RULES: dict[TypoRule, float] = {
+    **{_neighbouring_key: 3, _sounds_alike: 3, _missed_shift: 2},
+    **{_doubled_key: 1, _missing_key: 1, _held_shift: 0.5},
 }
 
 
 def _each_stroke(word: str, at: int, instead: Callable[[str], list[str]]) -> list[str]:
-    """The word as typed when one stroke of a syllable becomes what `instead` gives."""
-    before, strokes, after = (_strokes(part) for part in (word[:at], word[at], word[at + 1 :]))
+    """The word for each replacement that `instead` gives for each keystroke of a syllable."""
+    before, strokes, after = map(_strokes, (word[:at], word[at], word[at + 1 :]))
     return [
         _typed(before + strokes[:n] + new + strokes[n + 1 :] + after)
         for n, key in enumerate(strokes)
@@ -139,30 +138,31 @@ def _each_stroke(word: str, at: int, instead: Callable[[str], list[str]]) -> lis
 
 
 def _adjacent(key: str, other: str) -> bool:
-    """On the keyboard, and a consonant for a consonant: the hands don't mix up."""
-    if key not in _PLACES or (key in _VOWELS) != (other in _VOWELS):
+    """Whether two keys are neighbours typed by the same hand: consonants are on the left, vowels on the right."""
+    if key not in _KEY_POSITIONS or (key in _VOWELS) != (other in _VOWELS):
         return False
-    (row, x), (its_row, its_x) = _PLACES[key], _PLACES[other]
+    (row, x), (other_row, other_x) = _KEY_POSITIONS[key], _KEY_POSITIONS[other]
     return (
-        key != other and abs(row - its_row) <= 1 and abs(x - its_x) <= 1 and abs(row - its_row) + abs(x - its_x) < 1.6
+        key != other
+        and abs(row - other_row) <= 1
+        and abs(x - other_x) <= 1
+        and abs(row - other_row) + abs(x - other_x) < 1.6
     )
 
 
 def _strokes(syllables: str) -> str:
-    letters = [letter for syllable in syllables for letter in _parts(syllable)]
+    letters = [letter for syllable in syllables for letter in _jamo(syllable)]
     return "".join(_STROKES.get(letter, letter) for letter in letters)
 
 
 def _typed(strokes: str) -> str:
-    return _SYLLABLE.sub(lambda found: _syllable(*(_letter(part or "") for part in found.groups())), strokes)
+    return _SYLLABLE.sub(
+        lambda match: _syllable(*(_LETTERS.get(letter or "", letter or "") for letter in match.groups())), strokes
+    )
 
 
-def _letter(strokes: str) -> str:
-    return _LETTERS.get(strokes, strokes)
-
-
-def _parts(syllable: str) -> tuple[str, str, str]:
-    """Initial, vowel and final ("" where there is none); of a lone letter, that letter and nothing."""
+def _jamo(syllable: str) -> tuple[str, str, str]:
+    """Initial, vowel and final of a syllable ("" where there is no final); a lone letter and two empty strings."""
     if not "가" <= syllable <= "힣":
         return syllable, "", ""
     rest, final = divmod(ord(syllable) - ord("가"), len(_FINALS))
@@ -188,24 +188,24 @@ _SAD = re.compile(
 
 _PARTICLES = {"JKS": "이가", "JKC": "이가", "JKO": "을를", "JX": "은는"}
 _HOSTS = ("N", "XSN", "ETN", "J", "EC", "SL", "SN")
-"""What a particle may hang on: nouns, other particles (에는), 하지는."""
+"""Tags of what a particle may follow: nouns, nominalized verbs (하지는), other particles (에는)."""
 _SHORTENED = {"난": "나", "날": "나", "넌": "너", "널": "너", "전": "저", "절": "저", "건": "거", "걸": "거"}
 _OWNERS = ("내", "제", "네", "니", "누", "지")
-"""Without its particle, 내가 would say whose."""
-_DONE_TO = ("VV", "XSV", "VX")
-"""Verbs that can take an object: without its particle, who does it might be read as whom it's done to."""
-_DONE_TO_NONE = re.compile("있|없|되|(?:나|들어)?[오가]|나|들|생기|끝나|걸리|보이|울리|지나|남|터지|깨지")
+"""Without its particle, 내가 would read as a possessive."""
+_TRANSITIVE_TAGS = ("VV", "XSV", "VX")
+"""Tags of verbs that can take an object: without its particle, a subject could be read as the object."""
+_INTRANSITIVE = re.compile("있|없|되|(?:나|들어)?[오가]|나|들|생기|끝나|걸리|보이|울리|지나|남|터지|깨지")
 _FIXED = ("위하", "비롯하", "통하", "향하", "무릅쓰", "막론하")
-"""을 위해, 를 통해: no Korean leaves out the particle."""
+"""을 위해, 를 통해: the particle is never dropped before these verbs."""
 
 
 def perturb(question: str, kind: Kind, rng: random.Random) -> str:
-    """The question as somebody else might type it; unchanged when it has nothing of that kind to change."""
+    """One perturbed version of a question; unchanged when there is nothing of that kind to change."""
     return next(perturb_each([question], kind, [rng]))
 
 
 def perturb_each(questions: Sequence[str], kind: Kind, rng: Sequence[random.Random]) -> Iterator[str]:
-    """`disturb` for many: a thousand questions a second, as they are analysed at once."""
+    """`perturb` for many questions, with one generator each, analysed as a batch (about 1,000 a second)."""
     if kind in _BY_LETTERS:
         yield from map(_BY_LETTERS[kind], questions, rng)
     else:
@@ -213,61 +213,61 @@ def perturb_each(questions: Sequence[str], kind: Kind, rng: Sequence[random.Rand
 
 
 def _spacing(text: str, rng: random.Random) -> str:
-    """Without spaces; or, where there are none, with a space inside a word."""
+    """Remove all spaces, or insert one inside a word where there is none."""
     if " " in text:
         return _SPACE.sub("", text)
-    places = [at for word in _WORD.finditer(text) for at in range(word.start() + 1, word.end())]
-    if not places:
+    positions = [at for word in _WORD.finditer(text) for at in range(word.start() + 1, word.end())]
+    if not positions:
         return text
-    at = rng.choice(places)
+    at = rng.choice(positions)
     return f"{text[:at]} {text[at:]}"
 
 
 def _laughter(text: str, rng: random.Random) -> str:
-    """Without its laughter or tears; or with some, tears where it's sad."""
-    sober = _LAUGHTER.sub("", text).strip()
-    if sober != text.strip():
-        return sober if any(map(str.isalnum, sober)) else text
+    """Remove ㅋㅋ, ㅎㅎ, ㅠㅠ; or append some where there is none, ㅠㅠ to sad texts."""
+    without = _LAUGHTER.sub("", text).strip()
+    if without != text.strip():
+        return without if any(map(str.isalnum, without)) else text
     letters = "ㅠㅜ" if _SAD.search(text) else "ㅋㅎㅠ" if NEGATION.search(text) else "ㅋㅎ"
     return text + rng.choice(["", " "]) + rng.choice(letters) * rng.choice([2, 2, 3])
 
 
 def _particles(text: str, morphemes: Sequence[Morpheme], rng: random.Random) -> str:
-    """Without one of its 이/가, 을/를, 은/는."""
-    edits = [edit for at in range(1, len(morphemes)) if (edit := _dropped(text, morphemes, at))]
+    """Drop one of the particles 이/가, 을/를, 은/는."""
+    edits = [edit for at in range(1, len(morphemes)) if (edit := _without_particle(text, morphemes, at))]
     if not edits:
         return text
     edit = rng.choice(edits)
     return text[: edit.start] + edit.new + text[edit.end :]
 
 
-def _dropped(text: str, morphemes: Sequence[Morpheme], at: int) -> Edit | None:
-    """What is left of a particle; None when it's none, or when it must stay."""
+def _without_particle(text: str, morphemes: Sequence[Morpheme], at: int) -> Edit | None:
+    """The edit that drops a particle; None when the morpheme is no particle or has to stay."""
     host, one = morphemes[at - 1], morphemes[at]
-    if not (one.tag in _PARTICLES and host.tag.startswith(_HOSTS) and _leads_on(morphemes, at)):
+    if not (one.tag in _PARTICLES and host.tag.startswith(_HOSTS) and _is_followed(morphemes, at)):
         return None
-    said = text[one.start : one.end]
-    if host.tag == "NP" and host.end > one.start and said in _SHORTENED:
-        return Edit(one.start, one.end, _SHORTENED[said])
-    whole = host.end == one.start and said in _PARTICLES[one.tag]
+    surface = text[one.start : one.end]
+    if host.tag == "NP" and host.end > one.start and surface in _SHORTENED:
+        return Edit(one.start, one.end, _SHORTENED[surface])
+    whole = host.end == one.start and surface in _PARTICLES[one.tag]
     return Edit(one.start, one.end, "") if whole and text[host.start : host.end] not in _OWNERS else None
 
 
-def _leads_on(morphemes: Sequence[Morpheme], at: int) -> bool:
-    """Whether the sentence goes on behind it, and says the same without it: 너는? and 너를 위해 don't."""
+def _is_followed(morphemes: Sequence[Morpheme], at: int) -> bool:
+    """Whether the sentence continues after the particle and means the same without it (not 너는?, not 너를 위해)."""
     after = morphemes[at + 1] if at + 1 < len(morphemes) else None
     if after is None or after.word == morphemes[at].word or after.tag.startswith("S") or after.form in _FIXED:
         return False
-    return _is_clear(morphemes, at)
+    return _is_unambiguous(morphemes, at)
 
 
-def _is_clear(morphemes: Sequence[Morpheme], at: int) -> bool:
-    """Whether it is still clear who does what to whom."""
+def _is_unambiguous(morphemes: Sequence[Morpheme], at: int) -> bool:
+    """Whether subject and object can still be told apart without the particle."""
     if morphemes[at].tag in ("JKO", "JKC") or morphemes[at - 1].tag.startswith(("J", "E")):
         return True
     rest = morphemes[at + 1 :]
     verb = next((one for one in rest if one.tag.startswith(("V", "XSV", "XSA"))), None)
-    if verb is None or not verb.tag.startswith(_DONE_TO) or _DONE_TO_NONE.fullmatch(verb.form):
+    if verb is None or not verb.tag.startswith(_TRANSITIVE_TAGS) or _INTRANSITIVE.fullmatch(verb.form):
         return True
     return any(one.tag == "JKO" for one in rest[: rest.index(verb)])
 

@@ -1,4 +1,4 @@
-"""Korean text: one spelling per meaning for comparison, speech level, morphemes."""
+"""Normalization of Korean text for comparison, speech level, and morphological analysis with Kiwi."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _POLITE = re.compile(r"((?<![필중수소])요|욥|용|죠|니다|니까|십시�
 
 
 class Morpheme(NamedTuple):
-    """A morpheme of a text, as Kiwi finds it."""
+    """One morpheme of a text, as analysed by Kiwi."""
 
     form: str
-    """As in a dictionary: `고맙` in 고마워. Endings may begin with a conjoining final: `ᆯ까`."""
+    """Dictionary form: `고맙` in 고마워. Endings may begin with a conjoining final consonant: `ᆯ까`."""
     tag: str
-    """Sejong's part of speech: NNG, VV, JKS, EF, …"""
+    """Part of speech in the Sejong tag set: NNG, VV, JKS, EF, …"""
     start: int
     end: int
-    """Its place in the text; that of contracted morphemes overlaps."""
+    """Character offsets are `start` to `end`; those of contracted morphemes overlap."""
     word: int
-    """Which word of the text it belongs to, counted from 0."""
-    number: int = -1
-    """Of its entry in Kiwi's dictionary: see senses.py."""
+    """Index of its word in the text, from 0."""
+    morpheme_id: int = -1
+    """Its entry in Kiwi's dictionary: see word_vectors.py."""
 
 
 def nfc(text: str) -> str:
@@ -52,9 +52,9 @@ def compatibility_jamo(text: str) -> str:
 
 
 def comparison_form(text: str) -> str:
-    """What is left when spacing, punctuation, width, case and the length of laughter are ignored.
+    """The text without spacing, punctuation, width, case and the length of laughter.
 
-    Two questions with the same comparison form are the same question; a text of punctuation alone keeps it.
+    Questions with the same comparison form are treated as the same question. A text of punctuation alone keeps it.
     """
     folded = compatibility_jamo(unicodedata.normalize("NFKC", text)).casefold()
     letters = "".join(char for char in folded if char.isalnum())
@@ -62,40 +62,40 @@ def comparison_form(text: str) -> str:
 
 
 def strip_emoticons(text: str) -> str:
-    """The comparison form without laughter and tears, which any question may carry; one of nothing else keeps them."""
+    """The comparison form without ㅋㅋ, ㅎㅎ, ㅠㅠ; a text that consists of them alone keeps them."""
     form = comparison_form(text)
     return _EMOTION.sub("", form) or form
 
 
 def speech_level(text: str) -> SpeechLevel:
-    """Polite (해요체, 합쇼체) or casual, read off the last word; emoticons and punctuation are passed over."""
+    """Polite (해요체, 합쇼체) or casual (반말), by the last word's ending; emoticons and punctuation are skipped."""
     return "polite" if _POLITE.search(_TRAILING.sub("", text)) else "casual"
 
 
 def morphemes(text: str) -> list[str]:
-    """Morphemes as `form/tag`, by Kiwi."""
+    """Morphemes of a text as `form/tag`."""
     return [f"{token.form}/{token.tag}" for token in kiwi().tokenize(text)]
 
 
 def analyse(texts: Iterable[str]) -> Iterator[list[Morpheme]]:
-    """The morphemes of each text; many texts at once go through all cores."""
+    """The morphemes of each text; Kiwi analyses a batch on all cores."""
     for tokens in kiwi().tokenize(texts):
         yield [Morpheme(one.form, one.tag, one.start, one.end, one.word_position, one.id) for one in tokens]
 
 
 def join(morphemes: Sequence[Morpheme]) -> str:
-    """Spelled as one text, with what Korean contracts and changes: 춥 + 어요 → 추워요."""
+    """Morphemes joined to a text with contractions and irregular conjugation: 춥 + 어요 → 추워요."""
     return str(kiwi().join([(one.form, one.tag) for one in morphemes]))
 
 
 def is_closed(text: str) -> bool:
-    """Whether it ends in a syllable with a final consonant, as 밥 does and 물가 doesn't."""
+    """Whether the text ends in a syllable with a final consonant (밥 does, 물가 does not)."""
     return "가" <= text[-1:] <= "힣" and (ord(text[-1]) - ord("가")) % 28 > 0
 
 
 @cache
 def kiwi() -> Kiwi:
-    """The analyser itself, loaded once; without names of several words, which double the time that takes."""
-    from kiwipiepy import Kiwi  # 1 s and 300 MB, so only on first use
+    """The analyser, loaded once. Without its dictionary of multi-word names, which doubles the loading time."""
+    from kiwipiepy import Kiwi  # 1 s and 300 MB: loaded on first use
 
     return Kiwi(load_multi_dict=False)

@@ -1,8 +1,8 @@
-"""What words mean, as numbers: the word vectors of Kiwi's language model, which need no download.
+"""Word vectors recovered from Kiwi's language model (no download).
 
-Kiwi's CoNg model holds a vector of 256 numbers for each of 70,000 morphemes but tells only their cosines. From its
-cosines with enough other words a vector follows, up to a rotation that all vectors share (Nyström's method: Williams
-& Seeger 2001): with more landmarks than the vectors have numbers, nothing is lost.
+Kiwi's CoNg model has 256-dimensional embeddings of 70,000 morphemes but exposes only their cosine similarities. The
+Nyström method (Williams & Seeger 2001) recovers the vectors, up to one common rotation, from the cosines with a set of
+landmark words; with more landmarks than dimensions the recovery is exact.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from daedap.korean.text import kiwi
 
 WIDTH = 256
 _LANDMARKS, _COMMON = 400, (60, 12_000)
-"""So many words among those that occur often: the numbers of Kiwi's dictionary go by frequency."""
+"""Number of landmarks, and the range of ids they are sampled from: Kiwi's dictionary is sorted by frequency."""
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class KiwiWordVectors:
-    """Word vectors of length 1, in one of many rotations: keep `basis` with whatever was learned from them."""
+    """Unit word vectors in an arbitrary rotation; store `basis` with any model trained on them."""
 
     basis: FloatArray
-    """(landmarks, 256)"""
+    """(landmarks, 256): projection of cosines with the landmarks onto the vectors."""
 
     @classmethod
     def recover(cls) -> KiwiWordVectors:
-        """Find the basis; it takes a second."""
+        """Compute the basis (about a second)."""
         landmarks = _landmarks()
         values, directions = np.linalg.eigh(_cosines(landmarks, landmarks))
         top = slice(-1, -WIDTH - 1, -1)
         return cls((directions[:, top] / np.sqrt(values[top])).astype(np.float32))
 
     def vectors(self, words: Iterable[int]) -> dict[int, FloatArray]:
-        """Words' numbers (`Morpheme.number`) → (256,) each; words that Kiwi has no vector for are left out."""
-        asked, landmarks = sorted(set(words)), _landmarks()
-        cosines = _cosines(asked, landmarks)
+        """`Morpheme.morpheme_id` → vector of shape (256,); words without a vector in Kiwi are left out."""
+        ids, landmarks = sorted(set(words)), _landmarks()
+        cosines = _cosines(ids, landmarks)
         known = [bool(np.isfinite(row).all()) for row in cosines]
-        return {word: found for word, found, good in zip(asked, cosines @ self.basis, known, strict=True) if good}
+        return {word: vector for word, vector, good in zip(ids, cosines @ self.basis, known, strict=True) if good}
 
 
 def model_version() -> str:
-    """Of Kiwi's model: another one has other vectors."""
+    """Version of Kiwi's model; vectors of different versions are not comparable."""
     return version("kiwipiepy-model")
 
 
@@ -55,7 +55,7 @@ def _landmarks() -> list[int]:
 
 
 def _cosines(words: list[int], others: list[int]) -> FloatArray:
-    """(words, others); not a number where Kiwi has no vector."""
+    """Cosines of shape (words, others); NaN where Kiwi has no vector."""
     cosine = kiwi().morpheme_similarity
     rows = [[cosine(word, other) for other in others] for word in words]
     return np.array(rows, np.float32).reshape(len(words), len(others))
