@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from daedap.errors import SettingsError
 from daedap.model.base import load_base
-from daedap.model.loss import answer_losses, collate
+from daedap.model.loss import AnswerLoss, collate
 from daedap.model.prompt import Example
 from daedap.model.trainable import set_dropout, train_in_full, with_lora
 from daedap.training.checkpoint import trained_weights
@@ -47,7 +47,7 @@ def adapted(model: nn.Module) -> list[str]:
 def changed(model: PreTrainedModel | PeftModel, tokens: int = 20) -> set[str]:
     """Names of the weights that one training step would move."""
     example = Example(list(range(10, 10 + tokens)), answer_start=5)
-    answer_losses(model, collate([example], "cpu")).mean().backward()
+    AnswerLoss(model)(collate([example], "cpu")).mean().backward()
     return {part for part, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
 
 

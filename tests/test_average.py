@@ -21,7 +21,7 @@ from daedap.model.prompt import Example, build_prompt
 from daedap.model.tokenizer import train_tokenizer
 from daedap.model.trainable import with_lora
 from daedap.training.checkpoint import checkpoints, trained_weights
-from daedap.training.trainer import WeightAverage, Trainer, TrainResult
+from daedap.training.trainer import Trainer, TrainResult, WeightAverage
 
 RECIPE = TrainOptions(
     num_train_epochs=5,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from daedap.model.base import Base, load_base
 from daedap.training import baselines as stock
-from daedap.training.baselines import LENGTH, NAMES, BASELINES, BaselineSettings, Trained, rows_that_fit, train_baseline
+from daedap.training.baselines import BASELINES, LENGTH, NAMES, BaselineSettings, Trained, rows_that_fit, train_baseline
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.types import Message, Pair
 

@@ -18,7 +18,7 @@ from daedap.commands.bench import Bench, BenchOptions, RecipeName, _measured, _p
 from daedap.errors import BaseError, SettingsError
 from daedap.model.base import load_base
 from daedap.training import benchmark as bench
-from daedap.training.baselines import NAMES, BASELINES, Step, kogpt2_shape, save_base
+from daedap.training.baselines import BASELINES, NAMES, Step, kogpt2_shape, save_base
 from daedap.training.benchmark import (
     VARIANTS,
     BenchContext,

@@ -175,28 +175,6 @@ def test_a_sample_among_two_stays_among_them(kogpt2: TorchModel, tmp_path: Path)
         assert "다" in among_all
 
 
-def test_a_stream_tells_what_the_reply_says(both: Both) -> None:
-    for engine in (both.engine, both.short):
-        pieces = []
-        for pair, said in zip(LEARNED, engine.reply(LEARNED), strict=True):
-            told: list[str] = []
-            streamed = engine.stream(pair, told.append)
-            assert (streamed.text, streamed.ended, streamed.tokens) == (said.text, said.ended, said.tokens)
-            assert streamed.log2_probability == pytest.approx(said.log2_probability, abs=1e-3)
-            assert "".join(told) == said.text
-            pieces.append(len(told))
-        assert max(pieces) >= 3, "word by word"
-
-
-def test_a_stream_can_be_interrupted(both: Both) -> None:
-    def interrupt(_: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        both.engine.stream(LEARNED[0], interrupt)
-    assert both.engine.reply(LEARNED[:1])[0].text == both.torch.reply(LEARNED[:1])[0].text
-
-
 def test_replies_in_a_batch_are_those_given_alone(both: Both) -> None:
     together = both.engine.reply(LEARNED)
     assert [said.text for said in together] == [both.engine.reply([pair])[0].text for pair in LEARNED]
@@ -209,17 +187,15 @@ def test_control_tokens_are_never_said(kogpt2: TorchModel, tmp_path: Path) -> No
     engine = converted(favour(kogpt2, [*controls, word]), tmp_path / "engine")
     assert len(controls) >= 10
     assert engine.reply(toys.PAIRS[:2])[0].text == kogpt2.reply(toys.PAIRS[:2])[0].text
-    told: list[str] = []
-    engine.stream(toys.PAIRS[0], told.append)
-    drawn = engine.sample(toys.PAIRS[:2], 4, seed=1, temperature=2.0)
-    for text in ["".join(told), *(said.text for four in drawn for said in four)]:
-        assert set(text) <= {"네", " "}
+    samples = engine.sample(toys.PAIRS[:2], 4, seed=1, temperature=2.0)
+    for said in (said for four in samples for said in four):
+        assert set(said.text) <= {"네", " "}
 
 
 def test_an_answer_may_be_the_end_alone(kogpt2: TorchModel, tmp_path: Path) -> None:
     engine = converted(favour(kogpt2, [kogpt2.prompt.template.eos_id]), tmp_path / "engine")
-    for said in (engine.reply(toys.PAIRS[:1])[0], engine.stream(toys.PAIRS[0], lambda _: None)):
-        assert (said.text, said.ended, said.tokens) == ("", True, 1)
+    said = engine.reply(toys.PAIRS[:1])[0]
+    assert (said.text, said.ended, said.tokens) == ("", True, 1)
 
 
 def test_a_reply_that_does_not_end_is_cut_at_the_limit(kogpt2: TorchModel, tmp_path: Path) -> None:

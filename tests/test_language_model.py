@@ -134,16 +134,6 @@ def test_scores_know_their_own_answer(trained: TorchModel) -> None:
     assert (own[:, 0] / own[:, 1] > wrong[:, 0] / wrong[:, 1]).all()
 
 
-def test_a_stream_tells_what_the_reply_says(trained: TorchModel) -> None:
-    pieces = []
-    for pair, said in zip(toys.PAIRS[:16], trained.reply(toys.PAIRS[:16]), strict=True):
-        told: list[str] = []
-        assert trained.stream(pair, told.append).text == said.text
-        assert "".join(told) == said.text
-        pieces.append(len(told))
-    assert max(pieces) >= 3, "word by word"
-
-
 def test_the_pairs_own_answers_are_not_looked_at(trained: TorchModel) -> None:
     blank = [replace(pair, answer="") for pair in LEARNED]
     assert trained.reply(blank) == trained.reply(LEARNED)

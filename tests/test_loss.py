@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from daedap.model.base import Base, load_base
-from daedap.model.loss import answer_losses, collate, score_answers
+from daedap.model.loss import AnswerLoss, collate, score_answers
 from daedap.model.prompt import Example
 from daedap.model.trainable import with_lora
 from daedap.types import Pair
@@ -61,7 +61,7 @@ def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[
         labels[row, example.answer_start - 1 : len(example.ids) - 1] = torch.tensor(example.ids[example.answer_start :])
     with torch.no_grad():
         logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits.float()
-        losses = answer_losses(base.model, batch)
+        losses = AnswerLoss(base.model)(batch)
     plain = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
     torch.testing.assert_close(losses, plain[labels.flatten() != -100], rtol=1e-4, atol=1e-4)
 
@@ -69,9 +69,9 @@ def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[
 def test_gradients_are_those_of_all_logits(base: Base, examples: list[Example]) -> None:
     batch = collate(examples, "cpu")
     weights = [weight for weight in base.model.parameters() if weight.requires_grad]
-    ours = torch.autograd.grad(answer_losses(base.model, batch).mean(), weights)
+    ours = torch.autograd.grad(AnswerLoss(base.model)(batch).mean(), weights)
     logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits
-    plain = torch.autograd.grad(cross_entropy(logits[batch.row, batch.place], batch.label), weights)
+    plain = torch.autograd.grad(cross_entropy(logits[batch.row, batch.position], batch.label), weights)
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 

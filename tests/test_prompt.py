@@ -12,7 +12,7 @@ from daedap.errors import BaseError, DataError
 from daedap.model.base import Base, load_base
 from daedap.model.language_model import TorchModel
 from daedap.model.prompt import Prompt, build_prompt
-from daedap.model.tokenizer import prefix_ids, find_control_ids, decode, encode, load_tokenizer, save_tokenizer
+from daedap.model.tokenizer import decode, encode, find_control_ids, load_tokenizer, prefix_ids, save_tokenizer
 from daedap.types import Message, Pair
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"

@@ -25,9 +25,9 @@ from daedap.model.base import Base, load_base
 from daedap.model.convert import convert
 from daedap.model.engine import Engine
 from daedap.model.language_model import TorchModel
-from daedap.model.loss import AnswerLoss, answer_losses, collate, score_answers
+from daedap.model.loss import AnswerLoss, collate, score_answers
 from daedap.model.prompt import Example, Prompt
-from daedap.model.tokenizer import prefix_ids, encode, load_tokenizer, save_tokenizer
+from daedap.model.tokenizer import encode, load_tokenizer, prefix_ids, save_tokenizer
 from daedap.model.trainable import SPLITTABLE, frozen_lower, with_lora
 from daedap.model.verify import Reference
 from daedap.types import Message, Pair
@@ -126,12 +126,12 @@ def test_its_halves_are_the_whole(base: Copy) -> None:
     batch = collate([base.prompt.example(pair) for pair in PAIRS], "cpu")
     model = base.base.model.eval()
     with torch.no_grad():
-        logits = model(input_ids=batch.inputs).logits[batch.row, batch.place]
+        logits = model(input_ids=batch.inputs).logits[batch.row, batch.position]
         whole = cross_entropy(logits, batch.label, reduction="none")
-        torch.testing.assert_close(answer_losses(model, batch), whole)
+        torch.testing.assert_close(AnswerLoss(model)(batch), whole)
         for lowest in range(1, model.config.num_hidden_layers):
             states = frozen_lower(model, lowest)(batch.inputs)
-            upper = AnswerLoss(model, lowest=lowest)(type(batch)(states, batch.row, batch.place, batch.label))
+            upper = AnswerLoss(model, first_block=lowest)(type(batch)(states, batch.row, batch.position, batch.label))
             torch.testing.assert_close(upper, whole)
 
 
@@ -160,7 +160,7 @@ def test_it_answers_greedily(base: Copy) -> None:
     speaker = TorchModel(base.base.model, base.prompt, max_new_tokens=6)
     said = speaker.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
     assert speaker.reply(PAIRS[:1])[0].text == said[0].text
-    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._speech.suppressed_ids)
+    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._rules.suppressed_ids)
     words = list[int]()
     while len(words) < 6 and (not words or words[-1] != base.prompt.template.eos_id):
         with torch.no_grad():
@@ -168,7 +168,7 @@ def test_it_answers_greedily(base: Copy) -> None:
         logits[mute] = -torch.inf
         words.append(int(logits.argmax()))
     assert said[0].tokens == len(words)
-    assert speaker._speech.spoken(words, [0.0] * len(words)).text == said[0].text
+    assert speaker._rules.to_generation(words, [0.0] * len(words)).text == said[0].text
 
 
 def converted(base: Copy, folder: Path) -> tuple[TorchModel, Engine]:

@@ -8,7 +8,7 @@ import toys
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from daedap.errors import BaseError
-from daedap.model.tokenizer import find_control_ids, decode, encode, load_tokenizer, save_tokenizer, train_tokenizer
+from daedap.model.tokenizer import decode, encode, find_control_ids, load_tokenizer, save_tokenizer, train_tokenizer
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "kogpt2"
 HANGUL = "근육이 커지기 위해서는 12시에 밥을 먹어야 한다."

@@ -13,11 +13,18 @@ from torch.nn.functional import cross_entropy
 from daedap.errors import StorageError
 from daedap.model.base import Base, load_base
 from daedap.model.device import Machine
-from daedap.model.loss import AnswerLoss, TokenizedRows, answer_losses, collate, shortlist
+from daedap.model.loss import AnswerLoss, TokenizedRows, collate, shortlist
 from daedap.model.prompt import Example
-from daedap.model.trainable import SPLITTABLE, frozen_lower, cast_to_bf16, lowest_trained_block, train_in_full, with_lora
+from daedap.model.trainable import (
+    SPLITTABLE,
+    cast_to_bf16,
+    frozen_lower,
+    lowest_trained_block,
+    train_in_full,
+    with_lora,
+)
 from daedap.training.activation_cache import Cached, CacheFile, cached
-from daedap.training.task import FrozenBlocks, Task, find_frozen, build_task
+from daedap.training.task import FrozenBlocks, Task, build_task, find_frozen
 
 CPU = Machine("cpu", "fp32", 1, "")
 GIGABYTE = 10**9
@@ -54,9 +61,9 @@ def task_of(base: Base, folder: Path, *, layers: int | None, shortlisted: bool =
 def test_upper_and_lower_half_are_the_whole(base: Base) -> None:
     batch = collate(rendered(base), "cpu")
     with torch.no_grad():
-        whole = answer_losses(base.model, batch)
+        whole = AnswerLoss(base.model)(batch)
         states = frozen_lower(base.model, 1)(batch.inputs)
-        parted = AnswerLoss(base.model, lowest=1)(type(batch)(states, batch.row, batch.place, batch.label))
+        parted = AnswerLoss(base.model, first_block=1)(type(batch)(states, batch.row, batch.position, batch.label))
     torch.testing.assert_close(parted, whole)
     assert base.model.config.model_type in SPLITTABLE
     assert base.model(input_ids=batch.inputs).logits.shape[:2] == batch.inputs.shape, "the model itself stays whole"
@@ -67,10 +74,10 @@ def test_a_shortlist_is_the_softmax_among_its_tokens(base: Base) -> None:
     tokens = torch.unique(torch.cat([batch.label, torch.arange(20, 40)]))
     with torch.no_grad():
         ours = AnswerLoss(base.model, shortlist=tokens)(batch)
-        logits = base.model(input_ids=batch.inputs).logits[batch.row, batch.place][:, tokens]
+        logits = base.model(input_ids=batch.inputs).logits[batch.row, batch.position][:, tokens]
     expected = cross_entropy(logits.float(), torch.searchsorted(tokens, batch.label), reduction="none")
     torch.testing.assert_close(ours, expected)
-    assert (ours < answer_losses(base.model, batch)).all()
+    assert (ours < AnswerLoss(base.model)(batch)).all()
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -81,7 +88,7 @@ def test_a_shortlist_has_the_gradients_of_its_tokens(tmp_path: Path, trained: bo
     tokens = torch.unique(batch.label)
     weights = [weight for weight in base.model.parameters() if weight.requires_grad]
     ours = torch.autograd.grad(AnswerLoss(base.model, shortlist=tokens)(batch).mean(), weights)
-    logits = base.model(input_ids=batch.inputs).logits[batch.row, batch.place][:, tokens]
+    logits = base.model(input_ids=batch.inputs).logits[batch.row, batch.position][:, tokens]
     plain = torch.autograd.grad(cross_entropy(logits, torch.searchsorted(tokens, batch.label)), weights)
     for mine, theirs in zip(ours, plain, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -113,7 +120,7 @@ def test_a_cached_task_learns_what_the_whole_would(base: Base, tmp_path: Path, s
     for mine, theirs in zip(*(torch.autograd.grad(loss.mean(), weights) for loss in (ours, whole)), strict=True):
         torch.testing.assert_close(mine, theirs)
     torch.testing.assert_close(
-        task.dev_loss(task.dev.batch([2])), answer_losses(task.model, collate(task.dev.examples[2:], "cpu"))
+        task.dev_loss(task.dev.batch([2])), AnswerLoss(task.model)(collate(task.dev.examples[2:], "cpu"))
     )
 
 
@@ -130,7 +137,7 @@ def test_what_does_not_fit_is_computed_at_every_step(
     assert isinstance(task.train, TokenizedRows)
     assert "more than --cache-gb allows" in caplog.text
     assert not (tmp_path / "cache").exists()
-    torch.testing.assert_close(task.loss(task.train.batch([1])), answer_losses(task.model, task.train.batch([1])))
+    torch.testing.assert_close(task.loss(task.train.batch([1])), AnswerLoss(task.model)(task.train.batch([1])))
 
 
 def test_unknown_layouts_run_whole(

@@ -25,7 +25,7 @@ from daedap.model.convert import _quantize, convert
 from daedap.model.device import choose_precision, has_fast_bf16, processor_features, processor_kind
 from daedap.model.engine import Engine
 from daedap.model.language_model import CachedScorer, TorchModel
-from daedap.model.verify import Agreement, Reference, open_verified_engine, open_engine, verified
+from daedap.model.verify import Agreement, Reference, open_engine, open_verified_engine, verified
 from daedap.runs import Run, find
 
 ROWS = toys.PAIRS[:12]

@@ -157,13 +157,13 @@ def _load(name: str, schedule: PretrainOptions) -> Base:
     from daedap.model.base import load_base  # as above
 
     base = load_base(name)
-    if schedule.block_size > base.places:
+    if schedule.block_size > base.max_positions:
         raise SettingsError(
             "--block-size {value}: {name} has only {places} places.",
             "Try {places}.",
             value=schedule.block_size,
             name=name,
-            places=base.places,
+            places=base.max_positions,
         )
     return base
 

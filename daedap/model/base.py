@@ -1,6 +1,6 @@
-"""Base models: found by hub name or folder, loaded safely, and self-tested before anything is built on them.
+"""Base models: loaded from a folder, a GGUF file or the hub, self-tested, or initialised at random.
 
-A small Llama-style model made from nothing, with a tokenizer fitted on the training rows.
+Loading runs no code of a repository and unpickles nothing but tensors.
 """
 
 from __future__ import annotations
@@ -23,28 +23,32 @@ from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean.text import comparison_form
 from daedap.model.gguf import find_gguf, read_gguf
-from daedap.model.prompt import Prompt, round_up, has_own_template, build_prompt
-from daedap.model.tokenizer import prefix_ids, decode, encode, load_tokenizer, train_tokenizer
+from daedap.model.prompt import Prompt, build_prompt, has_own_template, round_up
+from daedap.model.tokenizer import decode, encode, load_tokenizer, prefix_ids, train_tokenizer
 from daedap.runs import Json, Run
 
-logging.disable_progress_bar()  # a bar for each of a dozen files says nothing
+logging.disable_progress_bar()  # one bar per file
 KOGPT2_LICENCE = "cc-by-nc-sa-4.0"
-_TEXTS = ("안녕하세요, 오늘 기분은 어때요?", "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.", "ㅋㅋ 고마워ㅠㅠ!")
+_ROUND_TRIP_TEXTS = (
+    "안녕하세요, 오늘 기분은 어때요?",
+    "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.",
+    "ㅋㅋ 고마워ㅠㅠ!",
+)
 BUILT_IN = Path(__file__).parent.parent / "mini"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def _accept_explicit_head_width() -> None:
-    """Let Llama's heads be of any width that the configuration names.
+    """Let a LlamaConfig have any `head_dim`.
 
-    LlamaConfig of transformers 5 refuses a width that the heads do not divide, although its attention looks at
-    `head_dim` alone: kakaocorp/kanana-nano-2.1b (1792, 24 heads of 128) can't even be read. It is said here, once for
-    the whole process, because the check is made wherever such a configuration is read, copied or saved.
+    LlamaConfig of transformers 5 refuses a hidden size that is no multiple of the number of heads, although its
+    attention uses `head_dim` only: kakaocorp/kanana-nano-2.1b (1792, 24 heads of 128) can't be read. Patched for the
+    whole process, because the check runs wherever such a configuration is read, copied or saved.
     """
     checks = cast("Any", LlamaConfig).__class_validators__
 
     def validate_architecture(config: LlamaConfig) -> None:
-        if config.head_dim == config.hidden_size // config.num_attention_heads:  # not named, or needlessly
+        if config.head_dim == config.hidden_size // config.num_attention_heads:  # the default
             LlamaConfig.validate_architecture(config)
 
     names = [check.__name__ for check in checks]
@@ -57,41 +61,41 @@ _accept_explicit_head_width()
 
 @dataclass(frozen=True)
 class Base:
-    """A causal language model with its tokenizer, as published."""
+    """An untuned causal language model with its tokenizer."""
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
     licence: str
     digest: str
-    """SHA-256 over weights, shape and tokenizer."""
+    """SHA-256 over weights, config and tokenizer."""
 
     @property
-    def places(self) -> float:
-        """The most ids it can read at a time, as `filled` leaves them."""
-        places = getattr(self.model.config, "max_position_embeddings", None)
-        return math.inf if places is None else round_up(places - round_up(1) + 1)
+    def max_positions(self) -> float:
+        """The longest input that still fits after padding with `round_up`; infinite for models without a limit."""
+        limit = getattr(self.model.config, "max_position_embeddings", None)
+        return math.inf if limit is None else round_up(limit - round_up(1) + 1)
 
     def prompt(self, max_length: int) -> Prompt:
-        """How conversations are rendered for it, in at most `max_length` ids and never more than it has places for."""
-        return build_prompt(self.tokenizer, int(min(max_length, self.places)))
+        """Its prompt, in at most `max_length` ids and never more than it has positions."""
+        return build_prompt(self.tokenizer, int(min(max_length, self.max_positions)))
 
 
 def load_base(name: str) -> Base:
-    """Load a base by folder or hub name. Raises BaseError when it can't be had or fails its self-test."""
-    place = _place(name)
-    if place.is_file():
-        model, tokenizer, licence = read_gguf(place)
+    """Load a base by folder, GGUF file or hub name. Raises BaseError when it is missing or fails its self-test."""
+    path = _locate(name)
+    if path.is_file():
+        model, tokenizer, licence = read_gguf(path)
     else:
-        tokenizer, model, licence = load_tokenizer(place), _load_model(place), _licence(name, place)
+        tokenizer, model, licence = load_tokenizer(path), _load_model(path), _licence(name, path)
     self_test(name, model, tokenizer)
     if name != MINI and Path(name).exists():
-        name = str(Path(name).resolve())  # a run must find its base again from anywhere
-    return Base(name, model, tokenizer, licence, _digest(place))
+        name = str(Path(name).resolve())  # runs record the name and may be opened from another directory
+    return Base(name, model, tokenizer, licence, _digest(path))
 
 
 def load_recorded_base(run: Run, recorded: Json) -> Base:
-    """The base whose name and digest a run recorded. Raises BaseError, and RunError when it is no longer the same."""
+    """The base whose name and digest a run recorded. Raises BaseError, and RunError when its digest differs now."""
     base = load_base(recorded["name"])
     if base.digest != recorded["digest"]:
         raise RunError(
@@ -103,8 +107,8 @@ def load_recorded_base(run: Run, recorded: Json) -> Base:
     return base
 
 
-def _place(name: str) -> Path:
-    """A GGUF file, the base's folder, or the hub's files in the local cache, which serves without a network, too."""
+def _locate(name: str) -> Path:
+    """A GGUF file, a folder, or the hub's files in the local cache, which works without a network, too."""
     folder = BUILT_IN if name == MINI else Path(name)
     if (folder / "model" / "config.json").exists():
         raise BaseError(
@@ -122,7 +126,7 @@ def _place(name: str) -> Path:
         )
     try:
         return _download(name)
-    except Exception as error:  # httpx, huggingface_hub and OS errors alike mean that it can't be had
+    except Exception as error:  # errors of httpx, huggingface_hub and the OS alike
         raise BaseError(
             "{name}: can't be had from the hub ({error}).",
             "Download it elsewhere and give its folder: --base FOLDER",
@@ -132,17 +136,17 @@ def _place(name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # a folder does without
+    from huggingface_hub import snapshot_download  # not needed for a folder
 
-    wanted = ["*.json", "*.model", "*.txt", "*.jinja", "README.md"]
-    folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.safetensors"]))
-    if not any(folder.glob("*.safetensors")):  # pickles only where there is nothing better
-        folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.bin"]))
+    patterns = ["*.json", "*.model", "*.txt", "*.jinja", "README.md"]
+    folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.safetensors"]))
+    if not any(folder.glob("*.safetensors")):  # pickles only as a last resort
+        folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
     return folder
 
 
 def _load_model(folder: Path) -> PreTrainedModel:
-    """Read config and weights; pickles with `weights_only`, so that a file can hold tensors and nothing that runs."""
+    """Read config and weights as float32; pickles with `weights_only`, so that a file can't run code."""
     if not (folder / "config.json").exists():
         raise BaseError(
             "{folder}: no config.json, so it is not a model's folder.",
@@ -159,14 +163,14 @@ def _load_model(folder: Path) -> PreTrainedModel:
         model, report = cast("Any", AutoModelForCausalLM).from_pretrained(
             folder, dtype=torch.float32, weights_only=True, trust_remote_code=False, output_loading_info=True
         )
-    except Exception as error:  # each format has its own errors; none of them is a reason to go on
+    except Exception as error:  # every file format has its own errors
         raise BaseError(
             "{folder}: its weights can't be loaded ({error}).",
             "The files may be cut short, unsafe or of an unknown architecture; get them again.",
             folder=folder,
             error=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
         ) from error
-    if missing := sorted(report["missing_keys"]):  # transformers only warns, and fills them at random
+    if missing := sorted(report["missing_keys"]):  # transformers only warns, and initialises them at random
         raise BaseError(
             "{folder}: its weights are not all there: {count} are missing, {first} among them.",
             "The files may belong to another model or be incomplete; get them again.",
@@ -178,12 +182,13 @@ def _load_model(folder: Path) -> PreTrainedModel:
 
 
 def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Refuse a base that would garble Korean, look up rows it does not have, never end, or obey typed control tokens.
+    """Raise BaseError for a base that could not be used without anyone noticing.
 
-    Raises BaseError.
+    Its tokenizer must keep Korean text, have no more ids than the model has embeddings, have an EOS token, encode typed
+    control tokens as text, and begin prompts with what it prepends to a text (BOS).
     """
     _test_vocabulary(name, model, tokenizer)
-    for text in _TEXTS:
+    for text in _ROUND_TRIP_TEXTS:
         back = decode(tokenizer, encode(tokenizer, text))
         if comparison_form(back) != comparison_form(text):
             raise BaseError(
@@ -207,14 +212,14 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
 
 
 def _test_opening(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A prompt begins as every text did that the base has learned from, unless its own chat template says otherwise."""
-    front, opening = prefix_ids(tokenizer), build_prompt(tokenizer, 64).template.opening
-    if not has_own_template(tokenizer) and opening[: len(front)] != front:
+    """A prompt must begin like every text of pretraining (BOS), unless the base's chat template decides otherwise."""
+    prefix, opening = prefix_ids(tokenizer), build_prompt(tokenizer, 64).template.opening
+    if not has_own_template(tokenizer) and opening[: len(prefix)] != prefix:
         raise BaseError(
             "{name}: its tokenizer puts '{front}' before every text, but no chat template can name it.",
             "Mark it special in its tokenizer.json, or give it a chat_template.",
             name=name,
-            front="".join(tokenizer.convert_ids_to_tokens(front)),
+            front="".join(tokenizer.convert_ids_to_tokens(prefix)),
         )
 
 
@@ -231,20 +236,20 @@ def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTok
 
 
 def _licence(name: str, folder: Path) -> str:
-    """The licence in the model card's header, as the hub reads it; "unknown" when the card names none."""
+    """The licence in the model card's YAML header, as the hub reads it; "unknown" when there is none."""
     cards = [folder / "README.md", folder / "MODEL_CARD.md"]
     header = "".join(card.read_text(encoding="utf-8", errors="replace") for card in cards if card.exists())
-    found = re.search(r"^license: *(?:\n *- )?['\"]?([\w.-]+)", header, re.M)
-    if found:
-        return found[1]
+    match = re.search(r"^license: *(?:\n *- )?['\"]?([\w.-]+)", header, re.M)
+    if match:
+        return match[1]
     return KOGPT2_LICENCE if "kogpt2" in name.lower() else "unknown"
 
 
-def _digest(place: Path) -> str:
-    if place.is_file():
-        return digest(place)
+def _digest(base: Path) -> str:
+    if base.is_file():
+        return digest(base)
     patterns = (*_WEIGHTS, "config.json", "tokenizer*.json")
-    return digest(*sorted(path for pattern in patterns for path in place.glob(pattern)))
+    return digest(*sorted(path for pattern in patterns for path in base.glob(pattern)))
 
 
 SMALL = ArchitectureOptions(
@@ -253,7 +258,7 @@ SMALL = ArchitectureOptions(
 
 
 def random_init_base(texts: Sequence[str], seed: int) -> Base:
-    """An untrained model for these texts; the same texts and seed give the same model."""
+    """A small Llama with random weights and a tokenizer trained on the texts; same texts and seed, same base."""
     tokenizer = train_tokenizer(texts, SMALL.vocab_size)
     model = random_init_model(tokenizer, seed)
     self_test(FRESH, model, tokenizer)
@@ -262,16 +267,16 @@ def random_init_base(texts: Sequence[str], seed: int) -> Base:
 
 
 def random_init_model(
-    tokenizer: PreTrainedTokenizerFast, seed: int, shape: ArchitectureOptions = SMALL, places: int = 512
+    tokenizer: PreTrainedTokenizerFast, seed: int, shape: ArchitectureOptions = SMALL, max_positions: int = 512
 ) -> LlamaForCausalLM:
-    """Random weights, decided by the seed. Unless told otherwise 4 layers of width 256: about 4 million."""
+    """A Llama with random weights from the seed; by default 4 layers of width 256, about 4 million weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_hidden_layers,
         num_attention_heads=shape.num_attention_heads,
-        max_position_embeddings=places,
+        max_position_embeddings=max_positions,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

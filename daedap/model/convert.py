@@ -1,14 +1,13 @@
-"""What the converters of CTranslate2 4.8 leave out of a model, put back: found by comparing every base that users take.
+"""Conversion of a run's model to CTranslate2's layout, weights in int8.
 
-Each gap made an engine fail or answer wrong on copies of published configurations (tests/test_published_bases.py).
+    engine/model.bin config.json vocabulary.json            the model with its full vocabulary
+           replies/model.bin config.json vocabulary.json    where it pays: with a head for the shortlist only
 
-A run's model → `engine/`: CTranslate2's layout, weights in eight bits.
+CTranslate2 has no shortlist for decoder-only models, but accepts a head shorter than the embedding, for the first
+tokens of the vocabulary. Such a model can't score texts that contain other tokens.
 
-    engine/model.bin config.json vocabulary.json            the model over its full vocabulary
-           replies/model.bin config.json vocabulary.json    where it pays: with a head for the shortlist alone
-
-CTranslate2 has no shortlist for models without an encoder, but the head may be shorter than the embedding: it then
-says the first tokens of the vocabulary. Such a file can't score texts, as they may hold tokens it has no head for.
+The converters of CTranslate2 4.8 drop parts of some architectures; `patch_spec` restores them. Each gap made an engine
+fail or give wrong answers on copies of published configurations (tests/test_published_bases.py).
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ from daedap.model.verify import Reference, verify_engine
 from daedap.runs import Run
 
 
-def readable(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with the names that the converter of GPT-NeoX looks for, which transformers 5 has given up."""
+def add_converter_names(model: PreTrainedModel) -> PreTrainedModel:
+    """Add the attributes that CTranslate2's GPT-NeoX converter reads and transformers 5 has removed."""
     config: Any = model.config
     if config.model_type == "gpt_neox":
         config.rotary_pct = config.rope_parameters["partial_rotary_factor"]
@@ -52,36 +51,36 @@ def readable(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def norm_epsilon(config: Any) -> float:
-    """What is added to the variance before a norm divides by its root: each architecture has its own name for it."""
+    """The epsilon of layer or RMS norms, whose name differs between architectures."""
     names = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
     return float(next(value for name in names if (value := getattr(config, name, None))))
 
 
-def complete(spec: Any, config: Any) -> None:
-    """Complete the attention of a validated specification that is not yet quantized."""
-    _look_back_over_all(spec.decoder)
+def patch_spec(spec: Any, config: Any) -> None:
+    """Restore what the converter dropped from the attention of a validated, not yet quantized specification."""
+    _remove_sliding_windows(spec.decoder)
     for layer in spec.decoder.layer:
         attention = layer.self_attention
         if getattr(config, "head_dim", None) and not hasattr(attention, "head_dim"):
             _set(attention, "head_dim", np.int32(config.head_dim))
         if config.model_type == "llama":
-            _scale_positions(attention, config)
+            _add_rope_scaling(attention, config)
 
 
-def _look_back_over_all(decoder: Any) -> None:
-    """Take sliding windows out: none is shorter than a text, convert.py refuses those that are.
+def _remove_sliding_windows(decoder: Any) -> None:
+    """Use full attention: `_build_spec` refuses windows shorter than the longest text.
 
-    Where padding is removed, CTranslate2 takes the width of the states for the length of the texts: wider than the
-    window, as gemma-3-270m's 640 against 512, they are masked in chunks that do not fit ("Length mask has size … which
-    is different than the current batch size").
+    With padding removed, CTranslate2 mistakes the hidden size for the text length. Where it exceeds the window
+    (gemma-3-270m: 640 > 512) masking fails with "Length mask has size … which is different than the current batch
+    size".
     """
-    for part in (decoder, *(layer.self_attention for layer in decoder.layer)):
-        if hasattr(part, "sliding_window"):
-            _set(part, "sliding_window", np.int32(0))
+    for spec in (decoder, *(layer.self_attention for layer in decoder.layer)):
+        if hasattr(spec, "sliding_window"):
+            _set(spec, "sliding_window", np.int32(0))
 
 
-def _scale_positions(attention: Any, config: Any) -> None:
-    """Llama 3's rope scaling: the converter keeps its low and high factors only."""
+def _add_rope_scaling(attention: Any, config: Any) -> None:
+    """Llama 3's rope scaling, of which the converter keeps only the low and high frequency factors."""
     rope = config.rope_parameters
     if rope.get("rope_type") == "llama3":
         _set(attention, "rotary_scaling_type", np.int8(RotaryScalingType.Llama3))
@@ -90,47 +89,47 @@ def _scale_positions(attention: Any, config: Any) -> None:
 
 
 def _set(attention: Any, name: str, value: np.generic) -> None:
-    """A specification refuses attributes that its maker did not ask for, though it writes them all the same."""
+    """Set an attribute that the spec's class does not declare: its `__setattr__` refuses it, saving writes it."""
     object.__setattr__(attention, name, NumpyVariable(np.asarray(value)))
 
 
 _log = logging.getLogger("daedap")
-_PAYS = 0.15
-"""Share of the weights that a shortlist must spare each token, to be worth a second file of the model."""
+_MIN_SAVING = 0.15
+"""Fraction of the weights per generated token that a shortlist must save to be worth a second model file."""
 _LARGEST_WEIGHT, _LARGEST_PAIR = 127, 127
-"""Of an eight-bit weight, and of the sum of any two of four neighbours. Without VNNI a processor adds pairs of products
-of an unsigned activation (at most 255) and a weight in 16 bits, which hold 255 × 128: with larger pairs the sum
-saturates, and log-probabilities are off by up to 40 %."""
+"""Of an int8 weight, and of the sum of the absolute values of any two of four neighbours. Without VNNI a processor adds
+two products of an unsigned activation (at most 255) and a weight in 16 bits, which hold 255 × 128: larger pairs
+saturate, and log-probabilities are off by up to 40 %."""
 _NEIGHBOURS = 4
-"""Weights that a product takes at a time, whose pairs may be summed in 16 bits (vpmaddubsw)."""
+"""Weights that are multiplied at a time, any two of which may be added in 16 bits (vpmaddubsw)."""
 
 
-def write_engine(run: Run, speaker: TorchModel) -> None:
-    """Convert what a run has learned; what CTranslate2 can't compute right is said once, and answered by PyTorch.
+def write_engine(run: Run, model: TorchModel) -> None:
+    """Write a run's engine: int8 where it agrees with PyTorch, else float32, else none, with a warning.
 
     No failure here may cost the training: only a disk that can't be written ends the run (StorageError).
     """
-    speaker = replace(speaker, precision="fp32")
-    pairs = [pair for pair in read_rows(run.folder, "train") if speaker.prompt.fits(pair)]
-    reference = Reference.of(speaker, [*read_rows(run.folder, "dev"), *pairs])
-    kept = shortlist(speaker.prompt, [speaker.prompt.example(pair) for pair in pairs])
+    model, prompt = replace(model, precision="fp32"), model.prompt
+    pairs = [pair for pair in read_rows(run.folder, "train") if prompt.fits(pair)]
+    reference = Reference.of(model, [*read_rows(run.folder, "dev"), *pairs])
+    kept = shortlist(prompt, [prompt.example(pair) for pair in pairs])
     try:
         with new_folder(run.folder / ENGINE) as folder:
-            for eight_bits in (True, False):
-                convert(speaker.model, speaker.prompt, folder, kept, largest_pair=_LARGEST_PAIR if eight_bits else None)
+            for int8 in (True, False):
+                convert(model.model, prompt, folder, kept, largest_pair=_LARGEST_PAIR if int8 else None)
                 reference.save(folder)
-                if verify_engine(folder, speaker.prompt, speaker.max_new_tokens):
+                if verify_engine(folder, prompt, model.max_new_tokens):
                     break
             else:
-                raise _unknown(speaker.model, translate("its answers differ from the trained model's"))
-            if not eight_bits:
+                raise _unsupported(model.model, translate("its answers differ from the trained model's"))
+            if not int8:
                 _log.info(translate("Eight bits are too coarse for these weights: the engine keeps them in float32."))
     except StorageError:
         raise
     except EngineError as error:
         _log.warning(str(error))
-    except Exception as error:  # whatever a library raises, the training is worth more than its engine
-        _log.warning(str(_unknown(speaker.model, f"{type(error).__name__}: {error}")))
+    except Exception as error:  # whatever a library raises
+        _log.warning(str(_unsupported(model.model, f"{type(error).__name__}: {error}")))
         run.note("engine_failed", traceback=traceback.format_exc())
 
 
@@ -142,108 +141,107 @@ def convert(
     *,
     largest_pair: int | None = _LARGEST_PAIR,
 ) -> None:
-    """Write a model to a folder, and to its `replies/` one with a head for the `kept` tokens, where that pays.
+    """Write a model to a folder and, where it pays, one with a head for the `kept` ids to its `replies/`.
 
-    `largest_pair`: the largest sum of two neighbouring weights in eight bits; None keeps the weights in float32. Raises
-    EngineError when CTranslate2 doesn't know the model.
+    `largest_pair`: the largest sum of two neighbouring int8 weights; None keeps float32. Raises EngineError when
+    CTranslate2 doesn't support the model.
     """
-    pays = kept is not None and _spared(model, len(kept)) > _PAYS
-    spec = _spec(model, prompt, largest_pair)
+    pays = kept is not None and _saving(model, len(kept)) > _MIN_SAVING
+    spec = _build_spec(model, prompt, largest_pair)
     _save(spec, folder)
     if kept is not None and pays:
         _shorten(spec, kept)
         _save(spec, folder / REPLIES)
 
 
-def _spared(model: PreTrainedModel, kept: int) -> float:
-    """Share of the weights used for a token of the reply that a head for so many tokens leaves out."""
+def _saving(model: PreTrainedModel, kept: int) -> float:
+    """Fraction of the weights read per generated token that a head for so many tokens saves."""
     head, embedding = cast("nn.Linear", model.get_output_embeddings()), model.get_input_embeddings()
     looked_up = 0 if embedding.weight is head.weight else cast("Tensor", embedding.weight).numel()
     return (head.out_features - kept) * head.in_features / (model.num_parameters() - looked_up)
 
 
-def _spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None) -> Any:
-    """The model in CTranslate2's layout, rounded to eight bits unless `largest_pair` is None."""
+def _build_spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None) -> Any:
+    """The model as a CTranslate2 specification, in int8 unless `largest_pair` is None. Raises EngineError."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if window and window < prompt.max_length:  # its layers would need a mask that is taken out
-        told = "it looks back only {window} tokens, and --max-length is {length}"
-        raise _unknown(model, translate(told, window=window, length=prompt.max_length))
+    if window and window < prompt.max_length:  # see _remove_sliding_windows
+        reason = "it looks back only {window} tokens, and --max-length is {length}"
+        raise _unsupported(model, translate(reason, window=window, length=prompt.max_length))
     try:
         with torch.no_grad():
-            spec = _MODEL_LOADERS[type(model.config).__name__].get_model_spec(readable(_with_same_weights(model)))
+            spec = _MODEL_LOADERS[type(model.config).__name__].get_model_spec(add_converter_names(_copy_modules(model)))
         spec.config.layer_norm_epsilon = norm_epsilon(config)
-        names = _names(prompt, config.vocab_size)
+        names = _token_names(prompt, config.vocab_size)
         spec.register_vocabulary(names)
         unknown = prompt.tokenizer.unk_token_id
         spec.config.unk_token = names[prompt.pad_id if unknown is None else unknown]
-        spec.config.bos_token = spec.config.eos_token = names[prompt.template.eos_id]  # ours begin with what they like
+        spec.config.bos_token = spec.config.eos_token = names[prompt.template.eos_id]  # prompts bring their own BOS
         spec.validate()
-        complete(spec, config)
+        patch_spec(spec, config)
         spec.optimize()
         if largest_pair:
             spec._visit(partial(_quantize, largest_pair=largest_pair))
-    except Exception as error:  # each loader has its own way of not knowing an architecture, an activation, a scaling
-        raise _unknown(model, f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # every loader fails in its own way
+        raise _unsupported(model, f"{type(error).__name__}: {error}") from error
     return spec
 
 
-def _with_same_weights(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the modules over the same tensors: loaders delete layers that they have read."""
+def _copy_modules(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of all modules with shared tensors: the converters delete layers after reading them."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _quantize(layer: Any, name: str, value: Any, largest_pair: int = _LARGEST_PAIR) -> None:
-    """Round a matrix to eight bits, each row with its scale: for `LayerSpec._visit`, as `_quantize` of CTranslate2.
+    """Round a matrix to int8 with a scale per row: for `LayerSpec._visit`, like CTranslate2's own `_quantize`.
 
-    A row may use 127 steps to each side, unless two neighbours of it are so large together that their products would
-    saturate on processors without VNNI: then it uses fewer.
+    A row uses the range ±127, or less where two neighbours would exceed `largest_pair` and saturate without VNNI.
     """
     key = name.rsplit("/", maxsplit=1)[-1]
     if not isinstance(value, Variable) or value.is_scalar() or not hasattr(layer, f"{key}_scale"):
         return
     rows = value.to("float32").numpy()
     sizes = np.abs(rows)
-    largest = np.maximum(sizes.max(axis=1) / _LARGEST_WEIGHT, _largest_pair(sizes) / largest_pair)
-    step = np.maximum(largest, np.finfo(np.float32).tiny)
+    step = np.maximum(sizes.max(axis=1) / _LARGEST_WEIGHT, _largest_pair(sizes) / largest_pair)
+    step = np.maximum(step, np.finfo(np.float32).tiny)
     setattr(layer, key, NumpyVariable(np.rint(rows / step[:, None]).astype(np.int8)))
     setattr(layer, f"{key}_scale", NumpyVariable((1 / step).astype(np.float32)))
 
 
 def _largest_pair(sizes: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(rows,): the largest sum of two among four neighbours of each row."""
+    """(rows,): the largest sum of two values among four neighbours, from (rows, columns)."""
     sizes = np.pad(sizes, ((0, 0), (0, -sizes.shape[1] % _NEIGHBOURS)))
-    one, two, three, four = (sizes[:, place::_NEIGHBOURS] for place in range(_NEIGHBOURS))
+    one, two, three, four = (sizes[:, offset::_NEIGHBOURS] for offset in range(_NEIGHBOURS))
     across = np.maximum(one, two) + np.maximum(three, four)
     pairs: NDArray[np.float32] = np.maximum(np.maximum(one + two, three + four), across).max(axis=1)
     return pairs
 
 
-def _names(prompt: Prompt, rows: int) -> list[str]:
-    """A token for each row of the embedding, no two alike: some rows belong to no token."""
+def _token_names(prompt: Prompt, rows: int) -> list[str]:
+    """A unique name for each row of the embedding; rows without a token are numbered."""
     names: dict[str, int] = {}
-    for number in range(rows):
-        name = cast("str | None", prompt.tokenizer.convert_ids_to_tokens(number))
-        names[f"<row {number}>" if name is None or name in names else name] = number
+    for id in range(rows):
+        name = cast("str | None", prompt.tokenizer.convert_ids_to_tokens(id))
+        names[f"<row {id}>" if name is None or name in names else name] = id
     assert len(names) == rows, "two rows of the embedding have the same name"
     return list(names)
 
 
 def _shorten(spec: Any, kept: Tensor) -> None:
-    """Put the kept tokens first, and leave the head nothing but them."""
+    """Move the kept ids to the front of the vocabulary and reduce the head to them."""
     decoder, names = spec.decoder, spec._vocabulary
     order = np.concatenate([kept.numpy(), np.setdiff1d(np.arange(len(names)), kept.numpy())])
     embedding, head = decoder.embeddings, decoder.projection
-    source = embedding if isinstance(head.weight, str) else head  # a name where both share one matrix
-    _pick(source, head, order[: len(kept)])
-    _pick(embedding, embedding, order)
-    spec.register_vocabulary([names[number] for number in order])
+    source = embedding if isinstance(head.weight, str) else head  # a string where both share one matrix
+    _select_rows(source, head, order[: len(kept)])
+    _select_rows(embedding, embedding, order)
+    spec.register_vocabulary([names[id] for id in order])
     spec.config.add_attribute(HEAD, len(kept))
 
 
-def _pick(source: Any, target: Any, rows: NDArray[np.int64]) -> None:
-    """Give `target` these rows of `source`, each with its scale; it keeps its own bias for them."""
+def _select_rows(source: Any, target: Any, rows: NDArray[np.int64]) -> None:
+    """Set weight and scales of `target` to these rows of `source`'s, and its bias to these of its own."""
     for part, owner in (("weight", source), ("weight_scale", source), ("bias", target)):
         values = getattr(owner, part, OPTIONAL)
         if values != OPTIONAL:
@@ -255,7 +253,7 @@ def _save(spec: Any, folder: Path) -> None:
     spec.save(str(folder))
 
 
-def _unknown(model: PreTrainedModel, error: str) -> EngineError:
+def _unsupported(model: PreTrainedModel, error: str) -> EngineError:
     return EngineError(
         "CTranslate2 can't compute a model of type {architecture} ({error}).",
         "It is answered by PyTorch, which takes longer.",

@@ -27,8 +27,13 @@ from daedap.i18n import translate
 from daedap.model.distributed import world_size
 from daedap.runs import Run
 
-
-_ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "CT2_FORCE_CPU_ISA", "CT2_USE_MKL", "MKL_ENABLE_INSTRUCTIONS")
+_ISA_VARIABLES = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "CT2_FORCE_CPU_ISA",
+    "CT2_USE_MKL",
+    "MKL_ENABLE_INSTRUCTIONS",
+)
 _FEATURES = {
     "avx2": "AVX2",
     "avx512_f": "AVX-512",
@@ -212,7 +217,9 @@ def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) ->
 def describe_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:
     """A description of this machine, for the manifest."""
     name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    return Machine(device, precision, torch.get_num_threads(), name, processes=world_size(), features=processor_features())
+    return Machine(
+        device, precision, torch.get_num_threads(), name, processes=world_size(), features=processor_features()
+    )
 
 
 def peak_memory() -> int:

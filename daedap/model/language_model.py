@@ -1,18 +1,13 @@
-"""What all models that answer have in common: what they read of a question, what they may say, and how it is told.
+"""The language-model protocol, decoding rules that all implementations share, and the PyTorch implementation.
 
-A model that can be asked, computed by PyTorch: every architecture, on every device.
-
-Answers by the engine, scores by PyTorch, each once: for the candidates that a training and an evaluation compare.
-
-PyTorch reads a question once for all its candidates, CTranslate2 once for each of them: on two AVX2 cores that takes
-three times as long. Both were found to agree when the engine was made (verify.py). A single question is scored by the
-engine, as for a user, so that the time of a reply is that of a user's reply.
+`TorchModel` runs every architecture on every device; `engine.Engine` is the CTranslate2 one. `CachedScorer` and
+`EngineWithScorer` wrap a model for evaluations, which score the same pairs many times.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast
@@ -21,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
 
 from daedap.model.batching import generation_batches
 from daedap.model.loss import FloatArray, score_answers
@@ -31,233 +25,172 @@ from daedap.types import Generation, Pair
 
 
 class LanguageModel(Protocol):
-    """A model that can be asked, whatever computes it."""
+    """A trained causal language model that scores and generates answers."""
 
     @property
     def prompt(self) -> Prompt:
-        """How it reads a question."""
+        """Renders questions for this model."""
         ...
 
     def log2_probability(self, pairs: Sequence[Pair], /) -> FloatArray:
-        """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
+        """Per pair: the sum of log2 p over answer and EOS given the question, and their number. (pairs, 2), float64."""
         ...
 
     def reply(self, pairs: Sequence[Pair], /) -> list[Generation]:
-        """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
-        ...
-
-    def stream(self, pair: Pair, on_text: Callable[[str], None], /) -> Generation:
-        """Answer one question, telling each word as soon as it is whole."""
+        """A greedily decoded reply to each question; the pairs' answers are ignored."""
         ...
 
     def sample(
         self, pairs: Sequence[Pair], count: int, /, *, seed: int, temperature: float = 1.0, top_k: int = 0
     ) -> list[list[Generation]]:
-        """`count` random answers to each question, the likeliest first; the same one may come more than once.
+        """`count` sampled replies to each question, by descending probability, repetitions included.
 
-        Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
+        `top_k`: sample from so many tokens (0: all). Same questions and seed give the same replies.
         """
         ...
 
 
 @dataclass(frozen=True)
 class DecodingRules:
-    """The rules of a reply."""
+    """Length limits and suppressed tokens of generation, equal for all implementations."""
 
     prompt: Prompt
     max_new_tokens: int
-    """Of the longest reply."""
+    """Of the longest reply, EOS included."""
 
     def question(self, pair: Pair) -> list[int]:
-        """History gives way to the longest reply; a long question makes the reply shorter instead."""
-        alone = self.prompt.question(replace(pair, history=()), max_ids=self.prompt.max_length - 1)
-        return self.prompt.question(pair, max_ids=max(len(alone), self.prompt.max_length - self.max_new_tokens))
+        """Prompt ids. History is dropped to leave `max_new_tokens`; a long question shortens the reply instead."""
+        alone = self.prompt.question(replace(pair, history=()), self.prompt.max_length - 1)
+        return self.prompt.question(pair, max(len(alone), self.prompt.max_length - self.max_new_tokens))
 
-    def new_tokens_for(self, question: int) -> int:
-        """The most tokens of a reply to a question of so many."""
-        return min(self.max_new_tokens, self.prompt.max_length - question)
+    def new_tokens_for(self, prompt_length: int) -> int:
+        """The maximum number of new tokens after a prompt of so many."""
+        return min(self.max_new_tokens, self.prompt.max_length - prompt_length)
 
     @cached_property
     def suppressed_ids(self) -> list[int]:
-        """What is never said: of all control tokens only the end token may be."""
+        """Ids that are never generated: all control tokens but EOS."""
         return sorted(self.prompt.control_ids - {self.prompt.template.eos_id})
 
-    def spoken(self, ids: Sequence[int], nats: Sequence[float]) -> Generation:
-        """What ids say up to the end token, and how likely they are; `nats` are ln p of each of them."""
-        end = self.prompt.template.eos_id
-        ended = end in ids
-        said = ids[: ids.index(end)] if ended else ids
-        counted = nats[: len(said) + ended]
+    def to_generation(self, ids: Sequence[int], nats: Sequence[float]) -> Generation:
+        """A reply from generated ids, cut at EOS, with its mean log2 p; `nats` holds ln p of each id."""
+        eos = self.prompt.template.eos_id
+        ended = eos in ids
+        text_ids = ids[: ids.index(eos)] if ended else ids
+        counted = nats[: len(text_ids) + ended]
         mean = sum(counted) / len(counted) / math.log(2)
-        return Generation(decode(self.prompt.tokenizer, said), ended, len(counted), mean)
+        return Generation(decode(self.prompt.tokenizer, text_ids), ended, len(counted), mean)
 
 
-class TextStreamer:
-    """Hears one token after the other and tells each word as soon as it is whole."""
-
-    def __init__(self, prompt: Prompt, on_text: Callable[[str], None]) -> None:
-        self._prompt, self._on_text = prompt, on_text
-        self._said, self._told = list[int](), 0
-
-    def put(self, ids: Sequence[int]) -> None:
-        """The next tokens."""
-        self._said += [number for number in ids if number != self._prompt.template.eos_id]
-        self._emit_up_to(self._text.rfind(" ") + 1)
-
-    def finish(self) -> None:
-        """Nothing comes any more: tell the last word."""
-        self._emit_up_to(len(self._text))
-
-    @property
-    def _text(self) -> str:
-        return decode(self._prompt.tokenizer, self._said)
-
-    def _emit_up_to(self, place: int) -> None:
-        if place > self._told:
-            self._on_text(self._text[self._told : place])
-            self._told = place
-
-
-_AT_ONCE = 64
+_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class TorchModel:
-    """A model with its prompt, on one device."""
+    """A transformers model with its prompt, on one device."""
 
     model: PreTrainedModel
     prompt: Prompt
     max_new_tokens: int
-    """Of the longest reply: what the longest answer it learned takes."""
+    """Of the longest reply: as many as the longest training answer has."""
     device: str = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of scoring; replies are always made in fp32."""
+    """Of scoring; generation always runs in fp32."""
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
-        """Per pair: the sum of log2 p over answer and end token, and their number. (pairs, 2), float64."""
+        """As `LanguageModel.log2_probability`."""
         examples = [self.prompt.example(pair) for pair in pairs]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             return score_answers(self.model, examples, self.device)
 
     def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
-        """Answer each question by greedy decoding; the pairs' own answers are not looked at."""
-        return [said for said, _ in self.greedy(pairs)]
+        """As `LanguageModel.reply`."""
+        return [reply for reply, _ in self.greedy(pairs)]
 
     def greedy(self, pairs: Sequence[Pair]) -> list[tuple[Generation, float]]:
-        """Greedy replies, each with the least lead of one of its tokens over the next best, in nats."""
-        return [said for (said,) in self._answer(pairs, 1, do_sample=False)]
-
-    def stream(self, pair: Pair, on_text: Callable[[str], None]) -> Generation:
-        """Answer one question, telling each word as soon as it is whole."""
-        question, streamer = self._speech.question(pair), _Streamer(TextStreamer(self.prompt, on_text))
-        return self._generate([question], self._settings(len(question), do_sample=False), streamer)[0][0]
+        """Greedy replies, each with its margin: the smallest lead of a token over the second best, in nats."""
+        return [reply for (reply,) in self._generate_all(pairs, 1, do_sample=False)]
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
     ) -> list[list[Generation]]:
-        """`count` random answers to each question, the likeliest first; the same one may come more than once.
-
-        Each token is drawn among the `top_k` likeliest ones (0: all). Same questions, same seed: same answers.
-        """
+        """As `LanguageModel.sample`."""
         with torch.random.fork_rng(devices=[self.model.device] if self.device == "cuda" else []):
             torch.manual_seed(seed)
-            drawn = self._answer(pairs, count, do_sample=True, temperature=float(temperature), top_k=top_k, top_p=1.0)
-        spoken = ([one for one, _ in said] for said in drawn)
-        return [sorted(said, key=lambda one: one.log2_probability, reverse=True) for said in spoken]
+            options = {"do_sample": True, "temperature": float(temperature), "top_k": top_k, "top_p": 1.0}
+            samples = self._generate_all(pairs, count, **options)
+        replies = ([reply for reply, _ in of_question] for of_question in samples)
+        return [sorted(each, key=lambda reply: reply.log2_probability, reverse=True) for each in replies]
 
     @cached_property
-    def _speech(self) -> DecodingRules:
+    def _rules(self) -> DecodingRules:
         return DecodingRules(self.prompt, self.max_new_tokens)
 
-    def _answer(self, pairs: Sequence[Pair], count: int, **choice: Any) -> list[list[tuple[Generation, float]]]:
-        """`count` replies to each question, short questions with short ones; `choice`: how a token is chosen."""
-        questions = [self._speech.question(pair) for pair in pairs]
-        spoken: dict[int, list[tuple[Generation, float]]] = {}
+    def _generate_all(self, pairs: Sequence[Pair], count: int, **options: Any) -> list[list[tuple[Generation, float]]]:
+        """`count` replies to each question with their margins, in batches of similar prompt length."""
+        questions = [self._rules.question(pair) for pair in pairs]
         lengths = [len(ids) for ids in questions]
-        rooms = [self._speech.new_tokens_for(length) for length in lengths]
-        for rows in generation_batches(lengths, rooms, max(1, _AT_ONCE // count)):
-            together = [questions[row] for row in rows]
-            settings = self._settings(max(map(len, together)), num_return_sequences=count, **choice)
-            said = self._generate(together, settings)
-            spoken |= {row: said[place * count : (place + 1) * count] for place, row in enumerate(rows)}
-        return [spoken[row] for row in range(len(pairs))]
+        limits = [self._rules.new_tokens_for(length) for length in lengths]
+        replies: dict[int, list[tuple[Generation, float]]] = {}
+        for rows in generation_batches(lengths, limits, max(1, _BATCH_SIZE // count)):
+            prompts = [questions[row] for row in rows]
+            config = self._generation_config(max(map(len, prompts)), num_return_sequences=count, **options)
+            batch = self._generate(prompts, config)
+            replies |= {row: batch[index * count : (index + 1) * count] for index, row in enumerate(rows)}
+        return [replies[row] for row in range(len(pairs))]
 
     @torch.inference_mode()
-    def _generate(
-        self, questions: Sequence[list[int]], settings: GenerationConfig, streamer: BaseStreamer | None = None
-    ) -> list[tuple[Generation, float]]:
+    def _generate(self, prompts: Sequence[list[int]], config: GenerationConfig) -> list[tuple[Generation, float]]:
         self.model.eval()
-        length = max(map(len, questions))
-        ids = torch.tensor([[self.prompt.pad_id] * (length - len(ids)) + ids for ids in questions], device=self.device)
-        mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in questions], device=self.device)
-        output = cast("Any", self.model).generate(
-            ids, attention_mask=mask, generation_config=settings, streamer=streamer
-        )
-        scores: Tensor = cast("Any", self.model).compute_transition_scores(
+        length = max(map(len, prompts))
+        ids = torch.tensor([[self.prompt.pad_id] * (length - len(ids)) + ids for ids in prompts], device=self.device)
+        mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=self.device)
+        output = cast("Any", self.model).generate(ids, attention_mask=mask, generation_config=config)
+        log_probs: Tensor = cast("Any", self.model).compute_transition_scores(
             output.sequences, output.logits, normalize_logits=True
         )
-        is_main = torch.stack([_leads(step) for step in output.scores], dim=1).double().tolist()
-        rows = zip(output.sequences[:, length:].tolist(), scores.double().tolist(), is_main, strict=True)
-        spoken = ((self._speech.spoken(ids, nats), lead) for ids, nats, lead in rows)
-        return [(said, min(lead[: said.tokens])) for said, lead in spoken]
+        margins = torch.stack([_margins(step) for step in output.scores], dim=1).double().tolist()
+        rows = zip(output.sequences[:, length:].tolist(), log_probs.double().tolist(), margins, strict=True)
+        replies = ((self._rules.to_generation(ids, nats), margin) for ids, nats, margin in rows)
+        return [(reply, min(margin[: reply.tokens])) for reply, margin in replies]
 
-    def _settings(self, length: int, **choice: Any) -> GenerationConfig:
-        """For questions of up to so many tokens."""
+    def _generation_config(self, prompt_length: int, **options: Any) -> GenerationConfig:
         return GenerationConfig(
-            max_new_tokens=self._speech.new_tokens_for(length),
+            max_new_tokens=self._rules.new_tokens_for(prompt_length),
             eos_token_id=self.prompt.template.eos_id,
             pad_token_id=self.prompt.pad_id,
-            suppress_tokens=self._speech.suppressed_ids or None,
-            output_scores=True,  # after muting and cutting down to the likeliest ones
-            output_logits=True,  # before muting, so that a reply is as likely here as when it is scored
+            suppress_tokens=self._rules.suppressed_ids or None,
+            output_scores=True,  # after suppression and top-k
+            output_logits=True,  # before suppression, so that a reply has the same probability as when it is scored
             return_dict_in_generate=True,
-            **choice,
+            **options,
         )
 
 
-def _leads(scores: Tensor) -> Tensor:
-    """(rows,): by how much the best token's score is above the next best's."""
+def _margins(scores: Tensor) -> Tensor:
+    """(rows,): the best token's score minus the second best's, from (rows, tokens)."""
     best = scores.topk(2, dim=1).values
     return best[:, 0] - best[:, 1]
 
 
-class _Streamer(BaseStreamer):
-    """Gets the question first, then one token at a time."""
-
-    def __init__(self, streamer: TextStreamer) -> None:
-        self._teller, self._asked = streamer, False
-
-    def put(self, value: Tensor) -> None:
-        if self._asked:
-            self._teller.put(value.tolist())
-        self._asked = True
-
-    def end(self) -> None:
-        self._teller.finish()
-
-
-_FEW = 8
-"""Candidates of one question that a bot asks the model about."""
+_FEW_PAIRS = 8
+"""Candidates of one question that a bot scores at a time."""
 
 
 @dataclass(frozen=True)
 class _Delegating:
-    """A language model whose likelihoods come from elsewhere; all else is the model's own."""
+    """A language model whose `log2_probability` is replaced."""
 
     model: LanguageModel
 
     @property
     def prompt(self) -> Prompt:
-        """How it reads a question."""
+        """As `LanguageModel.prompt`."""
         return self.model.prompt
 
     def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
         """As `LanguageModel.reply`."""
         return self.model.reply(pairs)
-
-    def stream(self, pair: Pair, on_text: Callable[[str], None]) -> Generation:
-        """As `LanguageModel.stream`."""
-        return self.model.stream(pair, on_text)
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
@@ -268,9 +201,9 @@ class _Delegating:
 
 @dataclass(frozen=True)
 class CachedScorer(_Delegating):
-    """A language model that computes the likelihood of a pair once, however often it is asked for it.
+    """A language model that scores every pair once.
 
-    Fitting the ranker, ranking candidates by the model and ranking them by the bot ask for many of the same.
+    Fitting the reranker, ranking candidates by the model and ranking them by the bot score many of the same pairs.
     """
 
     known: dict[Pair, tuple[float, float]] = field(default_factory=dict, repr=False)
@@ -286,10 +219,15 @@ class CachedScorer(_Delegating):
 
 @dataclass(frozen=True)
 class EngineWithScorer(_Delegating):
-    """An engine that answers, and the same model by PyTorch, which scores many pairs in less time."""
+    """An engine for generation, with the same model in PyTorch for scoring many pairs.
+
+    PyTorch encodes a question once for all its candidates, CTranslate2 once for each: three times slower on two AVX2
+    cores. Both are known to agree (verify.py). Few pairs are scored by the engine, so that the measured time of a
+    reply is that of a user's reply.
+    """
 
     scorer: LanguageModel
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
-        """As `LanguageModel.log2_probability`: few pairs by the engine, many by the scorer."""
-        return (self.model if len(pairs) <= _FEW else self.scorer).log2_probability(pairs)
+        """As `LanguageModel.log2_probability`."""
+        return (self.model if len(pairs) <= _FEW_PAIRS else self.scorer).log2_probability(pairs)

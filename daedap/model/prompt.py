@@ -40,8 +40,8 @@ _FIXED_DATE = date(2024, 7, 26)
 this date where `strftime_now` is missing."""
 _PLACEHOLDERS = [f"MARK{n}MARK" for n in range(4)]
 _LENGTH_MULTIPLE = 4
-"""Batches are padded to multiples of this length. oneDNN builds kernels for every new shape; with many shapes that takes
-twice as long as the training step itself: bench/RESULTS.md, "Few shapes"."""
+"""Batches are padded to multiples of this length. oneDNN builds kernels for every new shape; with many shapes that
+takes twice as long as the training step itself: bench/RESULTS.md, "Few shapes"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,9 @@ def build_prompt(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
         roles = {"<usr>", "<sys>", "</s>"} <= set(tokenizer.all_special_tokens) | set(tokenizer.added_tokens_encoder)
         tokenizer.chat_template = _prefix_template(tokenizer) + (KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE)
     if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = _STRFTIME_NOW.sub(lambda call: repr(_FIXED_DATE.strftime(call[2])), tokenizer.chat_template)
+        tokenizer.chat_template = _STRFTIME_NOW.sub(
+            lambda call: repr(_FIXED_DATE.strftime(call[2])), tokenizer.chat_template
+        )
     return Prompt(tokenizer, _parse_template(tokenizer), max_length)
 
 

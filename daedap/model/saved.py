@@ -1,4 +1,4 @@
-"""What a run has learned, as files that other programs read too: PEFT's adapter layout, or a whole model."""
+"""Trained weights of a run in standard layouts: a PEFT adapter, or a full model of transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from daedap.config import FRESH
 from daedap.errors import RunError
 from daedap.files import new_folder
-from daedap.model.base import random_init_model, load_recorded_base
+from daedap.model.base import load_recorded_base, random_init_model
 from daedap.model.device import fuse_activations
 from daedap.model.language_model import TorchModel
 from daedap.model.prompt import Prompt, build_prompt
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def save_trained(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
-    """Write `adapter/` (LoRA) or `model/` (everything), each with the tokenizer and its chat template."""
+    """Write `adapter/` (LoRA) or `model/` (all weights), each with the tokenizer and its chat template."""
     name = "model" if isinstance(model, PreTrainedModel) else "adapter"
     if isinstance(model, PreTrainedModel) and model.generation_config:
         model.generation_config.eos_token_id = prompt.template.eos_id
@@ -34,27 +34,27 @@ def save_trained(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder:
 def open_trained(run: Run, device: str = "cpu") -> TorchModel:
     """The trained model of a complete run. Raises RunError when its files or its base have changed."""
     folder = weights_folder(run)
-    model = _adapted(run, folder) if folder.name == "adapter" else load_full_model(folder)
-    return _speaker(run, model, load_tokenizer(folder), device)
+    model = _load_merged(run, folder) if folder.name == "adapter" else load_full_model(folder)
+    return _torch_model(run, model, load_tokenizer(folder), device)
 
 
 def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
-    """The base that the run started from, before any training."""
+    """The base of a run without its training, as `open_trained`."""
     recorded = run.learned["base"]
     if recorded["name"] == FRESH:
         tokenizer = load_tokenizer(run.folder / "model")
-        return _speaker(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
+        return _torch_model(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
     base = load_recorded_base(run, run.learned["base"])
-    return _speaker(run, base.model, base.tokenizer, device)
+    return _torch_model(run, base.model, base.tokenizer, device)
 
 
 def load_prompt(run: Run) -> Prompt:
-    """The prompt of a run's model, without the model. Raises BaseError when its tokenizer can't be read."""
+    """The prompt of a run's model, without loading the model. Raises BaseError when its tokenizer can't be read."""
     return _prompt(run, load_tokenizer(weights_folder(run)))
 
 
 def weights_folder(run: Run) -> Path:
-    """The folder of what was learned."""
+    """The folder of a run's weights: `adapter/`, else `model/`."""
     adapter = run.folder / "adapter"
     return adapter if adapter.is_dir() else run.folder / "model"
 
@@ -63,7 +63,7 @@ def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
     return build_prompt(tokenizer, run.learned["limits"]["max_length"])
 
 
-def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> TorchModel:
+def _torch_model(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> TorchModel:
     learned = run.learned
     fuse_activations(model)
     model.to(device)  # type: ignore[arg-type]
@@ -72,7 +72,7 @@ def _speaker(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFas
 
 
 def load_full_model(folder: Path) -> PreTrainedModel:
-    """The model of a folder. Raises RunError when its weights can't be read."""
+    """A full model from a folder, in float32. Raises RunError when its weights can't be read."""
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype="float32", weights_only=True, trust_remote_code=False
@@ -82,9 +82,9 @@ def load_full_model(folder: Path) -> PreTrainedModel:
     return model
 
 
-def _adapted(run: Run, folder: Path) -> PreTrainedModel:
-    """Base and adapter merged into one plain model: no cost left when it answers."""
-    from peft import PeftModel  # a second to import, and a whole model does without
+def _load_merged(run: Run, folder: Path) -> PreTrainedModel:
+    """Base and adapter merged into one model, as fast as the base."""
+    from peft import PeftModel  # takes a second to import; not needed for a full model
 
     base = load_recorded_base(run, run.learned["base"])
     try:
@@ -95,7 +95,7 @@ def _adapted(run: Run, folder: Path) -> PreTrainedModel:
 
 
 def unreadable_weights(folder: Path, error: Exception) -> RunError:
-    """The error of a folder whose weights can't be read."""
+    """The error for a folder whose weights can't be read."""
     return RunError(
         "{folder}: the weights can't be read ({error}).",
         "Restore the folder from a backup or train again.",

@@ -1,9 +1,8 @@
-"""Which weights are trained: LoRA on every linear layer, or all of them; in all blocks, or the top ones only.
+"""Which weights are trained, and views of a model for computing no more than that needs.
 
-Views of a model that share its weights: its lower blocks alone, its upper blocks alone, its head for some tokens.
-
-What is frozen and below everything that learns gives the same output in every epoch: it is run once (see cache.py).
-What the head says of tokens that no answer has is computed for nothing: a shortlist leaves it out.
+LoRA (Hu et al., 2021, arXiv:2106.09685) on every linear layer, or full fine-tuning; of all blocks or the top ones.
+Frozen blocks below the lowest trained one give the same output in every epoch, so `frozen_lower` and `trained_upper`
+split a model there: the lower part runs once (training/activation_cache.py). All views share the model's weights.
 """
 
 from __future__ import annotations
@@ -26,54 +25,55 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 Linear = (nn.Linear, Conv1D)
-_BLOCK = re.compile(r"\.(?:h|layers|blocks|layer)\.(\d+)\.")
+BLOCK = re.compile(r"\.(?:h|layers|blocks|layer)\.(\d+)\.")
+"""The number of a block in a module or parameter name with a leading dot: `.transformer.h.3.attn.c_attn.weight`."""
 
 
 def with_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, layers: int | None) -> PeftModel:
-    """Freeze the model and add LoRA to all linear layers of the top `layers` blocks (None: all)."""
+    """Freeze the model; add LoRA to the linear layers of the top `layers` blocks (None: all). Raises SettingsError."""
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_linear(model, top_blocks(model, layers)),
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 keeps (in, out)
+        target_modules=_linear_layers(model, top_blocks(model, layers)),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2's weights are (in, out)
     )
     adapted = get_peft_model(model, config)
-    assert isinstance(adapted, PeftModel), "mixed adapters are not asked for"
+    assert isinstance(adapted, PeftModel), "mixed adapters are not used"
     return adapted
 
 
 def train_in_full(model: PreTrainedModel, *, layers: int | None) -> PreTrainedModel:
-    """Train every weight, or only the top `layers` blocks with what comes after them."""
+    """Train all weights, or the top `layers` blocks, the final norm and an untied head. Raises SettingsError."""
     top = top_blocks(model, layers)
     if top is None:
         return model
-    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]  # of tokens and of positions
-    below = {id(weight) for table in tables for weight in table.parameters()}
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]  # of tokens and positions
+    below = {id(weight) for table in embeddings for weight in table.parameters()}
     for name, weight in model.named_parameters():
-        block = _BLOCK.search(f".{name}")
+        block = BLOCK.search(f".{name}")
         weight.requires_grad = int(block[1]) in top if block else id(weight) not in below
     return model
 
 
 def lowest_trained_block(model: nn.Module) -> int:
-    """The number of the lowest block that learns anything: all that lies below it always says the same. 0: no block."""
+    """The number of the lowest block with a trained weight: all blocks below it are constant. 0 for the embeddings."""
     trained = [name for name, weight in model.named_parameters() if weight.requires_grad]
-    tables = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
+    tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     if any(weight.requires_grad and id(weight) in tables for weight in model.parameters()):
         return 0
-    return min(int(block[1]) for name in trained if (block := _BLOCK.search(f".{name}")))
+    return min(int(block[1]) for name in trained if (block := BLOCK.search(f".{name}")))
 
 
 def cast_to_bf16(model: nn.Module) -> None:
-    """Keep weights that will not be trained in bf16, half the memory: no step has to round them again."""
+    """Keep frozen weights in bf16: half the memory, and autocast need not cast them at every step."""
     for weight in model.parameters():
         weight.data = weight.data.bfloat16()
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Give every dropout that the architecture has this probability."""
+    """Set the probability of every dropout, modules and attention's own ones."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
@@ -81,14 +81,14 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             module.attention_dropout = probability  # type: ignore[assignment]
 
 
-def _linear(model: PreTrainedModel, blocks: list[int] | None) -> list[str]:
-    """Full names of the linear layers inside these blocks (None: all); the head is in none."""
-    found = ((name, _BLOCK.search(f".{name}.")) for name, part in model.named_modules() if isinstance(part, Linear))
-    return [name for name, block in found if block and (blocks is None or int(block[1]) in blocks)]
+def _linear_layers(model: PreTrainedModel, blocks: list[int] | None) -> list[str]:
+    """Full names of the linear layers in these blocks (None: in any); the head is in no block."""
+    matches = ((name, BLOCK.search(f".{name}.")) for name, part in model.named_modules() if isinstance(part, Linear))
+    return [name for name, block in matches if block and (blocks is None or int(block[1]) in blocks)]
 
 
 def top_blocks(model: PreTrainedModel, layers: int | None) -> list[int] | None:
-    """Numbers of the top blocks. Raises SettingsError when there are not so many."""
+    """Numbers of the top `layers` blocks; None for all. Raises SettingsError when the model has fewer."""
     if layers is None:
         return None
     blocks = int(model.config.get_text_config().num_hidden_layers)
@@ -104,40 +104,40 @@ def top_blocks(model: PreTrainedModel, layers: int | None) -> list[int] | None:
 
 Module = TypeVar("Module", bound=nn.Module)
 SPLITTABLE = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text", "exaone4", "smollm3", "lfm2"})
-"""Architectures whose blocks can be run apart: what enters a block is all that the blocks below have to say."""
+"""Architectures whose blocks depend on nothing below but the hidden states that enter them."""
 
-_LAST_NORMS = ("ln_f", "final_layer_norm", "norm", "embedding_norm")
+_FINAL_NORMS = ("ln_f", "final_layer_norm", "norm", "embedding_norm")
 
 
 def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The model itself, an adapter's layers in their places."""
+    """The transformers model inside a PeftModel, LoRA layers in place; any other model as it is."""
     return model if isinstance(model, PreTrainedModel) else cast("PreTrainedModel", model.get_base_model())
 
 
 def frozen_lower(model: PreTrainedModel, blocks: int) -> nn.Module:
-    """The embedding and the lowest `blocks` blocks: input_ids, (rows, length), to states, (rows, length, width)."""
-    body = _with_blocks(_body(model), 0, blocks)
-    norm = next(name for name in _LAST_NORMS if name in body._modules)
+    """The embedding and the lowest `blocks` blocks: ids, (rows, length), to hidden states, (rows, length, width)."""
+    body = _slice_blocks(_body(model), 0, blocks)
+    norm = next(name for name in _FINAL_NORMS if name in body._modules)
     body._modules[norm] = nn.Identity()
-    return _Lower(body)
+    return _FrozenLower(body)
 
 
-def trained_upper(model: PreTrainedModel, lowest: int = 0, shortlist: Tensor | None = None) -> PreTrainedModel:
-    """The model from block `lowest` on, its head for the tokens of the shortlist (None: all) at chosen places only.
+def trained_upper(model: PreTrainedModel, first_block: int = 0, shortlist: Tensor | None = None) -> PreTrainedModel:
+    """The model from `first_block` on, its head for shortlisted tokens (None: all) at given positions only.
 
-    It takes what the model takes, `inputs_embeds` being the states below when `lowest` is not 0, and `at`: (row, place)
-    of the positions to read, (labels,) each. Its logits are (1, labels, tokens).
+    Takes the model's own arguments, with the hidden states below as `inputs_embeds` unless `first_block` is 0, and
+    `positions`: (row, position), (labels,) each. Its logits are (1, labels, tokens).
     """
-    twin = shallow_view(model)
-    body = _with_blocks(_body(model), lowest, None) if lowest else _body(model)
-    twin._modules[model.base_model_prefix] = _GatherPositions(_without_embedding(body) if lowest else body)
+    view = shallow_view(model)
+    body = _slice_blocks(_body(model), first_block, None) if first_block else _body(model)
+    view._modules[model.base_model_prefix] = _GatherPositions(_without_embedding(body) if first_block else body)
     if shortlist is not None:
-        name = next(name for name, part in model.named_children() if part is model.get_output_embeddings())
-        twin._modules[name] = _ShortlistHead(cast("nn.Linear", model.get_output_embeddings()), shortlist)
-    return twin
+        name = next(name for name, child in model.named_children() if child is model.get_output_embeddings())
+        view._modules[name] = _ShortlistHead(cast("nn.Linear", model.get_output_embeddings()), shortlist)
+    return view
 
 
-class _Lower(nn.Module):
+class _FrozenLower(nn.Module):
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
@@ -148,64 +148,64 @@ class _Lower(nn.Module):
 
 
 class _GatherPositions(nn.Module):
-    """A body that returns only what stands at some positions, as one row: the head is spared the others."""
+    """A body that returns the hidden states of given positions only, as one row: the head runs nowhere else."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
         self.body = body
 
-    def forward(self, *args: Any, at: tuple[Tensor, Tensor], **kwargs: Any) -> Any:
+    def forward(self, *args: Any, positions: tuple[Tensor, Tensor], **kwargs: Any) -> Any:
         output = self.body(*args, **kwargs)
-        return replace(output, last_hidden_state=output.last_hidden_state[at][None])
+        return replace(output, last_hidden_state=output.last_hidden_state[positions][None])
 
     def get_input_embeddings(self) -> nn.Module:
-        """As transformers asks of every body."""
+        """Required by transformers of every body."""
         return self.body.get_input_embeddings()  # type: ignore[operator, no-any-return]
 
 
 class _ShortlistHead(nn.Module):
-    """A head for some tokens: their rows are copied when it is frozen, picked at every step when it learns."""
+    """A head for some tokens: rows of a frozen head are copied once, rows of a trained one indexed at every step."""
 
     def __init__(self, head: nn.Linear, tokens: Tensor) -> None:
         super().__init__()
-        self.picked = tokens if head.weight.requires_grad else slice(None)
+        self.index = tokens if head.weight.requires_grad else slice(None)
         self.weight = _rows(cast("nn.Parameter", head.weight), tokens)
         self.bias = None if head.bias is None else _rows(head.bias, tokens)
 
     def forward(self, states: Tensor) -> Tensor:
-        return linear(states, self.weight[self.picked], None if self.bias is None else self.bias[self.picked])
+        return linear(states, self.weight[self.index], None if self.bias is None else self.bias[self.index])
 
 
-def _rows(part: nn.Parameter, tokens: Tensor) -> nn.Parameter:
-    return part if part.requires_grad else nn.Parameter(part.data[tokens], requires_grad=False)
+def _rows(parameter: nn.Parameter, tokens: Tensor) -> nn.Parameter:
+    return parameter if parameter.requires_grad else nn.Parameter(parameter.data[tokens], requires_grad=False)
 
 
 class _NoPositions(nn.Module):
-    """In the place of learned positions, which the states below already hold."""
+    """Replaces learned position embeddings, which are already part of the hidden states."""
 
     def forward(self, positions: Tensor) -> Tensor:
         return torch.zeros((), device=positions.device)
 
 
-def _with_blocks(body: nn.Module, first: int, stop: int | None) -> nn.Module:
-    twin = shallow_view(body)
-    name = next(name for name, part in body.named_children() if isinstance(part, nn.ModuleList))
+def _slice_blocks(body: nn.Module, first: int, stop: int | None) -> nn.Module:
+    view = shallow_view(body)
+    name = next(name for name, child in body.named_children() if isinstance(child, nn.ModuleList))
     blocks = list(cast("nn.ModuleList", body._modules[name]))[first:stop]
-    twin._modules[name] = nn.ModuleList(blocks)
-    twin.config = config = copy.copy(cast("Any", body.config))
+    view._modules[name] = nn.ModuleList(blocks)
+    view.config = config = copy.copy(cast("Any", body.config))
     config.num_hidden_layers = len(blocks)
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[first:stop]
-    return twin
+    return view
 
 
 def _without_embedding(body: nn.Module) -> nn.Module:
-    """No positions or noise are put in any more: the states below hold them. Its table of tokens is never asked."""
+    """Remove position embeddings and input dropout: the hidden states contain both. The token table stays, unused."""
     tokens = body.get_input_embeddings()  # type: ignore[operator]
-    for name, part in body.named_children():
-        if isinstance(part, nn.Embedding) and part is not tokens:
+    for name, child in body.named_children():
+        if isinstance(child, nn.Embedding) and child is not tokens:
             body._modules[name] = _NoPositions()
-        elif isinstance(part, nn.Dropout):
+        elif isinstance(child, nn.Dropout):
             body._modules[name] = nn.Identity()
     return body
 
@@ -215,7 +215,7 @@ def _body(model: PreTrainedModel) -> nn.Module:
 
 
 def shallow_view(module: Module) -> Module:
-    """The same weights and parts in a module whose parts can be replaced."""
-    twin = copy.copy(module)
-    twin.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}
-    return twin
+    """A module with the same weights and children, whose children can be replaced without changing the original."""
+    view = copy.copy(module)
+    view.__dict__ = {**module.__dict__, "_modules": dict(module._modules)}
+    return view

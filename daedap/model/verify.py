@@ -1,11 +1,11 @@
-"""Whether an engine computes what was trained: compared with PyTorch in float32, once for each kind of processor.
+"""Comparison of an engine with PyTorch in float32, once on each kind of processor.
 
     engine/reference.json    dev rows with their scores and greedy answers, by PyTorch in float32
            verified.json     kind of processor → the compute type that agrees with them there, and how closely
 
-Eight-bit arithmetic differs between processors, and a run may move from one to another: each kind is checked when the
-engine is first opened there. Where eight bits are too far off, the same weights are computed in float32; where that is
-too far off, too, PyTorch answers.
+int8 arithmetic differs between processors, and a run may be moved: an engine is verified when it is first opened on a
+new kind of processor. Where int8 deviates too much, the same weights are computed in float32; where that deviates, too,
+PyTorch answers.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from daedap.model.device import processor_kind
 from daedap.model.engine import ENGINE, Engine
 from daedap.model.language_model import LanguageModel, TorchModel
 from daedap.model.prompt import Prompt
-from daedap.model.saved import unreadable_weights, open_trained, load_prompt
+from daedap.model.saved import load_prompt, open_trained, unreadable_weights
 from daedap.runs import Json, Run
 from daedap.types import Message, Pair
 
 _log = logging.getLogger("daedap")
 REFERENCE, VERIFIED = "reference.json", "verified.json"
 PYTORCH = "pytorch"
-"""In the place of a compute type: no engine agrees here."""
+"""Recorded instead of a compute type where no engine agrees."""
 COMPUTE_TYPES = ("int8", "float32")
-"""CTranslate2's, in the order in which they are tried: the faster ones first."""
+"""CTranslate2's, in the order in which they are tried: the fastest first."""
 _ROWS = 32
-_BPC = 0.02
-"""Bits per character by which all rows together may be more or less likely."""
+_MAX_BPC_DIFFERENCE = 0.02
+"""Bits per character, over all rows."""
 _MARGIN = 0.5
-"""Nats by which each token of a greedy answer must be ahead of the next best for the answer to be clear: where two
-tokens are equally likely, rounding decides."""
-_DIFFERENT = 0.1
-"""Share of the clear answers that may be different ones."""
+"""Nats by which every token of a greedy answer must lead for the answer to count: rounding decides between tokens of
+equal probability."""
+_MAX_DIFFERENT = 0.1
+"""Fraction of the counted answers that may differ."""
 
 
 @dataclass(frozen=True)
@@ -53,49 +53,49 @@ class Agreement:
 
     compute_type: str
     bpc_difference: float
-    """Bits per character that the engine finds more (+) or fewer (-) than PyTorch in float32."""
+    """The engine's bits per character minus those of PyTorch in float32."""
     same_answers: int
-    """Greedy answers that are the same, among …"""
+    """Counted greedy answers that are equal."""
     clear_answers: int
-    """… those in which no token was a close choice."""
+    """Greedy answers that count: those whose margin is large enough."""
 
     @property
     def close(self) -> bool:
-        """Whether the engine may answer in PyTorch's place; never where a score is not a number."""
-        allowed = max(1, round(_DIFFERENT * self.clear_answers))
-        return abs(self.bpc_difference) <= _BPC and self.clear_answers - self.same_answers <= allowed
+        """Whether the engine may replace PyTorch; False where a score is NaN."""
+        allowed = max(1, round(_MAX_DIFFERENT * self.clear_answers))
+        return abs(self.bpc_difference) <= _MAX_BPC_DIFFERENCE and self.clear_answers - self.same_answers <= allowed
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What PyTorch computes in float32 for a few rows."""
+    """Scores and greedy answers of a few rows by PyTorch in float32."""
 
     pairs: tuple[Pair, ...]
     log2_probabilities: tuple[float, ...]
-    """Of each answer with its end token, given its question: the sum over its tokens."""
+    """Of each pair's answer with EOS: the sum over its tokens."""
     answers: tuple[str, ...]
-    """Greedy ones."""
+    """Greedily decoded."""
     margins: tuple[float, ...]
-    """Of each greedy answer: the least lead, in nats, of a token over the next best."""
+    """Of each greedy answer: see TorchModel.greedy."""
 
     @classmethod
-    def of(cls, speaker: TorchModel, pairs: Sequence[Pair]) -> Reference:
-        """Compute it for the first rows that fit the model's length whole."""
-        rows = [pair for pair in pairs if speaker.prompt.fits(pair)][:_ROWS]
-        greedy = speaker.greedy(rows)
+    def of(cls, model: TorchModel, pairs: Sequence[Pair]) -> Reference:
+        """Compute it for the first rows that need no truncation."""
+        rows = [pair for pair in pairs if model.prompt.fits(pair)][:_ROWS]
+        greedy = model.greedy(rows)
         return cls(
             tuple(rows),
-            tuple(speaker.log2_probability(rows)[:, 0].tolist()),
-            tuple(spoken.text for spoken, _ in greedy),
+            tuple(model.log2_probability(rows)[:, 0].tolist()),
+            tuple(reply.text for reply, _ in greedy),
             tuple(margin for _, margin in greedy),
         )
 
     def compare(self, engine: Engine) -> Agreement:
-        """Score and answer all rows with an engine; draw samples, too, since that is another way through its code."""
+        """Score and answer all rows with an engine; sampling is tried as well, as it takes another code path."""
         scores = engine.log2_probability(self.pairs)[:, 0]
         characters = max(1, sum(len(pair.answer) for pair in self.pairs))
         clear = [row for row, margin in enumerate(self.margins) if margin >= _MARGIN]
-        replies = [spoken.text for spoken in engine.reply(self.pairs)]
+        replies = [reply.text for reply in engine.reply(self.pairs)]
         engine.sample(self.pairs[:2], 4, seed=0)
         return Agreement(
             engine.compute_type,
@@ -120,7 +120,7 @@ class Reference:
 
 
 def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
-    """A complete run's model, computed by CTranslate2 where it agrees with PyTorch on this processor, else by PyTorch.
+    """A complete run's model: its engine where that agrees with PyTorch on this processor, else PyTorch.
 
     Raises RunError when its files or its base have changed.
     """
@@ -132,17 +132,18 @@ def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
 
 
 def open_verified_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine | None:
-    """The engine of a folder with the fastest compute type that agrees with its reference here; None: there is none.
+    """The engine with the fastest compute type that agrees with the reference on this processor; None: none does.
 
     Raises RunError when a file is damaged.
     """
-    if here := verified(folder).get(processor_kind()):
-        chosen = str(here["compute_type"])
-        return None if chosen == PYTORCH else Engine.open(folder, prompt, max_new_tokens, chosen)
+    if record := verified(folder).get(processor_kind()):
+        compute_type = str(record["compute_type"])
+        return None if compute_type == PYTORCH else Engine.open(folder, prompt, max_new_tokens, compute_type)
     engine = verify_engine(folder, prompt, max_new_tokens)
     if engine is None:
-        told = "The engine does not agree with the trained model on this processor: PyTorch answers, slower."
-        _log.warning(translate(told))
+        _log.warning(
+            translate("The engine does not agree with the trained model on this processor: PyTorch answers, slower.")
+        )
     return engine
 
 
@@ -154,10 +155,10 @@ def verify_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine |
         agreement = reference.compare(engine)
         if agreement.close:
             if compute_type != COMPUTE_TYPES[0]:
-                told = (
+                message = (
                     "The engine computes in {compute_type} on this processor, slower: eight bits would be too far off."
                 )
-                _log.info(translate(told, compute_type=compute_type))
+                _log.info(translate(message, compute_type=compute_type))
             _record(folder, asdict(agreement))
             return engine
     _record(folder, {"compute_type": PYTORCH})
@@ -165,19 +166,19 @@ def verify_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine |
 
 
 def verified(folder: Path) -> Json:
-    """Kind of processor → what was found there; nothing where no kind was checked yet."""
+    """Kind of processor → its record in verified.json; empty before the first verification."""
     try:
-        found: Json = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        records: Json = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise unreadable_weights(folder / VERIFIED, error) from error
-    return found
+    return records
 
 
-def _record(folder: Path, found: Json) -> None:
-    with suppress(StorageError):  # a run on a read-only disk is checked again each time
-        write_json(folder / VERIFIED, {**verified(folder), processor_kind(): found})
+def _record(folder: Path, record: Json) -> None:
+    with suppress(StorageError):  # on a read-only disk, verify again each time
+        write_json(folder / VERIFIED, {**verified(folder), processor_kind(): record})
 
 
 def _pair(row: dict[str, Any]) -> Pair:

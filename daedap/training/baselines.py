@@ -146,7 +146,7 @@ class Baseline:
 
 def rows_that_fit(base: Base, rows: Sequence[Pair]) -> list[Pair]:
     """The rows that fit whole, the turns before them included."""
-    prompt, room = build_prompt(base.tokenizer, sys.maxsize), min(LENGTH, base.places)
+    prompt, room = build_prompt(base.tokenizer, sys.maxsize), min(LENGTH, base.max_positions)
     return [row for row in rows if len(prompt.example(row).ids) <= room]
 
 

@@ -126,8 +126,8 @@ def _top(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, machine:
         return trial_step(AnswerLoss(model), batch, machine)
     with torch.no_grad():
         states = frozen_lower(unwrap_peft(model), lowest)(batch.inputs)
-    above = Batch(states, batch.row, batch.place, batch.label)
-    return trial_step(AnswerLoss(model, lowest=lowest), above, machine)
+    above = Batch(states, batch.row, batch.position, batch.label)
+    return trial_step(AnswerLoss(model, first_block=lowest), above, machine)
 
 
 def choose_plan(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:

@@ -30,7 +30,7 @@ from daedap.data.corpus import Document
 from daedap.errors import RunError, SettingsError
 from daedap.files import new_folder, write_text
 from daedap.i18n import translate
-from daedap.model.base import random_init_model, load_recorded_base, self_test
+from daedap.model.base import load_recorded_base, random_init_model, self_test
 from daedap.model.device import Machine, require_compiler, resolve_machine
 from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
@@ -365,7 +365,7 @@ def _first_weights(run: Run, tokenizer: PreTrainedTokenizerFast, schedule: Pretr
     if recorded := run.settings["base"]:
         return load_recorded_base(run, recorded).model
     model = random_init_model(
-        tokenizer, schedule.seed, ArchitectureOptions(**run.settings["shape"]), places=schedule.block_size
+        tokenizer, schedule.seed, ArchitectureOptions(**run.settings["shape"]), max_positions=schedule.block_size
     )
     self_test(str(run.folder), model, tokenizer)
     return model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import re
 import statistics
 import sys
 import threading
@@ -19,10 +18,11 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from daedap.model.trainable import BLOCK
+
 _SHAPES = ((1024, 1024, 4096), (1024, 4096, 1024), (2048, 2048, 2048), (4096, 768, 3072))
 """(m, k, n): products of matrices large enough that nothing but arithmetic counts."""
 _EVERY = 0.02
-_BLOCK = re.compile(r"\.(?:h|layers|blocks|layer)\.(\d+)\.")
 
 
 def matmul_peak(dtype: torch.dtype, device: str = "cpu", times: int = 5) -> float:
@@ -136,7 +136,7 @@ def _products(model: nn.Module) -> Iterator[_Product]:
     head = model.get_output_embeddings()  # type: ignore[operator]
     for name, part in model.named_modules():
         if isinstance(part, nn.Linear | Conv1D) and part is not head:
-            block = _BLOCK.search(f".{name}.")
+            block = BLOCK.search(f".{name}.")
             yield _Product(int(block[1]) if block else -1, "attn" in name, *_weight(part))
 
 

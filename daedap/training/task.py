@@ -73,13 +73,17 @@ class FrozenBlocks:
         return run
 
 
-def find_frozen(model: PreTrainedModel | PeftModel, digest: str, machine: Machine, folder: Path, limit: int) -> FrozenBlocks:
+def find_frozen(
+    model: PreTrainedModel | PeftModel, digest: str, machine: Machine, folder: Path, limit: int
+) -> FrozenBlocks:
     """What lies below everything that learns, of a base with this digest; `folder` may hold `limit` bytes of it."""
     blocks, base = lowest_trained_block(model), unwrap_peft(model)
     weights = next(base.parameters())
     key = f"{digest} {blocks} {machine.precision} {weights.dtype}"
     kept = torch.bfloat16 if machine.precision == "bf16" else torch.float32
-    return FrozenBlocks(base, blocks, CacheFile(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine)
+    return FrozenBlocks(
+        base, blocks, CacheFile(folder, key, base.config.get_text_config().hidden_size, kept, limit), machine
+    )
 
 
 def build_task(
@@ -94,8 +98,8 @@ def build_task(
     tokens = shortlist(prompt, sides[0]) if shortlisted else None
     train, dev = _held(frozen, sides)
     lowest = frozen.blocks if isinstance(train, Cached) else 0
-    loss = AnswerLoss(model, lowest=lowest, shortlist=tokens)
-    return Task(model, loss, AnswerLoss(model, lowest=lowest), train, dev)
+    loss = AnswerLoss(model, first_block=lowest, shortlist=tokens)
+    return Task(model, loss, AnswerLoss(model, first_block=lowest), train, dev)
 
 
 def _held(frozen: FrozenBlocks, sides: Sequence[Sequence[Example]]) -> list[Rows]:

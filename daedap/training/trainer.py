@@ -32,7 +32,7 @@ from daedap.errors import SettingsError
 from daedap.i18n import translate
 from daedap.model.batching import epoch_batches, sorted_batches
 from daedap.model.device import Machine
-from daedap.model.distributed import all_reduce_sum, broadcast, is_main, shard, barrier, world_size
+from daedap.model.distributed import all_reduce_sum, barrier, broadcast, is_main, shard, world_size
 from daedap.runs import Json, Run
 from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
 from daedap.training.task import Rows, Task
