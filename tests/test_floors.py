@@ -11,15 +11,16 @@ PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
 i18n errors files runs types
 korean: text speech_level perturb word_vectors
-data: clean dedup encoding split augment tables jsonl kakaotalk reader corpus findings doctor
+data: clean dedup inputs encoding split augment headers columns tables excel conversation kakaotalk
+data: json_stream json_layouts reader corpus findings doctor
 config
 model: batching distributed device gguf tokenizer prompt base trainable
 model: loss language_model saved engine verify convert
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
-training: task trainer finetune benchmark pretrain trial
+training: trainer finetune benchmark pretrain trial
 retrieval: lexical encoder rerank hybrid small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables diagnose report testset robustness
-evaluation: result compare comparison evaluate
+evaluation: evaluate compare comparison_report evaluate_run
 tuning: objective space study result search
 commands: answer bench chat check compare evaluate report runs shared pretrain train tune
 api __init__ cli __main__

@@ -154,7 +154,7 @@ def tables() -> dict[str, str]:
 
 
 def everything_told() -> dict[str, str]:
-    kinds = dict.fromkeys((kind.told for kind in KINDS.values()), "findings.py")
+    kinds = dict.fromkeys((kind.description for kind in KINDS.values()), "findings.py")
     commands = dict.fromkeys(COMMANDS.values(), "cli.py")
     return {**templates(), **kinds, **commands, **tables(), **help_texts()}
 
@@ -165,7 +165,7 @@ def fields_of(template: str) -> set[str]:
 
 def test_the_scan_finds_the_messages() -> None:
     told = everything_told()
-    for known in (QUESTION, "{file} is empty.", "Did you mean {near}?", "Rows per step.", KINDS["json"].told):
+    for known in (QUESTION, "{file} is empty.", "Did you mean {near}?", "Rows per step.", KINDS["json"].description):
         assert known in told
 
 

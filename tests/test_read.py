@@ -145,7 +145,7 @@ def test_jsonl_of_pairs(tmp_path: Path) -> None:
         {"prompt": "밥?", "completion": "국밥"},
         {"instruction": "번역해 줘", "input": "hello", "output": "안녕"},
         {"question": "안녕", "source": "어디"},
-        {"question": ["안녕"], "answer": "응"},
+        {"question": {"안녕": 1}, "answer": "응"},
         {"question": None, "answer": "응"},
     ]
     lines = [json.dumps(row, ensure_ascii=False) for row in objects]
@@ -164,7 +164,7 @@ def test_jsonl_of_pairs(tmp_path: Path) -> None:
 def test_jsonl_with_chosen_keys(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '{"글": "안녕", "댓글": "반가워"}\n')
     assert told(read(path, question_column="글", answer_column="댓글")) == [(1, "안녕", "반가워")]
-    refused(path, "named like a question; the columns are 글, 댓글")
+    refused(path, "not clear which column.*Columns: 1 글 '안녕', 2 댓글 '반가워'")
 
 
 def test_conversations_become_a_pair_for_every_answer(tmp_path: Path) -> None:
@@ -230,15 +230,22 @@ def test_a_damaged_workbook(tmp_path: Path) -> None:
         ("a.csv", "\n \n", "is empty"),
         ("a.csv", "질문,답변\n", "holds only a header"),
         ("a.csv", "안녕\n반가워\n", "has only one column"),
-        ("a.jsonl", '[{"question": "안녕"}]', "one JSON list.*jq"),
+        ("a.jsonl", '[{"question": "안녕"}]', "only one column"),
         ("a.jsonl", "안녕,반가워\n", "no JSON objects; it begins: 안녕,반가워"),
         ("a.hwp", "안녕,반가워\n", "ending in '.hwp' can't be read.*xlsx"),
-        ("a.xls", "안녕,반가워\n", "xls can't be read. Save it as .xlsx"),
-        ("a.xlsx", "안녕,반가워\n", "not an Excel workbook.*save it again"),
+        ("a.xls", "<html><table><tr><td>질문</td></tr></table></html>", "a web page or XML.*save it as .xlsx"),
+        ("대화.eml", "From: a@example.com\n\n안녕", "an e-mail.*save the .txt"),
     ],
 )
 def test_files_of_no_use(tmp_path: Path, name: str, text: str, message: str) -> None:
     refused(written(tmp_path, name, text), message)
+
+
+@pytest.mark.parametrize(("name", "message"), [("a.xls", "the old Excel format"), ("a.xlsx", "has a password")])
+def test_old_and_locked_workbooks(tmp_path: Path, name: str, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+    refused(path, message)
 
 
 def test_what_is_not_a_file(tmp_path: Path) -> None:

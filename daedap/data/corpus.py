@@ -10,9 +10,10 @@ from pathlib import Path
 
 from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
 from daedap.data.encoding import detect, open_text
-from daedap.data.jsonl import objects
+from daedap.data.inputs import refuse_unreadable
+from daedap.data.json_stream import objects
 from daedap.data.kakaotalk import is_chat
-from daedap.data.reader import DEFAULT_READ_OPTIONS, ReadOptions, open_source, refuse_unreadable, rows
+from daedap.data.reader import DEFAULT_READ_OPTIONS, ReadOptions, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+from daedap.data.inputs import open_binary
 from daedap.errors import DataError
 
 _CHUNK = 1 << 20
@@ -54,7 +56,8 @@ class Encoding:
 
 def open_text(path: Path, encoding: Encoding) -> TextIO:
     """Open a file as text without newline translation: quoted fields keep their line ends."""
-    return path.open(encoding=encoding.name, errors="replace" if encoding.damaged else "strict", newline="")
+    errors = "replace" if encoding.damaged else "strict"
+    return io.TextIOWrapper(open_binary(path), encoding=encoding.name, errors=errors, newline="")
 
 
 def detect(path: Path) -> Encoding:
@@ -65,7 +68,7 @@ def detect(path: Path) -> Encoding:
     Raises:
         DataError: The file is binary, mixes encodings, or is in none that fits.
     """
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         head = file.read(1 << 16)
     _refuse_binary(path, head)
     codec = next((name for bom, name in _BOMS if head.startswith(bom)), "utf-8")
@@ -99,7 +102,7 @@ def _refuse_nul(path: Path, line: int) -> NoReturn:
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         while chunk := file.read(_CHUNK):
             yield chunk
 
@@ -192,7 +195,7 @@ def _korean_in(texts: dict[str, str | None], size: int) -> str:
 
 def _by_lines(path: Path, codec: str) -> Encoding:
     lines_seen = _LineStatistics()
-    with path.open("rb") as file:
+    with open_binary(path) as file:
         for number, line in enumerate(file, 1):
             if not line.isascii():
                 lines_seen.add(number, line)

@@ -30,6 +30,11 @@ KINDS: dict[str, Kind] = {
     "damaged": Kind("dropped", "broken characters"),
     "attachment": Kind("dropped", "chat messages without text (photos, emoticons, deleted messages)"),
     "system": Kind("dropped", "notices of the chat program"),
+    "header": Kind("dropped", "the header, repeated"),
+    "tool": Kind("dropped", "conversations whose tool calls and results are left out"),
+    "sheet": Kind("dropped", "sheets without a question and an answer column"),
+    "hidden": Kind("dropped", "hidden sheets and rows"),
+    "formula": Kind("dropped", "a formula without a stored value: open the file in Excel and save it"),
     # rows without a pair
     "blank": Kind("dropped", "an empty row"),
     "empty_question": Kind("dropped", "empty question"),
@@ -47,7 +52,7 @@ KINDS: dict[str, Kind] = {
     "similar_label": Kind("kept", "label that looks like a more frequent one"),
     "very_long": Kind("kept", "much longer than the others"),
 }
-NOT_ROWS = frozenset({"attachment", "system"})
+NOT_ROWS = frozenset({"attachment", "system", "header", "tool", "sheet", "hidden"})
 """Kinds of lines that are not counted as rows."""
 
 

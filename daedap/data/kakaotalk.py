@@ -1,4 +1,8 @@
-"""KakaoTalk chats as the app exports them: text from a PC or a phone, or a table of date, user and message."""
+"""KakaoTalk chats as exported by its apps for iPhone, Android, Windows and Mac, in Korean and English.
+
+A grammar of dates, times and line shapes instead of one pattern for each app: every app combines them differently and
+changes them with its version, and spreadsheets rewrite the dates of the Mac's CSV.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +13,71 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.jsonl import Conversation
+from daedap.data.conversation import Conversation
 from daedap.data.tables import Record, records
 from daedap.korean.text import nfc
 from daedap.types import Pair
 
 PAUSE = timedelta(hours=1)
-"""After a longer silence a new conversation begins: what is said then seldom answers what was said before."""
+"""A longer silence begins a new conversation: later messages seldom answer earlier ones."""
 
-_TIME = r"(?:(?P<half>오전|오후) )?(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::\d{2})?(?: (?P<am>[AP]M))?"
+_AM_PM = r"오전|오후|[AaPp]\.?\s?[Mm]\.?"
+_TIME = rf"(?:(?P<half>{_AM_PM})\s?)?(?P<hour>\d{{1,2}}):(?P<minute>\d{{2}})(?::\d{{2}})?(?:\s?(?P<half2>{_AM_PM}))?"
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
+_WEEKDAY_EN = r"(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,? )?"
+_WEEKDAY_KO = r"(?: ?\(?[월화수목금토일](?:요일)?\)?)?"
 _DATE = (
-    r"(?:(?P<year>\d{4})[년.] ?(?P<month>\d{1,2})[월.] ?(?P<day>\d{1,2})[일.]?"
-    r"|(?:[A-Z][a-z]+, )?(?P<name>[A-Z][a-z]{2,8}) (?P<day_en>\d{1,2}), (?P<year_en>\d{4}))"
+    rf"{_WEEKDAY_EN}(?:"
+    r"(?P<year>\d{4}) ?[년./-] ?(?P<month>\d{1,2}) ?[월./-] ?(?P<day>\d{1,2})(?:일|\.(?!\d))?"
+    r"|(?P<first>\d{1,2})[./-] ?(?P<second>\d{1,2})[./-] ?(?P<year2>\d{4}|\d{2})\.?"
+    rf"|(?P<name>{_MONTH}) (?P<day2>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<year3>\d{{4}})"
+    rf"|(?P<day3>\d{{1,2}})(?:st|nd|rd|th)? (?P<name2>{_MONTH}),? (?P<year4>\d{{4}})"
+    rf"){_WEEKDAY_KO}(?:,? (?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)?"
 )
+_STAMP = re.compile(rf"{_DATE}(?:,? at |, ?| ){_TIME}")
 _PC = re.compile(rf"\[(?P<speaker>.*?)\] \[{_TIME}\](?: (?P<text>.*))?$")
-_RULE = re.compile(rf"-{{5,}} {_DATE}(?: \S+)? -{{5,}}$")
-_PHONE = re.compile(rf"{_DATE}(?: at|,)? {_TIME}(?P<rest>[,:] ?.*)$")
-_DAY = re.compile(rf"{_DATE}(?: .요일)?(?: {_TIME})?$")
-_HEADER = re.compile(r"(.*님과 카카오톡 대화|.* 카카오톡 대화|.* with KakaoTalk Chats|KakaoTalk Chats with .*)$")
+_DAY = re.compile(rf"(?:-{{5,}} )?{_DATE}(?:,? {_TIME})?(?: -{{5,}})?$")
+_PHONE = re.compile(rf"{_STAMP.pattern}(?P<rest>[,:] ?.*)$")
+_TIME_ONLY = re.compile(rf"{_TIME}(?P<rest>, .*)$")
+_TITLE = re.compile(r"(.*님과 카카오톡 대화|.* 카카오톡 대화|.* with KakaoTalk Chats|KakaoTalk Chats with .*)$")
 _SAVED = re.compile(r"(저장한 날짜|Date Saved) ?: ")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_FILE = re.compile(r"(Talk|KakaoTalk)_\S+.*\.txt$")
+_SPACES = re.compile("[\u00a0\u2007\u2009\u202f]")  # recent systems put U+202F before AM and PM
+
 _SYSTEM = re.compile(
-    r".+님이 (나갔습니다|들어왔습니다)\.|.+님이 .+님을 (초대했습니다|초대하였습니다|내보냈습니다)\."
-    r"|.+님을 내보냈습니다\.|채팅방 관리자가 메시지를 가렸습니다\.|운영정책을 위반한 메시지로 .*"
-    r"|\S+ (left|joined this chatroom|invited .+)\."
+    r".+(?:님이|님께서|이|가) (?:채팅방을 )?(?:나갔습니다|들어왔습니다|퇴장했습니다|입장했습니다)\.?"
+    r"|.+님을 (?:초대|강퇴)(?:했|하였)습니다\.?|.+님을 내보냈습니다\.?|.+님이 .+님을 .+습니다\.?"
+    r"|.+(?:방장|부방장)(?:이|으로|에서) .*(?:되었|됐|변경|해제|임명).*습니다\.?"
+    r"|.*채팅방 (?:이름|이미지|커버|배경|정보|설정)(?:을|를|이|가) .*(?:바꿨|바뀌었|변경(?:했|하였|되었|됐))습니다\.?"
+    r"|채팅방 관리자가 메시지를 가렸습니다\.?|운영정책을 위반한 메시지로 .*|불법촬영물 ?등 .*|톡게시판 ['‘].*"
+    r"|.+님이 (?:공지|투표|일정|게시글)[을를]? .*(?:등록|작성|시작|종료|마감)(?:했|하였)습니다\.?"
+    r"|\S+(?: \S+){0,3} (?:left|joined|entered)(?: (?:this|the) (?:chat ?room|chat|group))?\."
+    r"|\S+(?: \S+){0,3} (?:invited|removed|kicked out) .+\.|\S+(?: \S+){0,3} changed the (?:chat ?room|group) .+\."
 )
+"""Lines of the program that stand under no name."""
+_CALLS = r"(?:그룹 ?)?(?:보이스톡|페이스톡|라이브톡|보이스룸|그룹콜)"
 _ATTACHMENT = re.compile(
-    r"사진( \d+장)?|동영상|이모티콘|음성메시지|\(?삭제된 메시지입니다\.?\)?|(파일|연락처|지도|위치|샵검색): .*"
-    r"|(보이스톡|페이스톡|라이브톡|보이스룸|그룹콜)( .*|\d.*)?|(Photo|Video|Emoticon)s?|videos|\d+ photos|Voice Note"
-    r"|File: .*|(Voice|Video) Call.*|This message was deleted\.",
-    re.DOTALL,
+    r"[<‹(\[「]?(?:사진|동영상|이모티콘|스티커|음성 ?메시지|파일|연락처|지도|앨범)"
+    r"(?: ?\d+ ?[장개])?(?:[을를]? ?(?:읽지|보지|받지) 않음)?[>›)\]」]?"
+    r"|\(?삭제된 메시지입니다\.?\)?|메시지가 삭제되었습니다\.?|가려진 메시지입니다\.?"
+    r"|(?:파일|연락처|지도|위치|샵검색|투표|일정|음악): .*|공지 ?: .*"
+    rf"|{_CALLS} ?(?:해요|취소|부재중|종료|시작|참여|거절|(?:응답|수신) ?(?:없음|거부|거절)|\d+:\d+(?::\d+)?)?\.?"
+    r"|선물(?: 메시지)?[을를] 보냈(?:습니다|어요)\.?|(?:송금|정산)(?: ?요청)? ?[\d,]+ ?원"
+    r"|[<‹]?(?:Photo|Video|Emoticon|Sticker|Picture|Image|Voice (?:Note|Message)|Audio|Media|File)s?(?: \d+)?"
+    r"(?: (?:not (?:read|viewed)|unread|omitted))?[>›]?"
+    r"|\d+ (?:photos|videos|pictures|images)|(?:File|Contact|Location|Map|Poll|Event|Notice|Music): .*"
+    r"|(?:(?:Group )?(?:Voice|Video) Call|Voice Talk|Face Talk|Live Talk)(?: .*|\d.*)?"
+    r"|(?:This )?message (?:was|has been) deleted\.?|Deleted message\.?"
+    r"|[^\s/]{1,150}\.(?:jpe?g|png|gif|webp|heic|bmp|mp4|mov|avi|mkv|3gp|m4a|mp3|wav|aac)",
+    re.DOTALL | re.IGNORECASE,
 )
+"""What the export writes in place of photos, files, calls and deleted messages."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """One message."""
+class ChatMessage:
+    """One message of a chat."""
 
     line: int
     speaker: str
@@ -54,128 +87,153 @@ class Said:
 
 def is_chat(sample: Sequence[str]) -> bool:
     """Whether a text file begins like an exported chat."""
-    lines = [line.rstrip("\r\n") for line in sample]
-    titled = any(_HEADER.match(line) for line in lines[:3]) and any(_SAVED.match(line) for line in lines[:5])
-    return titled or any(isinstance(_begun(line, date.min, 0), Said) for line in lines)
+    lines = [_line(raw) for raw in sample]
+    titled = any(_TITLE.match(line) for line in lines[:3]) and any(_SAVED.match(line) for line in lines[:5])
+    return titled or any(isinstance(_parse_line(line, None, 0), ChatMessage) for line in lines)
 
 
-def is_chat_table(names: Sequence[str]) -> bool:
-    """Whether the first row of a table is that of an exported chat."""
-    return [name.strip().casefold() for name in names] == ["date", "user", "message"]
+def chat_columns(names: Sequence[str]) -> tuple[int, int, int] | None:
+    """Columns of date, user and message when a row is the header of an exported chat, else None."""
+    folded = [name.strip().lstrip("\ufeff").casefold() for name in names]
+    wanted = ("date", "user", "message")
+    return (folded.index("date"), folded.index("user"), folded.index("message")) if {*wanted} <= {*folded} else None
 
 
-def messages(lines: Iterable[str], delimiter: str) -> Iterator[Said | BadRow]:
+def messages(lines: Iterable[str], delimiter: str) -> Iterator[ChatMessage | BadRow]:
     """Messages of an export: a table when it has a `delimiter`, else text."""
-    return chat_records(records(lines, delimiter)) if delimiter else chat_lines(lines)
+    return table_messages(records(lines, delimiter)) if delimiter else text_messages(lines)
 
 
-def chat_lines(lines: Iterable[str]) -> Iterator[Said | BadRow]:
-    """Messages of a `.txt` export; a line that begins no message goes on with the last one."""
-    day, open_, more = date.min, None, list[str]()
+def text_messages(lines: Iterable[str]) -> Iterator[ChatMessage | BadRow]:
+    """Messages of a `.txt` export; a line that begins no message continues the one before."""
+    day: date | None = None
+    current: ChatMessage | None = None
+    more: list[str] = []
     for number, raw in enumerate(lines, 1):
-        line = raw.rstrip("\r\n")
-        rule = _RULE.match(line) or _DAY.match(line)
-        begun = None if rule else _begun(line, day, number)
-        if not rule and not begun:
+        line = _line(raw)
+        rule = _DAY.match(line)
+        parsed = None if rule else _parse_line(line, day, number)
+        if not (rule or parsed or _TITLE.match(line) or _SAVED.match(line) or _FILE.match(line)):
             more.append(line)
             continue
-        if open_:
-            yield _sorted_out(open_, more)
+        if current:
+            yield _finished(current, more)
         if rule:
             day = _date(rule) or day
-        if isinstance(begun, BadRow):
-            yield begun
-        open_, more = begun if isinstance(begun, Said) else None, []
-    if open_:
-        yield _sorted_out(open_, more)
+        if isinstance(parsed, BadRow):
+            yield parsed
+        current, more = parsed if isinstance(parsed, ChatMessage) else None, []
+    if current:
+        yield _finished(current, more)
 
 
-def chat_records(found: Iterable[Record]) -> Iterator[Said | BadRow]:
+def table_messages(table: Iterable[Record]) -> Iterator[ChatMessage | BadRow]:
     """Messages of a `.csv` export; the first record is the header."""
-    for record in found:
+    columns: tuple[int, int, int] | None = None
+    for record in table:
         if not record.fields:
             yield BadRow(record.line, "quote" if record.fields is None else "blank", excerpt(record.text.strip()))
-        elif not is_chat_table(record.fields):
-            yield _of_record(record.line, record.fields, record.text)
+        elif header := chat_columns(record.fields):
+            columns = header
+        elif columns:
+            yield _of_record(record, record.fields, columns)
 
 
-def _of_record(line: int, fields: list[str], text: str) -> Said | BadRow:
+def _of_record(record: Record, fields: list[str], columns: tuple[int, int, int]) -> ChatMessage | BadRow:
     try:
-        at, speaker, message = fields
-        said = Said(line, nfc(speaker.strip()), message, datetime.fromisoformat(at.strip()))
-    except ValueError:
-        return BadRow(line, "fields", excerpt(text.strip()))
-    # Only here do notices come under somebody's name; elsewhere such a text is what the person wrote.
-    return BadRow(line, "system", excerpt(message)) if _SYSTEM.fullmatch(message) else _sorted_out(said, [])
+        at, speaker, text = (fields[index] for index in columns)
+        moment = _STAMP.match(_line(at).strip())
+        when = (_moment(moment, _date(moment)) if moment else None) or datetime.fromisoformat(at.strip())
+    except (IndexError, ValueError):
+        return BadRow(record.line, "fields", excerpt(record.text.strip()))
+    # Only this export puts notices under a name; in the others such a text was written by the person.
+    if _SYSTEM.fullmatch(text.strip()):
+        return BadRow(record.line, "system", excerpt(text))
+    return _finished(ChatMessage(record.line, nfc(speaker.strip()), text, when), [])
 
 
-def _begun(line: str, day: date, number: int) -> Said | BadRow | None:
+def _line(raw: str) -> str:
+    return _SPACES.sub(" ", raw.rstrip("\r\n").lstrip("\ufeff\u200e\u200f"))
+
+
+def _parse_line(line: str, day: date | None, number: int) -> ChatMessage | BadRow | None:
     """The message or notice that begins in a line."""
-    if found := _PC.match(line):
-        at = _moment(found, day)
-        speaker, text = found["speaker"], found["text"] or ""
-    elif found := _PHONE.match(line):
-        at = _moment(found, _date(found))
-        speaker, colon, text = f"{found['rest']} ".removeprefix(", ").partition(" : ")
-        if at and (not colon or found["rest"].startswith(":")):
-            return BadRow(number, "system", excerpt(found["rest"].strip(",: ")))
-    elif _SYSTEM.fullmatch(line):
-        return BadRow(number, "system", excerpt(line))
+    if match := _PC.match(line):
+        at = _moment(match, day or date.min)
+        return ChatMessage(number, nfc(match["speaker"].strip()), (match["text"] or "").rstrip(), at) if at else None
+    if match := _PHONE.match(line):
+        at = _moment(match, _date(match))
+    elif day and (match := _TIME_ONLY.match(line)):
+        at = _moment(match, day)
     else:
+        return BadRow(number, "system", excerpt(line)) if _SYSTEM.fullmatch(line) else None
+    if not at:
         return None
-    return Said(number, nfc(speaker.strip()), text.rstrip(), at) if at else None
+    speaker, colon, text = f"{match['rest']} ".removeprefix(", ").partition(" : ")
+    if not colon or match["rest"].startswith(":"):
+        return BadRow(number, "system", excerpt(match["rest"].strip(",: ")))
+    return ChatMessage(number, nfc(speaker.strip()), text.rstrip(), at)
 
 
-def _sorted_out(said: Said, more: list[str]) -> Said | BadRow:
-    """The whole message, unless it's a notice (nobody's), or stands for a picture or whatever else isn't text."""
-    text = "\n".join([said.text, *more]).strip()
-    if not said.speaker:
-        return BadRow(said.line, "system", excerpt(text))
+def _finished(message: ChatMessage, more: list[str]) -> ChatMessage | BadRow:
+    """The whole message; a BadRow for notices (of no speaker) and for placeholders of photos and the like."""
+    text = "\n".join([message.text, *more]).strip()
+    if not message.speaker:
+        return BadRow(message.line, "system", excerpt(text))
     if not text or _ATTACHMENT.fullmatch(text):
-        return BadRow(said.line, "attachment", excerpt(text))
-    return Said(said.line, said.speaker, text, said.at)
+        return BadRow(message.line, "attachment", excerpt(text))
+    return ChatMessage(message.line, message.speaker, text, message.at)
 
 
-def _date(found: re.Match[str]) -> date | None:
+def _date(match: re.Match[str]) -> date | None:
+    """None for an impossible date. Of 3/4/2021 the month comes first, of 13/4/2021 the day."""
+    year = match["year"] or match["year2"] or match["year3"] or match["year4"]
+    month, day = match["month"], match["day"] or match["day2"] or match["day3"]
+    if match["first"]:
+        month, day = match["first"], match["second"]
+        if int(month) > 12:
+            month, day = day, month
+    elif name := match["name"] or match["name2"]:
+        month = str(_MONTHS.index(name[:3].casefold()) + 1)
     try:
-        if found["year"]:
-            return date(int(found["year"]), int(found["month"]), int(found["day"]))
-        return date(int(found["year_en"]), _MONTHS.index(found["name"][:3]) + 1, int(found["day_en"]))
+        return date(int(year) + 2000 * (len(year) == 2), int(month), int(day))
     except ValueError:
         return None
 
 
-def _moment(found: re.Match[str], day: date | None) -> datetime | None:
+def _moment(match: re.Match[str], day: date | None) -> datetime | None:
     """None when there is no such date or time: then the line only looks like the beginning of a message."""
-    hour = int(found["hour"])
-    if half := found["half"] or found["am"]:
-        hour = hour % 12 + 12 * (half in ("오후", "PM"))
-    if day is None or hour > 23 or int(found["minute"]) > 59:
+    hour = int(match["hour"])
+    if half := match["half"] or match["half2"]:
+        if hour > 12:
+            return None
+        hour = hour % 12 + 12 * (half == "오후" or half[0] in "Pp")
+    if day is None or hour > 23 or int(match["minute"]) > 59:
         return None
-    return datetime.combine(day, time(hour, int(found["minute"])))
+    return datetime.combine(day, time(hour, int(match["minute"])))
 
 
-def speakers(said: Iterable[Said | BadRow]) -> Counter[str]:
-    """How many messages each speaker wrote."""
-    return Counter(item.speaker for item in said if isinstance(item, Said))
+def speakers(chat: Iterable[ChatMessage | BadRow]) -> Counter[str]:
+    """Number of messages by speaker."""
+    return Counter(item.speaker for item in chat if isinstance(item, ChatMessage))
 
 
-def chat_pairs(said: Iterable[Said | BadRow], speaker: str, name: str) -> Iterator[Pair | BadRow]:
-    """What the others say is the question, what the speaker says next is the answer.
+def chat_pairs(chat: Iterable[ChatMessage | BadRow], speaker: str, name: str) -> Iterator[Pair | BadRow]:
+    """Pairs of a chat: what the others write is the question, what `speaker` writes next is the answer.
 
     Args:
-        said: The chat, in order.
+        chat: Messages in order.
         speaker: Whose messages are the answers.
-        name: The file's, for the threads.
+        name: Of the file, for conversation ids.
     """
-    talk, last = Conversation(""), None
-    for item in said:
+    conversation, last = Conversation(""), None
+    for item in chat:
         if isinstance(item, BadRow):
             yield item
             continue
         if last is None or abs(item.at - last) > PAUSE:
-            yield from talk.end()
-            talk = Conversation(f"{name}:{item.line}")
+            yield from conversation.end()
+            conversation = Conversation(f"{name}:{item.line}")
         last = item.at
-        yield from talk.add("assistant" if item.speaker == speaker else "user", item.text, item.line)
-    yield from talk.end()
+        yield from conversation.add("assistant" if item.speaker == speaker else "user", item.text, item.line)
+    yield from conversation.end()

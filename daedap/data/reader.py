@@ -1,40 +1,39 @@
-"""What a file is, and where its questions and answers stand.
-
-A file of pairs, whatever its layout → raw pairs, one after the other; nothing is cleaned yet.
-"""
+"""Reads a file of pairs: detects its format, encoding and columns, and yields its raw pairs one after the other."""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import dropwhile, islice
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TextIO
 
 from daedap.data.clean import BadRow, excerpt
+from daedap.data.columns import Columns, Part, TurnColumns, choose_columns, choose_keys
+from daedap.data.conversation import Conversation, assistant_among
 from daedap.data.encoding import Encoding, detect, open_text
-from daedap.data.jsonl import conversation_of, object_pairs, objects
-from daedap.data.kakaotalk import Said, chat_pairs, is_chat, is_chat_table, messages, speakers
-from daedap.data.tables import Columns, Part, Record, choose, excel_records, is_excel, records, sniff
+from daedap.data.excel import Sheet, is_excel, read_sheets
+from daedap.data.inputs import JSON_SUFFIXES, empty_file, inner_name, refuse_unknown, refuse_unreadable
+from daedap.data.json_layouts import Chooser, conversation_of, object_pairs, round_pairs
+from daedap.data.json_stream import objects
+from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers
+from daedap.data.tables import Record, records, sniff
 from daedap.errors import DataError
-from daedap.korean.text import nfc
+from daedap.korean.text import comparison_form, nfc
 from daedap.types import Pair
 
 Format = Literal["csv", "tsv", "jsonl", "xlsx", "kakaotalk"]
 
-_JSON = (".jsonl", ".ndjson", ".json")
-_TABLES = (".csv", ".tsv", ".tab", ".txt")
 _SAMPLE = 200
-"""Lines looked at to tell a table's delimiter and columns."""
+"""Lines or rows read to detect the delimiter and the columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReadOptions:
-    """Where things are, as far as the user says."""
+    """Where questions and answers are, as far as the user says."""
 
     question_column: str | None = None
     """Name of the questions' column or key, or its number counted from 1; None: told by its name or position."""
@@ -44,15 +43,17 @@ class ReadOptions:
     """The same for the labels, which are optional."""
     speaker: str | None = None
     """In a KakaoTalk chat: whose messages are the answers."""
+    sheet: str | None = None
+    """In a workbook: the sheet to read, by its name or its number counted from 1; None: all that hold pairs."""
 
     @property
-    def wanted(self) -> dict[Part, str | None]:
-        """The columns by what they hold."""
+    def requested(self) -> dict[Part, str | None]:
+        """The columns the user named, by what they hold."""
         return {"question": self.question_column, "answer": self.answer_column, "label": self.label_column}
 
     @property
     def answerer(self) -> str:
-        """The speaker as the chat spells the name."""
+        """The speaker's name in NFC, as in the parsed chat."""
         return nfc((self.speaker or "").strip())
 
 
@@ -61,28 +62,33 @@ DEFAULT_READ_OPTIONS = ReadOptions()
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A file that can be read, and how."""
+    """A readable file and how to read it."""
 
     path: Path
     format: Format
-    """What it is, whatever its name ends with."""
+    """By content, whatever the file's name ends with."""
     text: Encoding | None = None
-    """How to decode it; None for Excel."""
+    """None for Excel."""
     delimiter: str = ""
-    """Between the fields of a text table."""
+    """Field separator of a text table."""
     columns: Columns | None = None
-    """The columns chosen; None for chats and conversations."""
+    """None for chats, conversations and tables of messages."""
+    turns: TurnColumns | None = None
+    """Of a table of messages."""
+    speaker: str = ""
+    """Of a table of messages: whose messages are the answers."""
+    sheets: tuple[str, ...] = ()
+    """Sheets of a workbook that are read."""
     read_options: ReadOptions = DEFAULT_READ_OPTIONS
-    """What the user said."""
 
     @property
     def encoding(self) -> str:
-        """The encoding's name, for the report."""
+        """Name of the encoding, for the report."""
         return self.text.name if self.text else ""
 
 
 def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
-    """Find out what a file is and where its questions and answers stand; reads the beginning, decodes all of it.
+    """Detect what a file is and where its questions and answers are; reads all of it to detect the encoding.
 
     Raises:
         DataError: The file can't be read, or holds no questions and answers.
@@ -91,186 +97,271 @@ def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) ->
     if is_excel(path):
         source = _open_excel(path, read_options)
     else:
-        _refuse_unknown(path)
+        refuse_unknown(path)
         source = _open_text(path, read_options)
-    if read_options.speaker and source.format != "kakaotalk":
+    if read_options.speaker and source.format != "kakaotalk" and not source.turns:
         raise DataError(
             "{file} is not a KakaoTalk chat, so there is no speaker {value} in it.",
             "Leave out --speaker.",
             file=path,
             value=read_options.speaker,
         )
+    if read_options.sheet and source.format != "xlsx":
+        raise DataError(
+            "{file} is no workbook, so there is no sheet {value} in it.",
+            "Leave out --sheet.",
+            file=path,
+            value=read_options.sheet,
+        )
     return source
 
 
-def refuse_unreadable(path: Path) -> None:
-    """Raise DataError when there is no file with something in it that may be read twice."""
-    try:
-        if path.is_dir():
-            raise DataError("{file} is a folder.", "Give one file of pairs in it.", file=path)
-        if path.exists() and not path.is_file():  # opening a pipe would wait for ever
-            raise DataError("{file} is not a regular file.", "Save it as a file first: it is read twice.", file=path)
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError as error:
-        raise _missing(path) from error
-    except PermissionError as error:
-        raise DataError("{file} may not be read.", "Give yourself permission to read it.", file=path) from error
-    except OSError as error:
-        raise DataError("{file} can't be opened ({error}).", "Copy it elsewhere.", file=path, error=error) from error
-    if empty:
-        raise _empty(path)
-
-
-def _missing(path: Path) -> DataError:
-    names = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    if near := difflib.get_close_matches(path.name, names, 1):
-        return DataError("{file} doesn't exist.", "Did you mean {near}?", file=path, near=path.with_name(near[0]))
-    return DataError("{file} doesn't exist.", "Check the name and the folder.", file=path)
-
-
-def _empty(path: Path) -> DataError:
-    return DataError("{file} is empty.", "Write one question and answer a line.", file=path)
-
-
-def _refuse_unknown(path: Path) -> None:
-    suffix = path.suffix.lower()
-    if suffix == ".xls":
-        raise DataError("{file}: the old Excel format .xls can't be read.", "Save it as .xlsx.", file=path)
-    if suffix == ".xlsx":
-        raise DataError(
-            "{file} is not an Excel workbook, or it is damaged or has a password.",
-            "Open it in Excel and save it again as .xlsx, or as CSV (UTF-8).",
-            file=path,
-        )
-    if suffix not in (*_JSON, *_TABLES):
-        raise DataError(
-            "{file}: files ending in '{value}' can't be read.",
-            "Give a .csv, .tsv, .jsonl, .xlsx or a KakaoTalk .txt file.",
-            file=path,
-            value=path.suffix,
-        )
+# ---- workbooks ----
 
 
 def _open_excel(path: Path, read_options: ReadOptions) -> Source:
-    found = [record.fields or [] for record in islice(excel_records(path), 2)]
-    if not found:
-        raise _empty(path)
-    columns = choose(found[0], read_options.wanted, path)
-    _refuse_lone_header(path, columns, len(found))
-    return Source(path=path, format="xlsx", columns=columns, read_options=read_options)
+    sheets = read_sheets(path)
+    if not sheets:
+        raise empty_file(path)
+    chosen = _chosen_sheets(path, sheets, read_options)
+    refusal: DataError | None = None
+    read: list[tuple[str, Columns | TurnColumns]] = []
+    for sheet in chosen:
+        try:
+            read.append((sheet.name, _sheet_columns(path, sheet, read_options)))
+        except DataError as error:
+            refusal = refusal or error
+    if not read:
+        raise refusal or empty_file(path)
+    names = tuple(name for name, _ in read)
+    first = read[0][1]
+    if isinstance(first, TurnColumns):
+        speaker = _answering(path, _rows_of(chosen[0], first), first, read_options)
+        return Source(
+            path=path, format="xlsx", turns=first, speaker=speaker, sheets=names[:1], read_options=read_options
+        )
+    return Source(path=path, format="xlsx", columns=first, sheets=names, read_options=read_options)
+
+
+def _chosen_sheets(path: Path, sheets: Sequence[Sheet], read_options: ReadOptions) -> list[Sheet]:
+    """The sheet that the user named, or all visible ones."""
+    wanted = read_options.sheet
+    if not wanted:
+        return [sheet for sheet in sheets if not sheet.hidden] or list(sheets)
+    for number, sheet in enumerate(sheets, 1):
+        if comparison_form(sheet.name) == comparison_form(wanted) or wanted == str(number):
+            return [sheet]
+    raise DataError(
+        "{file} has no sheet {value}; its sheets are {sheets}.",
+        "Give one of these names, or a number counted from 1.",
+        file=path,
+        value=wanted,
+        sheets=", ".join(sheet.name for sheet in sheets),
+    )
+
+
+def _sheet_columns(path: Path, sheet: Sheet, read_options: ReadOptions) -> Columns | TurnColumns:
+    rows = [(record.line, record.fields or []) for record in sheet.records[:_SAMPLE]]
+    columns = choose_columns(rows, read_options.requested, path)
+    _refuse_lone_header(path, columns, [line for line, fields in rows if fields])
+    return columns
+
+
+def _excel_rows(source: Source) -> Iterator[Pair | BadRow]:
+    """The rows of all sheets that are read; what is left out comes as BadRow."""
+    sheets = read_sheets(source.path)
+    for sheet in sheets:
+        if sheet.name not in source.sheets:
+            if not source.read_options.sheet:
+                yield BadRow(1, "hidden" if sheet.hidden else "sheet", excerpt(sheet.name))
+            continue
+        yield from (BadRow(row, "hidden", excerpt(sheet.name)) for row in sheet.hidden_rows)
+        formulas = dict(sheet.formulas)
+        columns = source.turns or _sheet_columns(source.path, sheet, source.read_options)
+        for row in _table_rows(_rows_of(sheet, columns), columns, source):
+            formula = formulas.get(row.line)
+            empty = isinstance(row, Pair) and not (row.question.strip() and row.answer.strip())
+            yield BadRow(row.line, "formula", excerpt(formula)) if formula and empty else row
+
+
+def _rows_of(sheet: Sheet, columns: Columns | TurnColumns) -> list[Record]:
+    return [record for record in sheet.records if record.line > columns.header_line]
+
+
+# ---- text files ----
 
 
 def _open_text(path: Path, read_options: ReadOptions) -> Source:
     encoding = detect(path)
     with open_text(path, encoding) as lines:
-        sample = list(islice(dropwhile(str.isspace, lines), _SAMPLE))
-    if not sample:
-        raise _empty(path)
-    suffix = path.suffix.lower()
-    if suffix in _JSON:
-        columns = _json_columns(path, sample, read_options)
-        return Source(path=path, format="jsonl", text=encoding, columns=columns, read_options=read_options)
-    if suffix == ".txt" and is_chat(sample):
+        sample = list(islice(lines, _SAMPLE))
+    if not any(map(str.strip, sample)):
+        raise empty_file(path)
+    suffix = Path(inner_name(path)).suffix.lower()
+    start = next(line for line in sample if line.strip()).lstrip("\ufeff \t")
+    if suffix not in JSON_SUFFIXES and is_chat(sample) and not chat_columns(re.split("[,;\t]", start)):
         return _open_chat(Source(path=path, format="kakaotalk", text=encoding, read_options=read_options))
+    if suffix in JSON_SUFFIXES or start.startswith(("{", "[{", "[[")) or start.strip() == "[":
+        with open_text(path, encoding) as lines:
+            columns = _json_columns(path, lines, start, read_options)
+        return Source(path=path, format="jsonl", text=encoding, columns=columns, read_options=read_options)
+    if start[:200].lstrip().casefold().startswith(("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")):
+        raise DataError(
+            "{file} is a web page or XML that was saved under another name.",
+            "Open it in Excel and save it as .xlsx or as CSV (UTF-8).",
+            file=path,
+        )
     return _open_table(path, encoding, sample, read_options)
 
 
 def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_options: ReadOptions) -> Source:
-    delimiter = sniff(sample, "\t" if path.suffix.lower() in (".tsv", ".tab") else ",")
-    found = [record.fields or [record.text.strip()] for record in records(sample, delimiter) if record.fields != []]
-    if is_chat_table(found[0]) and not read_options.question_column:
+    suffix = Path(inner_name(path)).suffix.lower()
+    delimiter = sniff(sample, "\t" if suffix in (".tsv", ".tab") else ",")
+    table = list(records(sample, delimiter))
+    filled = [record for record in table if record.fields != []]
+    if chat_columns(filled[0].fields or []) and not read_options.question_column:
         return _open_chat(
             Source(path=path, format="kakaotalk", text=encoding, delimiter=delimiter, read_options=read_options)
         )
-    columns = choose(found[0], read_options.wanted, path)
-    if not columns.header:  # the first row may be the broken one
-        columns = choose(_typical(found), read_options.wanted, path)
-    _refuse_lone_header(path, columns, len(found))
-    format_: Format = "tsv" if delimiter == "\t" else "csv"
-    return Source(
-        path=path, format=format_, text=encoding, delimiter=delimiter, columns=columns, read_options=read_options
+    rows = [(record.line, record.fields if record.fields is not None else [record.text.strip()]) for record in filled]
+    columns = choose_columns(rows, read_options.requested, path)
+    _refuse_lone_header(path, columns, [line for line, _ in rows])
+    source = Source(
+        path=path,
+        format="tsv" if delimiter == "\t" else "csv",
+        text=encoding,
+        delimiter=delimiter,
+        columns=columns if isinstance(columns, Columns) else None,
+        turns=columns if isinstance(columns, TurnColumns) else None,
+        speaker="",
+        read_options=read_options,
     )
+    if not isinstance(columns, TurnColumns):
+        return source
+    with open_text(path, encoding) as lines:
+        after = (record for record in records(lines, delimiter) if record.line > columns.header_line)
+        speaker = _answering(path, after, columns, read_options)
+    return Source(**{**vars(source), "speaker": speaker})
 
 
-def _typical(found: Sequence[list[str]]) -> list[str]:
-    width = Counter(map(len, found)).most_common(1)[0][0]
-    return next(fields for fields in found if len(fields) == width)
-
-
-def _refuse_lone_header(path: Path, columns: Columns, count: int) -> None:
-    if columns.header and count == 1:
+def _refuse_lone_header(path: Path, columns: Columns | TurnColumns, lines: Sequence[int]) -> None:
+    if columns.header_line and not any(line > columns.header_line for line in lines):
         raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=path)
 
 
-def _json_columns(path: Path, sample: Sequence[str], read_options: ReadOptions) -> Columns | None:
-    if sample[0].lstrip().startswith("["):
-        raise DataError(
-            "{file} is one JSON list; it must hold one object a line (JSONL).",
-            "Convert it, for instance with jq -c '.[]'.",
-            file=path,
-        )
-    found = [row for _, row in objects(sample) if isinstance(row, dict)]
-    if not found:
+def _json_columns(path: Path, lines: TextIO, start: str, read_options: ReadOptions) -> Columns | None:
+    """The keys of the first objects that hold a pair; None for conversations and other layouts."""
+    rows = [row for _, row in islice(objects(lines), _SAMPLE) if isinstance(row, dict)]
+    if not rows:
         raise DataError(
             "{file} holds no JSON objects; it begins: {value}",
             'Write one object a line: {{"question": "…", "answer": "…"}}.',
             file=path,
-            value=excerpt(sample[0].strip()),
+            value=excerpt(start.strip()),
         )
-    if any(conversation_of(row) is not None for row in found):
+    if any(conversation_of(row) is not None for row in rows):
         return None
-    return _first_choice(path, list(dict.fromkeys(map(tuple, found))), read_options)
+    refusal: DataError | None = None
+    for row in {tuple(row): row for row in reversed(rows)}.values():
+        try:
+            return choose_keys(list(row), read_options.requested, path, [str(value) for value in row.values()])
+        except DataError as error:
+            refusal = error
+    assert refusal, "there are rows"
+    if any(read_options.requested.values()):
+        raise refusal
+    choose = _key_chooser(path, read_options)
+    pairs = (pair for number, row in enumerate(rows) for pair in object_pairs(row, number, choose, path.name))
+    if any(isinstance(pair, Pair) for pair in pairs):
+        return None
+    raise refusal
 
 
-def _first_choice(path: Path, keys: Sequence[tuple[str, ...]], read_options: ReadOptions) -> Columns:
-    """The columns of the first object that has them; when none has, what is wrong with the first one."""
-    for names in keys:
-        with contextlib.suppress(DataError):
-            return choose(names, read_options.wanted, path, keys=True)
-    return choose(keys[0], read_options.wanted, path, keys=True)
+# ---- chats and tables of messages ----
 
 
 def _open_chat(source: Source) -> Source:
-    """Accept a chat in which the speaker says something."""
+    """Accept a chat in which the speaker writes at least one message."""
     assert source.text, "a chat is text"
     with open_text(source.path, source.text) as lines:
-        said = messages(lines, source.delimiter)
-        if any(isinstance(item, Said) and item.speaker == source.read_options.answerer for item in said):
+        chat = messages(lines, source.delimiter)
+        if any(isinstance(item, ChatMessage) and item.speaker == source.read_options.answerer for item in chat):
             return source
     with open_text(source.path, source.text) as lines:
-        raise _wrong_speaker(source, speakers(messages(lines, source.delimiter)))
+        counts = speakers(messages(lines, source.delimiter))
+    if not counts:
+        raise DataError("{file} is a KakaoTalk chat without any message.", "Export the chat again.", file=source.path)
+    raise _wrong_speaker(source.path, counts, source.read_options)
 
 
-def _wrong_speaker(source: Source, counts: Counter[str]) -> DataError:
-    """Nobody of that name speaks, or none was given; the message lists who does."""
+def _wrong_speaker(path: Path, counts: Counter[str], read_options: ReadOptions) -> DataError:
+    """Refusal that lists who writes how much."""
     shown = ", ".join(f"{excerpt(name)} ({count:,})" for name, count in counts.most_common(10))
     listed = shown + (", …" if len(counts) > 10 else "")
-    if not counts:
-        return DataError("{file} is a KakaoTalk chat without any message.", "Export the chat again.", file=source.path)
-    if source.read_options.speaker:
+    if read_options.speaker:
         return DataError(
             "{file}: nobody called {value} speaks in this chat; messages by speaker: {speakers}.",
             "Choose whose messages are the answers with --speaker.",
-            file=source.path,
-            value=source.read_options.speaker,
+            file=path,
+            value=read_options.speaker,
             speakers=listed,
         )
     return DataError(
         "{file} is a KakaoTalk chat; messages by speaker: {speakers}.",
         "Choose whose messages are the answers with --speaker.",
-        file=source.path,
+        file=path,
         speakers=listed,
     )
 
 
-__all__ = ["DEFAULT_READ_OPTIONS", "BadRow", "ReadOptions", "Source", "open_source", "rows"]
+def _answering(path: Path, table: Iterable[Record], turns: TurnColumns, read_options: ReadOptions) -> str:
+    """Whose messages are the answers in a table of messages. Raises DataError when it is not clear."""
+    if not turns.speaker:
+        return ""
+    index = turns.speaker.index
+    names = (record.fields[index].strip() for record in table if record.fields and index < len(record.fields))
+    counts = Counter(nfc(name) for name in names if name)
+    if read_options.answerer in counts:
+        return read_options.answerer
+    speaker = assistant_among(list(counts))
+    if read_options.speaker or speaker is None:
+        raise _wrong_speaker(path, counts, read_options)
+    return speaker
+
+
+def _turn_rows(table: Iterable[Record], turns: TurnColumns, source: Source) -> Iterator[Pair | BadRow]:
+    """Pairs of a table in which every row is one message."""
+    conversation, last, previous = Conversation(f"{source.path.name}:0"), "", -1
+    answers = False
+    for record in table:
+        if not record.fields or len(record.fields) < turns.text.index + 1:
+            yield _bad_row(record)
+            continue
+        fields = [*record.fields, *[""] * (turns.width - len(record.fields))]
+        number = fields[turns.turn.index].strip() if turns.turn else ""
+        place = int(number) if number.isdecimal() else -1
+        name = fields[turns.conversation.index].strip() if turns.conversation else ""
+        # Some tables mark only the first message of each dialogue (S), others repeat its number.
+        if (name and (name != last or not name.isdecimal())) or (0 <= place <= previous):
+            yield from conversation.end()
+            conversation, answers = Conversation(f"{source.path.name}:{record.line}"), False
+        last, previous = name or last, place
+        if turns.speaker:
+            answers = nfc(fields[turns.speaker.index].strip()) == source.speaker
+        text = fields[turns.text.index]
+        if text.strip():
+            yield from conversation.add("assistant" if answers else "user", text, record.line)
+        answers = not answers
+    yield from conversation.end()
+
+
+# ---- rows ----
 
 
 def rows(source: Source) -> Iterator[Pair | BadRow]:
-    """The pairs and the unreadable rows of a file, in order; holds one at a time."""
+    """The pairs and the unreadable rows of a file, in order; text files are streamed."""
     if source.text is None:
-        yield from _table_rows(excel_records(source.path), source)
+        yield from _excel_rows(source)
         return
     with open_text(source.path, source.text) as lines:
         if source.format == "jsonl":
@@ -278,39 +369,94 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
         elif source.format == "kakaotalk":
             yield from chat_pairs(messages(lines, source.delimiter), source.read_options.answerer, source.path.name)
         else:
-            yield from _table_rows(records(lines, source.delimiter), source)
+            columns = source.columns or source.turns
+            assert columns, "a table has columns"
+            table = records(lines, source.delimiter)
+            yield from _table_rows(table, columns, source)
 
 
 def _json_rows(lines: TextIO, source: Source) -> Iterator[Pair | BadRow]:
-    @lru_cache(256)  # the objects of a file have the same keys, or a few kinds of them
-    def columns_of(keys: tuple[str, ...]) -> Columns:
-        return choose(keys, source.read_options.wanted, source.path, keys=True)
-
+    choose = _key_chooser(source.path, source.read_options)
     for line, row in objects(lines):
         if isinstance(row, BadRow):
             yield row
         else:
-            yield from object_pairs(row, line, columns_of, source.path.name)
+            yield from object_pairs(row, line, choose, source.path.name)
 
 
-def _table_rows(found: Iterable[Record], source: Source) -> Iterator[Pair | BadRow]:
-    assert source.columns, "a table has columns"
-    if source.columns.header:  # blank lines may come before it
-        found = islice(dropwhile(lambda record: record.fields == [], found), 1, None)
-    for record in found:
-        yield _row(record, source.columns, sheet=source.format == "xlsx")
+def _key_chooser(path: Path, read_options: ReadOptions) -> Chooser:
+    """Finds the keys of question and answer of an object; remembers them, as objects have few kinds of keys."""
+
+    @lru_cache(256)
+    def choose(keys: tuple[str, ...]) -> Columns | None:
+        try:
+            return choose_keys(keys, read_options.requested, path)
+        except DataError:
+            return None
+
+    return choose
 
 
-def _row(record: Record, columns: Columns, *, sheet: bool) -> Pair | BadRow:
-    fields, width = record.fields, columns.width
-    if fields is None:
+def _table_rows(table: Iterable[Record], columns: Columns | TurnColumns, source: Source) -> Iterator[Pair | BadRow]:
+    table = (record for record in table if record.line > columns.header_line)
+    if isinstance(columns, TurnColumns):
+        yield from _turn_rows(table, columns, source)
+        return
+    names = [comparison_form(name) for name in columns.names]
+    for record in table:
+        if names and record.fields and [comparison_form(cell) for cell in record.fields] == names:
+            yield BadRow(record.line, "header", excerpt(record.text.strip()))
+        else:
+            yield from _row(record, columns, source)
+
+
+def _bad_row(record: Record) -> BadRow:
+    if record.fields is None:
         return BadRow(record.line, "quote", excerpt(record.text.strip()))
+    blank = not any(map(str.strip, record.fields))
+    return BadRow(record.line, "blank" if blank else "fields", "" if blank else excerpt(record.text.strip()))
+
+
+def _row(record: Record, columns: Columns, source: Source) -> Iterator[Pair | BadRow]:
+    """The pairs of a row: one for every wording of the question, or those of the conversation in it."""
+    fields, width = record.fields, columns.width
+    if fields is None or not any(map(str.strip, fields)):
+        yield _bad_row(record)
+        return
     if len(fields) != width:
-        if not any(map(str.strip, fields)):
-            return BadRow(record.line, "blank", "")
-        # A sheet doesn't store empty cells at the end of a row, and notes may stand beside the table.
-        if not sheet and (len(fields) < width or any(map(str.strip, fields[width:]))):
-            return BadRow(record.line, "fields", excerpt(record.text.strip()))
-        fields = fields + [""] * (width - len(fields))
+        fields = _fitted(fields, columns, source)
+    if fields is None:
+        yield _bad_row(record)
+        return
     label = fields[columns.label.index] if columns.label else ""
-    return Pair(fields[columns.question.index], fields[columns.answer.index], label, line=record.line)
+    if columns.rounds:
+        yield from round_pairs(fields, columns, record.line, Conversation(f"{source.path.name}:{record.line}", label))
+        return
+    answer = fields[columns.answer.index]
+    yield Pair(fields[columns.question.index], answer, label, line=record.line)
+    for column in columns.alternatives:
+        numbered = column.name[-1:].isdigit()
+        wordings = [fields[column.index]] if numbered else fields[column.index].replace(";", "\n").split("\n")
+        yield from (Pair(text, answer, label, line=record.line) for text in wordings if text.strip())
+
+
+def _fitted(fields: list[str], columns: Columns, source: Source) -> list[str] | None:
+    """A row with as many fields as the table has columns; None when it is broken.
+
+    Programs leave out empty cells at the end of a row, and remarks may stand beside a sheet's table. Commas in an
+    answer without quotes (`네, 됩니다`) are followed by a space, unlike those between fields; a tab is no part of text.
+    """
+    width = columns.width
+    if len(fields) < width:
+        complete = max(columns.question.index, columns.answer.index) < len(fields) or source.format == "xlsx"
+        return fields + [""] * (width - len(fields)) if complete else None
+    rest = fields[width:]
+    if source.format == "xlsx" or not any(map(str.strip, rest)):
+        return fields[:width]
+    joins = source.delimiter == "\t" or all(part.startswith(" ") and part.strip() for part in rest)
+    if columns.answer.index == width - 1 and joins:
+        return [*fields[: width - 1], source.delimiter.replace("\t", " ").join(fields[width - 1 :])]
+    return None
+
+
+__all__ = ["DEFAULT_READ_OPTIONS", "BadRow", "ReadOptions", "Source", "open_source", "rows"]

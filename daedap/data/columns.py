@@ -1,0 +1,428 @@
+"""Which columns of a table hold the questions, answers and labels, by their headers and by their content.
+
+Numbers, dates, categories and names are never taken for questions. Where the choice is not clear the table is refused,
+with a sample of every column and the command to repeat.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from daedap.data.clean import excerpt
+from daedap.data.headers import HeaderRole, header_role, is_header, is_second_header, names_other_data
+from daedap.errors import DataError
+from daedap.korean.text import comparison_form
+
+Part = Literal["question", "answer", "label"]
+Kind = Literal["empty", "number", "name", "category", "text"]
+
+_HEADER_ROWS = 20
+"""Rows at the beginning of a table among which its header is looked for."""
+_NUMBER = re.compile(
+    r"[-+]?[\d.,:/\s%~()-]*\d[\d.,:/\s%~()-]*(?:원|개|명|세|살|호|점|년|월|일|시|분|초|AM|PM|am|pm)?"
+    r"|\d{2,4}\s*년\s*\d{1,2}\s*월.*|\d{4}[-./]\s?\d{1,2}[-./]\s?\d{1,2}.*|[A-Za-z]{0,4}[-_]?\d+|true|false|예|아니오|[YNyn]"
+    r"|[\w.+-]+@[\w-]+\.[\w.]+"
+)
+"""Numbers, dates, times, amounts, codes, flags and e-mail addresses: no text to answer."""
+_SURNAMES = (
+    "김이박최정강조윤장임한오서신권황안송류전홍고문양손배백허유남심노하곽성차주우구민진지엄채원천방공현함변염여추도소석"
+    "선설마길연위표명기반왕금옥육인맹제모탁국"
+)
+_NAME = re.compile(rf"[{_SURNAMES}][가-힣]{{2}}(?:씨|님)?")
+_QUESTION = re.compile(
+    r"[?？]|(?:나요|까요?|는지|은지|ㄴ지|은가요?|는가요?|인가요?|죠|려면|어요|아요|해요|돼요|요)[\s.!?~ㅠㅜㅋㅎ]*$"
+)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, or one key of JSON objects."""
+
+    index: int
+    """From 0."""
+    name: str
+    """Its header; its number from 1 when there is no header."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table of pairs."""
+
+    question: Column
+    answer: Column
+    label: Column | None
+    header: bool
+    """Whether the table has a header."""
+    width: int
+    """Number of columns."""
+    header_line: int = 0
+    """Line of the last header row; rows up to it are not data."""
+    alternatives: tuple[Column, ...] = ()
+    """Further columns with other wordings of the question."""
+    rounds: tuple[tuple[int, int], ...] = ()
+    """Question and answer columns of a conversation that stands in one row: 사람문장1, 시스템문장1, 사람문장2, …"""
+    names: tuple[str, ...] = ()
+    """The header."""
+
+
+@dataclass(frozen=True)
+class TurnColumns:
+    """The columns of a table in which every row is one message of a conversation."""
+
+    text: Column
+    speaker: Column | None
+    """None: two speakers take turns."""
+    conversation: Column | None
+    turn: Column | None
+    """Number of the message in its conversation; a smaller number begins a new one."""
+    width: int
+    header_line: int
+
+
+class ColumnStats(NamedTuple):
+    """Content of one column."""
+
+    kind: Kind
+    filled: int
+    """Number of cells that are not empty."""
+    questions: float
+    """Share of cells that read like a question."""
+    mean_length: float
+    """In characters, of the cells that are not empty."""
+
+
+def column_stats(rows: Sequence[Sequence[str]], index: int) -> ColumnStats:
+    """Statistics of one column over sample rows (without the header)."""
+    cells = [row[index].strip() for row in rows if index < len(row) and row[index].strip()]
+    if not cells:
+        return ColumnStats("empty", 0, 0.0, 0.0)
+    mean_length = sum(map(len, cells)) / len(cells)
+    questions = sum(bool(_QUESTION.search(cell)) for cell in cells) / len(cells)
+    kind: Kind = "text"
+    if sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) >= 0.8 * len(cells):
+        kind = "number"
+    elif len(cells) > 2 and sum(bool(_NAME.fullmatch(cell)) for cell in cells) >= 0.8 * len(cells):
+        kind = "name"
+    elif len(cells) > 3 and mean_length <= 15 and questions < 0.3 and len(set(cells)) <= max(1, 0.5 * len(cells)):
+        kind = "category"
+    return ColumnStats(kind, len(cells), questions, mean_length)
+
+
+class Header(NamedTuple):
+    """The header of a table."""
+
+    names: list[str]
+    row: int
+    """Index of its last row among the rows given."""
+
+
+def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
+    """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
+
+    Args:
+        rows: The first rows of a table.
+        requested: Names that the user gave; a row that holds one of them is the header.
+    """
+    for accepts in (lambda row: _holds(row, requested), is_header, names_other_data):
+        for index, row in enumerate(rows[:_HEADER_ROWS]):
+            if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
+                names = [name.strip().lstrip("\ufeff") for name in row]
+                below = rows[index + 1] if index + 1 < len(rows) else []
+                if len(rows) > index + 2 and is_second_header(below):
+                    return Header(_join_headers(names, below), index + 1)
+                return Header(names, index)
+    return None
+
+
+def _holds(row: Sequence[str], requested: Sequence[str]) -> bool:
+    return any(_named(name, row) is not None for name in requested)
+
+
+def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a row above a header is a title or a remark: few of its cells are filled."""
+    filled, columns = (sum(bool(cell.strip()) for cell in cells) for cells in (row, header))
+    remark = filled == 2 and bool(header_role(next(cell for cell in row if cell.strip())))
+    return filled <= max(1, columns // 3) or remark or bool(re.match(r"\ufeff?\s*sep=", "".join(row)))
+
+
+def _join_headers(upper: Sequence[str], lower: Sequence[str]) -> list[str]:
+    """Names from two header rows: an upper cell spans the empty cells to its right, as merged cells do.
+
+    A second row that only repeats the first, or translates it, adds nothing.
+    """
+    if all(cell.strip() for cell in upper):
+        return list(upper)
+    names, group = [], ""
+    for above, below in zip_longest(upper, lower, fillvalue=""):
+        group = above.strip() or group
+        names.append(f"{group} {below.strip()}" if below.strip() else above.strip())
+    return names
+
+
+def choose_columns(
+    rows: Sequence[tuple[int, Sequence[str]]], requested: Mapping[Part, str | None], file: Path
+) -> Columns | TurnColumns:
+    """The columns of a table.
+
+    Args:
+        rows: Line number and cells of its first rows.
+        requested: Name, or number from 1, of the columns that the user chose.
+        file: Named in messages.
+
+    Raises:
+        DataError: A requested column doesn't exist, or the choice is not clear.
+    """
+    cells = [row for _, row in rows]
+    named = [name for name in requested.values() if name]
+    header = find_header(cells, named)
+    data = cells[header.row + 1 :] if header else cells
+    names = header.names if header else _typical(cells)
+    line = rows[header.row][0] if header else 0
+    if len(names) < 2:
+        raise _single_column(names, file)
+    if header and not named and (turns := _turn_columns(names, line)):
+        return turns
+    chooser = _Chooser(names, data, file, header is not None)
+    return replace(chooser.choose(requested), header_line=line)
+
+
+def choose_keys(
+    names: Sequence[str], requested: Mapping[Part, str | None], file: Path, sample: Sequence[str] = ()
+) -> Columns:
+    """The keys of JSON objects that hold question, answer and label.
+
+    Args:
+        names: Keys of an object.
+        requested: As in `choose_columns`.
+        file: Named in messages.
+        sample: A value for each key, for messages.
+
+    Raises:
+        DataError: As in `choose_columns`.
+    """
+    if len(names) < 2:
+        raise _single_column(names, file)
+    return _Chooser(names, [sample] if sample else [], file, True, keys=True).choose(requested)
+
+
+def _single_column(names: Sequence[str], file: Path) -> DataError:
+    return DataError(
+        "{file} has only one column ({columns}): questions and answers need one each.",
+        "Separate them with a comma or a tab, one pair a line.",
+        file=file,
+        columns=_listed(names),
+    )
+
+
+def _typical(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The first row of the most frequent width: the very first one may be broken."""
+    filled = [row for row in rows if any(cell.strip() for cell in row)]
+    if not filled:
+        return []
+    width = Counter(map(len, filled)).most_common(1)[0][0]
+    return next(list(row) for row in filled if len(row) == width)
+
+
+def _turn_columns(names: Sequence[str], line: int) -> TurnColumns | None:
+    """Columns of a table of messages: speaker and text, or dialogue and text; None when there are answers."""
+    found: dict[str, Column] = {}
+    ranks: dict[str, float] = {}
+    for index, name in enumerate(names):
+        if (role := header_role(name)) and name.strip():
+            found.setdefault(role.role, Column(index, name))
+            ranks[role.role] = min(role.rank, ranks.get(role.role, 9))
+    speaker, conversation = found.get("speaker"), found.get("conversation")
+    text = found.get("utterance") or (found.get("question") if ranks.get("question") == 1 else None)
+    text = text or (found.get("content") if speaker else None)
+    if not text or not (speaker or conversation) or ranks.get("answer", 9) < 2:
+        return None
+    return TurnColumns(text, speaker, conversation, found.get("turn"), len(names), line)
+
+
+class _Chooser:
+    """Chooses question, answer and label among the columns of one table."""
+
+    def __init__(
+        self, names: Sequence[str], data: Sequence[Sequence[str]], file: Path, header: bool, *, keys: bool = False
+    ) -> None:
+        self.names, self.data, self.file, self.header, self.keys = names, data, file, header, keys
+        self.roles: list[HeaderRole | None] = [header_role(name) if header else None for name in names]
+        self.stats = [column_stats(data, index) for index in range(len(names))]
+        self.places: dict[Part, int] = {}
+
+    def choose(self, requested: Mapping[Part, str | None]) -> Columns:
+        """The columns. Raises DataError when they are not clear."""
+        self.places = {part: self.find(name) for part, name in requested.items() if name}
+        fixed = set(self.places)
+        if self.header:
+            self.add_named()
+        self.add_by_content()
+        if not {"question", "answer"} <= self.places.keys():
+            raise self.unclear()
+        if len(set(self.places.values())) < len(self.places):
+            raise DataError(
+                "{file}: one column was chosen twice; the columns are {columns}.",
+                "Choose different columns for question, answer and label.",
+                file=self.file,
+                columns=_listed(self.names),
+            )
+        self.refuse_numbers(fixed)
+        return self.result()
+
+    def find(self, name: str) -> int:
+        """Index of a column that the user named, or numbered from 1."""
+        if self.header and (index := _named(name, self.names)) is not None:
+            return index
+        if name.strip().isdecimal() and 1 <= int(name) <= len(self.names):
+            return int(name) - 1
+        folded = [other.strip().casefold() for other in self.names]
+        if similar := difflib.get_close_matches(name.strip().casefold(), folded, 3, 0.5):
+            raise DataError(
+                "{file} has no column {value}; its columns are {columns}.",
+                "Did you mean {near}?",
+                file=self.file,
+                value=name,
+                columns=_listed(self.names),
+                near=_listed([other for other in self.names if other.strip().casefold() in similar]),
+            )
+        raise DataError(
+            "{file} has no column {value}; its columns are {columns}.",
+            "Give one of these names, or a number counted from 1.",
+            file=self.file,
+            value=name,
+            columns=_listed(self.names),
+        )
+
+    def best(self, *roles: str) -> int | None:
+        """The surest free column of these roles; earlier roles come first."""
+        ranked = [
+            (roles.index(role.role), role.rank, index)
+            for index, role in enumerate(self.roles)
+            if role and role.role in roles and index not in self.places.values() and self.names[index].strip()
+        ]
+        return min(ranked)[2] if ranked else None
+
+    def add_named(self) -> None:
+        """Add columns by their headers. 제목 is the question of 내용 or of 답변, 내용 the question of 답변."""
+        for part in ("question", "answer", "label"):
+            if part not in self.places and (index := self.best(part)) is not None:
+                self.places[part] = index
+        if "question" in self.places and "answer" not in self.places:
+            self.add("answer", self.best("content"))
+        elif "answer" in self.places and "question" not in self.places:
+            self.add("question", self.best("content", "title"))
+        elif "question" not in self.places:
+            title, content = self.best("title"), self.best("content")
+            if title is not None and content is not None:
+                self.places |= {"question": title, "answer": content}
+
+    def add(self, part: Part, index: int | None) -> None:
+        """Set a column unless it is None."""
+        if index is not None:
+            self.places[part] = index
+
+    def add_by_content(self) -> None:
+        """Add what the headers leave open where only one choice is left: columns of text in their order."""
+        missing: list[Part] = [part for part in ("question", "answer") if part not in self.places]
+        if not missing or (self.header and len(missing) == 2) or (self.keys and len(self.names) > 2):
+            return
+        free = [index for index in range(len(self.names)) if self.is_open(index)]
+        texts = [index for index in free if self.stats[index].kind in ("text", "category")]
+        if len(self.names) > 2:
+            texts = [index for index in free if self.stats[index].kind == "text"]
+        if self.keys or not self.data:
+            texts = free
+        if len(texts) == len(missing):
+            self.places |= dict(zip(missing, texts, strict=True))
+            categories = [index for index in free if index not in texts and self.stats[index].filled]
+            if "label" not in self.places and len(self.names) == 3 and categories and not self.header:
+                self.places["label"] = categories[0]
+
+    def is_open(self, index: int) -> bool:
+        """Whether a column may be a question or an answer though its header says neither."""
+        role = self.roles[index]
+        unknown = role is None or (role.role in ("content", "utterance", "title") and not self.keys)
+        return index not in self.places.values() and (unknown or not self.header)
+
+    def refuse_numbers(self, fixed: set[Part]) -> None:
+        """Refuse questions that are numbers, dates or names, and such answers where no header calls them answers."""
+        question, answer = (self.stats[self.places[part]] for part in ("question", "answer"))
+        sure = self.header and (role := self.roles[self.places["question"]]) and role.role == "question"
+        if "question" not in fixed and (question.kind == "number" or (question.kind == "name" and not sure)):
+            raise self.unclear()
+        named = self.header and (role := self.roles[self.places["answer"]]) and role.role == "answer"
+        if "answer" not in fixed and not named and answer.kind in ("number", "name") and question.questions < 0.5:
+            raise self.unclear()
+
+    def result(self) -> Columns:
+        """The columns that were chosen, with numbered columns of the same name beside them."""
+        names = [name.strip() for name in self.names]
+        columns = {part: Column(i, names[i] if self.header else str(i + 1)) for part, i in self.places.items()}
+        result = Columns(
+            columns["question"],
+            columns["answer"],
+            columns.get("label"),
+            self.header,
+            len(names),
+            names=tuple(names) if self.header else (),
+        )
+        if not self.header:
+            return result
+        questions, answers = (_numbered(names, columns[part].index) for part in ("question", "answer"))
+        if len(questions) > 1 and questions.keys() == answers.keys():
+            return replace(result, rounds=tuple((questions[number], answers[number]) for number in sorted(questions)))
+        more = [index for index in questions.values() if index != result.question.index]
+        more += [index for index, role in enumerate(self.roles) if role and role.role == "alternatives"]
+        return replace(result, alternatives=tuple(Column(index, names[index]) for index in more))
+
+    def unclear(self) -> DataError:
+        """Refusal with a sample of every column and the command that names them."""
+        shown = []
+        for index, name in enumerate(self.names[:12]):
+            cells = (row[index].strip() for row in self.data if index < len(row) and row[index].strip())
+            sample = excerpt(next(cells, ""))[:30]
+            title = f"{index + 1} {excerpt(name.strip())[:30]}".rstrip() if self.header else str(index + 1)
+            shown.append(f"{title} '{sample}'" if sample else title)
+        texts = sorted(range(len(self.names)), key=lambda index: (self.stats[index].kind != "text", index))
+        question, answer = (self.places.get(part, -1) for part in ("question", "answer"))
+        if question < 0 or self.stats[question].kind == "number":
+            question = next(index for index in texts if index != answer)
+        if answer < 0:
+            answer = next(index for index in texts if index != question)
+        values = (self.names[question].strip(), self.names[answer].strip()) if self.keys else (question + 1, answer + 1)
+        return DataError(
+            "{file}: it is not clear which column holds the questions and which the answers. Columns: {columns}.",
+            'Say it with their names or numbers: daedap check "{file}" --question-column {question}'
+            " --answer-column {answer}",
+            file=self.file,
+            columns=", ".join(shown) + (", …" if len(self.names) > 12 else ""),
+            question=values[0],
+            answer=values[1],
+        )
+
+
+def _numbered(names: Sequence[str], index: int) -> dict[int, int]:
+    """Number → index of the columns that differ from this one in their number only: 질문1, 질문2."""
+    match = re.fullmatch(r"(.*?)\s*[_-]?(\d+)", names[index])
+    if not match:
+        return {}
+    others = [(other, re.fullmatch(r"(.*?)\s*[_-]?(\d+)", name)) for other, name in enumerate(names)]
+    return {int(found[2]): other for other, found in others if found and found[1] == match[1]}
+
+
+def _named(name: str, names: Sequence[str]) -> int | None:
+    exact = [i for i, other in enumerate(names) if other.strip() == name.strip()]
+    similar = [i for i, other in enumerate(names) if comparison_form(other) == comparison_form(name)]
+    return next(iter(exact + similar), None)
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = [excerpt(name.strip())[:30] or "''" for name in names[:12]]
+    return ", ".join(shown) + (", …" if len(names) > 12 else "")

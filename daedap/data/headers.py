@@ -1,0 +1,193 @@
+"""Roles of column headers and JSON keys: which words name a question, an answer, a label, a speaker, or none of them.
+
+A header is split into words (`ANS_CONTENT`, `userMessage`, `문의(내용)`); generic words (내용, text, …) are stripped
+from its end, and the last remaining word decides: 질문내용 is a question, 질문답변 an answer, 문의유형 a label, 답변자
+neither.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from daedap.korean.text import comparison_form
+
+Role = Literal[
+    "question",
+    "answer",
+    "label",
+    "title",
+    "content",
+    "alternatives",
+    "speaker",
+    "utterance",
+    "conversation",
+    "turn",
+    "other",
+]
+
+
+class HeaderRole(NamedTuple):
+    """What a header stands for."""
+
+    role: Role
+    rank: float
+    """Certainty, 0 is the surest: beside a column `question`, `user` holds the name of a person."""
+
+
+_WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also match the end of a longer word
+    "question": (
+        "질문 question questions q ques quest",
+        "질의 물음 문의 발화 궁금한점 궁금한것 궁금증 query utterance inquiry enquiry",
+        "민원 상담 요청 고민 사연 건의 제안 의뢰 신고 문제 지시 지시문 명령 명령문 명령어 프롬프트 쿼리 faq prompt"
+        " instruction ask request problem",
+        "",
+        "입력 사용자 유저 고객 이용자 사람 환자 학생 내담자 손님 input user human customer client hs",
+    ),
+    "answer": (
+        "답변 대답 응답 answer answers a ans reponse",
+        "답 회신 회답 답장 해답 정답 답글 completion output outputs response reply",
+        "처리결과 조치결과 처리 조치 결과 해설 풀이 안내 안내문 해결 해결책 해결방법 solution resolution target chosen",
+        "",
+        "출력 챗봇 봇 상담사 상담원 시스템 점원 직원 에이전트 chatbot bot assistant gpt system agent model ss",
+    ),
+    "label": (
+        "라벨 레이블 분류 카테고리 범주 클래스 의도 감정 유형 종류 주제 구분 분야 태그 도메인 토픽 label labels"
+        " category categories class intent emotion sentiment topic tag tags domain type group genre section",
+        "키워드 대상 keyword keywords",
+    ),
+    "title": ("제목 표제 타이틀 title subject headline",),
+    "content": ("내용 본문 상세 설명 글 content contents body description detail details",),
+    "alternatives": ("유사질문 동의질문 변형질문 alternatives phrasings paraphrases variants",),
+    "speaker": ("화자 발화자 speaker participant sender role from 역할 발신자 대화자 participantid",),
+    "utterance": ("문장 발화문 대화 대사 메시지 메세지 텍스트 sentence text message msg line",),
+    "conversation": (
+        "대화번호 대화id 대화세트 세션 dialog dialogue dialogid dialogueid conversationid talkid session sessionid",
+    ),
+    "turn": ("turn turnid sentenceid utteranceid uttid 턴 발화번호 발화순번 발화순서",),
+    "other": (
+        "번호 순번 연번 일련번호 no num number id idx index seq url 링크 주소 link href 일자 날짜 일시 시간 시각"
+        " 일 월 연도 년도 date time datetime created updated at year 자 인 명 이름 성명 닉네임 name author writer"
+        " 글쓴이 나이 연령 성별 age gender sex 전화 전화번호 연락처 휴대폰 핸드폰 phone tel mobile 이메일 메일 email"
+        " mail 부서 담당부서 부서명 과 팀 기관 소속 처 담당 관리자 department dept team 수 건수 조회 조회수 추천수"
+        " hit hits views count 여부 상태 진행상태 status state flag 비고 참고 note notes remark remarks 출처 source src"
+        " 경로 방법 채널 channel 점수 평점 만족도 score rating 등급 순위 rank level 첨부 첨부파일 파일 file"
+        " 코드 code key uuid 버전 version lang language 언어 지역 region 금액 가격 price"
+        " 길이 length metadata meta prompts rejected",
+    ),
+}
+_ROLES: dict[str, HeaderRole] = {
+    word: HeaderRole(role, rank)
+    for role, ranks in _WORDS.items()
+    for rank, words in enumerate(ranks)
+    for word in words.split()
+}
+_GENERIC_ENDINGS = ("내용", "사항", "요지", "본문", "원문", "문장", "텍스트", "문", "글")
+_ENDINGS = sorted({*_GENERIC_ENDINGS, *(word for word in _ROLES if re.match("[가-힣]", word))}, key=len, reverse=True)
+_GENERIC = {"text", "content", "contents", "body", "sentence", "string", "str", "message", "msg"}
+_LANGUAGES = {"kr", "ko", "kor", "korean", "korea", "en", "eng", "english", "clean", "raw", "full"}
+_FOLLOW_UP = {"suggested", "related", "next", "followup", "관련", "추천", "연관", "후속", "이전"}
+"""Before a question: neither the question of the row nor another wording of it."""
+_ENGLISH_OTHER = re.compile("(?:id|idx|no|num|date|time|name|type|count|url)$")
+_BRACKETS = re.compile(r"[(\[（](.*?)[)\]）]")
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[가-힣ㄱ-ㅎ]+|\d+")
+
+
+def header_role(name: str) -> HeaderRole | None:
+    """The role of a header; None when it is unknown. Case, spacing, punctuation and numbering do not count."""
+    for text in (_BRACKETS.sub(" ", name), _BRACKETS.sub(r"\1", name), *_BRACKETS.findall(name)):
+        if (role := _role(text)) is not None:
+            return role
+    return HeaderRole("other", 0) if not comparison_form(name) or name.strip().isdecimal() else None
+
+
+def _role(text: str) -> HeaderRole | None:
+    if (whole := comparison_form(text)) in _ROLES:
+        return _ROLES[whole]
+    # A Korean header without its spaces: `자주 하는 질문` and `자주하는질문` are the same.
+    joined = re.sub(r"(?<=[가-힣])[\s_/·.-]+(?=[가-힣])", "", text)
+    words = [word.casefold() for word in _WORD.findall(joined) if not word.isdecimal()]
+    words = [word for word in words if word not in _LANGUAGES] or words
+    if words[1:] and words[0] in ("faq", "qna", "qa"):
+        del words[0]
+    core = list(words)
+    while core and core[-1] in _GENERIC:
+        core.pop()
+    if not core:
+        return _ROLES.get(words[-1]) if words else None
+    role = _word_role(core[-1])
+    if role and role.role == "question" and (core[0] in _FOLLOW_UP or core[-1][:2] in _FOLLOW_UP):
+        return HeaderRole("other", 0)
+    return HeaderRole("content", 0) if role is None and len(core) < len(words) else role
+
+
+def _word_role(word: str) -> HeaderRole | None:
+    """The role of one word: of itself, or of its longest known ending."""
+    if word in _ROLES:
+        return _ROLES[word]
+    if word.isascii():
+        return HeaderRole("other", 0) if _ENGLISH_OTHER.search(word) else None
+    ending = next((ending for ending in _ENDINGS if word.endswith(ending)), None)
+    return _compound_role(word[: -len(ending)], ending) if ending else None
+
+
+def _compound_role(base: str, ending: str) -> HeaderRole | None:
+    """The role of a Korean compound such as 문의 + 제목, 고객 + 문의, 답변 + 일."""
+    role, base_role = _ROLES.get(ending), _word_role(base) if base else None
+    if ending in _GENERIC_ENDINGS:
+        if base_role and base_role.role in ("question", "answer", "label", "other"):
+            return base_role
+        return HeaderRole("content", 0) if ending in ("내용", "본문") else None
+    assert role, "an ending is generic or has a role"
+    if role.role == "title" and base_role:
+        # 문의제목 is a weaker question than 문의내용; 답변제목 is no answer.
+        return HeaderRole("question", base_role.rank + 0.5) if base_role.role == "question" else HeaderRole("other", 0)
+    return None if len(ending) == 1 and role.role in ("question", "answer") else role
+
+
+def is_header(names: Sequence[str]) -> bool:
+    """Whether a row names a question or an answer column; letters as short as Q and A only beside each other."""
+    filled = [name for name in names if comparison_form(name)]
+    if len(filled) < 2 or any(len(name) > 40 for name in filled):
+        return False
+    roles = [role.role if (role := header_role(name)) else None for name in filled]
+    if any(pair <= set(roles) for pair in _ROLE_PAIRS):
+        return True
+    named = [
+        role in ("question", "answer") and len(comparison_form(name)) > 1
+        for name, role in zip(filled, roles, strict=True)
+    ]
+    return any(named) and not any(_is_sentence(name) for name, known in zip(filled, named, strict=True) if not known)
+
+
+_ROLE_PAIRS = (
+    {"question", "answer"},
+    {"title", "content"},
+    {"title", "answer"},
+    {"content", "answer"},
+    {"speaker", "utterance"},
+    {"speaker", "content"},
+    {"conversation", "question"},
+    {"conversation", "utterance"},
+)
+
+
+def names_other_data(names: Sequence[str]) -> bool:
+    """Whether at least half of the cells of a row are header words, though none of a question or answer: 이름,나이."""
+    filled = [name for name in names if comparison_form(name)]
+    known = [bool(header_role(name)) and len(comparison_form(name)) > 1 for name in filled]
+    needed = max(2, len(filled) / 2)
+    return sum(known) >= needed and not any(map(_is_sentence, filled))
+
+
+def is_second_header(names: Sequence[str]) -> bool:
+    """Whether the row below a header continues it: all its cells are header words, such as question, answer."""
+    filled = [name for name in names if comparison_form(name)]
+    return len(filled) > 1 and all(
+        header_role(name) and not _is_sentence(name) and not re.search(r"\d", name) for name in filled
+    )
+
+
+def _is_sentence(text: str) -> bool:
+    return len(text) > 20 or bool(re.search(r"[?!.…~]|(?:요|다|까|죠|네|해|어|아|지)$", text.strip()))

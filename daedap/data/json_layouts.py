@@ -1,0 +1,260 @@
+"""Pairs in JSON objects: question and answer, conversations, and the layouts of well-known data sets.
+
+Read are {"question": …, "answer": …} under many names, OpenAI's and TRL's messages, ShareGPT, Alpaca, KoAlpaca's texts
+with ### headings, numbered turns (HS01, SS01, …), and any of these inside further objects (AI-Hub, KorQuAD).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from daedap.data.clean import BadRow, excerpt
+from daedap.data.columns import Columns
+from daedap.data.conversation import Conversation, assistant_among, pairs_of
+from daedap.data.headers import header_role
+from daedap.data.json_stream import CONVERSATIONS
+from daedap.types import Pair, Role
+
+Chooser = Callable[[tuple[str, ...]], Columns | None]
+"""Keys of an object → the keys of question and answer, or None."""
+Turn = tuple[Role, str, int]
+
+_ROLES: dict[str, Role] = {
+    **dict.fromkeys(("user", "human", "prompter", "사용자"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "챗봇"), "assistant"),
+    **dict.fromkeys(("system", "developer", "시스템"), "system"),
+}
+_TOOLS = {
+    "tool",
+    "function",
+    "function_call",
+    "function_response",
+    "observation",
+    "tool_call",
+    "tool_response",
+    "ipython",
+}
+_ROLE_KEYS = ("role", "from", "speaker", "participantID", "speaker_id", "speakerId", "sender", "화자", "발화자")
+_TEXT_KEYS = ("content", "value", "text", "utterance", "message", "sentence", "form", "발화", "발화문", "문장", "내용")
+_SYSTEM_KEYS = ("system", "system_prompt", "systemPrompt")
+_DEPTH = 6
+"""Levels of objects inside objects that are searched."""
+_SECTION = re.compile(r"^#{2,} *([^\n:：]{1,20}?) *[:：]? *(?:\n|(?<=[:：] )|(?<=[:：]))", re.MULTILINE)
+_LEGACY_PROMPT = re.compile(r"\s*(?:###|-+>)\s*$")
+_LEGACY_END = re.compile(r"\s*(?:END|###)\s*$")
+
+
+def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) -> Iterator[Pair | BadRow]:
+    """The pairs of one object.
+
+    Args:
+        row: The object.
+        line: Its line number.
+        choose: Finds the keys of question and answer.
+        name: Of the file, for conversation ids.
+    """
+    label = next((text for key in row if _is_label(key) and isinstance(text := row[key], str)), "")
+    pairs = list(_pairs(row, line, choose, Conversation(f"{name}:{line}", label)))
+    if not pairs:
+        pairs = list(_nested(row, line, choose, f"{name}:{line}", _DEPTH))
+    if pairs:
+        yield from pairs
+    else:
+        yield BadRow(line, "keys", excerpt(str(dict(row))))
+
+
+def _is_label(key: str) -> bool:
+    role = header_role(key)
+    return bool(role and role.role == "label")
+
+
+def _pairs(row: Mapping[str, Any], line: int, choose: Chooser, conversation: Conversation) -> Iterator[Pair | BadRow]:
+    """The pairs of an object itself, without those of objects in it; nothing when it holds none."""
+    messages = conversation_of(row)
+    if messages is not None:
+        system = next((text for key in _SYSTEM_KEYS if isinstance(text := row.get(key), str) and text), "")
+        yield from _conversation_pairs(messages, line, conversation, system)
+    elif columns := choose(tuple(row)):
+        if columns.rounds:
+            values = [_text(value) or "" for value in row.values()]
+            yield from round_pairs(values, columns, line, conversation)
+        else:
+            yield from _single(row, line, columns)
+    elif isinstance(text := row.get("text"), str) and (pair := _of_sections(text, line)):
+        yield pair
+
+
+def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
+    """The messages of an object that holds a conversation."""
+    prompt, completion = row.get("prompt"), row.get("completion", row.get("chosen"))
+    if isinstance(completion, list) and _is_messages(completion):
+        if isinstance(prompt, list) and _is_messages(prompt):
+            return [*prompt, *completion]
+        if isinstance(prompt, str):
+            return [{"role": "user", "content": prompt}, *completion]
+    return next((row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key]), None)
+
+
+def _is_messages(values: Sequence[Any]) -> bool:
+    return bool(values) and isinstance(values[0], dict) and "role" in values[0]
+
+
+def _conversation_pairs(
+    messages: Sequence[Any], line: int, conversation: Conversation, system: str
+) -> Iterator[Pair | BadRow]:
+    """Nothing is taken from a conversation with an unreadable message: the following ones may refer to it."""
+    turns = _turns(messages, line)
+    if isinstance(turns, BadRow):
+        yield turns
+        return
+    skipped = [turn for turn in turns if turn is None]
+    read = [turn for turn in turns if turn is not None]
+    pairs = list(pairs_of([("system", system, line), *read] if system else read, conversation))
+    if skipped and pairs:
+        yield BadRow(line, "tool", excerpt(str(next(m for m in messages if isinstance(m, dict) and _is_tool(m)))))
+    if pairs:
+        yield from pairs
+    else:
+        yield BadRow(line, "turns", excerpt(str(messages)))
+
+
+def _turns(messages: Sequence[Any], line: int) -> list[Turn | None] | BadRow:
+    """Role and text of each message, None for calls of tools and their results."""
+    names: list[str] = []
+    turns: list[Turn | None] = []
+    for message in messages:
+        if isinstance(message, dict) and (name := _speaker(message)) and _role(name) is None and not _is_tool(message):
+            names += [name] if name not in names else []
+    assistant = assistant_among(names) if names else None
+    if names and assistant is None and len(names) > 1:
+        return BadRow(line, "turns", excerpt(str(messages)))
+    for number, message in enumerate(messages):
+        read = _turn(message, assistant, number, line)
+        if isinstance(read, BadRow):
+            return read
+        turns += read
+    return turns
+
+
+def _turn(message: Any, assistant: str | None, number: int, line: int) -> list[Turn | None] | BadRow:
+    """Role and text of a message; without a role, messages alternate between user and assistant."""
+    alternating: Role = "assistant" if number % 2 else "user"
+    if isinstance(message, str):
+        return [(alternating, message, line)]
+    if both := _question_and_answer(message):
+        return [("user", both[0], line), ("assistant", both[1], line)]
+    if isinstance(message, dict):
+        if _is_tool(message):
+            return [None]
+        name, text = _speaker(message), next((_text(message[key]) for key in _TEXT_KEYS if key in message), None)
+        other: Role = "assistant" if name == assistant else "user"
+        role = alternating if name is None else _role(name) or (other if assistant else None)
+        if role and text is not None:
+            return [(role, text, line)]
+    return BadRow(line, "turns", excerpt(str(message)))
+
+
+def _question_and_answer(message: Any) -> tuple[str, str] | None:
+    """Both sides of an exchange that is written as one element: ["주차?", "네"] or {"input": …, "output": …}."""
+    if isinstance(message, list) and len(message) == 2 and all(isinstance(text, str) for text in message):
+        return message[0], message[1]
+    if not isinstance(message, dict) or _speaker(message) is not None:
+        return None
+    sides = [(header_role(key), _text(value)) for key, value in message.items()]
+    both = {role.role: text for role, text in sides if role and text}
+    return (both["question"], both["answer"]) if {"question", "answer"} <= both.keys() else None
+
+
+def _speaker(message: Mapping[str, Any]) -> str | None:
+    name = next((message[key] for key in _ROLE_KEYS if message.get(key) is not None), None)
+    return str(name) if isinstance(name, str | int) else None
+
+
+def _role(name: str) -> Role | None:
+    return _ROLES.get(name.strip().casefold())
+
+
+def _is_tool(message: Mapping[str, Any]) -> bool:
+    name = (_speaker(message) or "").strip().casefold()
+    calls = message.get("tool_calls") or message.get("function_call")
+    return name in _TOOLS or bool(calls and not _text(message.get("content")))
+
+
+def round_pairs(values: Sequence[str], columns: Columns, line: int, conversation: Conversation) -> Iterator[Pair]:
+    """The pairs of a row that holds a whole conversation in numbered columns."""
+    turns: list[Turn] = []
+    for question, answer in columns.rounds:
+        turns += [("user", values[question], line), ("assistant", values[answer], line)]
+    yield from pairs_of(turns, conversation)
+
+
+def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pair | BadRow]:
+    questions, answers = _texts(row[columns.question.name]), _texts(row[columns.answer.name])
+    for column in columns.alternatives:
+        questions += [text for text in _texts(row.get(column.name)) if text]
+    label = _text(row[columns.label.name]) if columns.label else ""
+    if not questions or not answers:
+        yield BadRow(line, "keys", excerpt(str(dict(row))))
+    subject = _text(row.get("input")) if columns.question.name == "instruction" else ""
+    for question in questions:
+        for answer in answers:
+            asked, replied = _without_markers(question, answer)
+            # what the instruction is about, in Alpaca's layout
+            yield Pair(f"{asked}\n{subject}" if subject else asked, replied, label or "", line=line)
+
+
+def _without_markers(question: str, answer: str) -> tuple[str, str]:
+    """Without the separators of OpenAI's former prompt/completion files (`###`, `->`, ` END`)."""
+    prompt = _LEGACY_PROMPT.sub("", question)
+    return (prompt, _LEGACY_END.sub("", answer).strip()) if prompt != question else (question, answer)
+
+
+def _of_sections(text: str, line: int) -> Pair | None:
+    """A text with headings: ### 명령문: …, ### 입력: …, ### 답변: … (KoAlpaca, Alpaca)."""
+    sections = _SECTION.split(text)
+    named = list(zip(sections[1::2], sections[2::2], strict=False))
+    roles = [(header_role(name), body.strip()) for name, body in named]
+    questions = [body for role, body in roles if role and role.role == "question" and body]
+    answers = [body for role, body in roles if role and role.role == "answer" and body]
+    return Pair("\n".join(questions), answers[-1], line=line) if questions and answers else None
+
+
+def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth: int) -> Iterator[Pair | BadRow]:
+    """The pairs of the objects inside an object: AI-Hub's and KorQuAD's layouts."""
+    values = [value for value in row.values() if isinstance(value, dict | list)]
+    inner = [one for value in values for one in (value if isinstance(value, list) else [value])]
+    for number, value in enumerate(one for one in inner if isinstance(one, dict)):
+        conversation = Conversation(f"{name}.{number}")
+        clear = choose if any(_names_pair(key) for key in value) else (lambda _: None)
+        pairs = [pair for pair in _pairs(value, line, clear, conversation) if isinstance(pair, Pair)]
+        if pairs:
+            yield from pairs
+        elif depth:
+            yield from _nested(value, line, choose, f"{name}.{number}", depth - 1)
+
+
+def _names_pair(key: str) -> bool:
+    role = header_role(key)
+    return bool(role and role.role == "answer")
+
+
+def _texts(value: object) -> list[str]:
+    """A value as texts: a list of strings is several wordings; nothing when it is no text."""
+    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+        return [one for one in value if one.strip()]
+    text = _text(value)
+    return [] if text is None else [text]
+
+
+def _text(value: object) -> str | None:
+    """A value as text: null is empty, OpenAI's content parts are joined; None for other lists and objects."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        parts = [_text(part) for part in value if isinstance(part, dict) and part.get("type", "text") == "text"]
+        return "\n".join(dict.fromkeys(text for text in parts if text)) or None
+    if isinstance(value, dict):
+        return next((_text(value[key]) for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
+    return str(value) if isinstance(value, str | int | float) else None

@@ -1,0 +1,241 @@
+"""JSON objects of a file one after the other, in bounded memory: JSON lines, one list, or a list inside an object."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any
+
+from daedap.data.clean import BadRow, excerpt
+from daedap.data.headers import header_role
+
+Row = dict[str, Any]
+
+CONVERSATIONS = (
+    *("messages", "conversations", "conversation", "dialogue", "dialog", "dialogs", "dialogues", "turns", "utterances"),
+    *("utterance", "lines", "chat", "talks", "대화", "발화"),
+)
+"""Keys of a list of messages."""
+_CHUNK = 1 << 16
+_LONGEST_OBJECT = 1 << 24
+"""Characters. An object that is not closed by then is broken."""
+_SPACE = re.compile(r"[\s\ufeff]*")
+_SEPARATOR = re.compile(r"[\s,\ufeff]*")
+_NEXT_OBJECT = re.compile(r"\}\s*,\s*(?=\{)")
+_DECODER = json.JSONDecoder()
+
+
+def objects(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadRow]]:
+    """Line number and object, or BadRow for what is none.
+
+    One object a line where the first line is a whole object; otherwise one document: a list of objects, an object with
+    such a list (`{"data": [...]}`), or objects that extend over several lines.
+    """
+    rest = iter(lines)
+    skipped: list[str] = []
+    for line in rest:
+        skipped.append(line)
+        if line.strip("\ufeff \t\r\n"):
+            break
+    first = skipped[-1].strip("\ufeff \t\r\n") if skipped else ""
+    whole = chain(skipped, rest)
+    if first.startswith("[") or (first.startswith("{") and not _is_row(first)):
+        yield from _document(_Buffer(whole))
+    else:
+        yield from _by_lines(whole)
+
+
+def _is_row(line: str) -> bool:
+    """Whether a line is an object by itself, and not one around a list of all rows."""
+    if not line.rstrip(", ").endswith("}"):
+        return False
+    key = re.match(r'\{\s*"([^"]*)"\s*:\s*\[\s*\{', line)
+    return not (key and key[1] not in CONVERSATIONS and header_role(key[1]) is None)
+
+
+def _by_lines(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadRow]]:
+    """One object a line. Blank lines at the end don't count."""
+    blank: list[int] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            blank.append(number)
+            continue
+        yield from ((at, BadRow(at, "blank", "")) for at in blank)
+        blank.clear()
+        yield number, _parse_line(number, line)
+
+
+def _parse_line(number: int, line: str) -> Row | BadRow:
+    text = line.strip("\ufeff \t\r\n").rstrip(",")
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        row = _python_literal(text)
+    return row if isinstance(row, dict) else BadRow(number, "json", excerpt(line.strip()))
+
+
+def _python_literal(text: str) -> object:
+    """A Python dict as print() shows it (`{'question': …}`), which many scripts write for JSON; None for other text."""
+    if not text.startswith("{'"):
+        return None
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+class _Buffer:
+    """Text of a file that is decoded value by value."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._text = ""
+        self._at = self._counted = 0
+        self._line = 1
+        self._ended = False
+
+    @property
+    def line(self) -> int:
+        """Line number of the next character."""
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        return self._line
+
+    @property
+    def excerpt(self) -> str:
+        """What comes next, for messages."""
+        return excerpt(self._text[self._at : self._at + 200].strip())
+
+    def peek(self, pattern: re.Pattern[str] = _SPACE) -> str:
+        """The next character after spaces (or commas); empty at the end."""
+        while True:
+            match = pattern.match(self._text, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._text):
+                return self._text[self._at]
+            if not self._read(_CHUNK):
+                return ""
+
+    def skip(self) -> None:
+        """Pass over one character."""
+        self._at += 1
+
+    def decode(self) -> Any:
+        """The value that begins here. Raises ValueError when it is no JSON."""
+        size = _CHUNK
+        while True:
+            try:
+                value, self._at = _DECODER.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - 100
+                if not cut or len(self._text) - self._at > _LONGEST_OBJECT or not self._read(size):
+                    raise
+                size *= 2  # an object is decoded from its beginning again: doubling keeps that linear
+            except RecursionError as error:
+                raise ValueError("nested too deeply") from error
+            else:
+                return value
+
+    def skip_object(self) -> bool:
+        """Go on at the next object of a list after one that is broken; False when there is none."""
+        while not (match := _NEXT_OBJECT.search(self._text, self._at)):
+            if not self._read(_CHUNK):
+                return False
+        self._at = match.end()
+        return True
+
+    def _read(self, size: int) -> bool:
+        """Append at least `size` characters; False at the end of the file."""
+        if self._ended:
+            return False
+        chunks, total = [], 0
+        for line in self._lines:
+            chunks.append(line)
+            total += len(line)
+            if total >= size:
+                break
+        else:
+            self._ended = True
+        self._line = self.line
+        self._text = self._text[self._at :] + "".join(chunks)
+        self._at = self._counted = 0
+        return total > 0
+
+
+def _document(buffer: _Buffer) -> Iterator[tuple[int, Row | BadRow]]:
+    """The objects of one document, or of several in a row."""
+    while character := buffer.peek(_SEPARATOR):
+        line = buffer.line
+        if character == "[":
+            buffer.skip()
+            yield from _elements(buffer)
+        elif character == "{":
+            buffer.skip()
+            yield from _members(buffer, line)
+        else:
+            yield line, BadRow(line, "json", buffer.excerpt)
+            return
+
+
+def _elements(buffer: _Buffer) -> Iterator[tuple[int, Row | BadRow]]:
+    """The objects of a list whose bracket was passed."""
+    while (character := buffer.peek(_SEPARATOR)) not in ("", "]"):
+        line = buffer.line
+        try:
+            value = buffer.decode()
+        except ValueError:
+            yield line, BadRow(line, "json", buffer.excerpt)
+            if not buffer.skip_object():
+                return
+        else:
+            yield line, value if isinstance(value, dict) else BadRow(line, "json", excerpt(str(value)))
+    if character:
+        buffer.skip()
+
+
+def _members(buffer: _Buffer, line: int) -> Iterator[tuple[int, Row | BadRow]]:
+    """An object whose brace was passed, or the objects of the list in it."""
+    row: Row = {}
+    is_container = False
+    while (character := buffer.peek(_SEPARATOR)) not in ("", "}"):
+        try:
+            key = buffer.decode()
+            if not isinstance(key, str) or buffer.peek() != ":":
+                raise ValueError("no key")
+            buffer.skip()
+            if buffer.peek() == "[" and _holds_rows(key, row):
+                buffer.skip()
+                if buffer.peek() == "{":
+                    is_container = True
+                    yield from _elements(buffer)
+                    continue
+                row[key] = list(_plain_elements(buffer))
+            else:
+                row[key] = buffer.decode()
+        except ValueError:
+            yield line, BadRow(line, "json", buffer.excerpt)
+            buffer.skip_object()
+            return
+    if character:
+        buffer.skip()
+    if row and not is_container:
+        yield line, row
+
+
+def _holds_rows(key: str, row: Row) -> bool:
+    """Whether the list under a key may hold the rows of the file rather than be a part of this one."""
+    return key not in CONVERSATIONS and header_role(key) is None and not any(_is_text(name) for name in row)
+
+
+def _is_text(key: str) -> bool:
+    role = header_role(key)
+    return bool(role and role.role in ("question", "answer") and role.rank < 2)
+
+
+def _plain_elements(buffer: _Buffer) -> Iterator[Any]:
+    while buffer.peek(_SEPARATOR) not in ("", "]"):
+        yield buffer.decode()
+    buffer.skip()
