@@ -145,7 +145,7 @@ def test_weights_that_lack_a_block_are_refused(tmp_path: Path) -> None:
     _refused(tmp_path / "toy", r"not all there.*layers\.1.*get them again")
 
 
-def test_weights_saved_without_the_tied_head_are_whole(tmp_path: Path) -> None:
+def test_weights_saved_without_the_tied_head_are_complete(tmp_path: Path) -> None:
     path = toys.kogpt2(tmp_path) / "pytorch_model.bin"
     weights = torch.load(path, weights_only=True)
     bare = {name.removeprefix("transformer."): weight for name, weight in weights.items() if name != "lm_head.weight"}
@@ -155,7 +155,7 @@ def test_weights_saved_without_the_tied_head_are_whole(tmp_path: Path) -> None:
     assert torch.equal(model.lm_head.weight, bare["wte.weight"])
 
 
-def test_a_tokenizer_that_knows_no_korean_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_that_garbles_korean_is_refused(tmp_path: Path) -> None:
     folder = toys.kogpt2(tmp_path / "toy")
     toys.kogpt2_tokenizer(["the quick brown fox jumps over the lazy dog 0123456789"]).save(
         str(folder / "tokenizer.json")
@@ -171,7 +171,7 @@ def test_more_tokens_than_embeddings_are_refused(tmp_path: Path) -> None:
     _refused(folder, "ids up to.*get both")
 
 
-def test_a_tokenizer_that_obeys_typed_control_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_tokenizer_that_encodes_typed_control_tokens_is_refused(tmp_path: Path) -> None:
     folder = toys.qwen3(tmp_path / "toy")
     path = folder / "tokenizer.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"special": true', '"special": false'), encoding="utf-8")
@@ -194,12 +194,12 @@ def without_template(folder: Path, front: str) -> Path:
     return folder
 
 
-def test_a_prompt_begins_with_what_the_tokenizer_puts_before_a_text(tmp_path: Path) -> None:
+def test_a_prompt_begins_with_the_tokenizers_prefix(tmp_path: Path) -> None:
     base = load_base(str(without_template(tmp_path / "toy", "<bos>")))
     assert base.prompt(64).template.opening[0] == base.tokenizer.bos_token_id
 
 
-def test_a_beginning_that_no_template_can_name_is_refused(tmp_path: Path) -> None:
+def test_a_prefix_that_no_template_can_name_is_refused(tmp_path: Path) -> None:
     """A piece of a word, here: a template would spell it out."""
     _refused(without_template(tmp_path / "toy", "<0x41>"), "puts '<0x41>' before every text.*Mark it special")
 
@@ -213,7 +213,7 @@ def test_weights_in_bf16_are_computed_in_fp32(tmp_path: Path) -> None:
         assert torch.equal(loaded.state_dict()[name], weight.float())
 
 
-def test_heads_may_be_wider_than_their_share(tmp_path: Path) -> None:
+def test_an_explicit_head_dim_is_accepted(tmp_path: Path) -> None:
     """As kanana-nano's are; but a width that is not named must be one that the heads divide."""
     config = LlamaConfig(hidden_size=56, num_attention_heads=6, num_key_value_heads=2, head_dim=16)
     config.save_pretrained(tmp_path)
@@ -223,7 +223,7 @@ def test_heads_may_be_wider_than_their_share(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["없는 폴더", "kogpt2", "a/b/c", "../toy"])
-def test_what_is_neither_folder_nor_name_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_folder_nor_name_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BaseError, match="--base"):
         load_base(name)
@@ -234,7 +234,7 @@ class Heard:
     """What was said of each name while the hub was there, which files it was asked for, and what was said after."""
 
     online: dict[str, str]
-    asked: list[str]
+    requests_seen: list[str]
     offline: dict[str, str]
     digest: str
 
@@ -247,27 +247,27 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Heard:
     with _hub(place) as hub:
         online = _load_apart(["toy/kogpt2", "toy/llama", "toy/nothing"], hub.address, place)
     offline = _load_apart(["toy/kogpt2", "toy/nothing"], hub.address, place)
-    return Heard(online, hub.asked, offline, load_base(str(kogpt2)).digest)
+    return Heard(online, hub.requests_seen, offline, load_base(str(kogpt2)).digest)
 
 
-def test_a_base_comes_from_the_hub(heard: Heard) -> None:
+def test_a_base_is_loaded_from_the_hub(heard: Heard) -> None:
     assert heard.online["toy/kogpt2"].split() == ["cc-by-nc-sa-4.0", heard.digest, "GPT2LMHeadModel"]
-    assert f"GET /toy/kogpt2/resolve/{SHA}/pytorch_model.bin" in heard.asked
+    assert f"GET /toy/kogpt2/resolve/{SHA}/pytorch_model.bin" in heard.requests_seen
 
 
 def test_safetensors_are_preferred_to_pickles(heard: Heard) -> None:
     assert heard.online["toy/llama"].endswith("LlamaForCausalLM")
-    assert not [request for request in heard.asked if "llama" in request and "pytorch_model.bin" in request]
+    assert not [request for request in heard.requests_seen if "llama" in request and "pytorch_model.bin" in request]
 
 
-def test_without_the_hub_its_cache_serves(heard: Heard) -> None:
+def test_without_the_hub_the_cache_is_used(heard: Heard) -> None:
     assert heard.offline["toy/kogpt2"] == heard.online["toy/kogpt2"]
 
 
-def test_what_the_hub_does_not_have_or_is_out_of_reach_is_told(heard: Heard) -> None:
-    for said in (heard.online["toy/nothing"], heard.offline["toy/nothing"]):
-        assert said.startswith("toy/nothing: can't be had from the hub")
-        assert said.endswith("--base FOLDER")
+def test_a_missing_or_unreachable_repository_is_reported(heard: Heard) -> None:
+    for message in (heard.online["toy/nothing"], heard.offline["toy/nothing"]):
+        assert message.startswith("toy/nothing: can't be had from the hub")
+        assert message.endswith("--base FOLDER")
 
 
 def _refused(folder: Path, message: str) -> None:
@@ -288,12 +288,12 @@ def _load_apart(names: list[str], endpoint: str, place: Path) -> dict[str, str]:
 class Hub(BaseHTTPRequestHandler):
     """What the hub's client needs of the hub: a model's commit, its files, and their bytes."""
 
-    def __init__(self, root: Path, asked: list[str], *rest: Any) -> None:
-        self.root, self.asked = root, asked
+    def __init__(self, root: Path, requests_seen: list[str], *rest: Any) -> None:
+        self.root, self.requests_seen = root, requests_seen
         super().__init__(*rest)
 
     def do_GET(self) -> None:
-        self.asked.append(f"{self.command} {self.path}")
+        self.requests_seen.append(f"{self.command} {self.path}")
         path = self.path.partition("?")[0].strip("/")
         kind, _, name = path.removeprefix("api/models/").partition("/resolve/" if "/resolve/" in path else "/tree/")
         folder = self.root / kind.partition("/revision/")[0]
@@ -332,8 +332,8 @@ def _etag(file: Path) -> str:
 
 @contextmanager
 def _hub(root: Path) -> Iterator[SimpleNamespace]:
-    asked: list[str] = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, root, asked)) as server:
+    requests_seen: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, root, requests_seen)) as server:
         Thread(target=server.serve_forever).start()
-        yield SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}", asked=asked)
+        yield SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}", requests_seen=requests_seen)
         server.shutdown()

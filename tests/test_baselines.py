@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM
 
 from daedap.model.base import Base, load_base
-from daedap.training import baselines as stock
+from daedap.training import baselines
 from daedap.training.baselines import BASELINES, LENGTH, NAMES, BaselineSettings, Trained, rows_that_fit, train_baseline
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.types import Message, Pair
@@ -69,15 +69,15 @@ def test_padded_rows_have_one_length(name: str, base: Base, tmp_path: Path) -> N
         assert step.head_positions == step.rows * step.length
 
 
-def test_padding_is_not_learned() -> None:
-    row = stock._padded_row([5, 6, 3], 3, 6)
+def test_padding_has_no_label() -> None:
+    row = baselines._padded_row([5, 6, 3], 3, 6)
     assert row["input_ids"] == [5, 6, 3, 3, 3, 3]
     assert row["attention_mask"] == [1, 1, 1, 0, 0, 0]
     assert row["labels"] == [5, 6, 3, -100, -100, -100]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_epoch_takes_every_row_and_learns(name: str, base: Base, tmp_path: Path) -> None:
+def test_an_epoch_trains_on_every_row(name: str, base: Base, tmp_path: Path) -> None:
     before = weights(base.model)
     done = trained(name, base, tmp_path, epochs=1)
     assert sum(step.rows for step in done.steps) == len(ROWS)
@@ -89,7 +89,7 @@ def test_an_epoch_takes_every_row_and_learns(name: str, base: Base, tmp_path: Pa
     if not adapted:
         assert any(not torch.equal(before[key], weight) for key, weight in done.model.named_parameters())
     else:
-        assert any("lora_B" in key for key in moved), "it starts at nothing, so it has learned"
+        assert any("lora_B" in key for key in moved), "lora_B starts at zero"
         assert all("lora_" in key for key in moved)
 
 
@@ -103,14 +103,14 @@ def test_which_layers_are_adapted(folder: Path, tmp_path: Path) -> None:
     assert adapted == {"lora_padded": {"c_attn"}, "trl_best": {"c_attn", "c_proj", "c_fc"}}
 
 
-def test_llama_is_adapted_at_its_queries_and_values(tmp_path: Path) -> None:
+def test_lora_of_llama_adapts_queries_and_values(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "base")))
     model = trained("lora_padded", base, tmp_path / "scratch", max_steps=1).model
     adapted = {key.split(".lora_A")[0].rpartition(".")[2] for key, _ in model.named_parameters() if "lora_A" in key}
     assert adapted == {"q_proj", "v_proj"}
 
 
-def test_bf16_is_what_it_says(base: Base, tmp_path: Path) -> None:
+def test_bf16_uses_autocast(base: Base, tmp_path: Path) -> None:
     seen = set()
     block: torch.nn.Module = base.model.transformer.h[0]  # type: ignore[union-attr, index, assignment]
     block.register_forward_pre_hook(lambda *_: seen.add(torch.is_autocast_enabled("cpu")))
@@ -119,15 +119,15 @@ def test_bf16_is_what_it_says(base: Base, tmp_path: Path) -> None:
     assert seen == {True}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     model(input_ids=torch.tensor([[5]]))
-    assert seen == {True, False}, "afterwards it is a plain model again"
+    assert seen == {True, False}, "the saved model has no autocast"
 
 
-def test_trl_learns_answers_alone_and_groups_by_length(base: Base, tmp_path: Path) -> None:
+def test_trl_trains_on_answers_only_and_groups_by_length(base: Base, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     prompt = base.prompt(LENGTH)
     examples = [prompt.example(row) for row in ROWS]
-    options = stock._options(BASELINES["trl_best"], BaselineSettings(tmp_path, epochs=1))
-    trainer = stock._trl_best(base, examples, options)
+    options = baselines._options(BASELINES["trl_best"], BaselineSettings(tmp_path, epochs=1))
+    trainer = baselines._trl_best(base, examples, options)
     data: Any = trainer.train_dataset
     assert data["input_ids"][:] == [example.ids for example in examples]
     assert data["labels"][:] == [[-100] * one.answer_start + one.ids[one.answer_start :] for one in examples]
@@ -136,11 +136,11 @@ def test_trl_learns_answers_alone_and_groups_by_length(base: Base, tmp_path: Pat
     assert not trainer.args.bf16
 
 
-def test_few_steps_stand_for_the_epoch(base: Base) -> None:
+def test_an_excerpt_is_representative_of_the_epoch(base: Base) -> None:
     prompt = base.prompt(LENGTH)
     examples = sorted((prompt.example(row) for row in toys.PAIRS * 20), key=lambda one: len(one.ids))
     options = {"per_device_train_batch_size": 4, "max_steps": 40, "seed": 1}
-    chosen = stock._excerpt(examples, options)
+    chosen = baselines._excerpt(examples, options)
     assert len(chosen) == 160
     batches = [[len(one.ids) for one in chosen[start : start + 4]] for start in range(0, 160, 4)]
     spread = sum(max(batch) - min(batch) for batch in batches) / len(batches)
@@ -154,7 +154,7 @@ def test_rows_that_do_not_fit_are_left_out(base: Base) -> None:
     assert rows_that_fit(base, [*ROWS, Pair("네?", "네.", history=turns)]) == ROWS
 
 
-def counted(model: Any, rows: int, length: int) -> float:
+def torch_flops(model: Any, rows: int, length: int) -> float:
     ids = torch.randint(5, 100, (rows, length))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, use_cache=False).logits.sum().backward()
@@ -162,15 +162,15 @@ def counted(model: Any, rows: int, length: int) -> float:
 
 
 @pytest.mark.parametrize("target", [None, ["c_attn"], ["c_fc"], "all-linear"])
-def test_operations_are_those_that_torch_counts(folder: Path, target: Any) -> None:
+def test_flops_agree_with_torch(folder: Path, target: Any) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32)
     if target:
         model = get_peft_model(model, LoraConfig(r=4, target_modules=target, fan_in_fan_out=True))
-    told = step_flops(model, rows=3, length=20, head_positions=60)
-    assert told == pytest.approx(counted(model, 3, 20), rel=0.01)
+    estimate = step_flops(model, rows=3, length=20, head_positions=60)
+    assert estimate == pytest.approx(torch_flops(model, 3, 20), rel=0.01)
 
 
-def test_operations_below_the_lowest_trained_layer(base: Base) -> None:
+def test_flops_below_the_lowest_trained_layer(base: Base) -> None:
     everything = step_flops(base.model, rows=1, length=16, head_positions=16)
     model = get_peft_model(base.model, LoraConfig(r=4, target_modules=["h.1.mlp.c_proj"], fan_in_fan_out=True))
     assert step_flops(model, rows=1, length=16, head_positions=16) < 0.55 * everything
@@ -179,7 +179,7 @@ def test_operations_below_the_lowest_trained_layer(base: Base) -> None:
     assert step_flops(model, rows=1, length=16, head_positions=16) - fewer == 12 * 4 * head
 
 
-def test_memory_is_what_is_held_at_the_most() -> None:
+def test_peak_memory_of_a_block() -> None:
     with PeakMemory() as memory:
         block = bytearray(200_000_000)
         block[::4096] = b"x" * len(block[::4096])
@@ -192,7 +192,7 @@ def test_memory_is_what_is_held_at_the_most() -> None:
 
 
 def test_peak_of_matrix_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daedap.training.benchmark._SHAPES", ((8, 8, 8), (256, 256, 256)))
+    monkeypatch.setattr("daedap.training.profiling._SHAPES", ((8, 8, 8), (256, 256, 256)))
     fast = matmul_peak(torch.float32)
-    monkeypatch.setattr("daedap.training.benchmark._SHAPES", ((8, 8, 8),))
+    monkeypatch.setattr("daedap.training.profiling._SHAPES", ((8, 8, 8),))
     assert 0 < matmul_peak(torch.float32) < fast

@@ -7,26 +7,26 @@ from daedap.training.biencoder import _SameAnswerSampler, fit_biencoder
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_belongs_together_is_brought_together(bf16: bool) -> None:
+def test_questions_are_nearest_to_their_answers(bf16: bool) -> None:
     rng = np.random.default_rng(0)
-    asked = rng.normal(size=(300, 40)).astype(np.float32)
-    said = (asked @ np.linalg.qr(rng.normal(size=(40, 40)))[0]).astype(np.float32)  # nothing alike before
+    questions = rng.normal(size=(300, 40)).astype(np.float32)
+    answers = (questions @ np.linalg.qr(rng.normal(size=(40, 40)))[0]).astype(np.float32)  # nothing alike before
     groups = np.arange(300)
-    learned = fit_biencoder(asked, said, groups, 1, bf16=bf16)
-    one, other = asked @ learned.question, said @ learned.answer
+    projections = fit_biencoder(questions, answers, groups, 1, bf16=bf16)
+    one, other = questions @ projections.question, answers @ projections.answer
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (one, other)]
     assert ((unit[0] @ unit[1].T).argmax(axis=1) == groups).mean() > 0.9
-    again = fit_biencoder(asked, said, groups, 1, bf16=bf16)
-    assert np.array_equal(again.question, learned.question)
+    again = fit_biencoder(questions, answers, groups, 1, bf16=bf16)
+    assert np.array_equal(again.question, projections.question)
 
 
-def test_twins_have_the_same_answer() -> None:
+def test_sampled_rows_have_the_same_answer() -> None:
     groups = np.array([3, 1, 3, 2, 1, 3])
-    twins, rows = _SameAnswerSampler(groups), np.arange(6)
-    drawn = np.stack([twins.of(rows, np.random.default_rng(seed)) for seed in range(20)])
-    assert (groups[drawn] == groups).all()
-    assert set(drawn[:, 0]) == {0, 2, 5}
-    assert set(drawn[:, 3]) == {3}
+    sampler, rows = _SameAnswerSampler(groups), np.arange(6)
+    sampled = np.stack([sampler.sample(rows, np.random.default_rng(seed)) for seed in range(20)])
+    assert (groups[sampled] == groups).all()
+    assert set(sampled[:, 0]) == {0, 2, 5}
+    assert set(sampled[:, 3]) == {3}
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])

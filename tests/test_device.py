@@ -15,9 +15,9 @@ def test_a_fused_activation_computes_the_same(tmp_path: Path) -> None:
     model = load_base(str(toys.kogpt2(tmp_path / "kogpt2"))).model
     ids = torch.randint(0, 900, (2, 9), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted = model(ids).logits
+        expected = model(ids).logits
         fuse_activations(model)
-        found = model(ids).logits
+        actual = model(ids).logits
     assert not any(isinstance(part, NewGELUActivation) for part in model.modules())
     assert sum(isinstance(part, nn.GELU) for part in model.modules()) == 2
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)

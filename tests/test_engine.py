@@ -44,17 +44,17 @@ TURNS = (Message("user", "배고파 죽겠다"), Message("assistant", "냉장고
 
 
 @dataclass(frozen=True)
-class Both:
-    """The same model by PyTorch in fp32 and by CTranslate2 in eight bits, with its whole head and with a short one."""
+class Implementations:
+    """The same model in PyTorch (fp32) and in CTranslate2 (int8), with the full head and with a shortlist."""
 
     torch: TorchModel
     engine: Engine
     short: Engine
 
 
-def converted(speaker: TorchModel, folder: Path, kept: Sequence[int] = ()) -> Engine:
-    convert(copy.deepcopy(speaker.model), speaker.prompt, folder, torch.tensor(sorted(kept)) if kept else None)
-    return Engine.open(folder, speaker.prompt, speaker.max_new_tokens)
+def converted(model: TorchModel, folder: Path, kept: Sequence[int] = ()) -> Engine:
+    convert(copy.deepcopy(model.model), model.prompt, folder, torch.tensor(sorted(kept)) if kept else None)
+    return Engine.open(folder, model.prompt, model.max_new_tokens)
 
 
 def with_config(base: Path, **changes: object) -> Path:
@@ -64,18 +64,18 @@ def with_config(base: Path, **changes: object) -> Path:
 
 
 @pytest.fixture(scope="module", params=list(toys.BASES))
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Both:
-    """They know a few answers."""
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Implementations:
+    """Trained on a few answers."""
     name: str = request.param
-    place: Path = tmp_path_factory.mktemp("both")
-    base = load_base(str(with_config(toys.BASES[name](place / name), sliding_window=128)))
+    folder: Path = tmp_path_factory.mktemp("both")
+    base = load_base(str(with_config(toys.BASES[name](folder / name), sliding_window=128)))
     prompt = base.prompt(128)
     examples = [prompt.example(pair) for pair in LEARNED]
-    Trainer(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), place).run()
-    speaker = TorchModel(base.model, prompt, max_new_tokens=max(example.n_labels for example in examples))
-    said = {number for example in examples for number in example.ids[example.answer_start :]}
-    return Both(
-        speaker, converted(speaker, place / "engine"), converted(speaker, place / "shortlisted" / "engine", [*said])
+    Trainer(toys.task(base.model, examples, []), RECIPE, Machine("cpu", "fp32", 1, ""), folder).run()
+    model = TorchModel(base.model, prompt, max_new_tokens=max(example.n_labels for example in examples))
+    shortlist = {id for example in examples for id in example.ids[example.answer_start :]}
+    return Implementations(
+        model, converted(model, folder / "engine"), converted(model, folder / "shortlisted" / "engine", [*shortlist])
     )
 
 
@@ -85,157 +85,157 @@ def kogpt2(tmp_path: Path) -> TorchModel:
     return TorchModel(base.model, base.prompt(96), max_new_tokens=12)
 
 
-def favour(speaker: TorchModel, wanted: Sequence[int]) -> TorchModel:
-    """Weights that like these tokens best, the first one most, whatever was asked."""
-    body = cast("GPT2LMHeadModel", speaker.model).transformer
+def favour(model: TorchModel, ids: Sequence[int]) -> TorchModel:
+    """Set weights so that these tokens are the most likely ones after any prompt, in descending order."""
+    body = cast("GPT2LMHeadModel", model.model).transformer
     direction = torch.zeros(body.ln_f.bias.shape)
     direction[0] = 1.0
     with torch.no_grad():
         body.ln_f.weight.zero_()
         body.ln_f.bias.copy_(direction)
-        for place, number in enumerate(wanted):
-            body.wte.weight[number] = direction * (100.0 - place)
-    return speaker
+        for rank, id in enumerate(ids):
+            body.wte.weight[id] = direction * (100.0 - rank)
+    return model
 
 
-def test_it_says_what_pytorch_says(both: Both) -> None:
-    wanted = both.torch.reply(LEARNED)
-    assert sum(said.text == pair.answer for said, pair in zip(wanted, LEARNED, strict=True)) >= 14
+def test_replies_equal_those_of_pytorch(both: Implementations) -> None:
+    expected = both.torch.reply(LEARNED)
+    assert sum(reply.text == pair.answer for reply, pair in zip(expected, LEARNED, strict=True)) >= 14
     for engine in (both.engine, both.short):
-        for said, want in zip(engine.reply(LEARNED), wanted, strict=True):
-            assert (said.text, said.ended, said.tokens) == (want.text, want.ended, want.tokens)
-            assert said.log2_probability == pytest.approx(want.log2_probability, abs=0.05)
+        for reply, want in zip(engine.reply(LEARNED), expected, strict=True):
+            assert (reply.text, reply.ended, reply.tokens) == (want.text, want.ended, want.tokens)
+            assert reply.log2_probability == pytest.approx(want.log2_probability, abs=0.05)
 
 
-def test_a_short_head_is_a_file_of_its_own(both: Both) -> None:
+def test_a_shortlist_has_a_file_of_its_own(both: Implementations) -> None:
     assert not (both.engine.folder / "replies").exists()
     assert (both.short.folder / "replies" / "model.bin").exists()
 
 
-def test_it_scores_as_pytorch_does(both: Both) -> None:
-    """Words that no answer has are scored, too, whatever the replies' model knows."""
-    wanted = both.torch.log2_probability(toys.PAIRS)
+def test_scores_equal_those_of_pytorch(both: Implementations) -> None:
+    """Tokens outside the shortlist are scored, too."""
+    expected = both.torch.log2_probability(toys.PAIRS)
     for engine in (both.engine, both.short):
-        found = engine.log2_probability(toys.PAIRS)
-        assert found[:, 1].tolist() == wanted[:, 1].tolist()
-        assert np.abs(found[:, 0] - wanted[:, 0]).sum() / wanted[:, 1].sum() < 0.05
+        actual = engine.log2_probability(toys.PAIRS)
+        assert actual[:, 1].tolist() == expected[:, 1].tolist()
+        assert np.abs(actual[:, 0] - expected[:, 0]).sum() / expected[:, 1].sum() < 0.05
 
 
-@pytest.mark.skipif("VNNI" in processor_features(), reason="this processor sums eight-bit products in 32 bits")
-def test_weights_of_full_range_saturate_without_vnni(both: Both, tmp_path: Path) -> None:
-    """What the narrower range of weights is for: `make test-avx2` runs this on every machine."""
+@pytest.mark.skipif("VNNI" in processor_features(), reason="this processor accumulates int8 products in 32 bits")
+def test_weights_of_full_range_saturate_without_vnni(both: Implementations, tmp_path: Path) -> None:
+    """Why int8 weights use a reduced range. `make test-avx2` runs this on every machine."""
     convert(both.torch.model, both.torch.prompt, tmp_path / "engine", largest_pair=254)
     full = Engine.open(tmp_path / "engine", both.torch.prompt, both.torch.max_new_tokens)
-    wanted = both.torch.log2_probability(toys.PAIRS)
-    apart = [np.abs(engine.log2_probability(toys.PAIRS) - wanted)[:, 0].sum() for engine in (full, both.engine)]
+    expected = both.torch.log2_probability(toys.PAIRS)
+    apart = [np.abs(engine.log2_probability(toys.PAIRS) - expected)[:, 0].sum() for engine in (full, both.engine)]
     assert apart[0] > 2 * apart[1], "saturated sums"
 
 
-def test_a_reply_is_as_likely_as_when_it_is_scored(both: Both) -> None:
-    for pair, said in zip(LEARNED, both.engine.reply(LEARNED), strict=True):
-        bits, labels = both.engine.log2_probability([replace(pair, answer=said.text)])[0]
-        if labels == said.tokens:  # else it is spelled with other tokens
-            assert bits == pytest.approx(said.log2_probability * said.tokens, abs=0.05)
+def test_a_reply_has_the_probability_of_its_score(both: Implementations) -> None:
+    for pair, reply in zip(LEARNED, both.engine.reply(LEARNED), strict=True):
+        bits, labels = both.engine.log2_probability([replace(pair, answer=reply.text)])[0]
+        if labels == reply.tokens:  # else it is spelled with other tokens
+            assert bits == pytest.approx(reply.log2_probability * reply.tokens, abs=0.05)
 
 
 @pytest.mark.parametrize("kind", ["torch", "engine", "short"])
-def test_samples(both: Both, kind: str) -> None:
-    talker: LanguageModel = getattr(both, kind)
-    drawn = talker.sample(LEARNED[:3], 6, seed=1, temperature=0.7)
-    assert [len(said) for said in drawn] == [6, 6, 6]
-    for pair, said in zip(LEARNED, drawn, strict=False):
-        likely = [one.log2_probability for one in said]
+def test_samples(both: Implementations, kind: str) -> None:
+    model: LanguageModel = getattr(both, kind)
+    samples = model.sample(LEARNED[:3], 6, seed=1, temperature=0.7)
+    assert [len(of_pair) for of_pair in samples] == [6, 6, 6]
+    for pair, of_pair in zip(LEARNED, samples, strict=False):
+        likely = [one.log2_probability for one in of_pair]
         assert likely == sorted(likely, reverse=True)
-        assert all(one.ended and one.tokens >= 1 for one in said)
-        best = talker.reply([pair])[0]
-        assert best.text in [one.text for one in said], "what was learned is likely enough to come up"
-    assert talker.sample(LEARNED[:3], 6, seed=1, temperature=0.7) == drawn
-    hot = [talker.sample(LEARNED[:3], 6, seed=seed, temperature=3.0) for seed in (1, 1, 2)]
+        assert all(one.ended and one.tokens >= 1 for one in of_pair)
+        best = model.reply([pair])[0]
+        assert best.text in [one.text for one in of_pair], "a memorised answer is sampled"
+    assert model.sample(LEARNED[:3], 6, seed=1, temperature=0.7) == samples
+    hot = [model.sample(LEARNED[:3], 6, seed=seed, temperature=3.0) for seed in (1, 1, 2)]
     assert hot[0] == hot[1] != hot[2]
     assert len({one.text for one in hot[0][0]}) > 1
 
 
 @pytest.mark.parametrize("kind", ["torch", "engine", "short"])
-def test_cold_samples_are_the_greedy_reply(both: Both, kind: str) -> None:
-    talker: LanguageModel = getattr(both, kind)
-    greedy = [said.text for said in talker.reply(LEARNED)]
+def test_samples_at_low_temperature_are_greedy(both: Implementations, kind: str) -> None:
+    model: LanguageModel = getattr(both, kind)
+    greedy = [reply.text for reply in model.reply(LEARNED)]
     for top_k in (0, 5, 100_000):
-        drawn = talker.sample(LEARNED, 2, seed=3, temperature=0.01, top_k=top_k)
-        assert [[said.text for said in two] for two in drawn] == [[text, text] for text in greedy]
+        samples = model.sample(LEARNED, 2, seed=3, temperature=0.01, top_k=top_k)
+        assert [[reply.text for reply in two] for two in samples] == [[text, text] for text in greedy]
 
 
-def test_a_sample_among_two_stays_among_them(kogpt2: TorchModel, tmp_path: Path) -> None:
+def test_top_k_sampling(kogpt2: TorchModel, tmp_path: Path) -> None:
     first, second, third = (encode(kogpt2.prompt.tokenizer, word)[-1] for word in ("네", "요", "다"))
     engine = converted(favour(kogpt2, [first, second, third]), tmp_path / "engine")
-    for talker in (kogpt2, engine):
-        among_two = "".join(said.text for said in talker.sample([toys.PAIRS[0]], 8, seed=1, temperature=5, top_k=2)[0])
+    for model in (kogpt2, engine):
+        among_two = "".join(reply.text for reply in model.sample([toys.PAIRS[0]], 8, seed=1, temperature=5, top_k=2)[0])
         assert set(among_two) <= {"네", "요", " "}
         assert "요" in among_two
-        among_all = "".join(said.text for said in talker.sample([toys.PAIRS[0]], 8, seed=1, temperature=5)[0])
+        among_all = "".join(reply.text for reply in model.sample([toys.PAIRS[0]], 8, seed=1, temperature=5)[0])
         assert "다" in among_all
 
 
-def test_replies_in_a_batch_are_those_given_alone(both: Both) -> None:
+def test_batched_replies_equal_single_ones(both: Implementations) -> None:
     together = both.engine.reply(LEARNED)
-    assert [said.text for said in together] == [both.engine.reply([pair])[0].text for pair in LEARNED]
-    assert [said.text for said in both.engine.reply(LEARNED * 9)] == [said.text for said in together] * 9
+    assert [reply.text for reply in together] == [both.engine.reply([pair])[0].text for pair in LEARNED]
+    assert [reply.text for reply in both.engine.reply(LEARNED * 9)] == [reply.text for reply in together] * 9
 
 
-def test_control_tokens_are_never_said(kogpt2: TorchModel, tmp_path: Path) -> None:
+def test_control_tokens_are_never_generated(kogpt2: TorchModel, tmp_path: Path) -> None:
     word = encode(kogpt2.prompt.tokenizer, "네")[-1]
     controls = sorted(kogpt2.prompt.control_ids - {kogpt2.prompt.template.eos_id})
     engine = converted(favour(kogpt2, [*controls, word]), tmp_path / "engine")
     assert len(controls) >= 10
     assert engine.reply(toys.PAIRS[:2])[0].text == kogpt2.reply(toys.PAIRS[:2])[0].text
     samples = engine.sample(toys.PAIRS[:2], 4, seed=1, temperature=2.0)
-    for said in (said for four in samples for said in four):
-        assert set(said.text) <= {"네", " "}
+    for reply in (reply for four in samples for reply in four):
+        assert set(reply.text) <= {"네", " "}
 
 
-def test_an_answer_may_be_the_end_alone(kogpt2: TorchModel, tmp_path: Path) -> None:
+def test_an_empty_reply(kogpt2: TorchModel, tmp_path: Path) -> None:
     engine = converted(favour(kogpt2, [kogpt2.prompt.template.eos_id]), tmp_path / "engine")
-    said = engine.reply(toys.PAIRS[:1])[0]
-    assert (said.text, said.ended, said.tokens) == ("", True, 1)
+    reply = engine.reply(toys.PAIRS[:1])[0]
+    assert (reply.text, reply.ended, reply.tokens) == ("", True, 1)
 
 
 def test_a_reply_that_does_not_end_is_cut_at_the_limit(kogpt2: TorchModel, tmp_path: Path) -> None:
     word = encode(kogpt2.prompt.tokenizer, "네")[-1]
     engine = converted(favour(kogpt2, [word]), tmp_path / "engine")
-    for said in (engine.reply(toys.PAIRS[:1])[0], *engine.sample(toys.PAIRS[:1], 2, seed=1, temperature=0.1)[0]):
-        assert (said.ended, said.tokens, said.text.count("네")) == (False, 12, 12)
+    for reply in (engine.reply(toys.PAIRS[:1])[0], *engine.sample(toys.PAIRS[:1], 2, seed=1, temperature=0.1)[0]):
+        assert (reply.ended, reply.tokens, reply.text.count("네")) == (False, 12, 12)
     question = engine.prompt.question(toys.PAIRS[0])
     long = replace(engine, max_new_tokens=92)
     assert long.reply(toys.PAIRS[:1])[0].tokens == 96 - len(question)
 
 
-def test_a_typed_control_token_stays_text(both: Both) -> None:
+def test_a_typed_control_token_stays_text(both: Implementations) -> None:
     typed = [Pair("</s> <usr> <|im_end|> 안녕", "<sys></s>"), Pair("<0x41> </s>", "<eos>")]
-    wanted, found = both.torch.log2_probability(typed), both.engine.log2_probability(typed)
-    assert found[:, 1].tolist() == wanted[:, 1].tolist()
-    np.testing.assert_allclose(found[:, 0], wanted[:, 0], rtol=0.05)
+    expected, actual = both.torch.log2_probability(typed), both.engine.log2_probability(typed)
+    assert actual[:, 1].tolist() == expected[:, 1].tolist()
+    np.testing.assert_allclose(actual[:, 0], expected[:, 0], rtol=0.05)
 
 
-def test_history_is_read_and_gives_way(kogpt2: TorchModel, tmp_path: Path) -> None:
+def test_history_is_used_and_dropped_when_too_long(kogpt2: TorchModel, tmp_path: Path) -> None:
     engine = converted(kogpt2, tmp_path / "engine")
-    asked = Pair("점심 뭐 먹지", "매콤한 김치찌개는 어떠세요?", history=TURNS)
-    alone = replace(asked, history=())
-    with_turns, without = engine.log2_probability([asked, alone])[:, 0]
-    assert with_turns == pytest.approx(kogpt2.log2_probability([asked])[0, 0], abs=0.5)
+    question_pair = Pair("점심 뭐 먹지", "매콤한 김치찌개는 어떠세요?", history=TURNS)
+    alone = replace(question_pair, history=())
+    with_turns, without = engine.log2_probability([question_pair, alone])[:, 0]
+    assert with_turns == pytest.approx(kogpt2.log2_probability([question_pair])[0, 0], abs=0.5)
     assert abs(with_turns - without) > 1.0
     tight = replace(engine, max_new_tokens=96 - len(kogpt2.prompt.question(alone)))
-    long = replace(asked, history=TURNS * 3)
+    long = replace(question_pair, history=TURNS * 3)
     assert tight.reply([long])[0].text == tight.reply([alone])[0].text
     with pytest.raises(DataError, match="tokens long"):
         engine.reply([Pair("길이 막혀 " * 60, "")])
 
 
-def test_no_questions_no_replies(both: Both) -> None:
+def test_no_questions_no_replies(both: Implementations) -> None:
     assert both.engine.reply([]) == []
     assert both.engine.sample([], 3, seed=1) == both.torch.sample([], 3, seed=1) == []
     assert both.engine.log2_probability([]).shape == (0, 2)
 
 
-def test_rows_without_a_token_have_names_of_their_own(tmp_path: Path) -> None:
+def test_embedding_rows_without_a_token_get_unique_names(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "llama")))
     base.model.resize_token_embeddings(len(base.tokenizer) + 9)
     engine = converted(TorchModel(base.model, base.prompt(96), 12), tmp_path / "engine")
@@ -245,8 +245,8 @@ def test_rows_without_a_token_have_names_of_their_own(tmp_path: Path) -> None:
     assert engine.reply(toys.PAIRS[:1])[0].tokens > 0
 
 
-def begun(place: Path, base: Path) -> Run:
-    """A run whose model has learned, and nothing else."""
+def train_run(place: Path, base: Path) -> Run:
+    """A run with a trained model and nothing else."""
     run = create(place / "runs")
     write_split(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
     model_options = ModelOptions(base=str(base), max_length=96, precision="fp32", device="cpu")
@@ -279,23 +279,21 @@ def test_an_architecture_unknown_to_ctranslate2_is_answered_by_pytorch(
     )
     Olmo2ForCausalLM(config).save_pretrained(tmp_path / "olmo2")
     save_tokenizer(tokenizer, tmp_path / "olmo2")
-    run = begun(tmp_path, tmp_path / "olmo2")
+    run = train_run(tmp_path, tmp_path / "olmo2")
     caplog.set_level("INFO", logger="daedap")
     caplog.clear()
     write_engine(run, open_trained(run))
     assert len(caplog.messages) == 1
     assert "CTranslate2 can't compute a model of type olmo2" in caplog.text
     assert not (run.folder / "engine").exists()
-    talker = open_engine(run)
-    assert isinstance(talker, TorchModel)
-    assert [len(said) for said in talker.sample(LEARNED[:2], 3, seed=1)] == [3, 3]
+    model = open_engine(run)
+    assert isinstance(model, TorchModel)
+    assert [len(of_pair) for of_pair in model.sample(LEARNED[:2], 3, seed=1)] == [3, 3]
 
 
-def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """CTranslate2 divides the attention by the root of its width, whatever the configuration says."""
-    run = begun(tmp_path, with_config(toys.kogpt2(tmp_path / "kogpt2"), scale_attn_weights=False))
+def test_an_engine_that_disagrees_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """CTranslate2 ignores `scale_attn_weights`."""
+    run = train_run(tmp_path, with_config(toys.kogpt2(tmp_path / "kogpt2"), scale_attn_weights=False))
     caplog.set_level("INFO", logger="daedap")
     write_engine(run, open_trained(run))
     assert "its answers differ from the trained model's" in caplog.text
@@ -304,23 +302,23 @@ def test_a_model_that_would_be_computed_wrong_is_left_to_pytorch(
 
 
 def test_weights_too_uneven_for_eight_bits_stay_in_float32(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A number that is always 0 may have weights of any size, beside which eight bits see no others: as Gemma's."""
-    run = begun(tmp_path, toys.kogpt2(tmp_path / "kogpt2"))
-    speaker = open_trained(run)
-    body: Any = cast("GPT2LMHeadModel", speaker.model).transformer
+    """Weights of a feature that is always 0 may be huge; int8 then rounds all others to 0. Gemma has such weights."""
+    run = train_run(tmp_path, toys.kogpt2(tmp_path / "kogpt2"))
+    model = open_trained(run)
+    body: Any = cast("GPT2LMHeadModel", model.model).transformer
     with torch.no_grad():
         for block in body.h:
             for norm, reads in ((block.ln_1, block.attn.c_attn), (block.ln_2, block.mlp.c_fc)):
                 norm.weight[0] = norm.bias[0] = 0.0
                 reads.weight[0] = 1000.0
     caplog.set_level("INFO", logger="daedap")
-    write_engine(run, speaker)
+    write_engine(run, model)
     assert "keeps them in float32" in caplog.text
     engine = open_engine(run)
     assert isinstance(engine, Engine)
     assert engine.compute_type == "float32"
-    wanted, found = speaker.log2_probability(LEARNED)[:, 0], engine.log2_probability(LEARNED)[:, 0]
-    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+    expected, actual = model.log2_probability(LEARNED)[:, 0], engine.log2_probability(LEARNED)[:, 0]
+    np.testing.assert_allclose(actual, expected, rtol=1e-3)
 
 
 def test_a_model_without_a_converter_is_refused(tmp_path: Path) -> None:
@@ -332,32 +330,32 @@ def test_a_model_without_a_converter_is_refused(tmp_path: Path) -> None:
         convert(model, prompt, tmp_path / "engine")
 
 
-def test_texts_longer_than_a_sliding_window_are_left_to_pytorch(tmp_path: Path) -> None:
+def test_a_window_shorter_than_the_texts_is_refused(tmp_path: Path) -> None:
     base = load_base(str(toys.gemma3(tmp_path / "gemma3")))
     with pytest.raises(EngineError, match="looks back only 32 tokens, and --max-length is 33"):
         convert(base.model, base.prompt(33), tmp_path / "engine")
     convert(base.model, base.prompt(32), tmp_path / "engine")
 
 
-def test_states_may_be_wider_than_a_window(tmp_path: Path) -> None:
-    """As gemma-3-270m's, 640 against 512: CTranslate2 would take their width for a text's length."""
+def test_the_hidden_size_may_exceed_the_window(tmp_path: Path) -> None:
+    """gemma-3-270m: 640 > 512, which CTranslate2 mistakes for the length of the text."""
     base = load_base(str(toys.gemma3(tmp_path / "gemma3")))
     config = base.model.config.to_dict() | {"hidden_size": 96, "sliding_window": 64}
     torch.manual_seed(0)
-    speaker = TorchModel(Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval(), base.prompt(64), 8)
-    engine = converted(speaker, tmp_path / "engine")
-    wanted, found = speaker.log2_probability(LEARNED), engine.log2_probability(LEARNED)
-    assert np.abs(found - wanted)[:, 0].sum() / wanted[:, 1].sum() < 0.05
+    model = TorchModel(Gemma3ForCausalLM(Gemma3TextConfig(**config)).eval(), base.prompt(64), 8)
+    engine = converted(model, tmp_path / "engine")
+    expected, actual = model.log2_probability(LEARNED), engine.log2_probability(LEARNED)
+    assert np.abs(actual - expected)[:, 0].sum() / expected[:, 1].sum() < 0.05
 
 
 @pytest.fixture
 def damaged(trained: Run, tmp_path: Path) -> Run:
-    """A copy that may be damaged."""
+    """A copy of a run, to be damaged."""
     return Run(Path(shutil.copytree(trained.folder, tmp_path / "0001")))
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
-def test_a_truncated_engine_is_told(damaged: Run, kept: float) -> None:
+def test_a_truncated_engine_is_reported(damaged: Run, kept: float) -> None:
     path = damaged.folder / "engine" / "model.bin"
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
@@ -366,7 +364,7 @@ def test_a_truncated_engine_is_told(damaged: Run, kept: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.bin", "config.json", "vocabulary.json"])
-def test_an_engine_without_a_file_is_told(damaged: Run, name: str) -> None:
+def test_a_missing_engine_file_is_reported(damaged: Run, name: str) -> None:
     (damaged.folder / "engine" / name).unlink()
     with pytest.raises(RunError, match=r"engine.*can't be read"):
         open_engine(damaged)
@@ -377,7 +375,7 @@ def test_without_an_engine_pytorch_answers(damaged: Run) -> None:
     assert isinstance(open_engine(damaged), TorchModel)
 
 
-def test_pytorch_keeps_its_threads(both: Both) -> None:
+def test_pytorch_keeps_its_number_of_threads(both: Implementations) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:

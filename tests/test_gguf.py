@@ -85,9 +85,9 @@ def toy(kind: str, folder: Path, stored: Kind = Kind.F32, metadata: Mapping[str,
     tokenizer = published.tokenizer_of(replace(habits, split=split))
     config = {**CONFIGS[kind], "vocab_size": len(tokenizer) + 3}
     model = AutoModelForCausalLM.from_pretrained(published.save_random(config, folder / "source"), dtype=torch.float32)
-    told = {"general.license": "apache-2.0", "tokenizer.ggml.add_bos_token": adds, **(metadata or {})}
+    message = {"general.license": "apache-2.0", "tokenizer.ggml.add_bos_token": adds, **(metadata or {})}
     path = folder / f"{kind}.gguf"
-    write(path, kind, model, tokenizer, stored, told)
+    write(path, kind, model, tokenizer, stored, message)
     return Toy(path, model.eval(), tokenizer)
 
 
@@ -97,10 +97,10 @@ def write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     stored: Kind,
-    told: dict[str, object],
+    message: dict[str, object],
 ) -> None:
-    writer = gguf.GGUFWriter(path, str(told.pop("general.architecture", kind)))
-    for key, value in {**shape_of(kind, model), **tokens_of(kind, tokenizer), **told}.items():
+    writer = gguf.GGUFWriter(path, str(message.pop("general.architecture", kind)))
+    for key, value in {**shape_of(kind, model), **tokens_of(kind, tokenizer), **message}.items():
         add(writer, key, value)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
     names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
@@ -176,7 +176,7 @@ def tokens_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, object
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     kinds = [added.get(token, 6 if token.startswith("<0x") else 1) for token in tokens]
     spare = ["<mask>", "[PAD1]", "[PAD2]"]  # the first as Gemma has it
-    told: dict[str, object] = {
+    message: dict[str, object] = {
         "model": "llama" if kind == "gemma3" else "gpt2",
         "pre": SPLITS[kind],
         "tokens": [*tokens, *spare],
@@ -185,10 +185,10 @@ def tokens_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, object
         "eos_token_id": tokenizer.eos_token_id,
     }
     if kind == "gemma3":
-        told |= {"scores": [0.0] * (len(tokens) + 3), "padding_token_id": 0, "unknown_token_id": 3}
+        message |= {"scores": [0.0] * (len(tokens) + 3), "padding_token_id": 0, "unknown_token_id": 3}
     else:
-        told["merges"] = [" ".join(merge) for merge in read_options["model"]["merges"]]
-    return {f"tokenizer.ggml.{name}": value for name, value in told.items()}
+        message["merges"] = [" ".join(merge) for merge in read_options["model"]["merges"]]
+    return {f"tokenizer.ggml.{name}": value for name, value in message.items()}
 
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -205,7 +205,7 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 
 @pytest.mark.parametrize("stored", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0])
 @pytest.mark.parametrize("kind", list(CONFIGS))
-def test_a_file_is_read_as_it_was_written(kind: str, stored: Kind, tmp_path: Path) -> None:
+def test_a_written_file_is_read_back(kind: str, stored: Kind, tmp_path: Path) -> None:
     """Logits, tokens and beginnings are the source's; rounded weights are those that the file holds."""
     made = toy(kind, tmp_path, stored)
     base = load_base(str(made.path))
@@ -221,7 +221,7 @@ def test_a_file_is_read_as_it_was_written(kind: str, stored: Kind, tmp_path: Pat
         torch.testing.assert_close(base.model(input_ids=ids).logits, made.model(input_ids=ids).logits)
 
 
-def test_it_is_saved_as_any_other_model(tmp_path: Path) -> None:
+def test_a_gguf_base_is_saved_like_any_model(tmp_path: Path) -> None:
     made = toy("gemma3", tmp_path / "gguf", Kind.Q8_0)
     base = load_base(str(made.path))
     base.model.save_pretrained(tmp_path / "saved")
@@ -235,12 +235,12 @@ def test_it_is_saved_as_any_other_model(tmp_path: Path) -> None:
     assert plain("안녕")["input_ids"][0] == made.tokenizer.bos_token_id
 
 
-def test_a_folder_with_one_file_is_the_file(tmp_path: Path) -> None:
+def test_a_folder_with_one_file(tmp_path: Path) -> None:
     made = toy("qwen3", tmp_path)
     assert load_base(str(tmp_path)).digest == load_base(str(made.path)).digest
 
 
-def test_several_files_in_a_folder_are_a_question(tmp_path: Path) -> None:
+def test_several_files_in_a_folder_are_refused(tmp_path: Path) -> None:
     made = toy("qwen3", tmp_path)
     (tmp_path / "other.gguf").write_bytes(made.path.read_bytes())
     with pytest.raises(BaseError, match=r"2 GGUF files.*--base .*other\.gguf"):
@@ -254,7 +254,7 @@ def test_without_a_flag_the_vocabulary_decides_on_bos(tmp_path: Path) -> None:
         assert load_base(str(made.path)).prompt(64).template.opening[: len(front)] == front
 
 
-def test_its_own_template_decides(tmp_path: Path) -> None:
+def test_the_files_chat_template_is_used(tmp_path: Path) -> None:
     made = toy("gemma3", tmp_path, metadata={"tokenizer.chat_template": toys.GEMMA3_TEMPLATE})
     base = load_base(str(made.path))
     made.tokenizer.chat_template = toys.GEMMA3_TEMPLATE
@@ -270,7 +270,7 @@ def test_a_file_cut_short_is_refused(kept: float, tmp_path: Path) -> None:
     refused(path, "can't be read|cut short")
 
 
-def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGML" + bytes(100))
     refused(tmp_path / "a.gguf", "not a GGUF file")
     (tmp_path / "a.gguf").write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 0) + bytes(32))
@@ -285,7 +285,7 @@ def test_what_is_no_gguf_file_is_refused(tmp_path: Path) -> None:
         ({"qwen3.rope.scaling.type": "yarn"}, "rope scaling yarn .*safetensors instead"),
     ],
 )
-def test_what_would_be_read_wrong_is_refused(metadata: dict[str, object], message: str, tmp_path: Path) -> None:
+def test_unsupported_features_are_refused(metadata: dict[str, object], message: str, tmp_path: Path) -> None:
     refused(toy("qwen3", tmp_path, metadata=metadata).path, message)
 
 
@@ -303,13 +303,13 @@ def test_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
     refused(toy("qwen3", tmp_path, metadata={"qwen3.feed_forward_length": 64}).path, "can't be read.*has the shape")
 
 
-def test_without_the_package_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toy("qwen3", tmp_path).path
     monkeypatch.setattr(gguf_file, "find_spec", lambda _: None)
     refused(path, r"takes the package gguf.*pip install daedap\[gguf\]")
 
 
-def test_the_reader_reads_what_the_package_reads(tmp_path: Path) -> None:
+def test_the_reader_agrees_with_the_package(tmp_path: Path) -> None:
     path = toy("lfm2", tmp_path, Kind.Q4_0).path
     ours, theirs = GgufReader.open(path), gguf.GGUFReader(path)
     assert ours.metadata == {

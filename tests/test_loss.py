@@ -31,21 +31,21 @@ def examples(base: Base) -> list[Example]:
     return [prompt.example(pair) for pair in toys.PAIRS[:12]]
 
 
-def by_hand(base: Base, example: Example) -> Tensor:
+def reference(base: Base, example: Example) -> Tensor:
     """ln p of each answer token and the end, one example at a time, from all logits."""
     with torch.no_grad():
         logits = base.model(input_ids=torch.tensor([example.ids])).logits[0].float()
-    places = range(example.answer_start, len(example.ids))
-    return torch.stack([log_softmax(logits[place - 1], dim=-1)[example.ids[place]] for place in places])
+    positions = range(example.answer_start, len(example.ids))
+    return torch.stack([log_softmax(logits[position - 1], dim=-1)[example.ids[position]] for position in positions])
 
 
 def mask(examples: list[Example]) -> Tensor:
     """Of everything but padding and the last token."""
-    places = torch.arange(collate(examples, "cpu").inputs.shape[1])
-    return (places < torch.tensor([[len(example.ids) - 1] for example in examples])).long()
+    positions = torch.arange(collate(examples, "cpu").inputs.shape[1])
+    return (positions < torch.tensor([[len(example.ids) - 1] for example in examples])).long()
 
 
-def test_labels_are_the_answer_and_its_end(base: Base, examples: list[Example]) -> None:
+def test_labels_are_answer_and_eos(base: Base, examples: list[Example]) -> None:
     batch = collate(examples, "cpu")
     expected = [number for example in examples for number in example.ids[example.answer_start :]]
     assert batch.label.tolist() == expected
@@ -62,8 +62,8 @@ def test_the_loss_is_the_cross_entropy_of_all_logits(base: Base, examples: list[
     with torch.no_grad():
         logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits.float()
         losses = AnswerLoss(base.model)(batch)
-    plain = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
-    torch.testing.assert_close(losses, plain[labels.flatten() != -100], rtol=1e-4, atol=1e-4)
+    expected = cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=-100)
+    torch.testing.assert_close(losses, expected[labels.flatten() != -100], rtol=1e-4, atol=1e-4)
 
 
 def test_gradients_are_those_of_all_logits(base: Base, examples: list[Example]) -> None:
@@ -71,8 +71,8 @@ def test_gradients_are_those_of_all_logits(base: Base, examples: list[Example]) 
     weights = [weight for weight in base.model.parameters() if weight.requires_grad]
     ours = torch.autograd.grad(AnswerLoss(base.model)(batch).mean(), weights)
     logits = base.model(input_ids=batch.inputs, attention_mask=mask(examples)).logits
-    plain = torch.autograd.grad(cross_entropy(logits[batch.row, batch.position], batch.label), weights)
-    for mine, theirs in zip(ours, plain, strict=True):
+    expected = torch.autograd.grad(cross_entropy(logits[batch.row, batch.position], batch.label), weights)
+    for mine, theirs in zip(ours, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-5)
 
 
@@ -84,23 +84,23 @@ def test_padding_does_not_matter(base: Base, examples: list[Example]) -> None:
 
 def test_scores_are_those_computed_by_hand(base: Base, examples: list[Example]) -> None:
     scores = score_answers(base.model, examples, "cpu")
-    hand = [by_hand(base, example) for example in examples]
+    hand = [reference(base, example) for example in examples]
     np.testing.assert_allclose(scores[:, 0], [float(nats.sum()) / math.log(2) for nats in hand], rtol=1e-4)
     assert scores[:, 1].tolist() == [len(nats) for nats in hand]
     assert (scores[:, 0] < 0).all()
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_answers_that_share_a_question_are_scored_as_if_alone(base: Base, attention: str) -> None:
+def test_packed_answers_have_the_same_scores(base: Base, attention: str) -> None:
     base.model.set_attn_implementation(attention)
     prompt = base.prompt(128)
     questions, answers = [pair.question for pair in toys.PAIRS[:5]], [pair.answer for pair in toys.PAIRS[:30]]
-    asked = [prompt.example(Pair(question, answer)) for question in questions for answer in answers]
-    asked += [prompt.example(toys.PAIRS[7])] + [prompt.example(Pair("심심해", answer)) for answer in answers * 4]
-    shared = score_answers(base.model, asked, "cpu")
-    alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in asked[::7]])
+    grouped = [prompt.example(Pair(question, answer)) for question in questions for answer in answers]
+    grouped += [prompt.example(toys.PAIRS[7])] + [prompt.example(Pair("심심해", answer)) for answer in answers * 4]
+    shared = score_answers(base.model, grouped, "cpu")
+    alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in grouped[::7]])
     np.testing.assert_allclose(shared[::7], alone, rtol=1e-4, atol=1e-4)
-    np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer_start for example in asked])
+    np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer_start for example in grouped])
 
 
 def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[Example]) -> None:
@@ -109,12 +109,12 @@ def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[
     np.testing.assert_allclose(scores, score_answers(base.model, examples, "cpu")[np.arange(150) % 12], rtol=1e-4)
 
 
-def test_the_question_is_not_learned(base: Base, examples: list[Example]) -> None:
+def test_only_the_answer_counts(base: Base, examples: list[Example]) -> None:
     example = examples[0]
     later = replace(example, answer_start=len(example.ids) - 1)
     score = score_answers(base.model, [later], "cpu")
     assert score[0, 1] == 1
-    assert score[0, 0] == pytest.approx(float(by_hand(base, example)[-1]) / math.log(2), rel=1e-4)
+    assert score[0, 0] == pytest.approx(float(reference(base, example)[-1]) / math.log(2), rel=1e-4)
 
 
 def test_scoring_leaves_no_dropout_and_no_hook(base: Base, examples: list[Example]) -> None:
@@ -126,7 +126,7 @@ def test_scoring_leaves_no_dropout_and_no_hook(base: Base, examples: list[Exampl
     assert base.model(input_ids=batch.inputs).logits.shape == (*batch.inputs.shape, base.model.config.vocab_size)
 
 
-def test_an_adapter_that_learned_nothing_changes_nothing(base: Base, examples: list[Example]) -> None:
+def test_an_untrained_adapter_changes_nothing(base: Base, examples: list[Example]) -> None:
     before = score_answers(base.model, examples, "cpu")
     adapted = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=None)
     np.testing.assert_allclose(score_answers(adapted, examples, "cpu"), before, rtol=1e-6)

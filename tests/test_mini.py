@@ -1,4 +1,4 @@
-"""The base in the package: whole, small, and it knows Korean."""
+"""The built-in base."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_it_fits_into_the_package() -> None:
     assert BUILT_IN.parent == Path(daedap.__file__).parent
 
 
-def test_plain_transformers_reads_it() -> None:
+def test_transformers_loads_it() -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(BUILT_IN)
     model = AutoModelForCausalLM.from_pretrained(BUILT_IN)
     assert (model.config.model_type, len(tokenizer)) == ("llama", model.config.vocab_size)
@@ -58,11 +58,11 @@ UNUSUAL = ["뷁쉛 웱", "漢字와 English", "😊👩‍👩‍👧 ☃", "ㅋ
 
 
 @pytest.mark.parametrize("text", UNUSUAL)
-def test_no_text_is_lost(mini: Base, text: str) -> None:
+def test_the_tokenizer_is_lossless(mini: Base, text: str) -> None:
     assert decode(mini.tokenizer, encode(mini.tokenizer, text)) == text
 
 
-def test_it_tells_sentences_from_shuffled_words(mini: Base) -> None:
+def test_sentences_are_more_likely_than_shuffled_words(mini: Base) -> None:
     rng = random.Random(0)
     right = 0
     for sentence in SENTENCES:
@@ -72,7 +72,7 @@ def test_it_tells_sentences_from_shuffled_words(mini: Base) -> None:
     assert right >= 9
 
 
-def test_it_writes_korean_in_few_bits(mini: Base) -> None:
+def test_bits_per_character_of_korean(mini: Base) -> None:
     per_character = [bits(mini, sentence) / len(sentence) for sentence in SENTENCES]
     assert np.mean(per_character) < 4.0  # random weights: about 6.5
 
@@ -91,7 +91,7 @@ def test_training_starts_from_it(tmp_path: Path) -> None:
     assert (manifest["method"], manifest["learning_rate"]) == ("full", 1e-3)
 
 
-def test_its_card_names_what_it_was_made_of() -> None:
+def test_the_model_card_names_the_data() -> None:
     card = (BUILT_IN / "MODEL_CARD.md").read_text(encoding="utf-8")
     sources = ["NSMC", "GoEmotions", "KOTE", "HG-TODS", "XPersona", "ChatterBot"]
     licences = ["CC0", "Apache-2.0", "BSD-3-Clause"]

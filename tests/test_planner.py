@@ -1,4 +1,4 @@
-"""Plans: measured on this machine, cut to a budget, and kept to."""
+"""Plans: measured on this machine and fitted into a budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COSTS = Costs(step=0.001, trained=0.001, frozen=0.0003)
 Output = pytest.CaptureFixture[str]
 
 
-def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
+def test_without_a_budget_nothing_is_reduced() -> None:
     plan = choose_plan(COSTS, WISH, layers=None, epochs=None)
     assert replace(plan, seconds=0.0, wished=0.0) == WISH
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
@@ -35,10 +35,10 @@ def test_without_a_budget_all_is_learned_and_its_time_is_told() -> None:
 def test_a_plan_fits_into_its_budget(minutes: float) -> None:
     plan = choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None)
     assert plan.seconds <= 60 * minutes
-    assert (len(plan.lines()) == 1) == (minutes > 11), "what is given up is told"
+    assert (len(plan.lines()) == 1) == (minutes > 11), "reductions are reported"
 
 
-def test_time_for_the_scores_is_kept() -> None:
+def test_time_for_the_evaluation_is_reserved() -> None:
     wish = replace(WISH, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
     assert wish.scoring == pytest.approx(20 + 6_000 * 12 * 0.0003)
     assert choose_plan(COSTS, wish, layers=None, epochs=None).seconds <= 600 - wish.scoring
@@ -46,28 +46,30 @@ def test_time_for_the_scores_is_kept() -> None:
     assert indexing_seconds(10_000) > indexing_seconds(1_000) > 0
 
 
-def test_less_time_learns_less() -> None:
-    plans = [choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None) for minutes in (20, 5, 2, 0.3)]
+def test_less_time_means_less_work() -> None:
+    plans = [
+        choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None) for minutes in (20, 5, 2, 0.3)
+    ]
     work = [plan.fraction * plan.epochs * plan.layers for plan in plans]
     assert work == sorted(work, reverse=True)
     assert plans[0].layers == 12
     assert plans[0].epochs == 5
 
 
-def test_what_the_user_told_is_kept() -> None:
+def test_the_users_choices_are_kept() -> None:
     plan = choose_plan(COSTS, replace(WISH, budget=100.0), layers=3, epochs=4)
     assert (plan.layers, plan.epochs) == (3, 4)
     assert plan.fraction < 1
 
 
-def test_too_little_time_for_anything_is_told() -> None:
+def test_too_small_a_budget_is_reported() -> None:
     plan = choose_plan(COSTS, replace(WISH, budget=0.1), layers=None, epochs=None)
     assert plan.seconds > 0.1
     assert "training ends when the time is over" in plan.lines()[2]
 
 
 @pytest.mark.parametrize("name", list(toys.BASES))
-def test_every_layout_can_be_measured(tmp_path: Path, name: str) -> None:
+def test_every_architecture_can_be_measured(tmp_path: Path, name: str) -> None:
     base = load_base(str(toys.BASES[name](tmp_path / name)))
     model = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=None)
     prompt = base.prompt(100)
@@ -77,7 +79,7 @@ def test_every_layout_can_be_measured(tmp_path: Path, name: str) -> None:
     assert all(weight.grad is None for weight in model.parameters())
 
 
-def test_a_budget_is_kept_with_the_run(tmp_path: Path) -> None:
+def test_the_budget_is_recorded_in_the_run(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "qa.csv")
     words = ["train", str(file), "--base", "fresh", "--num-train-epochs", "2", "--no-torch-compile", "--no-evaluate"]
     assert cli([*words, "--budget", "2m", "--runs", str(tmp_path)]) == 0
@@ -87,7 +89,7 @@ def test_a_budget_is_kept_with_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["0s", "-5m"])
-def test_a_budget_of_nothing_is_refused(tmp_path: Path, capsys: Output, value: str) -> None:
+def test_an_empty_budget_is_refused(tmp_path: Path, capsys: Output, value: str) -> None:
     assert (
         cli(["train", str(write_csv(tmp_path / "qa.csv")), f"--budget={value}", "--runs", str(tmp_path / "runs")]) == 1
     )

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,6 @@ from daedap.model.base import SMALL, load_base, random_init_model
 from daedap.model.device import Machine, require_compiler
 from daedap.model.tokenizer import train_tokenizer
 from daedap.runs import Run
-from daedap.training import pretrain as pretraining
 from daedap.training.pretrain import Corpus, Pretrainer, next_token_loss, optimizers, total_bits
 
 ROLES = ("<|user|>", "<|assistant|>")
@@ -55,19 +55,21 @@ def model_of(run: Path) -> bytes:
     return (run / "model" / "model.safetensors").read_bytes()
 
 
-def test_a_base_is_made_and_trained_on(texts: Path, tmp_path: Path, capsys: Output) -> None:
+def test_a_base_is_pretrained_and_fine_tuned(texts: Path, tmp_path: Path, capsys: Output) -> None:
     options = ["--max-steps", "30", "--eval-steps", "10", "--dev-size", "0.1", "--warmup-steps", "2"]
     assert cli(["pretrain", str(texts), *TINY, *options, "--runs", str(tmp_path)]) == 0
     folder = tmp_path / "bases" / "0001"
-    told = capsys.readouterr().out
-    assert f"Use it: daedap train FILE --base {folder / 'model'}" in told
+    output = capsys.readouterr().out
+    assert f"Use it: daedap train FILE --base {folder / 'model'}" in output
     manifest = Run(folder).manifest
     assert (manifest["step"], manifest["tokens"]) == (30, 30 * 2 * 32)
     assert manifest["files"]["model/model.safetensors"]
     assert manifest["texts"] == [{"file": str(texts), "times": 1, "sha256": digest(texts)}]
-    measured = log(folder, "dev")
-    assert [line["step"] for line in measured] == [10, 20, 30, 30]
-    assert measured[-1]["bits_per_character"] == manifest["bits_per_character"] < measured[0]["bits_per_character"]
+    dev = log(folder, "dev")
+    assert [line["step"] for line in dev] == [10, 20, 30, 30]
+    assert (
+        dev[-1]["bits_per_character"] == manifest["bits_per_character"] < dev[0]["bits_per_character"]
+    )
     tokenizer: Any = AutoTokenizer.from_pretrained(folder / "model")
     model = AutoModelForCausalLM.from_pretrained(folder / "model")
     assert (model.config.model_type, model.config.max_position_embeddings) == ("llama", 32)
@@ -83,17 +85,17 @@ def test_a_base_is_made_and_trained_on(texts: Path, tmp_path: Path, capsys: Outp
         load_base(str(folder))
 
 
-@pytest.mark.parametrize("layout", [toys.kogpt2, toys.qwen3])
-def test_it_goes_on_from_a_base(
-    texts: Path, tmp_path: Path, capsys: Output, read_options: Callable[[Path], Path]
+@pytest.mark.parametrize("make_base", [toys.kogpt2, toys.qwen3])
+def test_pretraining_continues_from_a_base(
+    texts: Path, tmp_path: Path, capsys: Output, make_base: Callable[[Path], Path]
 ) -> None:
-    base = read_options(tmp_path / "base")
+    base = make_base(tmp_path / "base")
     options = ["--dev-size", "0.1", "--warmup-steps", "2", "--learning-rate", "2e-3", *TINY[-6:]]
     words = ["pretrain", str(texts), "--base", str(base), *options, "--max-steps", "12", "--runs", str(tmp_path)]
     assert cli([*words, "--eval-steps", "1"]) == 0
     folder = tmp_path / "bases" / "0001"
-    measured = [line["bits_per_character"] for line in log(folder, "dev")]
-    assert measured[-1] < measured[0]
+    bits = [line["bits_per_character"] for line in log(folder, "dev")]
+    assert bits[-1] < bits[0]
     before, after = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(folder / "model")
     assert before.get_vocab().items() >= after.get_vocab().items()
     assert Run(folder).manifest["base"]["digest"] == load_base(str(base)).digest
@@ -103,27 +105,33 @@ def test_it_goes_on_from_a_base(
     assert "places. Try" in capsys.readouterr().err
 
 
+@contextmanager
+def interrupted_at(step: int) -> Iterator[None]:
+    """Raise KeyboardInterrupt in the backward pass of this step."""
+    backward: Any = torch.Tensor.backward
+    calls = itertools.count(1)
+
+    def interrupted(self: torch.Tensor, *arguments: Any, **keywords: Any) -> None:
+        if next(calls) == step:
+            raise KeyboardInterrupt
+        backward(self, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "backward", interrupted)
+        yield
+
+
 @pytest.mark.parametrize("optim", ["muon", "adamw_torch"])
-def test_killed_and_resumed_it_gives_the_same_bytes(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optim: str
-) -> None:
+def test_interrupted_and_resumed_it_gives_the_same_bytes(texts: Path, tmp_path: Path, optim: str) -> None:
     command = ["pretrain", str(texts), *TINY, "--max-steps", "40", "--save-steps", "4", "--eval-steps", "8"]
     command += ["--dev-size", "0.1", "--logging-steps", "1", "--optim", optim, "--runs"]
     assert cli([*command, str(tmp_path / "whole")]) == 0
-    step = Pretrainer._step
-
-    def killed(self: Pretrainer, batch: torch.Tensor) -> tuple[float, float]:
-        if self.progress.step == 26:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretrainer, "_step", killed)
+    with interrupted_at(27):
         assert cli([*command, str(tmp_path / "killed")]) == 130
     whole, again = (tmp_path / name / "bases" / "0001" for name in ("whole", "killed"))
     assert sorted(path.name for path in (again / "checkpoints").iterdir()) == ["step-000020", "step-000024"]
     assert cli(["pretrain", "--resume", "--runs", str(tmp_path / "killed")]) == 0
-    assert Run(whole).manifest["sizes"]["train"]["tokens"] < 26 * 64, "it was killed in its second pass"
+    assert Run(whole).manifest["sizes"]["train"]["tokens"] < 26 * 64, "it was interrupted in its second pass"
     assert model_of(whole) == model_of(again)
     for event, steps in (("train", list(range(1, 41))), ("dev", [8, 16, 24, 32, 40, 40])):
         assert [line["step"] for line in log(again, event)] == steps
@@ -131,25 +139,33 @@ def test_killed_and_resumed_it_gives_the_same_bytes(
     assert figures[0] == figures[1]
 
 
-def test_the_clock_ends_it(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(10_000))
-    monkeypatch.setattr(pretraining, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
-    words = ["pretrain", str(texts), *TINY, "--budget", "200s", "--logging-steps", "1", "--warmup-steps", "2"]
-    assert cli([*words, "--num-train-epochs", "1000", "--runs", str(tmp_path)]) == 0
-    folder = tmp_path / "bases" / "0001"
-    assert 200 <= Run(folder).manifest["seconds"] <= 210
-    rates = [line["learning_rate"] for line in log(folder, "train")]
+def test_the_budget_ends_it(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(toys.TEXTS, 1000)
+    corpus = Corpus(np.random.default_rng(0).integers(6, len(tokenizer), 500).astype(np.uint32), np.array([0]), 500)
+    options = PretrainOptions(
+        budget=timedelta(seconds=200),
+        logging_steps=1,
+        warmup_steps=2,
+        num_train_epochs=1000,
+        block_size=16,
+        per_device_train_batch_size=2,
+    )
+    ticks = itertools.count()
+    model = random_init_model(tokenizer, 1, SHAPE, max_positions=16)
+    pretrainer = Pretrainer(model, options, CPU, tmp_path, clock=lambda: float(next(ticks)))
+    assert 200 <= pretrainer.run(corpus, None).seconds <= 210
+    rates = [line["learning_rate"] for line in log(tmp_path, "train")]
     assert max(rates) == 8e-3
-    assert rates[-1] < 0.05 * max(rates), "the learning rate falls to nothing as the budget ends"
+    assert rates[-1] < 0.05 * max(rates), "the learning rate decays to 0 as the budget ends"
 
 
-def test_it_does_not_learn_a_short_text_by_heart(texts: Path, tmp_path: Path) -> None:
+def test_passes_are_limited(texts: Path, tmp_path: Path) -> None:
     assert cli(["pretrain", str(texts), *TINY, "--num-train-epochs", "2", "--runs", str(tmp_path)]) == 0
     manifest = Run(tmp_path / "bases" / "0001").manifest
     assert manifest["step"] == 2 * (manifest["sizes"]["train"]["tokens"] - 1) // 32 // 2 // 2 * 2
 
 
-def test_a_base_that_became_worse_says_so(tmp_path: Path) -> None:
+def test_a_base_that_got_worse_is_reported(tmp_path: Path) -> None:
     run = Run(tmp_path / "0001")
     run.folder.mkdir()
     figures = {"number": 1, "tokens": 5, "seconds": 60, "bits_per_character": 4.2, "best_bits": 4.0, "best_step": 70}
@@ -159,9 +175,7 @@ def test_a_base_that_became_worse_says_so(tmp_path: Path) -> None:
     assert len(MadeBase(run).lines()) == 3
 
 
-def test_a_file_named_twice_is_learned_twice_as_often(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_named_twice_counts_twice(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(texts.parent)
     for name, files in (("once", [str(texts)]), ("twice", [str(texts), f"./{texts.name}"])):
         words = ["pretrain", *files, *TINY, "--max-steps", "1", "--dev-size", "0.2", "--runs", str(tmp_path / name)]
@@ -180,25 +194,19 @@ def test_from_python(texts: Path, tmp_path: Path) -> None:
         assert made.run.settings["schedule"]["budget"] == 600
 
 
-def test_bases_are_listed_apart(texts: Path, tmp_path: Path, capsys: Output) -> None:
+def test_bases_are_listed_separately(texts: Path, tmp_path: Path, capsys: Output) -> None:
     assert cli(["pretrain", str(texts), *TINY, "--max-steps", "1", "--runs", str(tmp_path)]) == 0
     capsys.readouterr()
     assert cli(["runs", "--runs", str(tmp_path)]) == 0
     listed = capsys.readouterr().out
     assert str(tmp_path / "bases" / "0001" / "model") in listed
     assert cli(["runs", "--runs", str(tmp_path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["runs"], told["bases"][0]["step"]) == ([], 1)
+    output = json.loads(capsys.readouterr().out)
+    assert (output["runs"], output["bases"][0]["step"]) == ([], 1)
 
 
-def test_each_command_resumes_its_own(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretrainer, "_step", killed)
+def test_each_command_resumes_its_own_runs(texts: Path, tmp_path: Path, capsys: Output) -> None:
+    with interrupted_at(1):
         assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
     assert "daedap pretrain --resume" in capsys.readouterr().err
     folder = tmp_path / "bases" / "0001"
@@ -208,11 +216,13 @@ def test_each_command_resumes_its_own(
     assert "--resume goes on with the run's own file" in capsys.readouterr().err
 
 
-def test_stopped_while_it_reads_it_leaves_nothing(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_before_training_it_leaves_nothing(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("daedap.training.pretrain.encode_documents", stopped)
+    monkeypatch.setattr(np, "savez", stopped)
     assert cli(["pretrain", str(texts), *TINY, "--runs", str(tmp_path)]) == 130
     assert list((tmp_path / "bases").iterdir()) == []
 
@@ -235,19 +245,19 @@ def test_stopped_while_it_reads_it_leaves_nothing(texts: Path, tmp_path: Path, m
         (["--resume"], "no interrupted run. Start one: daedap pretrain FILE"),
     ],
 )
-def test_what_is_wrong_is_told(
-    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, words: list[str], told: str
+def test_mistakes_are_reported(
+    texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, words: list[str], output: str
 ) -> None:
     monkeypatch.chdir(texts.parent)
     assert cli(["pretrain", *words, "--runs", str(tmp_path / "runs")]) == 1
-    said = capsys.readouterr().err
-    assert said.startswith("daedap: ")
-    assert told in said
+    error_output = capsys.readouterr().err
+    assert error_output.startswith("daedap: ")
+    assert output in error_output
     assert not list((tmp_path / "runs").rglob("*.safetensors"))
     assert not list((tmp_path / "runs").rglob("00*")), "nothing is left behind"
 
 
-def test_the_rate_rises_stays_and_falls() -> None:
+def test_the_learning_rate_schedule() -> None:
     schedule = PretrainOptions(learning_rate=0.01, warmup_steps=10, decay_ratio=0.5)
     rates = [schedule.rate(step, step / 100) for step in (0, 4, 9, 50, 75, 100)]
     assert rates == pytest.approx([0.001, 0.005, 0.01, 0.01, 0.005, 0.0])
@@ -302,7 +312,7 @@ def test_defaults_make_a_base_of_fourteen_million_weights() -> None:
     assert PretrainOptions(max_steps=10).seconds == math.inf
 
 
-def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("No working C++ compiler found\nlong explanation")
 
@@ -311,13 +321,18 @@ def test_a_machine_that_cannot_compile_says_so(monkeypatch: pytest.MonkeyPatch) 
         require_compiler()
 
 
-def test_a_loss_that_is_no_number_never_gets_into_the_weights(texts: Path, tmp_path: Path, capsys: Output) -> None:
-    words = ["pretrain", str(texts), *TINY, "--max-steps", "60", "--max-grad-norm", "1e30", "--learning-rate", "0.99"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pretraining, "cross_entropy", lambda logits, *_, **__: logits.sum() * math.nan)
-        assert cli([*words, "--runs", str(tmp_path)]) == 1
-    assert "The loss is no longer a number at step 1." in capsys.readouterr().err
-    assert list((tmp_path / "bases").iterdir()) == []
+def test_a_loss_that_is_nan_ends_training(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(toys.TEXTS, 1000)
+    corpus = Corpus(np.full(500, 7, np.uint32), np.array([0]), 500)
+    model = random_init_model(tokenizer, 1, SHAPE, max_positions=16)
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    before = model.lm_head.weight.clone()
+    options = PretrainOptions(max_steps=3, block_size=16, per_device_train_batch_size=2)
+    with pytest.raises(SettingsError, match=r"The loss is no longer a number at step 1\."):
+        Pretrainer(model, options, CPU, tmp_path).run(corpus, None)
+    assert torch.equal(model.lm_head.weight, before)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_settings_are_checked() -> None:

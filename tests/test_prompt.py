@@ -53,7 +53,7 @@ def rendered(base: Base, template: str, *texts: str) -> list[int]:
     return ids
 
 
-def test_an_example_is_question_answer_and_end(base: Base) -> None:
+def test_an_example_is_question_answer_and_eos(base: Base) -> None:
     once, _, end = read_options(base)
     example = base.prompt(128).example(PAIR)
     question = rendered(base, once, PAIR.question)
@@ -62,13 +62,13 @@ def test_an_example_is_question_answer_and_end(base: Base) -> None:
     assert example.ids[: example.answer_start] == question
 
 
-def test_the_template_has_its_own_end(base: Base) -> None:
+def test_the_end_token_of_the_template(base: Base) -> None:
     prompt = base.prompt(128)
     assert base.tokenizer.convert_ids_to_tokens(prompt.template.eos_id) == read_options(base)[2]
     assert prompt.example(PAIR).ids[-1] == prompt.template.eos_id
 
 
-def test_it_reads_as_the_published_template_does(base: Base) -> None:
+def test_rendering_equals_the_published_template(base: Base) -> None:
     """The whole conversation, rendered as text by the tokenizer itself and encoded at once."""
     turns = [
         {"role": turn.role, "content": turn.content} for turn in Pair("점심 뭐 먹지", "네", history=HISTORY).messages
@@ -86,7 +86,7 @@ def test_earlier_turns_stand_before_the_question(base: Base) -> None:
     assert example.answer_start == len(before)
 
 
-def test_history_is_cut_by_whole_turns(base: Base) -> None:
+def test_history_is_truncated_by_turns(base: Base) -> None:
     long = Pair(PAIR.question, PAIR.answer, history=HISTORY * 20)
     once, twice, _ = read_options(base)
     two = base.prompt(128).example(Pair(PAIR.question, PAIR.answer, history=HISTORY))
@@ -114,14 +114,14 @@ def test_turns_of_one_speaker_are_joined_and_a_greeting_dropped(base: Base) -> N
     )
 
 
-def test_a_folded_turn_goes_before_the_question_does(base: Base) -> None:
+def test_history_is_dropped_before_the_question(base: Base) -> None:
     pair = Pair(PAIR.question, PAIR.answer, history=(SYSTEM, Message("user", "길이 막혀 " * 20)))
     short = base.prompt(len(base.prompt(128).example(PAIR).ids))
     assert short.fits(pair)
     assert short.example(pair) == base.prompt(128).example(PAIR)
 
 
-def test_what_does_not_fit_loses_how_its_question_begins(base: Base) -> None:
+def test_a_long_question_loses_its_beginning(base: Base) -> None:
     whole = base.prompt(128).example(PAIR)
     length = len(whole.ids)
     assert base.prompt(length).fits(PAIR)
@@ -134,7 +134,7 @@ def test_what_does_not_fit_loses_how_its_question_begins(base: Base) -> None:
         base.prompt(whole.n_labels).example(PAIR)
 
 
-def test_a_question_too_long_is_told(base: Base) -> None:
+def test_a_question_that_is_too_long_is_reported(base: Base) -> None:
     with pytest.raises(DataError, match="--max-length"):
         base.prompt(64).question(Pair("길이 막혀 " * 40, ""))
 
@@ -149,17 +149,17 @@ def test_typed_control_tokens_never_become_control_ids(base: Base, typed: str) -
 
 
 def test_training_scoring_and_generation_share_the_prefix(base: Base) -> None:
-    speaker = TorchModel(base.model, base.prompt(96), max_new_tokens=24)
+    model = TorchModel(base.model, base.prompt(96), max_new_tokens=24)
     for pair in [*toys.PAIRS[:20], Pair(PAIR.question, PAIR.answer, history=HISTORY)]:
-        example = speaker.prompt.example(pair)
-        assert example.ids[: example.answer_start] == speaker.prompt.question(pair, max_ids=96 - 24)
+        example = model.prompt.example(pair)
+        assert example.ids[: example.answer_start] == model.prompt.question(pair, max_ids=96 - 24)
 
 
-def test_a_base_has_only_so_many_places(base: Base) -> None:
+def test_the_length_is_limited_by_the_base(base: Base) -> None:
     assert base.prompt(100_000).max_length == 128
 
 
-def test_without_a_template_plain_words_are_used(tmp_path: Path) -> None:
+def test_without_a_template_or_roles_plain_text_is_used(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(toys.llama(tmp_path))
     tokenizer.chat_template = None
     prompt = build_prompt(tokenizer, 96)
@@ -188,7 +188,7 @@ def bos_by(way: str, tmp_path: Path, template: str | None = None) -> PreTrainedT
 
 
 @pytest.mark.parametrize("way", ["flag", "file", "end", "two", "none"])
-def test_without_a_template_a_prompt_begins_as_every_text_does(tmp_path: Path, way: str) -> None:
+def test_without_a_template_a_prompt_begins_with_the_prefix(tmp_path: Path, way: str) -> None:
     tokenizer = bos_by(way, tmp_path / "base")
     front = {"two": [2, 3], "none": []}.get(way, [2])
     prompt = build_prompt(tokenizer, 96)
@@ -206,12 +206,12 @@ def test_without_a_template_a_prompt_begins_as_every_text_does(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("way", ["flag", "file", "end", "none"])
-def test_its_own_template_alone_says_how_a_prompt_begins(tmp_path: Path, way: str) -> None:
+def test_a_chat_template_decides_how_a_prompt_begins(tmp_path: Path, way: str) -> None:
     for template, times in ((toys.GEMMA3_TEMPLATE, 1), (toys.GEMMA3_TEMPLATE.replace("{{ bos_token }}", ""), 0)):
         assert build_prompt(bos_by(way, tmp_path, template), 96).example(PAIR).ids.count(2) == times
 
 
-def test_a_template_with_a_clock_says_the_same_every_day(tmp_path: Path) -> None:
+def test_todays_date_is_replaced(tmp_path: Path) -> None:
     clock = "<start_of_turn>{{ strftime_now('%d %b %Y') }}<end_of_turn>"
     tokenizer = bos_by("file", tmp_path, clock + toys.GEMMA3_TEMPLATE)
     opening = build_prompt(tokenizer, 96).template.opening
@@ -220,14 +220,14 @@ def test_a_template_with_a_clock_says_the_same_every_day(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('안 돼요') }}", "{{ messages[0].content }}", "{% if %}"])
-def test_a_template_that_cannot_be_cut_is_refused(tmp_path: Path, template: str) -> None:
+def test_an_unusable_template_is_refused(tmp_path: Path, template: str) -> None:
     tokenizer = load_tokenizer(toys.llama(tmp_path))
     tokenizer.chat_template = template
     with pytest.raises(BaseError, match="chat template"):
         build_prompt(tokenizer, 96)
 
 
-def test_no_end_token_is_refused() -> None:
+def test_a_missing_eos_token_is_refused() -> None:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=toys.kogpt2_tokenizer(toys.TEXTS))
     tokenizer.chat_template = "{% for message in messages %}말: {{ message.content }}\n{% endfor %}"
     with pytest.raises(BaseError, match="end token"):
@@ -235,7 +235,7 @@ def test_no_end_token_is_refused() -> None:
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"KoGPT2's own tokenizer is not there: {REAL}")
-def test_the_real_kogpt2_is_asked_as_it_was_published() -> None:
+def test_the_published_prompt_of_kogpt2() -> None:
     prompt: Prompt = build_prompt(load_tokenizer(REAL), 64)
     example = prompt.example(PAIR)
     assert example.ids == [2, 9349, 7888, 739, 7318, 376, 4, 12557, 6824, 9108, 9028, 7098, 25856, 1]

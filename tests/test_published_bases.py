@@ -62,7 +62,7 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Copy(request.param, folder, load_base(str(folder)))
 
 
-def test_it_has_the_published_proportions(base: Copy) -> None:
+def test_the_copy_has_the_published_proportions(base: Copy) -> None:
     """Loading it has passed the self-test."""
     there, ours = CONFIGS[base.name], base.base.model.config
     assert (ours.model_type, base.base.model.dtype) == (there["model_type"], torch.float32)
@@ -77,7 +77,7 @@ def test_it_has_the_published_proportions(base: Copy) -> None:
     assert longest > max(published.WINDOW, published.SCALED_FROM)
 
 
-def test_the_prompt_begins_as_texts_do(base: Copy) -> None:
+def test_the_prompt_begins_with_the_prefix(base: Copy) -> None:
     habits, tokenizer, opening = HABITS[base.name], base.base.tokenizer, base.prompt.template.opening
     front = [tokenizer.bos_token_id] if habits.adds_bos else []
     assert prefix_ids(tokenizer) == front
@@ -90,7 +90,7 @@ def test_the_prompt_begins_as_texts_do(base: Copy) -> None:
     assert cut.ids[: len(opening)] == opening
 
 
-def test_plain_transformers_renders_the_same(base: Copy, tmp_path: Path) -> None:
+def test_transformers_renders_the_same(base: Copy, tmp_path: Path) -> None:
     """The tokenizer of a saved run, read by `AutoTokenizer` alone."""
     save_tokenizer(base.prompt.tokenizer, tmp_path)
     plain, reopened = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
@@ -115,13 +115,13 @@ def alone(model: PreTrainedModel, example: Example) -> float:
     return -float(nats) / float(np.log(2))
 
 
-def test_scores_are_those_of_each_pair_alone(base: Copy) -> None:
+def test_scores_equal_those_of_single_pairs(base: Copy) -> None:
     examples = [base.prompt.example(pair) for pair in [*SHARED, Pair("심심해", "저랑 놀아요.", history=HISTORY)]]
     scores = score_answers(base.base.model, examples, "cpu")
     assert scores[:, 0] == pytest.approx([alone(base.base.model, example) for example in examples], rel=1e-4)
 
 
-def test_its_halves_are_the_whole(base: Copy) -> None:
+def test_lower_and_upper_blocks_compute_the_whole_model(base: Copy) -> None:
     assert base.base.model.config.model_type in SPLITTABLE
     batch = collate([base.prompt.example(pair) for pair in PAIRS], "cpu")
     model = base.base.model.eval()
@@ -135,7 +135,7 @@ def test_its_halves_are_the_whole(base: Copy) -> None:
             torch.testing.assert_close(upper, whole)
 
 
-def test_an_adapter_learns_and_is_read_again(base: Copy, tmp_path: Path) -> None:
+def test_an_adapter_is_trained_and_loaded(base: Copy, tmp_path: Path) -> None:
     """LoRA of the two top layers, after a few steps; saved, read, and merged as a run's is."""
     examples = [base.prompt.example(pair) for pair in PAIRS]
     adapted = with_lora(base.model(), rank=4, alpha=8, dropout=0.0, layers=2)
@@ -157,25 +157,25 @@ def test_an_adapter_learns_and_is_read_again(base: Copy, tmp_path: Path) -> None
 
 def test_it_answers_greedily(base: Copy) -> None:
     """What generation says, step by step with its memory and its padding, a plain forward pass says as well."""
-    speaker = TorchModel(base.base.model, base.prompt, max_new_tokens=6)
-    said = speaker.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
-    assert speaker.reply(PAIRS[:1])[0].text == said[0].text
-    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(speaker._rules.suppressed_ids)
+    model = TorchModel(base.base.model, base.prompt, max_new_tokens=6)
+    reply = model.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
+    assert model.reply(PAIRS[:1])[0].text == reply[0].text
+    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(model._rules.suppressed_ids)
     words = list[int]()
     while len(words) < 6 and (not words or words[-1] != base.prompt.template.eos_id):
         with torch.no_grad():
             logits = base.base.model(input_ids=torch.tensor([ids + words])).logits[0, -1]
         logits[mute] = -torch.inf
         words.append(int(logits.argmax()))
-    assert said[0].tokens == len(words)
-    assert speaker._rules.to_generation(words, [0.0] * len(words)).text == said[0].text
+    assert reply[0].tokens == len(words)
+    assert model._rules.to_generation(words, [0.0] * len(words)).text == reply[0].text
 
 
 def converted(base: Copy, folder: Path) -> tuple[TorchModel, Engine]:
     prompt = base.base.prompt(128)
-    speaker = TorchModel(base.base.model, prompt, max_new_tokens=6)
+    model = TorchModel(base.base.model, prompt, max_new_tokens=6)
     convert(base.model(), prompt, folder)
-    return speaker, Engine.open(folder, prompt, 6)
+    return model, Engine.open(folder, prompt, 6)
 
 
 def test_its_engine_agrees_or_is_refused(base: Copy, tmp_path: Path) -> None:
@@ -183,12 +183,12 @@ def test_its_engine_agrees_or_is_refused(base: Copy, tmp_path: Path) -> None:
         with pytest.raises(EngineError, match=CONFIGS[base.name]["model_type"]):
             converted(base, tmp_path)
         return
-    speaker, engine = converted(with_wide_window(base, tmp_path / "wide"), tmp_path / "engine")
-    wanted, found = speaker.log2_probability(SHARED), engine.log2_probability(SHARED)
-    assert found[:, 1].tolist() == wanted[:, 1].tolist()
-    bits_per_token = np.abs(found - wanted)[:, 0].sum() / wanted[:, 1].sum()
+    model, engine = converted(with_wide_window(base, tmp_path / "wide"), tmp_path / "engine")
+    wanted, actual = model.log2_probability(SHARED), engine.log2_probability(SHARED)
+    assert actual[:, 1].tolist() == wanted[:, 1].tolist()
+    bits_per_token = np.abs(actual - wanted)[:, 0].sum() / wanted[:, 1].sum()
     assert bits_per_token < 0.1
-    assert Reference.of(speaker, SHARED).compare(engine).close
+    assert Reference.of(model, SHARED).compare(engine).close
 
 
 def with_wide_window(base: Copy, folder: Path) -> Copy:

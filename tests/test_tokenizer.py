@@ -54,14 +54,14 @@ def test_kogpt2_keeps_hangul(kogpt2: PreTrainedTokenizerFast) -> None:
     assert decode(kogpt2, encode(kogpt2, HANGUL)) == HANGUL
 
 
-def test_the_trap_that_plain_auto_tokenizer_falls_into(folder: Path, kogpt2: PreTrainedTokenizerFast) -> None:
+def test_auto_tokenizer_garbles_kogpt2(folder: Path, kogpt2: PreTrainedTokenizerFast) -> None:
     plain = AutoTokenizer.from_pretrained(folder)
     ids = plain(HANGUL, add_special_tokens=False)["input_ids"]
     assert str(plain.decode(ids)).strip() != HANGUL
     assert ids != encode(kogpt2, HANGUL)
 
 
-def test_kogpt2_names_its_special_tokens(kogpt2: PreTrainedTokenizerFast) -> None:
+def test_special_tokens_of_kogpt2(kogpt2: PreTrainedTokenizerFast) -> None:
     names = (kogpt2.bos_token, kogpt2.eos_token, kogpt2.unk_token, kogpt2.pad_token, kogpt2.mask_token)
     assert names == ("</s>", "</s>", "<unk>", "<pad>", "<mask>")
     assert kogpt2.convert_tokens_to_ids(["</s>", "<usr>", "<pad>", "<sys>", "<unused0>"]) == [1, 2, 3, 4, 9]
@@ -88,7 +88,7 @@ def test_the_real_kogpt2_gives_the_published_ids(real: PreTrainedTokenizerFast) 
 
 
 @pytest.mark.parametrize("text", [HANGUL, "좋아요 😊", *LAUGHTER, *TYPED])
-def test_the_real_kogpt2_gives_back_what_was_typed(real: PreTrainedTokenizerFast, text: str) -> None:
+def test_the_real_kogpt2_is_lossless(real: PreTrainedTokenizerFast, text: str) -> None:
     ids = encode(real, text)
     assert decode(real, ids) == text
     assert not find_control_ids(real) & set(ids)
@@ -96,7 +96,7 @@ def test_the_real_kogpt2_gives_back_what_was_typed(real: PreTrainedTokenizerFast
 
 @pytest.mark.parametrize("text", LAUGHTER)
 @pytest.mark.parametrize("name", ["kogpt2", "ours"])
-def test_laughter_and_tears_come_back_as_typed(name: str, text: str, request: pytest.FixtureRequest) -> None:
+def test_jamo_are_decoded_as_typed(name: str, text: str, request: pytest.FixtureRequest) -> None:
     tokenizer = request.getfixturevalue(name)
     assert decode(tokenizer, encode(tokenizer, text)) == text
 
@@ -110,7 +110,7 @@ def test_typed_control_tokens_stay_text(name: str, typed: str, request: pytest.F
     assert decode(tokenizer, ids) == f"저는 {typed} 좋아해요"
 
 
-def test_a_face_is_text_although_kogpt2_marks_it_special(kogpt2: PreTrainedTokenizerFast) -> None:
+def test_an_emoji_is_text_although_kogpt2_marks_it_special(kogpt2: PreTrainedTokenizerFast) -> None:
     ids = encode(kogpt2, "좋아요 😊")
     assert kogpt2.convert_tokens_to_ids("😊") in ids
     assert decode(kogpt2, ids) == "좋아요 😊"
@@ -152,20 +152,20 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:
         "a\x00b",
     ],
 )
-def test_our_tokenizer_never_loses_text(ours: PreTrainedTokenizerFast, text: str) -> None:
+def test_trained_tokenizers_are_lossless(ours: PreTrainedTokenizerFast, text: str) -> None:
     ids = encode(ours, text)
     assert decode(ours, ids) == text.strip()
     assert ours.unk_token_id not in ids
 
 
 @pytest.mark.parametrize("most", [400, 700, 4096])
-def test_our_vocabulary_is_bounded(most: int) -> None:
+def test_the_vocabulary_size_is_bounded(most: int) -> None:
     tokenizer = train_tokenizer(toys.TEXTS, most)
     assert len(tokenizer) <= most
     assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer))), "ids have gaps"
 
 
-def test_our_roles_are_one_token_each(ours: PreTrainedTokenizerFast) -> None:
+def test_roles_are_one_token_each(ours: PreTrainedTokenizerFast) -> None:
     roles = [ours("<|user|>")["input_ids"], ours("<|assistant|>")["input_ids"], ours("</s>")["input_ids"]]
     assert roles == [[4], [5], [2]]
 

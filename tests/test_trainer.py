@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from daedap.commands.train import RunOptions, train
 from daedap.config import ModelOptions, TrainOptions
 from daedap.data.reader import ReadOptions
 from daedap.data.split import SplitOptions
-from daedap.errors import RunError
+from daedap.errors import RunError, SettingsError
 from daedap.model.base import load_base, random_init_base
 from daedap.model.device import Machine
 from daedap.model.language_model import TorchModel
@@ -32,13 +33,17 @@ from daedap.model.loss import score_answers
 from daedap.model.prompt import Example, build_prompt
 from daedap.model.tokenizer import train_tokenizer
 from daedap.model.trainable import set_dropout, with_lora
-from daedap.training.checkpoint import checkpoints, load_weights
-from daedap.training.trainer import Trainer, TrainResult
+from daedap.training.checkpoint import checkpoints, load_weights, trained_weights
+from daedap.training.trainer import Trainer, TrainResult, WeightAverage
 
 MACHINE = Machine("cpu", "fp32", 1, "")
 RECIPE = TrainOptions(
     num_train_epochs=3, per_device_train_batch_size=8, learning_rate=1e-2, logging_steps=1, save_steps=3, seed=1
 )
+FIVE_EPOCHS = replace(RECIPE, num_train_epochs=5, early_stopping_patience=0, save_total_limit=99)
+AVERAGED = replace(FIVE_EPOCHS, swa_epoch_start=2)
+RESTLESS: dict[str, Any] = {"learning_rate": 3e-2, "lr_scheduler_type": "constant_with_warmup"}
+"""Every epoch overshoots the optimum in another direction."""
 SPLITTING = SplitOptions(dev_size=0.15, test_size=0)
 
 
@@ -71,6 +76,15 @@ def fit(
     return Trainer(toys.task(model, train, dev), train_options, MACHINE, folder).run()
 
 
+def fit_for_60_ticks(
+    model: PreTrainedModel, train_options: TrainOptions, folder: Path, train: list[Example], dev: list[Example]
+) -> TrainResult:
+    """Train until a clock that advances by 1 whenever it is read shows 60."""
+    ticks = itertools.count()
+    task = toys.task(model, train, dev)
+    return Trainer(task, train_options, MACHINE, folder, seconds=60, clock=lambda: float(next(ticks))).run()
+
+
 def log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
 
@@ -83,21 +97,19 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_model_learns_the_pairs_by_heart(
+def test_a_model_memorises_the_pairs(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     model = small(tokenizer, width=96)
     train_options = replace(RECIPE, num_train_epochs=45, learning_rate=5e-3, save_steps=1000, weight_decay=0.0)
     fit(model, train_options, tmp_path, examples, [])
-    spoken = TorchModel(model, build_prompt(tokenizer, 96), max_new_tokens=40).reply(toys.PAIRS)
-    right = [said.text == pair.answer for said, pair in zip(spoken, toys.PAIRS, strict=True)]
+    replies = TorchModel(model, build_prompt(tokenizer, 96), max_new_tokens=40).reply(toys.PAIRS)
+    right = [reply.text == pair.answer for reply, pair in zip(replies, toys.PAIRS, strict=True)]
     assert sum(right) >= 0.95 * len(right)
-    assert all(said.ended for said in spoken)
+    assert all(reply.ended for reply in replies)
 
 
-def test_training_stops_when_dev_gets_no_better(
-    tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
-) -> None:
+def test_early_stopping(tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path) -> None:
     model = small(tokenizer, width=64)
     train_options = replace(RECIPE, num_train_epochs=40, early_stopping_patience=2, save_steps=1000)
     fitted = fit(model, train_options, tmp_path, examples[:40], examples[40:])
@@ -125,21 +137,10 @@ def test_patience_0_never_stops(tokenizer: PreTrainedTokenizerFast, examples: li
     assert fit(small(tokenizer), train_options, tmp_path, examples[:16], examples[16:20]).epochs == 8
 
 
-def test_training_ends_with_its_time(
+def test_the_time_limit_ends_training_and_scales_the_schedule(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
-    """By a clock on which each look takes a second."""
-    seconds = itertools.count()
-    train_options = replace(RECIPE, num_train_epochs=1000)
-    fitting = Trainer(
-        toys.task(small(tokenizer), examples, []),
-        train_options,
-        MACHINE,
-        tmp_path,
-        seconds=60,
-        clock=lambda: float(next(seconds)),
-    )
-    fitted = fitting.run()
+    fitted = fit_for_60_ticks(small(tokenizer), replace(RECIPE, num_train_epochs=1000), tmp_path, examples, [])
     assert 30 <= fitted.steps <= 60
     rates = [line["learning_rate"] for line in log(tmp_path) if line["event"] == "train"]
     assert len(rates) == fitted.steps
@@ -153,10 +154,10 @@ def test_only_the_newest_checkpoints_stay(
     fit(small(tokenizer), replace(RECIPE, save_total_limit=limit), tmp_path, examples, examples[:8])
     names = [folder.name for folder in checkpoints(tmp_path / "checkpoints")]
     assert names == [f"step-{step:06d}" for step in (12, 15, 16, 18, 21, 24)[-limit:] if step % 3 == 0 or step % 8 == 0]
-    assert not list((tmp_path / "checkpoints").glob(".*")), "something unfinished is left"
+    assert not list((tmp_path / "checkpoints").glob(".*")), "an unfinished file is left"
 
 
-def test_going_on_from_a_checkpoint_is_as_if_never_stopped(
+def test_resuming_from_a_checkpoint_gives_the_same_weights(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     whole, parted = small(tokenizer), small(tokenizer)
@@ -172,7 +173,7 @@ def test_going_on_from_a_checkpoint_is_as_if_never_stopped(
     assert [line["step"] for line in log(tmp_path / "whole") if line["event"] == "train"] == list(range(1, 25))
 
 
-def test_a_damaged_checkpoint_is_told(
+def test_a_damaged_checkpoint_is_reported(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     fit(small(tokenizer), RECIPE, tmp_path, examples[:8], [])
@@ -183,7 +184,7 @@ def test_a_damaged_checkpoint_is_told(
         load_weights(small(tokenizer), newest)
 
 
-def test_a_lora_checkpoint_holds_what_is_trained_alone(tmp_path: Path) -> None:
+def test_a_lora_checkpoint_holds_trained_weights_only(tmp_path: Path) -> None:
     base = load_base(str(toys.kogpt2(tmp_path / "base")))
     total = sum(weight.numel() for weight in base.model.parameters())
     examples = [base.prompt(96).example(pair) for pair in toys.PAIRS]
@@ -196,7 +197,7 @@ def test_a_lora_checkpoint_holds_what_is_trained_alone(tmp_path: Path) -> None:
     assert 2 * 4 * trained < optimizer < 2 * 4 * trained + 20_000 < 4 * total
 
 
-def test_the_log_tells_loss_rate_and_speed(
+def test_the_log_has_loss_learning_rate_and_speed(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     fit(small(tokenizer), replace(RECIPE, warmup_ratio=0.25), tmp_path, examples, [])
@@ -205,7 +206,7 @@ def test_the_log_tells_loss_rate_and_speed(
     rates = [line["learning_rate"] for line in lines]
     assert max(rates) == pytest.approx(1e-2)
     assert rates.index(max(rates)) == 6, "the warmup takes a quarter of 24 steps"
-    assert rates[-1] == pytest.approx(1e-2 / 18), "and from there it falls to nothing, a step after the last"
+    assert rates[-1] == pytest.approx(1e-2 / 18), "and then decays linearly to 0"
     assert all(line["samples_per_second"] > 0 and line["grad_norm"] > 0 for line in lines)
 
 
@@ -216,12 +217,146 @@ def test_the_same_texts_and_seed_give_the_same_fresh_base() -> None:
     assert not same(weights(first.model), weights(other.model))
 
 
+# ---- weight averaging -----------------------------------------------------------------------------------------------
+
+
+def losses(folder: Path, event: str) -> list[float]:
+    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line["loss"] for line in map(json.loads, lines) if line["event"] == event]
+
+
+def loss_of(model: PreTrainedModel, dev: list[Example]) -> float:
+    bits, labels = score_answers(model, dev, "cpu").sum(axis=0)
+    return float(-bits / labels * math.log(2))
+
+
+def mean(folder: Path, first: int, last: int, steps: int) -> dict[str, torch.Tensor]:
+    """Of the weights at the ends of epochs, from their checkpoints."""
+    names = [f"step-{epoch * steps:06d}" for epoch in range(first, last + 1)]
+    ends = [load_file(folder / "checkpoints" / name / "trained.safetensors") for name in names]
+    return {name: torch.stack([end[name] for end in ends]).mean(0) for name in ends[0]}
+
+
+def test_the_mean_of_what_is_trained() -> None:
+    frozen, trained = nn.Linear(3, 2).requires_grad_(False), nn.Linear(2, 2)
+    model, before = nn.Sequential(frozen, trained), frozen.weight.clone()
+    average, seen = WeightAverage(model), []
+    for _ in range(3):
+        seen.append(trained.weight.detach().clone())
+        average.add()
+        with torch.no_grad():
+            trained.weight += torch.randn(2, 2)
+    own = trained.weight.detach().clone()
+    with average.swapped_in():
+        torch.testing.assert_close(trained.weight, torch.stack(seen).mean(0))
+    assert torch.equal(trained.weight, own)
+    assert torch.equal(frozen.weight, before)
+    other = WeightAverage(model)
+    other.load_state_dict(average.state_dict())
+    means = []
+    for one in (average, other):
+        one.add()
+        with one.swapped_in():
+            means.append(trained.weight.detach().clone())
+    assert torch.equal(*means)
+
+
+def test_the_average_competes_with_the_epochs(
+    tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
+) -> None:
+    model, dev = small(tokenizer, width=64), examples[:16]
+    plain = fit(small(tokenizer, width=64), replace(FIVE_EPOCHS, **RESTLESS), tmp_path / "plain", examples, dev)
+    fitted = fit(model, replace(AVERAGED, **RESTLESS), tmp_path / "averaged", examples, dev)
+    own, averages = (losses(tmp_path / "averaged", event) for event in ("dev", "average"))
+    assert own == losses(tmp_path / "plain", "dev"), "the training itself is the same"
+    assert len(averages) == 3, "from the end of the third epoch on there is something to average"
+    assert fitted.averaged
+    assert fitted.best_dev_loss == min(averages) < min(own) == plain.best_dev_loss
+    assert fitted.best_epoch == 3 + averages.index(min(averages))
+    assert loss_of(model, dev) == pytest.approx(fitted.best_dev_loss, rel=1e-5)
+    for name, weight in mean(tmp_path / "averaged", 2, fitted.best_epoch, 8).items():
+        torch.testing.assert_close(trained_weights(model)[name], weight)
+    assert not plain.averaged
+
+
+def test_an_average_that_is_worse_is_not_kept(
+    tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
+) -> None:
+    """The first epochs of a slow training are far behind the last."""
+    model, train_options = (
+        small(tokenizer, width=64),
+        replace(AVERAGED, swa_epoch_start=1, learning_rate=1e-3, warmup_ratio=0.0),
+    )
+    fitted = fit(
+        model, replace(train_options, lr_scheduler_type="constant_with_warmup"), tmp_path, examples, examples[:8]
+    )
+    own = losses(tmp_path, "dev")
+    assert not fitted.averaged
+    assert (fitted.best_epoch, fitted.best_dev_loss) == (5, min(own))
+    assert loss_of(model, examples[:8]) == pytest.approx(min(own), rel=1e-5)
+
+
+@pytest.mark.parametrize("rows", [0, 8])
+def test_without_selection_the_average_is_kept(
+    rows: int, tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
+) -> None:
+    model, train_options = small(tokenizer, width=64), replace(AVERAGED, load_best_model_at_end=False)
+    fitted = fit(model, train_options, tmp_path, examples, examples[:rows])
+    assert fitted.averaged
+    for name, weight in mean(tmp_path, 2, 5, 8).items():
+        torch.testing.assert_close(trained_weights(model)[name], weight)
+
+
+def test_lora_weights_are_averaged(tmp_path: Path) -> None:
+    base = load_base(str(toys.kogpt2(tmp_path / "base")))
+    examples = [base.prompt(96).example(pair) for pair in toys.PAIRS]
+    model = with_lora(base.model, rank=2, alpha=4, dropout=0.1, layers=1)
+    assert fit(model, AVERAGED, tmp_path / "run", examples, []).averaged
+    ends = mean(tmp_path / "run", 2, 5, 8)
+    assert ends.keys() == {name for name, _ in model.named_parameters() if "lora" in name}
+    for name, weight in ends.items():
+        torch.testing.assert_close(trained_weights(model)[name], weight)
+
+
+@pytest.mark.parametrize("last", ["step-000010", "step-000015", "step-000018"], ids=["epoch 2", "epoch 3", "within 4"])
+def test_resuming_an_averaged_training_gives_the_same_weights(
+    last: str, tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
+) -> None:
+    straight, resumed = small(tokenizer, width=64), small(tokenizer, width=64)
+    fit(straight, AVERAGED, tmp_path / "run", examples[:40], examples[40:])
+    for later in checkpoints(tmp_path / "run" / "checkpoints"):
+        if later.name > last:
+            later.rename(tmp_path / later.name)
+    fit(resumed, AVERAGED, tmp_path / "run", examples[:40], examples[40:])
+    ours, theirs = trained_weights(straight), trained_weights(resumed)
+    assert all(torch.equal(weight, theirs[name]) for name, weight in ours.items())
+    assert len(losses(tmp_path / "run", "average")) == 3
+
+
+def test_averaging_within_a_time_limit(
+    tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
+) -> None:
+    train_options = replace(FIVE_EPOCHS, num_train_epochs=1000, swa_epoch_start=1, save_steps=1000, save_total_limit=1)
+    fitted = fit_for_60_ticks(small(tokenizer), train_options, tmp_path, examples, examples[:8])
+    assert fitted.steps < 60
+    assert len(losses(tmp_path, "average")) == fitted.epochs - 1 > 0
+    assert fitted.best_dev_loss == min(losses(tmp_path, "dev") + losses(tmp_path, "average"))
+
+
+@pytest.mark.parametrize(
+    ("start", "message"), [(-1, "must not be negative"), (5, "nothing to average"), (9, "nothing to")]
+)
+def test_invalid_start_epochs_are_refused(start: int, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        TrainOptions(num_train_epochs=5, swa_epoch_start=start)
+
+
 # ---- killed and resumed --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training that was never stopped (twice with one seed, then with another), and the same killed."""
+class KillTrial:
+    """Runs of uninterrupted trainings (two with seed 1, one with seed 2), and a run killed and resumed with seed 1."""
 
     straight: list[Path]
     killed: Path
@@ -229,15 +364,15 @@ class Trial:
     """The last logged step at each kill."""
 
 
-def in_process(file: Path, model_options: ModelOptions, train_options: TrainOptions, runs: Path) -> Path:
-    place = RunOptions(runs=runs, evaluate=False)
+def train_in_process(file: Path, model_options: ModelOptions, train_options: TrainOptions, runs: Path) -> Path:
+    run_options = RunOptions(runs=runs, evaluate=False)
     return train(
         file,
         read_options=ReadOptions(),
         split_options=SPLITTING,
         model_options=model_options,
         train_options=train_options,
-        place=place,
+        place=run_options,
     ).folder
 
 
@@ -252,21 +387,21 @@ def options(*groups: SplitOptions | ModelOptions | TrainOptions) -> list[str]:
 
 
 def last_step(run: Path) -> int:
-    """-1 before the run has begun, 0 before its first step. Only lines that are whole: it is still being written."""
+    """-1 before the run has settings, 0 before its first step. An incomplete last line is ignored."""
     path = run / "log.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     return int(json.loads(lines[-1])["step"]) if lines else int((run / "settings.json").exists()) - 1
 
 
 def command(*words: str) -> subprocess.Popen[str]:
-    """`daedap train`, computing in as many threads as this process does: their number decides the last bits."""
+    """`daedap train` with this process's number of threads, which affects rounding."""
     words = (sys.executable, "-m", "daedap", "train", *words)
     own = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONIOENCODING": "utf-8"}
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", env=own)
 
 
 def kill_and_resume(begin: list[str], runs: Path, moments: list[int]) -> list[int]:
-    """Kill the command each time it has come to a step; at last let it end. Returns the steps it had come to."""
+    """Kill the command at each of these steps, then let it finish. Returns the last logged steps at the kills."""
     at, run = [], runs / "0001"
     for words, moment in zip([begin, *(["--resume"] for _ in moments)], moments, strict=False):
         process = command(*words, "--runs", str(runs))
@@ -279,18 +414,18 @@ def kill_and_resume(begin: list[str], runs: Path, moments: list[int]) -> list[in
         assert bool(checkpoints(run / "checkpoints")) is (moment > 0)
         assert not (run / "manifest.json").exists()
     process = command("--resume", "--runs", str(runs))
-    _, said = process.communicate()
-    assert process.returncode == 0, said
+    _, reply = process.communicate()
+    assert process.returncode == 0, reply
     return at
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
-    place = tmp_path_factory.mktemp("trials")
-    file, train_options = place / "대화.csv", replace(RECIPE, num_train_epochs=2, learning_rate=1e-3)
+def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KillTrial]:
+    folder = tmp_path_factory.mktemp("trials")
+    file, train_options = folder / "대화.csv", replace(RECIPE, num_train_epochs=2, learning_rate=1e-3)
     with file.open("w", encoding="utf-8", newline="") as rows:
         csv.writer(rows).writerows([("Q", "A"), *((pair.question, pair.answer) for pair in toys.PAIRS)])
-    base = str(toys.kogpt2(place / "base"))
+    base = str(toys.kogpt2(folder / "base"))
     learners = {
         "full": ModelOptions(base="fresh", precision="fp32", device="cpu", dropout=0.1),
         "lora": ModelOptions(
@@ -302,30 +437,32 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
         ends = {}
         for name, model_options in learners.items():
             begin = [str(file), *options(SPLITTING, model_options, train_options), "--no-evaluate"]
-            ends[name] = pool.submit(kill_and_resume, begin, place / f"{name}-killed", moments[name])
+            ends[name] = pool.submit(kill_and_resume, begin, folder / f"{name}-killed", moments[name])
         straight = {}
         for name, model_options in learners.items():
             recipes = [train_options, train_options, replace(train_options, seed=2)]
             straight[name] = [
-                in_process(file, model_options, one, place / f"{name}-{i}") for i, one in enumerate(recipes)
+                train_in_process(file, model_options, one, folder / f"{name}-{i}") for i, one in enumerate(recipes)
             ]
-    return {name: Trial(straight[name], place / f"{name}-killed" / "0001", ends[name].result()) for name in learners}
+    return {
+        name: KillTrial(straight[name], folder / f"{name}-killed" / "0001", ends[name].result()) for name in learners
+    }
 
 
 @pytest.fixture(params=["full", "lora"])
-def trial(request: pytest.FixtureRequest, trials: dict[str, Trial]) -> Trial:
+def trial(request: pytest.FixtureRequest, trials: dict[str, KillTrial]) -> KillTrial:
     return trials[str(request.param)]
 
 
-def learned(run: Path) -> bytes:
+def weight_bytes(run: Path) -> bytes:
     return next(path for folder in ("model", "adapter") for path in (run / folder).glob("*.safetensors")).read_bytes()
 
 
-def test_killed_and_resumed_training_gives_the_same_bytes(trial: Trial) -> None:
-    assert learned(trial.killed) == learned(trial.straight[0])
+def test_killed_and_resumed_training_gives_the_same_bytes(trial: KillTrial) -> None:
+    assert weight_bytes(trial.killed) == weight_bytes(trial.straight[0])
 
 
-def test_the_log_of_a_resumed_run_has_each_step_once(trial: Trial) -> None:
+def test_the_log_of_a_resumed_run_has_each_step_once(trial: KillTrial) -> None:
     resumed, straight = (
         [(line["event"], line["step"], line["epoch"], line["loss"], line.get("grad_norm")) for line in log(run)]
         for run in (trial.killed, trial.straight[0])
@@ -336,6 +473,6 @@ def test_the_log_of_a_resumed_run_has_each_step_once(trial: Trial) -> None:
     assert max(trial.at) > 3, "none was killed after its first checkpoint"
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trial: Trial) -> None:
-    first, again, other = map(learned, trial.straight)
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(trial: KillTrial) -> None:
+    first, again, other = map(weight_bytes, trial.straight)
     assert first == again != other

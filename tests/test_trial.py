@@ -1,4 +1,4 @@
-"""One trial: trained as `daedap train` would train it, and leaving the base as it was."""
+"""Trials train like `daedap train` and leave the base unchanged."""
 
 from __future__ import annotations
 
@@ -30,72 +30,72 @@ def model_options(request: pytest.FixtureRequest, tmp_path: Path) -> ModelOption
 
 
 @pytest.fixture
-def ground(model_options: ModelOptions, tmp_path: Path) -> TrialContext:
+def context(model_options: ModelOptions, tmp_path: Path) -> TrialContext:
     run = Run(tmp_path / "runs" / ".tune-1")
     write_split(run.folder, PARTS)
     write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
     return prepare_trials(run, model_options, RECIPE, PARTS.rows("train"))
 
 
-def nothing(epoch: int, speaker: TorchModel) -> None:
+def nothing(epoch: int, model: TorchModel) -> None:
     pass
 
 
-def test_the_ground_knows_what_a_training_takes(ground: TrialContext, model_options: ModelOptions) -> None:
-    assert (ground.method, ground.learning_rate) == (model_options.method, 2e-3)
-    assert (ground.plan.rows, ground.plan.epochs, ground.plan.blocks) == (len(PARTS.rows("train")), 2, 2)
-    assert ground.plan.seconds > 0
-    assert ground.plan.scoring > 20, "the scores of the test rows are thought of"
-    longer = ground.expected_plan(model_options, TrainOptions(num_train_epochs=20), PARTS.rows("train"))
-    assert longer.seconds > 2 * ground.plan.seconds
+def test_the_plan_of_a_whole_training(context: TrialContext, model_options: ModelOptions) -> None:
+    assert (context.method, context.learning_rate) == (model_options.method, 2e-3)
+    assert (context.plan.rows, context.plan.epochs, context.plan.blocks) == (len(PARTS.rows("train")), 2, 2)
+    assert context.plan.seconds > 0
+    assert context.plan.scoring > 20, "the evaluation of the test rows is planned"
+    longer = context.expected_plan(model_options, TrainOptions(num_train_epochs=20), PARTS.rows("train"))
+    assert longer.seconds > 2 * context.plan.seconds
 
 
-def test_the_pace_of_real_steps(ground: TrialContext, model_options: ModelOptions) -> None:
-    calibrated = ground.calibrated(model_options, RECIPE, len(PARTS.rows("train")))
+def test_calibration_by_a_real_epoch(context: TrialContext, model_options: ModelOptions) -> None:
+    calibrated = context.calibrated(model_options, RECIPE, len(PARTS.rows("train")))
     assert calibrated.slowdown >= 1
-    assert calibrated.plan.seconds == pytest.approx(calibrated.slowdown * ground.plan.seconds)
+    assert calibrated.plan.seconds == pytest.approx(calibrated.slowdown * context.plan.seconds)
     slower = replace(calibrated, slowdown=1000.0).expected_plan(model_options, RECIPE, PARTS.rows("train"))
-    assert slower.seconds > 10 * ground.plan.seconds
+    assert slower.seconds > 10 * context.plan.seconds
 
 
-def test_trials_do_not_disturb_each_other(ground: TrialContext, model_options: ModelOptions) -> None:
-    first = ground.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
-    other = ground.train(model_options, TrainOptions(num_train_epochs=1, learning_rate=1e-2), nothing).log2_probability(
-        PAIRS
-    )
-    again = ground.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
+def test_trials_are_independent(context: TrialContext, model_options: ModelOptions) -> None:
+    first = context.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
+    other = context.train(
+        model_options, TrainOptions(num_train_epochs=1, learning_rate=1e-2), nothing
+    ).log2_probability(PAIRS)
+    again = context.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
 
 
-def test_it_learns_as_a_run_does(ground: TrialContext, model_options: ModelOptions, tmp_path: Path) -> None:
-    tried = ground.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
+def test_a_trial_trains_like_a_run(context: TrialContext, model_options: ModelOptions, tmp_path: Path) -> None:
+    trial = context.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
     run = Run(tmp_path / "runs" / "0001")
     write_split(run.folder, PARTS)
-    settings = json.loads((ground.run.folder / "settings.json").read_text(encoding="utf-8"))
+    settings = json.loads((context.run.folder / "settings.json").read_text(encoding="utf-8"))
     write_json(run.folder / "settings.json", settings)
     learn(run)
-    np.testing.assert_allclose(tried, open_trained(run).log2_probability(PAIRS), rtol=1e-3)
+    np.testing.assert_allclose(trial, open_trained(run).log2_probability(PAIRS), rtol=1e-3)
 
 
-def test_it_is_watched_and_leaves_no_checkpoints(ground: TrialContext, model_options: ModelOptions) -> None:
+def test_each_epoch_is_reported_and_no_checkpoint_is_left(context: TrialContext, model_options: ModelOptions) -> None:
     epochs = []
-    ground.train(model_options, RECIPE, lambda epoch, speaker: epochs.append(epoch))
+    context.train(model_options, RECIPE, lambda epoch, model: epochs.append(epoch))
     assert epochs == [1, 2]
-    assert not list((ground.run.folder / "checkpoints").glob("step-*"))
+    assert not list((context.run.folder / "checkpoints").glob("step-*"))
 
 
-def test_whoever_watches_may_end_it(ground: TrialContext, model_options: ModelOptions) -> None:
-    def enough(epoch: int, speaker: TorchModel) -> None:
+def test_the_callback_may_stop_a_trial(context: TrialContext, model_options: ModelOptions) -> None:
+    def enough(epoch: int, model: TorchModel) -> None:
         raise KeyError(epoch)
 
     with pytest.raises(KeyError, match="1"):
-        ground.train(model_options, RECIPE, enough)
+        context.train(model_options, RECIPE, enough)
 
 
-def test_trials_share_the_activation_cache(ground: TrialContext, model_options: ModelOptions) -> None:
+def test_trials_share_the_activation_cache(context: TrialContext, model_options: ModelOptions) -> None:
     top = ModelOptions(base=model_options.base, method=model_options.method, layers=1, precision="fp32", device="cpu")
     for rate in (1e-3, 2e-3):
-        ground.train(top, TrainOptions(num_train_epochs=1, learning_rate=rate), nothing)
-    held = list((ground.run.folder.parent / "cache").glob("*.states"))
+        context.train(top, TrainOptions(num_train_epochs=1, learning_rate=rate), nothing)
+    held = list((context.run.folder.parent / "cache").glob("*.states"))
     assert len(held) == 2, "of the training rows and the dev rows, once"

@@ -1,4 +1,4 @@
-"""An engine answers only where it computes what was trained, on the processor at hand."""
+"""An engine is used only where it agrees with PyTorch on this processor."""
 
 from __future__ import annotations
 
@@ -31,97 +31,97 @@ from daedap.runs import Run, find
 ROWS = toys.PAIRS[:12]
 
 
-def outliers(speaker: TorchModel) -> TorchModel:
-    """One number of every state is a thousand times the others, and weighs nothing: eight bits see nothing but it."""
-    body: Any = cast("GPT2LMHeadModel", speaker.model).transformer
+def outliers(model: TorchModel) -> TorchModel:
+    """Make one feature of every activation a thousand times larger and ignore it: int8 rounds all others to 0."""
+    body: Any = cast("GPT2LMHeadModel", model.model).transformer
     with torch.no_grad():
         for block in body.h:
             for norm, reads in ((block.ln_1, block.attn.c_attn), (block.ln_2, block.mlp.c_fc)):
                 norm.weight[0] = 1000.0
                 reads.weight[0] = 0.0
-    return speaker
+    return model
 
 
 @pytest.fixture
-def speaker(tmp_path: Path) -> TorchModel:
+def model(tmp_path: Path) -> TorchModel:
     base = load_base(str(toys.kogpt2(tmp_path / "kogpt2")))
     return TorchModel(base.model, base.prompt(96), max_new_tokens=12)
 
 
-def made(speaker: TorchModel, folder: Path) -> Path:
-    convert(speaker.model, speaker.prompt, folder)
-    Reference.of(speaker, ROWS).save(folder)
+def converted(model: TorchModel, folder: Path) -> Path:
+    convert(model.model, model.prompt, folder)
+    Reference.of(model, ROWS).save(folder)
     return folder
 
 
-def checked(speaker: TorchModel, folder: Path) -> Engine | None:
-    return open_verified_engine(folder, speaker.prompt, speaker.max_new_tokens)
+def open_verified(model: TorchModel, folder: Path) -> Engine | None:
+    return open_verified_engine(folder, model.prompt, model.max_new_tokens)
 
 
-def test_eight_bits_serve_where_they_agree(speaker: TorchModel, tmp_path: Path) -> None:
-    folder = made(speaker, tmp_path / "engine")
-    engine = checked(speaker, folder)
+def test_int8_is_used_where_it_agrees(model: TorchModel, tmp_path: Path) -> None:
+    folder = converted(model, tmp_path / "engine")
+    engine = open_verified(model, folder)
     assert engine is not None
     assert engine.compute_type == "int8"
-    found = verified(folder)[processor_kind()]
-    assert found["compute_type"] == "int8"
-    assert abs(found["bpc_difference"]) <= 0.02
+    actual = verified(folder)[processor_kind()]
+    assert actual["compute_type"] == "int8"
+    assert abs(actual["bpc_difference"]) <= 0.02
 
 
-def test_float32_takes_over_where_eight_bits_are_too_far_off(
-    speaker: TorchModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_float32_is_used_where_int8_deviates(
+    model: TorchModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="daedap")
-    folder = made(outliers(speaker), tmp_path / "engine")
-    engine = checked(speaker, folder)
+    folder = converted(outliers(model), tmp_path / "engine")
+    engine = open_verified(model, folder)
     assert engine is not None
     assert engine.compute_type == "float32"
     assert "computes in float32 on this processor" in caplog.text
-    eight_bits = Engine.open(folder, speaker.prompt, 12, "int8")
-    assert not Reference.open(folder).compare(eight_bits).close
-    wanted, found = speaker.log2_probability(ROWS)[:, 0], engine.log2_probability(ROWS)[:, 0]
-    assert found.sum() == pytest.approx(wanted.sum(), rel=0.01)
+    int8 = Engine.open(folder, model.prompt, 12, "int8")
+    assert not Reference.open(folder).compare(int8).close
+    wanted, actual = model.log2_probability(ROWS)[:, 0], engine.log2_probability(ROWS)[:, 0]
+    assert actual.sum() == pytest.approx(wanted.sum(), rel=0.01)
 
 
-def test_no_engine_serves_where_none_agrees(
-    speaker: TorchModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_no_engine_is_used_where_none_agrees(
+    model: TorchModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = made(speaker, tmp_path / "engine")
+    folder = converted(model, tmp_path / "engine")
     reference = Reference.open(folder)
     replace(reference, log2_probabilities=(float("nan"), *reference.log2_probabilities[1:])).save(folder)
-    assert checked(speaker, folder) is None
-    assert checked(speaker, folder) is None
-    assert caplog.text.count("PyTorch answers, slower") == 1, "said when it is found out, and remembered"
+    assert open_verified(model, folder) is None
+    assert open_verified(model, folder) is None
+    assert caplog.text.count("PyTorch answers, slower") == 1, "reported once, then recorded"
     assert verified(folder)[processor_kind()] == {"compute_type": "pytorch"}
 
 
-def test_a_kind_of_processor_is_checked_once(
-    speaker: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_kind_of_processor_is_verified_once(
+    model: TorchModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = made(speaker, tmp_path / "engine")
-    assert checked(speaker, folder) is not None
+    folder = converted(model, tmp_path / "engine")
+    assert open_verified(model, folder) is not None
     here = processor_kind()
     (folder / "reference.json").unlink()
-    assert checked(speaker, folder) is not None, "not computed again"
-    monkeypatch.setenv("CT2_FORCE_CPU_ISA", "GENERIC")  # now it counts as another kind
+    assert open_verified(model, folder) is not None, "not verified again"
+    monkeypatch.setenv("CT2_FORCE_CPU_ISA", "GENERIC")  # counts as another kind of processor
     assert processor_kind() != here
     with pytest.raises(RunError, match=r"reference\.json.*can't be read"):
-        checked(speaker, folder)
-    Reference.of(speaker, ROWS).save(folder)
-    assert checked(speaker, folder) is not None
+        open_verified(model, folder)
+    Reference.of(model, ROWS).save(folder)
+    assert open_verified(model, folder) is not None
     assert set(verified(folder)) == {here, processor_kind()}
 
 
-def test_a_run_moves_to_another_processor(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_moved_to_another_processor(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = Run(Path(shutil.copytree(trained.folder, tmp_path / "0001")))
     assert moved.manifest["engine"] == verified(moved.folder / "engine")[processor_kind()]
     monkeypatch.setenv("CT2_FORCE_CPU_ISA", "GENERIC")
     assert isinstance(open_engine(moved), Engine)
     assert processor_kind() in verified(moved.folder / "engine")
-    assert find(str(moved.folder), tmp_path) == moved, "a record of another processor is no damage"
+    assert find(str(moved.folder), tmp_path) == moved, "records of other processors are no damage"
 
 
-def test_answers_that_were_close_choices_do_not_count() -> None:
+def test_agreement_thresholds() -> None:
     assert Agreement("int8", 0.019, same_answers=9, clear_answers=10).close
     assert Agreement("int8", -0.019, same_answers=0, clear_answers=0).close
     assert not Agreement("int8", 0.021, same_answers=10, clear_answers=10).close
@@ -129,35 +129,35 @@ def test_answers_that_were_close_choices_do_not_count() -> None:
     assert not Agreement("int8", float("nan"), same_answers=10, clear_answers=10).close
 
 
-def test_the_margin_of_an_answer_is_its_closest_choice(speaker: TorchModel) -> None:
-    (said, margin), *_ = speaker.greedy(ROWS[:1])
-    ids, is_main = speaker.prompt.question(ROWS[0]), []
-    controls = [number for number in speaker.prompt.control_ids if number != speaker.prompt.template.eos_id]
-    for _ in range(said.tokens):
+def test_the_margin_is_the_smallest_lead(model: TorchModel) -> None:
+    (reply, margin), *_ = model.greedy(ROWS[:1])
+    ids, margins = model.prompt.question(ROWS[0]), []
+    controls = [id for id in model.prompt.control_ids if id != model.prompt.template.eos_id]
+    for _ in range(reply.tokens):
         with torch.no_grad():
-            logits = cast("GPT2LMHeadModel", speaker.model)(torch.tensor([ids])).logits[0, -1]
+            logits = cast("GPT2LMHeadModel", model.model)(torch.tensor([ids])).logits[0, -1]
         logits[controls] = -torch.inf
         best = logits.topk(2)
-        is_main.append(float(best.values[0] - best.values[1]))
+        margins.append(float(best.values[0] - best.values[1]))
         ids.append(int(best.indices[0]))
-    assert margin == pytest.approx(min(is_main), abs=1e-3)
+    assert margin == pytest.approx(min(margins), abs=1e-3)
 
 
-def test_a_damaged_record_is_told(speaker: TorchModel, tmp_path: Path) -> None:
-    folder = made(speaker, tmp_path / "engine")
+def test_a_damaged_record_is_reported(model: TorchModel, tmp_path: Path) -> None:
+    folder = converted(model, tmp_path / "engine")
     (folder / "verified.json").write_text("{", encoding="utf-8")
     with pytest.raises(RunError, match=r"verified\.json.*can't be read"):
-        checked(speaker, folder)
+        open_verified(model, folder)
     (folder / "verified.json").unlink()
     document = json.loads((folder / "reference.json").read_text(encoding="utf-8"))
     write_json(folder / "reference.json", {**document, "pairs": [{"question": "주차 되나요?"}]})
     with pytest.raises(RunError, match=r"reference\.json.*can't be read"):
-        checked(speaker, folder)
+        open_verified(model, folder)
 
 
 @pytest.mark.parametrize("width", [1, 5, 64])
-def test_no_pair_of_weights_can_saturate(width: int) -> None:
-    """A processor without VNNI sums two products of an activation up to 255 in 16 bits."""
+def test_no_pair_of_int8_weights_can_saturate(width: int) -> None:
+    """Without VNNI, two products with an activation of up to 255 are added in 16 bits."""
     rows = np.random.default_rng(0).standard_t(2, (50, width)).astype(np.float32)
     rows[0] = 0.0
     layer = LinearSpec()
@@ -168,23 +168,23 @@ def test_no_pair_of_weights_can_saturate(width: int) -> None:
     padded = np.pad(np.abs(weights), ((0, 0), (0, -width % 4))).reshape(len(rows), -1, 4)
     pairs = np.sort(padded, axis=2)[:, :, 2:].sum(axis=2)
     assert pairs.max() <= 128
-    assert np.abs(weights).max(axis=1)[1:].min() >= 63, "no step is wasted"
+    assert np.abs(weights).max(axis=1)[1:].min() >= 63, "the range is used"
 
 
-def test_the_compute_types_are_ctranslate2s() -> None:
+def test_the_compute_types_are_supported() -> None:
     assert {"int8", "float32"} <= ctranslate2.get_supported_compute_types("cpu")
 
 
-def test_a_pair_is_scored_once(speaker: TorchModel) -> None:
-    scored, asked = CachedScorer(speaker), [ROWS[0], ROWS[1], replace(ROWS[0], label="다른 이름표")]
-    np.testing.assert_allclose(scored.log2_probability(asked), speaker.log2_probability(asked), rtol=1e-6)
-    assert len(scored.known) == 2, "what a row is called makes no difference to its answer"
+def test_a_pair_is_scored_once(model: TorchModel) -> None:
+    scored, pairs = CachedScorer(model), [ROWS[0], ROWS[1], replace(ROWS[0], label="다른 이름표")]
+    np.testing.assert_allclose(scored.log2_probability(pairs), model.log2_probability(pairs), rtol=1e-6)
+    assert len(scored.known) == 2, "labels do not matter for scoring"
     scored.known.update(dict.fromkeys(scored.known, (-1.0, 2.0)))
-    assert scored.log2_probability(asked).tolist() == [[-1.0, 2.0]] * 3
+    assert scored.log2_probability(pairs).tolist() == [[-1.0, 2.0]] * 3
     assert scored.log2_probability([]).shape == (0, 2)
 
 
-def test_bf16_is_not_even_tried_without_instructions_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_is_not_chosen_without_hardware_support(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not {"AVX-512", "VNNI", "bf16"} & set(processor_features())
     if platform.machine() == "x86_64":

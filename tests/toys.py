@@ -35,7 +35,7 @@ from transformers import (
 from daedap.model.loss import AnswerLoss, TokenizedRows
 from daedap.model.prompt import Example
 from daedap.model.tokenizer import save_tokenizer, train_tokenizer
-from daedap.training.task import Task
+from daedap.training.trainer import Task
 from daedap.types import Pair
 
 torch.set_num_threads(1)  # on a busy machine a second one only waits

@@ -132,14 +132,14 @@ def _begin(
     schedule: PretrainOptions,
 ) -> None:
     """Read, part and encode the texts; the settings come last, and with them the run can be resumed."""
-    from daedap.training.pretrain import encode, fit_tokenizer  # as above
+    from daedap.training.pretrain import fit_tokenizer, write_corpora  # as above
 
     start = None if base_options.base == FRESH else _load(base_options.base, schedule)
     times = Counter(file.resolve() for file in files)
     digests = {file: digest(file) for file in times if file.is_file()}
     train, dev = _parted(times, read_options, base_options.dev_size, schedule.seed)
     tokenizer = start.tokenizer if start else fit_tokenizer(train, shape.vocab_size)
-    sizes = encode(run, tokenizer, train, dev)
+    sizes = write_corpora(run, tokenizer, train, dev)
     _tell_sizes(sizes)
     settings = {
         "command": "pretrain",

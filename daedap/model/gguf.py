@@ -1,13 +1,10 @@
-"""The bytes of a GGUF file: metadata, and tensors dequantized one at a time.
+"""Bases in GGUF files (llama.cpp's format), dequantized to float32 so that they can be trained and saved as usual.
 
-As github.com/ggml-org/ggml/blob/master/docs/gguf.md describes versions 2 and 3. The gguf package's own reader makes
-several arrays of each word of the vocabulary: half a minute for Gemma's, where this takes a second.
+Reads versions 2 and 3 of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. The gguf package's reader creates
+several arrays per token of the vocabulary: half a minute for Gemma's 262,144 tokens, where this one takes a second.
 
-Bases in one GGUF file, llama.cpp's format: dequantized to float32, so that they can be trained and saved as usual.
-
-transformers' own `gguf_file=` reads the same, but walks through the vocabulary three times with a slow reader (over a
-minute for Gemma's 262,144 tokens), leaves out what a file says of head width, attention scale and rope factors, and
-forgets that BOS is to be added. So the parts it is built of are used here, and each of these is looked after.
+transformers' `gguf_file=` uses that reader three times, ignores head width, attention scale and rope factors of the
+file, and does not add BOS. This module uses its building blocks and handles these.
 """
 
 from __future__ import annotations
@@ -41,12 +38,12 @@ from daedap.errors import BaseError
 from daedap.i18n import translate
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-"""Kinds of values, as `struct` names them; 8 is a text and 9 an array."""
+"""Types of metadata values → format characters of `struct`; 8 is a string and 9 an array."""
 _TEXT, _ARRAY = 8, 9
 
 
 class Tensor(NamedTuple):
-    """Where a tensor lies. shape: as PyTorch has it; kind: of its blocks; offset: from where the tensors begin."""
+    """A tensor's entry. shape: in PyTorch's order; kind: GGMLQuantizationType; offset: from the start of the data."""
 
     shape: tuple[int, ...]
     kind: int
@@ -55,43 +52,43 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class GgufReader:
-    """A file's metadata and tensors. Whatever is wrong with the file raises ValueError or struct.error."""
+    """A file's metadata and tensor entries. A damaged file raises ValueError or struct.error."""
 
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
-    begin: int
-    """Where the tensors begin."""
+    data_start: int
+    """Position of the tensor data in the file."""
 
     @classmethod
     def open(cls, path: Path) -> GgufReader:
-        """Read all but the tensors' numbers."""
-        head = _Head(np.memmap(path, mode="r", dtype=np.uint8))
+        """Read everything but the tensor data."""
+        head = _HeaderReader(np.memmap(path, mode="r", dtype=np.uint8))
         magic, version, tensors, entries = head.unpack("<4sIQQ")
         if magic != b"GGUF" or version not in (2, 3):
             raise ValueError("not a GGUF file of version 2 or 3")
         metadata = {head.text(): head.value() for _ in range(entries)}
         named = {head.text(): head.tensor() for _ in range(tensors)}
         step = metadata.get("general.alignment", 32)
-        return cls(path, metadata, named, -(-head.place // step) * step)
+        return cls(path, metadata, named, -(-head.position // step) * step)
 
     @property
     def architecture(self) -> str:
-        """llama.cpp's name of it."""
+        """llama.cpp's name of the architecture."""
         return str(self.metadata["general.architecture"])
 
     @property
-    def whole(self) -> bool:
-        """Whether the file is as long as its tensors are."""
+    def complete(self) -> bool:
+        """Whether the file is long enough for all its tensors."""
         ends = (tensor.offset + self._size(tensor) for tensor in self.tensors.values())
-        return self.begin + max(ends, default=0) <= self.path.stat().st_size
+        return self.data_start + max(ends, default=0) <= self.path.stat().st_size
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor's numbers, whatever they are stored as."""
+        """A tensor, dequantized."""
         from gguf import GGMLQuantizationType, dequantize
 
         tensor = self.tensors[name]
-        start, kind = self.begin + tensor.offset, GGMLQuantizationType(tensor.kind)
+        start, kind = self.data_start + tensor.offset, GGMLQuantizationType(tensor.kind)
         data = self._bytes[start : start + self._size(tensor)]
         if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
             data = data.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)
@@ -109,23 +106,23 @@ class GgufReader:
         return math.prod(tensor.shape) // numbers * octets
 
 
-class _Head:
-    """Reads one thing after the other."""
+class _HeaderReader:
+    """Reads values sequentially."""
 
     def __init__(self, octets: NDArray[np.uint8]) -> None:
-        self.octets, self.place = octets.data, 0
+        self.octets, self.position = octets.data, 0
 
-    def unpack(self, read_options: str) -> tuple[Any, ...]:
-        values = struct.unpack_from(read_options, self.octets, self.place)
-        self.place += struct.calcsize(read_options)
+    def unpack(self, layout: str) -> tuple[Any, ...]:
+        values = struct.unpack_from(layout, self.octets, self.position)
+        self.position += struct.calcsize(layout)
         return values
 
     def text(self) -> str:
         (length,) = self.unpack("<Q")
-        self.place += length
-        if self.place > len(self.octets):
+        self.position += length
+        if self.position > len(self.octets):
             raise ValueError("it ends within a text")
-        return str(self.octets[self.place - length : self.place], "utf-8")
+        return str(self.octets[self.position - length : self.position], "utf-8")
 
     def value(self) -> Any:
         (kind,) = self.unpack("<I")
@@ -149,18 +146,18 @@ class _Head:
 
 
 ARCHITECTURES = ("gemma3", "lfm2", "llama", "qwen2", "qwen3")
-"""llama.cpp's names of those that were tried; its "llama" are also kanana, HyperCLOVA X SEED, Midm and SmolLM2."""
-_SPLITS = ("gpt-2", "llama-bpe", "llama3", "lfm2", "midm-2.0", "qwen2")
-"""How byte-level tokenizers cut texts, as far as transformers cuts them in the same way."""
+"""llama.cpp's names of tested architectures; "llama" includes kanana, HyperCLOVA X SEED, Midm and SmolLM2."""
+_PRE_TOKENIZERS = ("gpt-2", "llama-bpe", "llama3", "lfm2", "midm-2.0", "qwen2")
+"""Pre-tokenizers of byte-level BPE that transformers implements in the same way."""
 _LLAMA3 = {
     "rope_type": "llama3",
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 8192,
 }
-"""Llama 3's rope scaling: a file holds only the factors that come of these numbers."""
+"""Llama 3's rope scaling: a file contains only the factors computed from these values."""
 _LAYERS_27B = 62
-"""Gemma 3 27B, by its number of layers as in llama.cpp, alone scales attention by its width."""
+"""Of Gemma 3 27B, which llama.cpp recognises by it: it alone scales attention by hidden size / heads."""
 _ROPE = "rope_freqs.weight"
 _TOKENS = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
@@ -182,7 +179,7 @@ def find_gguf(folder: Path) -> Path | None:
 
 
 def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str]:
-    """Model, tokenizer and licence ("unknown" when it names none) of a file. Raises BaseError when it can't be read."""
+    """Model, tokenizer and licence ("unknown" when it names none) of a file. Raises BaseError."""
     if find_spec("gguf") is None:
         raise BaseError(
             "{path}: reading GGUF files takes the package gguf.", "Install it: pip install daedap[gguf]", path=path
@@ -193,7 +190,7 @@ def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str
         return _model(file), _tokenizer(file), str(file.metadata.get("general.license", "unknown"))
     except BaseError:
         raise
-    except Exception as error:  # struct.error, KeyError, UnicodeDecodeError, ValueError …: by where it is cut or wrong
+    except Exception as error:  # struct.error, KeyError, UnicodeDecodeError, ValueError …
         raise BaseError(
             "{path}: the GGUF file can't be read ({error}).",
             "It may be cut short or of another kind; get it again, or the model's safetensors.",
@@ -203,13 +200,13 @@ def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str
 
 
 def _check(file: GgufReader) -> None:
-    """Raises BaseError for what would be read wrong, or not at all."""
-    if not file.whole:
+    """Raise BaseError for truncated files and for what would be read wrong."""
+    if not file.complete:
         raise BaseError("{path}: the GGUF file is cut short.", "Get it again.", path=file.path)
     if file.architecture not in ARCHITECTURES:
         raise _unknown(file, translate("architecture"), file.architecture)
     split = file.metadata.get("tokenizer.ggml.pre")
-    if file.metadata["tokenizer.ggml.model"] == "gpt2" and split not in _SPLITS:
+    if file.metadata["tokenizer.ggml.model"] == "gpt2" and split not in _PRE_TOKENIZERS:
         raise _unknown(file, translate("tokenizer"), split)
     scaling = file.metadata.get(f"{file.architecture}.rope.scaling.type", "none")
     if scaling != "none":
@@ -231,22 +228,22 @@ def _model(file: GgufReader) -> PreTrainedModel:
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     model: PreTrainedModel = AutoModelForCausalLM.from_config(_config(file), dtype=torch.float32)
-    read_options = cast("Any", TENSOR_PROCESSORS.get(file.architecture, TensorProcessor))(config=model.config.to_dict())
-    names = get_gguf_hf_weights_map(model, read_options)
+    processor = cast("Any", TENSOR_PROCESSORS.get(file.architecture, TensorProcessor))(config=model.config.to_dict())
+    names = get_gguf_hf_weights_map(model, processor)
     weights, read = model.state_dict(), file.tensors.keys() & names.keys()
-    for name in read:  # one after the other: whole models may fit into memory only once
-        values = torch.from_numpy(read_options.process(weights=file.read(name), name=name).weights)
+    for name in read:  # one at a time: memory may hold the model only once
+        values = torch.from_numpy(processor.process(weights=file.read(name), name=name).weights)
         if values.shape != weights[names[name]].shape:
             raise ValueError(f"{name} has the shape {[*values.shape]}")
         weights[names[name]].copy_(values)
     absent = weights.keys() - {names[name] for name in read} - set(model.all_tied_weights_keys)
-    if strange := sorted(absent or file.tensors.keys() - names.keys() - {_ROPE}):
+    if unmatched := sorted(absent or file.tensors.keys() - names.keys() - {_ROPE}):
         raise BaseError(
             "{folder}: its weights are not all there: {count} are missing, {first} among them.",
             "The files may belong to another model or be incomplete; get them again.",
             folder=file.path,
-            count=len(strange),
-            first=strange[0],
+            count=len(unmatched),
+            first=unmatched[0],
         )
     model.tie_weights()
     model.eval()
@@ -254,7 +251,7 @@ def _model(file: GgufReader) -> PreTrainedModel:
 
 
 def _config(file: GgufReader) -> PretrainedConfig:
-    """The configuration that the metadata describe, every number of the shape among them."""
+    """The configuration from the metadata."""
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
     from transformers.integrations.gguf.gguf_config_mapping import GGUF_CONFIG_ARCHS, get_gguf_config
 
@@ -280,41 +277,41 @@ def _config(file: GgufReader) -> PretrainedConfig:
 
 
 def _llama3_rope(file: GgufReader, theta: float) -> dict[str, Any]:
-    """Llama 3's rope scaling, where it comes to the file's factors. Raises BaseError where it does not."""
+    """Llama 3's rope scaling. Raises BaseError where it does not yield the file's factors."""
     factors = file.read(_ROPE)
     scaling = {**_LLAMA3, "factor": float(factors.max()), "rope_theta": theta}
     config = LlamaConfig(head_dim=2 * len(factors), max_position_embeddings=1 << 17, rope_parameters=scaling)
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    plain = theta ** -(np.arange(len(factors)) / len(factors))
-    if not np.allclose(plain / scaled.numpy(), factors, rtol=1e-3):
+    unscaled = theta ** -(np.arange(len(factors)) / len(factors))
+    if not np.allclose(unscaled / scaled.numpy(), factors, rtol=1e-3):
         raise _unknown(file, translate("rope scaling"), _ROPE)
     return scaling
 
 
 def _tokenizer(file: GgufReader) -> PreTrainedTokenizerFast:
-    """Its tokenizer, which adds BOS where the file says so (`tokenizer.ggml.add_bos_token`)."""
+    """The file's tokenizer, which adds BOS where `tokenizer.ggml.add_bos_token` is set."""
     from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
-    told = {key.removeprefix("tokenizer."): value for key, value in file.metadata.items()}
-    described = {ours: told[key] for key, ours in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in told}
-    backend = _without_invented(convert_gguf_tokenizer(file.architecture, described)[0], len(described["tokens"]))
-    numbers = {name: told.get(f"ggml.{key}_token_id") for name, key in _TOKENS.items()}
-    names = {name: described["tokens"][number] for name, number in numbers.items() if number is not None}
+    metadata = {key.removeprefix("tokenizer."): value for key, value in file.metadata.items()}
+    fields = {ours: metadata[key] for key, ours in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in metadata}
+    backend = _without_extra_tokens(convert_gguf_tokenizer(file.architecture, fields)[0], len(fields["tokens"]))
+    numbers = {name: metadata.get(f"ggml.{key}_token_id") for name, key in _TOKENS.items()}
+    names = {name: fields["tokens"][number] for name, number in numbers.items() if number is not None}
     # Without the flag, llama.cpp adds it where the vocabulary is SentencePiece's.
-    adds = told.get("ggml.add_bos_token", told["ggml.model"] == "llama")
-    front = [names["bos_token"]] if adds and "bos_token" in names else []
+    adds = metadata.get("ggml.add_bos_token", metadata["ggml.model"] == "llama")
+    prefix = [names["bos_token"]] if adds and "bos_token" in names else []
     backend.post_processor = TemplateProcessing(
-        single=[*front, "$A"],
-        pair=[*front, "$A", "$B"],
-        special_tokens=[(token, backend.token_to_id(token)) for token in front],
+        single=[*prefix, "$A"],
+        pair=[*prefix, "$A", "$B"],
+        special_tokens=[(token, backend.token_to_id(token)) for token in prefix],
     )
-    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=told.get("chat_template"), **names)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=metadata.get("chat_template"), **names)
 
 
-def _without_invented(backend: Tokenizer, tokens: int) -> Tokenizer:
-    """Without the special tokens that transformers' classes add where a file has none of that name: `<|endoftext|>`."""
+def _without_extra_tokens(backend: Tokenizer, tokens: int) -> Tokenizer:
+    """Remove special tokens that transformers adds to files without them, such as `<|endoftext|>`."""
     if backend.get_vocab_size() == tokens:
         return backend
-    read_options = json.loads(backend.to_str())
-    read_options["added_tokens"] = [token for token in read_options["added_tokens"] if token["id"] < tokens]
-    return Tokenizer.from_str(json.dumps(read_options))
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < tokens]
+    return Tokenizer.from_str(json.dumps(state))

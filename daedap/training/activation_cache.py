@@ -1,123 +1,187 @@
-"""The activation cache: what the frozen lower blocks say, computed once, kept in a memory-mapped file."""
+"""The activation cache: hidden states of the frozen lower blocks, computed once and kept in a memory-mapped file.
+
+The frozen blocks give the same output in every epoch and, for the same base and rows, in every run.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from daedap.i18n import translate
 from daedap.model.batching import sorted_batches
+from daedap.model.device import Machine
 from daedap.model.distributed import broadcast, is_main, new_shared_file, shard
-from daedap.model.loss import Batch, collate
+from daedap.model.loss import Batch, TokenizedRows, collate
 from daedap.model.prompt import Example
+from daedap.model.trainable import SPLITTABLE, frozen_lower, lowest_trained_block, unwrap_peft
 
-_AT_ONCE = 64
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_log = logging.getLogger("daedap")
+_BATCH_SIZE = 64
 Lower = Callable[[Tensor], Tensor]
 """Ids, (rows, length), to the states that enter the lowest trained block, (rows, length, width)."""
 
 
 @dataclass(frozen=True)
-class CacheFile:
-    """Where states are kept, what they depend on besides the examples, and how many bytes all of them may take."""
+class CacheFolder:
+    """A folder of cached states, a file for each sequence of examples."""
 
     folder: Path
     key: str
-    """Names the base, the number of blocks and the precision: other states have another key."""
+    """Identifies base, number of blocks and precision, on which the states depend besides the examples."""
     width: int
     dtype: torch.dtype
     limit: int
+    """Bytes that all files of the folder may take."""
 
     def file(self, examples: Sequence[Example]) -> Path:
-        """The file of these examples."""
+        """The file for these examples, named by a hash of them and the key."""
         sha = hashlib.sha256(f"{self.key}\n{self.width}\n{self.dtype}\n".encode())
         for example in examples:
             sha.update(np.array([len(example.ids), *example.ids], dtype=np.uint32).tobytes())
         return self.folder / f"{sha.hexdigest()[:32]}.states"
 
     def size(self, examples: Sequence[Example]) -> int:
-        """Bytes that their states take."""
+        """Bytes that the states of these examples take."""
         return sum(len(example.ids) - 1 for example in examples) * self.width * self.dtype.itemsize
 
     def make_room(self, size: int) -> None:
-        """Delete files, least recently used first, until `size` more bytes are within the limit or none is left."""
+        """Delete the least recently used files until `size` more bytes are within the limit or none is left."""
         files = sorted(self.folder.glob("*.states"), key=lambda path: path.stat().st_mtime)
         held = sum(path.stat().st_size for path in files)
         while files and held + size > self.limit:
             held -= files[0].stat().st_size
-            with suppress(PermissionError):  # Windows keeps what another process has open
+            with suppress(PermissionError):  # on Windows, another process may have it open
                 files.pop(0).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
-class Cached:
-    """Examples whose batches hold states in the place of ids."""
+class CachedRows:
+    """Examples whose batches hold hidden states instead of ids."""
 
     examples: Sequence[Example]
     states: Tensor
-    """(positions of all examples, width), row after row from the shortest to the longest."""
+    """(positions of all examples, width), the examples by length."""
     starts: list[int]
-    """Where the states of each example begin."""
+    """Per example, its first row in `states`."""
     device: str
 
     def batch(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows."""
-        chosen = [self.examples[row] for row in rows]
-        batch = collate(chosen, self.device)
+        batch = collate([self.examples[row] for row in rows], self.device)
         states = torch.zeros(*batch.inputs.shape, self.states.shape[1], dtype=self.states.dtype)
-        for cache_file, row in enumerate(rows):
+        for index, row in enumerate(rows):
             length = len(self.examples[row].ids) - 1
-            states[cache_file, :length] = self.states[self.starts[row] :][:length]
+            states[index, :length] = self.states[self.starts[row] :][:length]
         return replace(batch, inputs=states.to(self.device))
 
 
-def cached(examples: Sequence[Example], lower: Lower, cache_file: CacheFile, device: str) -> Cached:
-    """The examples with their states, from an earlier run's file where there is one. Raises StorageError."""
-    path, starts = cache_file.file(examples), _starts(examples)
-    if not broadcast(partial(_there, path, cache_file, cache_file.size(examples))):
-        _fill(path, examples, starts, lower, cache_file, device)
+@dataclass(frozen=True)
+class FrozenBlocks:
+    """The blocks below the lowest trained one, and the cache of their output."""
+
+    model: PreTrainedModel
+    blocks: int
+    cache: CacheFolder
+    machine: Machine
+
+    def lower(self) -> Lower:
+        """The frozen blocks as a function, in inference mode and the machine's precision."""
+        lower, machine = frozen_lower(self.model, self.blocks).eval(), self.machine
+
+        @torch.inference_mode()
+        def run(ids: Tensor) -> Tensor:
+            with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+                states: Tensor = lower(ids)
+            return states
+
+        return run
+
+    def rows(self, splits: Sequence[Sequence[Example]]) -> list[CachedRows] | list[TokenizedRows]:
+        """Every split with cached states, or every split with ids where caching is impossible or too large."""
+        device, cache = self.machine.device, self.cache
+        tokenized = [TokenizedRows(split, device) for split in splits]
+        if not self.blocks or not cache.limit:
+            return tokenized
+        if self.model.config.model_type not in SPLITTABLE:
+            _log.info(translate("The frozen layers of this architecture can't be run apart: they run at every step."))
+            return tokenized
+        if (size := sum(map(cache.size, splits))) > cache.limit:
+            message = (
+                "The activation cache would take {size:.1f} GB, more than --cache-gb allows: "
+                "the frozen layers run at every step."
+            )
+            _log.info(translate(message, size=size / 1e9))
+            return tokenized
+        lower = self.lower()
+        return [cached_rows(split, lower, cache, device) for split in splits]
+
+
+def find_frozen(
+    model: PreTrainedModel | PeftModel, digest: str, machine: Machine, folder: Path, limit: int
+) -> FrozenBlocks:
+    """The frozen blocks of a model whose base has this digest; the cache `folder` may hold `limit` bytes."""
+    blocks, base = lowest_trained_block(model), unwrap_peft(model)
+    key = f"{digest} {blocks} {machine.precision} {next(base.parameters()).dtype}"
+    dtype = torch.bfloat16 if machine.precision == "bf16" else torch.float32
+    cache = CacheFolder(folder, key, base.config.get_text_config().hidden_size, dtype, limit)
+    return FrozenBlocks(base, blocks, cache, machine)
+
+
+def cached_rows(examples: Sequence[Example], lower: Lower, cache: CacheFolder, device: str) -> CachedRows:
+    """The examples with their states, computed unless the file exists. Raises StorageError."""
+    path, starts = cache.file(examples), _starts(examples)
+    if not broadcast(partial(_exists, path, cache, cache.size(examples))):
+        _fill(path, examples, starts, lower, cache, device)
     positions = sum(len(example.ids) - 1 for example in examples)
-    flat = torch.from_file(str(path), size=positions * cache_file.width, dtype=cache_file.dtype)
-    return Cached(examples, flat.view(positions, cache_file.width), starts, device)
+    flat = torch.from_file(str(path), size=positions * cache.width, dtype=cache.dtype)
+    return CachedRows(examples, flat.view(positions, cache.width), starts, device)
 
 
-def _there(path: Path, cache_file: CacheFile, size: int) -> bool:
-    """Whether the file is there already; if not, there is room for it now."""
+def _exists(path: Path, cache: CacheFolder, size: int) -> bool:
+    """Whether the file exists; if not, make room for `size` bytes."""
     if path.exists():
-        path.touch()  # the least recently used ones go first
+        path.touch()  # most recently used
         return True
-    cache_file.make_room(size)
+    cache.make_room(size)
     return False
 
 
 def _fill(
-    path: Path, examples: Sequence[Example], starts: Sequence[int], lower: Lower, cache_file: CacheFile, device: str
+    path: Path, examples: Sequence[Example], starts: Sequence[int], lower: Lower, cache: CacheFolder, device: str
 ) -> None:
-    """Rows from the shortest to the longest, every process its share of them."""
-    batches = shard(sorted_batches(_lengths(examples), _AT_ONCE))
-    rows_in_all, told = sum(map(len, batches)), translate("frozen layers")
-    with new_shared_file(path) as file, tqdm(total=rows_in_all, unit="row", desc=told, disable=not is_main()) as bar:
+    """Compute and write all states, every process its shard of the batches."""
+    batches = shard(sorted_batches(_lengths(examples), _BATCH_SIZE))
+    total, label = sum(map(len, batches)), translate("frozen layers")
+    with new_shared_file(path) as file, tqdm(total=total, unit="row", desc=label, disable=not is_main()) as bar:
         for rows in batches:
-            states = lower(collate([examples[row] for row in rows], device).inputs).to("cpu", cache_file.dtype)
-            file.seek(starts[rows[0]] * cache_file.width * cache_file.dtype.itemsize)
+            states = lower(collate([examples[row] for row in rows], device).inputs).to("cpu", cache.dtype)
+            file.seek(starts[rows[0]] * cache.width * cache.dtype.itemsize)
             for row, state in zip(rows, states, strict=True):
-                read = state[: len(examples[row].ids) - 1]
-                file.write(read.contiguous().view(torch.uint8).numpy().tobytes())
+                unpadded = state[: len(examples[row].ids) - 1]
+                file.write(unpadded.contiguous().view(torch.uint8).numpy().tobytes())
             bar.update(len(rows))
 
 
 def _starts(examples: Sequence[Example]) -> list[int]:
     starts = [0] * len(examples)
-    order = [row for rows in sorted_batches(_lengths(examples), _AT_ONCE) for row in rows]
+    order = [row for rows in sorted_batches(_lengths(examples), _BATCH_SIZE) for row in rows]
     ends = accumulate(len(examples[row].ids) - 1 for row in order)
     for row, end in zip(order, ends, strict=True):
         starts[row] = end - (len(examples[row].ids) - 1)

@@ -1,8 +1,7 @@
-"""Models of a well-known shape with random weights: as fast as the real one, and there without a download.
+"""Common training scripts for comparison, as people write them: Hugging Face's Trainer, PEFT and TRL.
 
-The usual recipes, each as people write it: Hugging Face's Trainer, PEFT and TRL.
-
-All of them learn the very ids that daedap's own prompt renders, so that they differ in speed and not in data.
+All train on ids rendered by daedap's prompt, so that they differ in speed and not in data. `kogpt2_shape` is a model of
+KoGPT2's shape with random weights, as fast as the real one and available without a download.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from transformers.utils import logging
 from daedap.files import digest
 from daedap.model.base import BUILT_IN, Base, self_test
 from daedap.model.prompt import Example, build_prompt
-from daedap.model.tokenizer import load_tokenizer, save_tokenizer
+from daedap.model.tokenizer import load_tokenizer
 from daedap.model.trainable import unwrap_peft
 from daedap.training.profiling import synchronize
 from daedap.types import Pair
@@ -50,14 +49,14 @@ _SEED = 42
 
 
 def kogpt2_shape(tokenizer_folder: Path | None = None) -> Base:
-    """skt/kogpt2-base-v2's shape, 125 million random weights, always the same; it is fast or slow as the real one is.
+    """A base of skt/kogpt2-base-v2's shape: 125 million random weights from a fixed seed.
 
     With the tokenizer of a folder (a `tokenizer.json` is enough), else daedap-mini's. Raises BaseError when the
     tokenizer can't be read, garbles Korean, or has more than 51,200 ids.
     """
     folder = tokenizer_folder or BUILT_IN
     tokenizer = load_tokenizer(folder)
-    build_prompt(tokenizer, 64)  # gives it the template of its roles
+    build_prompt(tokenizer, 64)  # sets its chat template
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
         model = GPT2LMHeadModel(_kogpt2_config(tokenizer))
@@ -78,65 +77,58 @@ def _kogpt2_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
     )
 
 
-def save_base(base: Base, folder: Path) -> Path:
-    """Write a base as a folder that `load_base` reads. Returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    base.model.save_pretrained(folder)
-    save_tokenizer(base.tokenizer, folder)
-    return folder
-
-
 BaselineName = Literal["lora_padded", "full_padded", "trl_best"]
 NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
 LENGTH = 128
-"""Ids that a padded row has; longer conversations are left out of the measurement."""
-_IGNORED = -100
+"""Padded length of a row in ids; longer conversations are left out of the measurement."""
+_IGNORE_INDEX = -100
 _Floats = Literal["fp32", "bf16"]
 
 
 class BaselineSettings(NamedTuple):
-    """What every recipe is told."""
+    """Settings of a measurement."""
 
     folder: Path
-    """Scratch: the libraries insist on a folder, and the trained weights are saved there."""
+    """Scratch folder, for the libraries and the trained weights."""
     device: str = "cpu"
     precision: _Floats = "fp32"
     max_steps: int | None = None
-    """Stop after so many steps; None: after the epochs."""
+    """Stop after so many steps; None: train for `epochs`."""
     epochs: int = 3
     seed: int = 42
 
 
 class Step(NamedTuple):
-    """One step: what went through the model, and the seconds from the end of the step before it."""
+    """The batch of one training step and its duration."""
 
     rows: int
     length: int
-    """Ids of each row, padding included."""
+    """Ids per row, padding included."""
     head_positions: int
-    """Places at which the head runs."""
+    """Tokens for which the head runs."""
     seconds: float
+    """Since the end of the previous step."""
 
 
 class Trained(NamedTuple):
-    """What a recipe came to."""
+    """The result of a baseline."""
 
     model: PreTrainedModel | PeftModel
     steps: list[Step]
     seconds: float
-    """From the first row to the saved weights; loading the base isn't counted."""
+    """From the first row to the saved weights, without loading the base."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A recipe. `trainer` makes its trainer from a base, which it changes, the examples and the options."""
+    """A common training script. `trainer` builds its trainer from base, examples and options; it changes the base."""
 
     name: BaselineName
     batch_size: int
     learning_rate: float
     trainer: Callable[[Base, Sequence[Example], dict[str, Any]], Trainer]
     any_precision: bool = False
-    """Whether it is run in the faster precision; else in fp32."""
+    """Whether it may run in bf16; else fp32."""
 
     @property
     def available(self) -> bool:
@@ -145,41 +137,41 @@ class Baseline:
 
 
 def rows_that_fit(base: Base, rows: Sequence[Pair]) -> list[Pair]:
-    """The rows that fit whole, the turns before them included."""
-    prompt, room = build_prompt(base.tokenizer, sys.maxsize), min(LENGTH, base.max_positions)
-    return [row for row in rows if len(prompt.example(row).ids) <= room]
+    """Rows that need no truncation, history included."""
+    prompt, limit = build_prompt(base.tokenizer, sys.maxsize), min(LENGTH, base.max_positions)
+    return [row for row in rows if len(prompt.example(row).ids) <= limit]
 
 
-def train_baseline(stock: Baseline, base: Base, rows: Sequence[Pair], setting: BaselineSettings) -> Trained:
-    """Train `base`, which is changed, by a recipe; the weights are saved in the setting's folder, as people would."""
+def train_baseline(baseline: Baseline, base: Base, rows: Sequence[Pair], settings: BaselineSettings) -> Trained:
+    """Train a base, which is changed, and save the weights to the scratch folder."""
     start = time.perf_counter()
-    set_seed(setting.seed)
+    set_seed(settings.seed)
     prompt = base.prompt(LENGTH)
     with _quiet():
-        trainer = stock.trainer(base, [prompt.example(row) for row in rows], _options(stock, setting))
-        # TRL skips the places where nothing is learned on CUDA alone
-        watch = _Watch(setting.device, head_everywhere=stock.name != "trl_best" or setting.device != "cuda")
-        trainer.data_collator = watch.over(trainer.data_collator)
-        trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is for the result alone
-        trainer.add_callback(watch)
+        trainer = baseline.trainer(base, [prompt.example(row) for row in rows], _options(baseline, settings))
+        # TRL skips the head for unlabelled tokens on CUDA only
+        recorder = _StepRecorder(settings.device, full_head=baseline.name != "trl_best" or settings.device != "cuda")
+        trainer.data_collator = recorder.wrap(trainer.data_collator)
+        trainer.remove_callback(PrinterCallback)  # stdout is for the result
+        trainer.add_callback(recorder)
         trainer.train()
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        model.save_pretrained(setting.folder / stock.name)
-    vars(unwrap_peft(model)).pop("forward", None)  # TRL's own one belongs to its trainer: a copy would run the original
-    return Trained(model, watch.steps, time.perf_counter() - start)
+        model.save_pretrained(settings.folder / baseline.name)
+    vars(unwrap_peft(model)).pop("forward", None)  # TRL's patched one would run the original in a copy
+    return Trained(model, recorder.steps, time.perf_counter() - start)
 
 
-def _options(stock: Baseline, setting: BaselineSettings) -> dict[str, Any]:
-    """What all recipes have in common, named as in TrainingArguments."""
+def _options(baseline: Baseline, settings: BaselineSettings) -> dict[str, Any]:
+    """TrainingArguments of all baselines."""
     return {
-        "output_dir": str(setting.folder),
-        "per_device_train_batch_size": stock.batch_size,
-        "learning_rate": stock.learning_rate,
-        "num_train_epochs": setting.epochs,
-        "max_steps": setting.max_steps or -1,
-        "bf16": setting.precision == "bf16",
-        "use_cpu": setting.device == "cpu",
-        "seed": setting.seed,
+        "output_dir": str(settings.folder),
+        "per_device_train_batch_size": baseline.batch_size,
+        "learning_rate": baseline.learning_rate,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "bf16": settings.precision == "bf16",
+        "use_cpu": settings.device == "cpu",
+        "seed": settings.seed,
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": "none",
@@ -200,7 +192,7 @@ def _full_padded(base: Base, examples: Sequence[Example], options: dict[str, Any
 
 
 def _padded(model: Any, base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
-    """Every row filled up to the same length; questions are learned as answers are, padding is not."""
+    """Every row padded to `LENGTH`; questions are labels as well as answers, padding is not."""
     prompt = base.prompt(LENGTH)
     rows = [_padded_row(example.ids, prompt.pad_id, prompt.max_length) for example in examples]
     return Trainer(model=model, args=TrainingArguments(**options), train_dataset=rows)
@@ -211,26 +203,26 @@ def _padded_row(ids: list[int], pad: int, length: int) -> dict[str, list[int]]:
     return {
         "input_ids": ids + [pad] * empty,
         "attention_mask": [1] * len(ids) + [0] * empty,
-        "labels": ids + [_IGNORED] * empty,
+        "labels": ids + [_IGNORE_INDEX] * empty,
     }
 
 
 def _trl_best(base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
-    """TRL as fast as its settings make it; rows in the form that it brings prompts with completions into itself."""
+    """TRL with its fastest settings, on rows in the form into which it converts prompt-completion data."""
     from datasets import Dataset, disable_progress_bars  # comes with trl, which is optional
     from trl import SFTConfig, SFTTrainer
 
     disable_progress_bars()
-    whole = options["max_steps"] < 0
+    all_rows = options["max_steps"] < 0
     config = SFTConfig(
         **options,
         completion_only_loss=True,
-        train_sampling_strategy="group_by_length" if whole else "sequential",
+        train_sampling_strategy="group_by_length" if all_rows else "sequential",
         gradient_checkpointing=False,
         packing=False,
         max_length=LENGTH,
     )
-    chosen = examples if whole else _excerpt(examples, options)
+    chosen = examples if all_rows else _excerpt(examples, options)
     rows = [{"input_ids": one.ids, "completion_mask": _completion(one)} for one in chosen]
     trainer: Trainer = SFTTrainer(
         model=base.model,
@@ -243,7 +235,7 @@ def _trl_best(base: Base, examples: Sequence[Example], options: dict[str, Any]) 
 
 
 def _excerpt(examples: Sequence[Example], options: dict[str, Any]) -> list[Example]:
-    """Batches of an epoch that is grouped by length, evenly spread over it: its first ones hold its longest rows."""
+    """Batches evenly spread over an epoch grouped by length, whose first batches have the longest rows."""
     size, lengths = options["per_device_train_batch_size"], [len(example.ids) for example in examples]
     order = list(LengthGroupedSampler(size, lengths=lengths, generator=Generator().manual_seed(options["seed"])))
     batches = [order[start : start + size] for start in range(0, len(order) - size + 1, size)] or [order]
@@ -259,7 +251,9 @@ def _lora(base: Base, target: str | list[str], *, rank: int, dropout: float) -> 
         lora_alpha=2 * rank,
         lora_dropout=dropout,
         target_modules=target,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),  # GPT-2 keeps (in, out)
+        fan_in_fan_out=any(
+            isinstance(module, Conv1D) for module in base.model.modules()
+        ),  # GPT-2's weights are (in, out)
     )
 
 
@@ -268,46 +262,46 @@ def _completion(example: Example) -> list[int]:
 
 
 BASELINES: dict[str, Baseline] = {
-    stock.name: stock
-    for stock in (
+    baseline.name: baseline
+    for baseline in (
         Baseline("lora_padded", 8, 3e-4, _lora_padded),
         Baseline("full_padded", 4, 5e-5, _full_padded),
         Baseline("trl_best", 32, 2e-4, _trl_best, any_precision=True),
     )
 }
-"""The recipes by name."""
+"""All baselines by name."""
 
 
 @dataclass
-class _Watch(TrainerCallback):
-    """Notes what each step takes in, as it is collated, and when it ends."""
+class _StepRecorder(TrainerCallback):
+    """Records shape and duration of every step."""
 
     device: str
-    head_everywhere: bool
+    full_head: bool
     batches: list[tuple[int, int, int]] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
 
-    def over(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """The same collator, which is listened to: batches are made in the order of their steps, at times one ahead."""
+    def wrap(self, collate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """A collator that records its batches; they come in the order of the steps, sometimes one ahead."""
 
-        def listened(rows: Any) -> Any:
+        def recording(rows: Any) -> Any:
             batch = collate(rows)
-            self.batches.append((*batch["input_ids"].shape, self._head_places(batch["labels"])))
+            self.batches.append((*batch["input_ids"].shape, self._head_positions(batch["labels"])))
             return batch
 
-        return listened
+        return recording
 
-    def _head_places(self, labels: Tensor) -> int:
-        return labels.numel() if self.head_everywhere else int((labels != _IGNORED).sum())
+    def _head_positions(self, labels: Tensor) -> int:
+        return labels.numel() if self.full_head else int((labels != _IGNORE_INDEX).sum())
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """The clock starts."""
+        """Start the clock."""
         self.since = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        """One more step."""
+        """Record a step."""
         synchronize(self.device)
         now = time.perf_counter()
         self.steps.append(Step(*self.batches[len(self.steps)], now - self.since))
@@ -316,7 +310,7 @@ class _Watch(TrainerCallback):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks that transformers makes on every trainer."""
+    """Suppress transformers' warnings."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:

@@ -1,7 +1,4 @@
-"""What this machine can do, and how much a recipe asks of it: peak speed of matrix products, memory, operations.
-
-The usual recipes and daedap's own, measured one after the other in one process, on the same rows and base.
-"""
+"""Speed of common training scripts and of daedap's own training, in one process, on the same rows and base."""
 
 from __future__ import annotations
 
@@ -32,32 +29,32 @@ from daedap.runs import Run
 from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_baseline
 from daedap.training.finetune import learn
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
-from daedap.training.task import Task
+from daedap.training.trainer import Task
 from daedap.types import Pair
 
 FloatType = Literal["fp32", "bf16"]
-_TRIED_STEPS = 2
+_PROBE_STEPS = 2
 
 
 class Measurement(NamedTuple):
-    """One recipe on this machine."""
+    """The measurement of one recipe."""
 
     name: str
     precision: FloatType
     rows: int
-    """Rows that went through the model, repetitions counted."""
+    """Rows trained on, repetitions counted."""
     seconds: float
     """From the first row to the saved weights."""
     step_rates: tuple[float, ...]
-    """Rows per second of each step but the first, which warms up."""
+    """Rows per second of each step but the first."""
     peak_bytes: int
-    """The most memory that the process held meanwhile."""
+    """Peak resident memory of the process."""
     flops_per_row: float
-    """Forward and backward, padding included."""
+    """Of forward and backward pass, padding included."""
     whole: bool = False
-    """Whether all epochs were run, not only some steps."""
+    """Whether all epochs were run, not only a few steps."""
     bits_per_character: float | None = None
-    """Of the dev rows' answers, after whole epochs only."""
+    """Of the dev rows' answers, after all epochs."""
 
     @property
     def rate(self) -> float:
@@ -66,17 +63,17 @@ class Measurement(NamedTuple):
 
     @property
     def overall_rate(self) -> float:
-        """Rows per second from the first row to the saved weights; where only steps were tried, that of the steps."""
+        """Rows per second from the first row to the saved weights; without all epochs, the rate of the steps."""
         return self.rows / self.seconds if self.whole else self.rate
 
     def utilisation(self, peaks: Mapping[FloatType, float]) -> float:
-        """Share of the machine's measured peak in this precision; `peaks` in GFLOP/s."""
+        """Fraction of the measured peak in this precision; `peaks` in GFLOP/s."""
         return self.flops_per_row * self.rate / (peaks[self.precision] * 1e9)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """daedap's own training with some of its savings."""
+    """daedap's own training with some options."""
 
     name: str
     model_options: Mapping[str, Any] = field(default_factory=dict)
@@ -95,15 +92,15 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class BenchContext:
-    """What all recipes are measured on."""
+    """What all recipes share."""
 
     base: Callable[[], Base]
-    """Makes the same untrained base anew: a recipe changes the one it is given."""
+    """Creates the untrained base: every recipe changes its own."""
     train: Sequence[Pair]
     dev: Sequence[Pair]
     device: str
     scratch: Path
-    """A folder for what the libraries insist on writing."""
+    """Scratch folder."""
     peaks: Mapping[FloatType, float]
     """GFLOP/s of matrix products."""
     seed: int = 42
@@ -119,33 +116,33 @@ class MachineInfo:
 
 
 def measure_peaks(device: str) -> dict[FloatType, float]:
-    """GFLOP/s of matrix products in both precisions; 0 for bf16 where it has no instructions."""
+    """GFLOP/s of matrix products in both precisions; 0 for bf16 without hardware support."""
     slow = device == "cpu" and not has_fast_bf16()
     return {"fp32": matmul_peak(torch.float32, device), "bf16": 0.0 if slow else matmul_peak(torch.bfloat16, device)}
 
 
-def choose_baseline_precision(stock: Baseline, ground: BenchContext) -> FloatType:
-    """The precision that a recipe is run in: the faster one where it may choose, found by a few steps of itself."""
-    if not stock.any_precision or ground.peaks["bf16"] <= ground.peaks["fp32"]:
+def choose_baseline_precision(baseline: Baseline, context: BenchContext) -> FloatType:
+    """fp32, or the faster precision by a few steps where the baseline may run in bf16."""
+    if not baseline.any_precision or context.peaks["bf16"] <= context.peaks["fp32"]:
         return "fp32"
-    fp32, bf16 = (measure_speed(stock, ground, floats, _TRIED_STEPS).rate for floats in ("fp32", "bf16"))
+    fp32, bf16 = (measure_speed(baseline, context, floats, _PROBE_STEPS).rate for floats in ("fp32", "bf16"))
     return "bf16" if bf16 > fp32 else "fp32"
 
 
-def measure_speed(stock: Baseline, ground: BenchContext, precision: FloatType, steps: int) -> Measurement:
-    """A recipe for so many steps (at least 2)."""
-    return _measure(stock, ground, _setting(ground, precision, max_steps=steps))
+def measure_speed(baseline: Baseline, context: BenchContext, precision: FloatType, steps: int) -> Measurement:
+    """Measure so many steps, at least 2."""
+    return _measure(baseline, context, _settings(context, precision, max_steps=steps))
 
 
-def measure_quality(stock: Baseline, ground: BenchContext, precision: FloatType, epochs: int) -> Measurement:
-    """A recipe for whole epochs, with the bits per character it comes to."""
-    return _measure(stock, ground, _setting(ground, precision, epochs=epochs))
+def measure_quality(baseline: Baseline, context: BenchContext, precision: FloatType, epochs: int) -> Measurement:
+    """Measure whole epochs and the resulting bits per character."""
+    return _measure(baseline, context, _settings(context, precision, epochs=epochs))
 
 
-def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measurement:
-    """daedap's own training, whole: the time of the frozen layers, of compiling and of saving counts."""
-    base, folder = ground.base(), ground.scratch / level.name.replace(" ", "-")
-    run = _prepared(level, ground, folder / "0001", epochs)
+def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measurement:
+    """Measure daedap's own training; filling the activation cache, compiling and saving count."""
+    base, folder = context.base(), context.scratch / variant.name.replace(" ", "-")
+    run = _prepare_run(variant, context, folder / "0001", epochs)
     with PeakMemory() as memory:
         started = time.perf_counter()
         begun = learn(run, base)
@@ -154,29 +151,29 @@ def measure_ours(level: Variant, ground: BenchContext, epochs: int) -> Measureme
     events = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     rates = [event["samples_per_second"] for event in events if event["event"] == "train"]
     measured = Measurement(
-        level.name,
+        variant.name,
         fitting.machine.precision,
-        epochs * len(ground.train),
+        epochs * len(context.train),
         seconds,
         tuple(rates[1:] or rates),
         memory.peak_bytes,
         _flops_per_row(fitting.task, fitting.train_options.per_device_train_batch_size),
         True,
-        bits_per_character(unwrap_peft(fitting.task.model).float(), begun.prompt, ground.dev, ground.device)
-        if ground.dev
+        bits_per_character(unwrap_peft(fitting.task.model).float(), begun.prompt, context.dev, context.device)
+        if context.dev
         else None,
     )
-    shutil.rmtree(folder)  # the next one must not find what the frozen layers said
+    shutil.rmtree(folder)  # the next variant must not find this activation cache
     return measured
 
 
-def _prepared(level: Variant, ground: BenchContext, folder: Path, epochs: int) -> Run:
-    """A run's folder as `daedap train` leaves it before the training."""
-    for side, pairs in (("train", ground.train), ("dev", ())):
+def _prepare_run(variant: Variant, context: BenchContext, folder: Path, epochs: int) -> Run:
+    """A run folder as `daedap train` leaves it before training."""
+    for side, pairs in (("train", context.train), ("dev", ())):
         records = [{"id": pair.id, "component": "", **asdict(pair)} for pair in pairs]
         write_lines(folder / "data" / f"{side}.jsonl", records)
-    train_options = TrainOptions(**{"num_train_epochs": epochs, "seed": ground.seed, **level.train_options})
-    model_options = ModelOptions(**{"max_length": LENGTH, "device": ground.device, **level.model_options})
+    train_options = TrainOptions(**{"num_train_epochs": epochs, "seed": context.seed, **variant.train_options})
+    model_options = ModelOptions(**{"max_length": LENGTH, "device": context.device, **variant.model_options})
     write_json(
         folder / "settings.json",
         {"learner": asdict(model_options), "recipe": {**asdict(train_options), "budget": None}},
@@ -185,56 +182,56 @@ def _prepared(level: Variant, ground: BenchContext, folder: Path, epochs: int) -
 
 
 def _flops_per_row(task: Task, size: int) -> float:
-    """Of what is really computed: the trained blocks, the shortlist."""
+    """Of what is computed: the trained blocks and the shortlist."""
     examples = task.train.examples
     lengths = [len(example.ids) for example in examples]
     total = 0.0
     for rows in sorted_batches(lengths, size):
-        places = sum(lengths[row] - examples[row].answer_start for row in rows)
+        positions = sum(examples[row].n_labels for row in rows)
         total += step_flops(
-            task.loss.model, rows=len(rows), length=max(lengths[row] for row in rows) - 1, head_positions=places
+            task.loss.model, rows=len(rows), length=max(lengths[row] for row in rows) - 1, head_positions=positions
         )
     return total / len(examples)
 
 
-def _setting(
-    ground: BenchContext, precision: FloatType, max_steps: int | None = None, epochs: int = 1
+def _settings(
+    context: BenchContext, precision: FloatType, max_steps: int | None = None, epochs: int = 1
 ) -> BaselineSettings:
-    return BaselineSettings(ground.scratch, ground.device, precision, max_steps, epochs, ground.seed)
+    return BaselineSettings(context.scratch, context.device, precision, max_steps, epochs, context.seed)
 
 
-def _measure(stock: Baseline, ground: BenchContext, setting: BaselineSettings) -> Measurement:
-    base = ground.base()
+def _measure(baseline: Baseline, context: BenchContext, settings: BaselineSettings) -> Measurement:
+    base = context.base()
     with PeakMemory() as memory:
-        trained = train_baseline(stock, base, ground.train, setting)
-    whole = setting.max_steps is None
+        trained = train_baseline(baseline, base, context.train, settings)
+    whole = settings.max_steps is None
     prompt = base.prompt(LENGTH)
     return Measurement(
-        stock.name,
-        setting.precision,
+        baseline.name,
+        settings.precision,
         sum(step.rows for step in trained.steps),
         trained.seconds,
         step_rates(trained.steps),
         memory.peak_bytes,
         flops_per_row(trained.model, trained.steps),
         whole,
-        bits_per_character(trained.model, prompt, ground.dev, ground.device) if whole and ground.dev else None,
+        bits_per_character(trained.model, prompt, context.dev, context.device) if whole and context.dev else None,
     )
 
 
 def step_rates(steps: Sequence[Step]) -> tuple[float, ...]:
-    """Rows per second of each step, without the first unless there is no other."""
+    """Rows per second of each step but the first, which warms up, unless it is the only one."""
     return tuple(step.rows / step.seconds for step in steps[1:] or steps)
 
 
 def flops_per_row(model: nn.Module, steps: Sequence[Step]) -> float:
-    """Mean over the same steps as the rates."""
+    """Mean over the same steps as `step_rates`."""
     warm = steps[1:] or steps
     flops = (step_flops(model, rows=step.rows, length=step.length, head_positions=step.head_positions) for step in warm)
     return sum(flops) / sum(step.rows for step in warm)
 
 
 def bits_per_character(model: PreTrainedModel | PeftModel, prompt: Prompt, dev: Sequence[Pair], device: str) -> float:
-    """−log2 p of the answers' tokens and ends, by their characters; in fp32 whatever the model was trained in."""
+    """−log2 p of all answers and their EOS divided by the answers' characters (NFC), computed in fp32."""
     scores = score_answers(model, [prompt.example(pair) for pair in dev], device)
     return float(-scores[:, 0].sum() / sum(len(nfc(pair.answer)) for pair in dev))

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that the next step depends on, in accelerate's layout, without the frozen weights."""
+"""Checkpoints in accelerate's layout, without frozen weights, and the log of a resumed run."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _WEIGHTS = "trained.safetensors"
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that training changes, by name, on the CPU, as safetensors wants them."""
+    """Trained weights by name, on the CPU and contiguous as safetensors requires."""
     trained = ((name, weight) for name, weight in model.named_parameters() if weight.requires_grad)
     return {name: weight.detach().cpu().contiguous() for name, weight in trained}
 
 
 def save_weights(model: nn.Module, folder: Path) -> None:
-    """Write the trained weights into a folder; they replace those before them in one step, so that some are there."""
+    """Write the trained weights into a folder, replacing earlier ones atomically."""
     with new_path(folder / _WEIGHTS) as temporary:
         save_file(trained_weights(model), temporary)
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Put the saved weights back in place. Raises RunError when the file is cut short or belongs to another model."""
+    """Load saved weights into the model. Raises RunError when the file is truncated or damaged."""
     try:
         keys = model.load_state_dict(load_file(folder / _WEIGHTS), strict=False)
     except Exception as error:  # safetensors and torch have their own errors
@@ -38,25 +38,25 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def keep_only_trained(accelerator: Accelerator, model: nn.Module) -> None:
-    """Make `save_state` and `load_state` handle the model's trained weights only: megabytes with LoRA, not gigabytes.
+    """Make accelerate's `save_state` and `load_state` handle trained weights only: megabytes with LoRA, not gigabytes.
 
-    What accelerate was given may be a part or a wrapper of the model, with other names for the same weights.
+    Names are those of `model`: accelerate may have been given a part or a wrapper of it.
     """
 
     def save(_: list[nn.Module], weights: list[dict[str, Any]], folder: str) -> None:
         save_file(trained_weights(model), Path(folder) / _WEIGHTS)
-        weights.clear()  # accelerate writes what is left in this list: nothing
+        weights.clear()  # accelerate writes what is left in this list
 
     def load(models: list[nn.Module], folder: str) -> None:
         load_weights(model, Path(folder))
-        models.clear()  # as above
+        models.clear()  # likewise
 
     accelerator.register_save_state_pre_hook(save)
     accelerator.register_load_state_pre_hook(load)
 
 
 def save_checkpoint(accelerator: Accelerator, folder: Path, step: int, limit: int) -> None:
-    """Write `step-000200/` whole or not at all, then delete all but the newest `limit`."""
+    """Write `step-000200/` atomically, then delete all but the newest `limit` checkpoints."""
     path = folder / f"step-{step:06d}"
     if not path.exists():  # the same step is the same state
         with new_folder(path) as temporary:
@@ -71,7 +71,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def resume(accelerator: Accelerator, folder: Path) -> None:
-    """Go back to the newest checkpoint of a run's folder, if there is one. Raises RunError when it can't be read."""
+    """Load the newest checkpoint of a run's folder, if there is one. Raises RunError when it can't be read."""
     for newest in checkpoints(folder / "checkpoints")[-1:]:
         try:
             accelerator.load_state(str(newest))
@@ -82,12 +82,12 @@ def resume(accelerator: Accelerator, folder: Path) -> None:
 
 
 def cut_log(folder: Path, step: int) -> None:
-    """Take out of a run's log what came after a step, and a last line that a full disk or a kill cut short."""
+    """Remove the log lines of later steps, and a last line that a full disk or a kill left incomplete."""
     log = folder / "log.jsonl"
     if log.exists():
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
-        whole = (line for line in lines if line.endswith("\n"))
-        write_text(log, "".join(line for line in whole if json.loads(line).get("step", 0) <= step))
+        complete = (line for line in lines if line.endswith("\n"))
+        write_text(log, "".join(line for line in complete if json.loads(line).get("step", 0) <= step))
 
 
 def _unreadable(folder: Path, error: Exception) -> RunError:

@@ -44,9 +44,9 @@ from daedap.model.trainable import (
     with_lora,
 )
 from daedap.runs import Json, Run
+from daedap.training.activation_cache import find_frozen
 from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
-from daedap.training.task import build_task, find_frozen
-from daedap.training.trainer import Trainer, TrainResult
+from daedap.training.trainer import Trainer, TrainResult, build_task
 from daedap.types import Pair
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ def _shortlisted(model_options: ModelOptions, base: Base) -> bool:
 
 
 def _longest_answer(train: Sequence[Example]) -> int:
-    return max(len(example.ids) - example.answer for example in train)
+    return max(len(example.ids) - example.answer_start for example in train)
 
 
 def _count(model: torch.nn.Module) -> Json:

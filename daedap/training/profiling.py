@@ -1,4 +1,4 @@
-"""What this machine can do, and how much a recipe asks of it: peak speed of matrix products, memory, operations."""
+"""Measurements for benchmarks: peak speed of matrix products, peak memory, floating-point operations of a step."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from transformers.pytorch_utils import Conv1D
 from daedap.model.trainable import BLOCK
 
 _SHAPES = ((1024, 1024, 4096), (1024, 4096, 1024), (2048, 2048, 2048), (4096, 768, 3072))
-"""(m, k, n): products of matrices large enough that nothing but arithmetic counts."""
-_EVERY = 0.02
+"""(m, k, n) of products that are large enough to be compute-bound."""
+_POLL_SECONDS = 0.02
 
 
 def matmul_peak(dtype: torch.dtype, device: str = "cpu", times: int = 5) -> float:
-    """GFLOP/s of matrix products in a data type: the best of several shapes, each the median of `times`."""
-    return max(_speed(shape, dtype, device, times) for shape in _SHAPES)
+    """GFLOP/s of matrix products: the maximum over several shapes, each the median of `times` repetitions."""
+    return max(_gflops(shape, dtype, device, times) for shape in _SHAPES)
 
 
-def _speed(shape: tuple[int, int, int], dtype: torch.dtype, device: str, times: int) -> float:
+def _gflops(shape: tuple[int, int, int], dtype: torch.dtype, device: str, times: int) -> float:
     rows, inner, columns = shape
     left, right = torch.randn(rows, inner).to(device, dtype), torch.randn(inner, columns).to(device, dtype)
     measured = []
@@ -39,11 +39,11 @@ def _speed(shape: tuple[int, int, int], dtype: torch.dtype, device: str, times: 
         left @ right
         synchronize(device)
         measured.append(time.perf_counter() - start)
-    return 2 * rows * inner * columns / statistics.median(measured[1:]) / 1e9  # the first call picks kernels
+    return 2 * rows * inner * columns / statistics.median(measured[1:]) / 1e9  # the first call selects kernels
 
 
 def synchronize(device: str) -> None:
-    """Until an accelerator has done what it was given; a processor always has."""
+    """Wait until the device has finished its queued work; a CPU has no queue."""
     if device == "cuda":
         torch.cuda.synchronize()
     elif device == "mps":
@@ -51,44 +51,43 @@ def synchronize(device: str) -> None:
 
 
 class PeakMemory:
-    """The most memory that this process holds during a block, looked at every 20 ms.
+    """A context manager that samples the resident memory of this process every 20 ms.
 
-    What earlier blocks have left behind is given back to the system first, as far as it can be. An accelerator's own
-    memory isn't counted.
+    Freed memory is returned to the system first, as far as possible. GPU memory isn't counted.
     """
 
     peak_bytes: int = 0
-    """Resident memory, everything that was there before the block included."""
+    """Maximum within the block."""
     before_bytes: int = 0
-    """Resident memory as the block begins."""
+    """At the beginning of the block."""
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
         _trim()
         self._process, self._done = psutil.Process(), threading.Event()
-        self.before_bytes = self.peak_bytes = self._held()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.before_bytes = self.peak_bytes = self._resident()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._look()
+        self._sample()
         self._done.set()
         self._thread.join()
 
-    def _watch(self) -> None:
-        while not self._done.wait(_EVERY):
-            self._look()
+    def _poll(self) -> None:
+        while not self._done.wait(_POLL_SECONDS):
+            self._sample()
 
-    def _look(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, self._held())
+    def _sample(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self._resident())
 
-    def _held(self) -> int:
+    def _resident(self) -> int:
         return int(self._process.memory_info().rss)
 
 
 def _trim() -> None:
-    """Give freed memory back: glibc keeps it else, and it would count for the next block."""
+    """Return freed memory to the system; glibc would keep it, and it would count for the next block."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim:
@@ -96,52 +95,50 @@ def _trim() -> None:
 
 
 class _Product(NamedTuple):
-    """A weight that inputs are multiplied with, in the order of the forward pass."""
+    """A linear layer's weight."""
 
     block: int
-    """Number of its block; -1 where it stands in none."""
-    attends: bool
-    """Whether it belongs to the block's attention."""
+    """Number of its block; -1 outside the blocks."""
+    in_attention: bool
     size: int
     trained: bool
 
 
 def step_flops(model: nn.Module, *, rows: int, length: int, head_positions: int) -> float:
-    """Floating-point operations of one step on (rows, length) ids, padding included: forward and backward.
+    """Estimated floating-point operations of one training step on (rows, length) ids, padding included.
 
-    The head runs at `head_places` of the rows * length places. An estimate of what the mathematics asks for: 2 for
-    each weight and place in the forward pass; in the backward pass 2 more where the weight is trained and 2 more where
-    a gradient flows on to trained weights below it, so nothing below the lowest of them. Attention's two products take
-    4 * length * width for each place, every place looking at every other, and twice that in the backward pass.
-    Look-ups, norms, activation functions, the optimizer, and what a recipe computes a second time to save memory don't
-    count.
+    Per weight and token: 2 in the forward pass; in the backward pass 2 more if the weight is trained, and 2 more if a
+    gradient flows to trained weights below it. Attention: 4 * length * width per token, without a causal saving, and
+    twice that in the backward pass. The head runs at `head_positions` tokens. Look-ups, norms, activation functions,
+    the optimizer and recomputation (gradient checkpointing) don't count.
     """
-    places, total = rows * length, 0.0
-    attention = 4.0 * places * length * _attention_width(model)
-    flows = _embedding_is_trained(model)
+    tokens, total = rows * length, 0.0
+    attention = 4.0 * tokens * length * _attention_width(model)
+    gradient_below = _embedding_is_trained(model)
     for block, group in groupby(_products(model), key=lambda product: product.block):
         products = list(group)
         if block >= 0:
-            total += attention * (1 + 2 * (flows or any(one.trained for one in products if one.attends)))
+            total += attention * (1 + 2 * (gradient_below or any(one.trained for one in products if one.in_attention)))
         for product in products:
-            total += 2.0 * places * product.size * (1 + flows + product.trained)
-            flows = flows or product.trained
+            total += 2.0 * tokens * product.size * (1 + gradient_below + product.trained)
+            gradient_below = gradient_below or product.trained
     head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
     size, trained = _weight(head)
-    return total + 2.0 * head_positions * size * (1 + flows + trained)
+    return total + 2.0 * head_positions * size * (1 + gradient_below + trained)
 
 
 def _products(model: nn.Module) -> Iterator[_Product]:
-    """Every linear layer but the head; modules are listed as the forward pass meets them, block by block."""
+    """All linear layers but the head, in the order of the forward pass."""
     head = model.get_output_embeddings()  # type: ignore[operator]
-    for name, part in model.named_modules():
-        if isinstance(part, nn.Linear | Conv1D) and part is not head:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and module is not head:
             block = BLOCK.search(f".{name}.")
-            yield _Product(int(block[1]) if block else -1, "attn" in name, *_weight(part))
+            yield _Product(int(block[1]) if block else -1, "attn" in name, *_weight(module))
 
 
-def _weight(part: nn.Module) -> tuple[int, bool]:
-    weight = part.weight
+def _weight(module: nn.Module) -> tuple[int, bool]:
+    """Size, and whether it is trained."""
+    weight = module.weight
     assert isinstance(weight, torch.Tensor)
     return weight.numel(), weight.requires_grad
 

@@ -1,31 +1,27 @@
-"""Which examples go into which batch: short ones with short ones, in an order that only the seed decides.
+"""The training loop of fine-tuning, and what it shares with pretraining.
 
-What every training shares, tuning and pretraining alike.
-
-Weight averaging: the mean of what a training has learned at several moments (SWA: Izmailov et al., 2018).
-
-Late epochs learn the training rows by heart, each in its own direction; their mean does so less.
-
-Training: every step the same whether it was interrupted or not.
+A step is the same whether training was interrupted before it or not: batches depend on seed and epoch, and a checkpoint
+holds weights, optimizer, random states and progress.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from daedap.config import TrainOptions
 from daedap.errors import SettingsError
@@ -33,39 +29,89 @@ from daedap.i18n import translate
 from daedap.model.batching import epoch_batches, sorted_batches
 from daedap.model.device import Machine
 from daedap.model.distributed import all_reduce_sum, barrier, broadcast, is_main, shard, world_size
+from daedap.model.loss import AnswerLoss, Batch, shortlist
+from daedap.model.prompt import Example, Prompt
 from daedap.runs import Json, Run
+from daedap.training.activation_cache import CachedRows, FrozenBlocks
 from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
-from daedap.training.task import Rows, Task
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 @dataclass
 class Progress:
-    """How far a training is. accelerate keeps it in every checkpoint."""
+    """The position of a training, saved in every checkpoint by accelerate."""
 
     step: int = 0
     seconds: float = 0.0
-    """Of all sittings, as far as their checkpoints."""
+    """Spent until the last checkpoint, interrupted processes included."""
 
     def state_dict(self) -> Json:
         """The state as plain values."""
         return asdict(self)
 
     def load_state_dict(self, state: Json) -> None:
-        """Put a saved state back."""
+        """Restore a saved state."""
         self.__dict__.update(state)
 
 
-def new_accelerator(machine: Machine, progress: Progress, model: nn.Module, **options: Any) -> Accelerator:
-    """An accelerator whose checkpoints hold the trained weights of the model, the random states and the progress."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # an earlier run of this process may have had other options
-    accelerator = Accelerator(cpu=machine.device == "cpu", **options)
-    keep_only_trained(accelerator, model)
-    accelerator.register_for_checkpointing(progress)
-    return accelerator
+class TrainingLoop:
+    """Clock, checkpoints, log and weight updates of a training that can be resumed from any checkpoint."""
+
+    machine: Machine
+    folder: Path
+    """Of the run: `log.jsonl` and `checkpoints/` are written there."""
+    progress: Progress
+    accelerator: Accelerator
+    clock: Callable[[], float]
+    """Seconds since some moment."""
+    resumable: bool = True
+    """Write checkpoints."""
+
+    def _new_accelerator(self, model: nn.Module, **options: Any) -> Accelerator:
+        """An accelerator whose checkpoints hold the model's trained weights, random states and the progress."""
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with other options
+        accelerator = Accelerator(cpu=self.machine.device == "cpu", **options)
+        keep_only_trained(accelerator, model)
+        accelerator.register_for_checkpointing(self.progress)
+        return accelerator
+
+    def _resume(self) -> None:
+        """Load the newest checkpoint, if any, remove later log lines and start the clock."""
+        resume(self.accelerator, self.folder)
+        if is_main():
+            cut_log(self.folder, self.progress.step)
+        self._since = self.clock()
+
+    def _elapsed(self) -> float:
+        """Seconds of training, those before an interruption included as far as its last checkpoint."""
+        return self.progress.seconds + self.clock() - self._since
+
+    def _backward(self, loss: Tensor, parameters: Iterable[Tensor], max_norm: float) -> float:
+        """Compute and clip the gradients. Returns their norm before clipping."""
+        self.accelerator.backward(loss)
+        return float(self.accelerator.clip_grad_norm_(parameters, max_norm))
+
+    def _apply_gradients(self, optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+        self.progress.step += 1
+
+    def _save_checkpoint(self, keep: int) -> None:
+        """Write a checkpoint and delete all but the newest `keep`."""
+        now = self.clock()
+        self.progress.seconds += now - self._since
+        self._since = now
+        if is_main() and self.resumable:
+            save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, keep)
 
 
-def refuse_no_number(step: int, *values: float) -> None:
-    """Raise SettingsError when a loss or a gradient is no longer a number, before it gets into the weights."""
+def check_finite(step: int, *values: float) -> None:
+    """Raise SettingsError when a loss or gradient norm is NaN or infinite, before it reaches the weights."""
     if not all(map(math.isfinite, values)):
         raise SettingsError(
             "The loss is no longer a number at step {step}.",
@@ -75,7 +121,10 @@ def refuse_no_number(step: int, *values: float) -> None:
 
 
 class WeightAverage:
-    """The mean of a model's trained weights, frozen ones left out. accelerate keeps it in every checkpoint."""
+    """Running mean of the trained weights over epochs (SWA: Izmailov et al., 2018, arXiv:1803.05407).
+
+    Late epochs overfit, each differently; their mean does so less. Saved in every checkpoint by accelerate.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.count = 0
@@ -84,13 +133,13 @@ class WeightAverage:
         self._update = get_swa_multi_avg_fn()
 
     def add(self) -> None:
-        """Take in the weights as they are now."""
+        """Add the current weights to the mean."""
         self._update(self._mean, self._weights, self.count)
         self.count += 1
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The model has the averaged weights inside the block, and its own again after it, bit for bit."""
+    def swapped_in(self) -> Iterator[None]:
+        """Within the block the model has the averaged weights; after it, its own again, bit for bit."""
         self.swap()
         try:
             yield
@@ -99,7 +148,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Put the averaged weights into the model and keep its own in their place."""
+        """Exchange the model's weights and the mean."""
         for weight, mean in zip(self._weights, self._mean, strict=True):
             own = weight.clone()
             weight.copy_(mean)
@@ -110,21 +159,61 @@ class WeightAverage:
         return {"count": self.count, "mean": self._mean}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
+        """Restore a saved state."""
         self.count = int(state["count"])
         for mean, saved in zip(self._mean, state["mean"], strict=True):
             mean.copy_(saved)
 
 
-_WATCHED = 16
-"""Dev rows at a time: their logits are those of the whole vocabulary."""
-_SEVERAL = 2
-"""Epochs from which on their average is something else than one of them."""
+class Rows(Protocol):
+    """Examples that can be collated: TokenizedRows or CachedRows."""
+
+    @property
+    def examples(self) -> Sequence[Example]:
+        """All of them."""
+
+    def batch(self, rows: Sequence[int]) -> Batch:
+        """The batch of these rows."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its losses and its data."""
+
+    model: PreTrainedModel | PeftModel
+    loss: AnswerLoss
+    """Of training; with a shortlist, over part of the vocabulary."""
+    dev_loss: AnswerLoss
+    """Of dev rows, over the full vocabulary."""
+    train: Rows
+    dev: Rows
+
+
+def build_task(
+    model: PreTrainedModel | PeftModel,
+    prompt: Prompt,
+    splits: Sequence[Sequence[Example]],
+    frozen: FrozenBlocks,
+    *,
+    shortlisted: bool,
+) -> Task:
+    """Training on the first of two splits, evaluated on the second, with cached activations where possible."""
+    tokens = shortlist(prompt, splits[0]) if shortlisted else None
+    train, dev = frozen.rows(splits)
+    first_block = frozen.blocks if isinstance(train, CachedRows) else 0
+    loss = AnswerLoss(model, first_block=first_block, shortlist=tokens)
+    return Task(model, loss, AnswerLoss(model, first_block=first_block), train, dev)
+
+
+_DEV_BATCH_SIZE = 16
+"""Small, because dev logits cover the whole vocabulary."""
+_MIN_AVERAGED = 2
+"""Epochs from which on an average differs from a single epoch."""
 
 
 @dataclass
 class TrainerState(Progress):
-    """How far the fitting is."""
+    """The position of a fine-tuning."""
 
     epoch: int = 0
     best_loss: float = math.inf
@@ -135,41 +224,37 @@ class TrainerState(Progress):
 
 
 class TrainResult(NamedTuple):
-    """What training came to. `seconds` counts all sittings, as far as their checkpoints."""
+    """The outcome of a training; `seconds` includes interrupted processes as far as their checkpoints."""
 
     epochs: int
     steps: int
     best_epoch: int
     best_dev_loss: float | None
     averaged: bool
-    """The weights that are kept are the mean of several epochs', up to the best one."""
+    """Whether the kept weights are the mean of several epochs, up to the best one."""
     seconds: float
 
 
 @dataclass
-class Trainer:
-    """One training, from its first step or from its newest checkpoint to its end."""
+class Trainer(TrainingLoop):
+    """Fine-tuning from its first step or its newest checkpoint."""
 
     task: Task
     train_options: TrainOptions
     machine: Machine
     folder: Path
     seconds: float = math.inf
-    """End after so long at the latest, the learning rate falling accordingly."""
+    """Time limit, to which the learning-rate schedule is fitted."""
     progress: TrainerState = field(default_factory=TrainerState)
-    share: float = 0.0
-    """How much of the training is done."""
+    fraction_done: float = 0.0
+    """By steps or by time, whichever is further; at most 1."""
     resumable: bool = True
-    """Keep checkpoints to go on from."""
-    watch: Callable[[int], None] | None = None
-    """Told each epoch as it ends; whatever it raises ends the training."""
+    on_epoch_end: Callable[[int], None] | None = None
+    """Called with the number of each finished epoch; an exception ends the training."""
     clock: Callable[[], float] = time.perf_counter
-    """Seconds since some moment, by which the training ends in time."""
 
     def __post_init__(self) -> None:
-        self.accelerator = new_accelerator(
-            self.machine,
-            self.progress,
+        self.accelerator = self._new_accelerator(
             self.task.model,
             mixed_precision="bf16" if self.machine.precision == "bf16" else "no",
             log_with=None if self.train_options.report_to == "none" else self.train_options.report_to,
@@ -180,19 +265,16 @@ class Trainer:
             self.accelerator.register_for_checkpointing(self.average)
 
     def run(self) -> TrainResult:
-        """Train to the end. The model is left with the weights to keep; checkpoints and log lie in the run's folder."""
+        """Train to the end and leave the model with the weights to keep."""
         set_seed(self.train_options.seed)
         self._prepare(len(self._batches(0)) * self.train_options.epochs)
-        resume(self.accelerator, self.folder)
-        if is_main():
-            cut_log(self.folder, self.progress.step)
-        self._since = self.clock()
-        with _bar(self.progress.step, self.total_steps) as bar:
+        self._resume()
+        with _progress_bar(self.progress.step, self.total_steps) as bar:
             while not self.progress.done:
-                self._epoch(bar)
-                self._after_epoch()
-        barrier()  # until the weights to keep are there
-        averaged = self._keep()
+                self._train_epoch(bar)
+                self._end_epoch()
+        barrier()  # process 0 may still be writing the best weights
+        averaged = self._load_kept_weights()
         self.accelerator.end_training()
         progress = self.progress
         best = progress.best_loss if self.task.dev.examples else None
@@ -200,12 +282,12 @@ class Trainer:
             progress.epoch, progress.step, progress.best_epoch, best, averaged, round(progress.seconds, 1)
         )
 
-    def _keep(self) -> bool:
-        """Leave the model with the weights to keep; whether they are an average."""
+    def _load_kept_weights(self) -> bool:
+        """Load the best weights, else the average, else keep the last ones. Returns whether they are an average."""
         if self.task.dev.examples and self.train_options.load_best_model_at_end:
             load_weights(self.task.model, self.folder / "checkpoints" / "best")
             return self.progress.best_is_average
-        if not self.average or self.average.count < _SEVERAL:
+        if not self.average or self.average.count < _MIN_AVERAGED:
             return False
         self.average.swap()
         return True
@@ -213,7 +295,7 @@ class Trainer:
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
         optimizer = torch.optim.AdamW(
-            _groups(self.task.model, self.train_options.weight_decay),
+            _parameter_groups(self.task.model, self.train_options.weight_decay),
             lr=self.train_options.learning_rate or 0.0,
             fused=True,
         )
@@ -221,91 +303,84 @@ class Trainer:
             self.task.loss.compile(dynamic=True)
         self.loss, self.optimizer = self.accelerator.prepare(self.task.loss, optimizer)
         if self.train_options.report_to != "none":
-            told = {name: value for name, value in asdict(self.train_options).items() if value is not None}
-            plain = {k: v if isinstance(v, int | float | str) else str(v) for k, v in told.items()}  # as trackers want
-            self.accelerator.init_trackers("daedap", plain)
+            options = {name: value for name, value in asdict(self.train_options).items() if value is not None}
+            scalars = {k: v if isinstance(v, int | float | str) else str(v) for k, v in options.items()}
+            self.accelerator.init_trackers("daedap", scalars)  # trackers take scalars only
 
-    def _update_fraction(self) -> bool:
-        """Find `share`: how much is done, by steps or by the clock, whichever is further. False when all is."""
-        self.share = self.progress.step / self.total_steps
+    def _update_fraction_done(self) -> bool:
+        """Update `fraction_done`. Returns whether anything is left to do."""
+        self.fraction_done = self.progress.step / self.total_steps
         if math.isfinite(self.seconds):
             by_clock = broadcast(self._elapsed) / self.seconds
-            self.share = min(1.0, max(self.share, by_clock))
-        return self.share < 1
+            self.fraction_done = min(1.0, max(self.fraction_done, by_clock))
+        return self.fraction_done < 1
 
-    def _elapsed(self) -> float:
-        return self.progress.seconds + self.clock() - self._since
-
-    def _rate(self) -> float:
-        return self.train_options.rate(self.progress.step, self.total_steps, self.share)
+    def _learning_rate(self) -> float:
+        return self.train_options.rate(self.progress.step, self.total_steps, self.fraction_done)
 
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(example.ids) for example in self.task.train.examples]
         size = self.train_options.per_device_train_batch_size * self.machine.processes
         return epoch_batches(lengths, size, seed=self.train_options.seed, epoch=epoch)
 
-    def _epoch(self, bar: tqdm[NoReturn]) -> None:
+    def _train_epoch(self, bar: tqdm[NoReturn]) -> None:
         """The rest of the current epoch."""
         batches = self._batches(self.progress.epoch)
         first = self.progress.step - self.progress.epoch * len(batches)
         self.loss.train()
-        window = _Window()
+        window = _LogWindow()
         for rows in batches[first:]:
-            if not self._update_fraction():
+            if not self._update_fraction_done():
                 break
             window.add(*self._step(rows), rows=len(rows))
-            self.progress.step += 1
             bar.update()
             if self.progress.step % self.train_options.logging_steps == 0 or self.progress.step == self.total_steps:
                 bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
                 self._log("train", **window.summary(), learning_rate=self.optimizer.param_groups[0]["lr"])
-                window = _Window()
+                window = _LogWindow()
             if self.progress.step % self.train_options.save_steps == 0 and rows is not batches[-1]:
-                self._save()
+                self._save_checkpoint(self.train_options.save_total_limit)
 
     def _step(self, rows: list[int]) -> tuple[float, int, float]:
-        """One update. Returns the summed loss, the number of labels and the gradient's length before it was cut."""
+        """One update. Returns the summed loss in nats, the number of labels and the gradient norm before clipping."""
         mine = shard(rows)
         labels = sum(self.task.train.examples[row].n_labels for row in rows)
         loss = self.loss(self.task.train.batch(mine or rows[:1])).sum() * bool(mine)
-        self.accelerator.backward(loss * world_size() / labels)  # of several processes, the mean gradient is taken
-        norm = self.accelerator.clip_grad_norm_(self.loss.parameters(), self.train_options.max_grad_norm)
-        summed = all_reduce_sum(float(loss.detach()))
-        refuse_no_number(self.progress.step + 1, summed, float(norm))
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return summed, labels, float(norm)
+        mean = loss * world_size() / labels  # gradients are averaged over processes
+        norm = self._backward(mean, self.loss.parameters(), self.train_options.max_grad_norm)
+        nats = all_reduce_sum(float(loss.detach()))
+        check_finite(self.progress.step + 1, nats, norm)
+        self._apply_gradients([self.optimizer], self._learning_rate())
+        return nats, labels, norm
 
-    def _after_epoch(self) -> None:
+    def _end_epoch(self) -> None:
         progress, train_options = self.progress, self.train_options
         progress.epoch += 1
         if self.average and progress.epoch >= train_options.swa_epoch_start:
             self.average.add()
         if self.task.dev.examples:
-            self._judge()
-        if self.watch:
-            self.watch(progress.epoch)
+            self._evaluate_dev()
+        if self.on_epoch_end:
+            self.on_epoch_end(progress.epoch)
         patience = train_options.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
-        progress.done = stopped or progress.epoch >= train_options.epochs or not self._update_fraction()
-        self._save()
+        progress.done = stopped or progress.epoch >= train_options.epochs or not self._update_fraction_done()
+        self._save_checkpoint(self.train_options.save_total_limit)
 
     @torch.inference_mode()
     def _dev_loss(self, dev: Rows) -> float:
         """Mean −ln p of all labels, in nats."""
         self.task.dev_loss.eval()
-        batches = shard(sorted_batches([len(example.ids) for example in dev.examples], _WATCHED))
+        batches = shard(sorted_batches([len(example.ids) for example in dev.examples], _DEV_BATCH_SIZE))
         with self.accelerator.autocast():
             sums = [float(self.task.dev_loss(dev.batch(rows)).sum()) for rows in batches]
         return all_reduce_sum(sum(sums)) / sum(example.n_labels for example in dev.examples)
 
-    def _judge(self) -> None:
-        """Keep the best weights so far: an epoch's own, or the average up to it."""
+    def _evaluate_dev(self) -> None:
+        """Save the weights if they, or their average so far, have the lowest dev loss."""
         better = self._keep_if_best("dev")
-        if self.average and self.average.count >= _SEVERAL:
-            with self.average.in_place():
+        if self.average and self.average.count >= _MIN_AVERAGED:
+            with self.average.swapped_in():
                 better = self._keep_if_best("average") or better
         self.progress.stale_epochs = 0 if better else self.progress.stale_epochs + 1
 
@@ -319,50 +394,41 @@ class Trainer:
             save_weights(self.task.model, self.folder / "checkpoints" / "best")
         return True
 
-    def _save(self) -> None:
-        now = self.clock()
-        self.progress.seconds += now - self._since
-        self._since = now
-        if is_main() and self.resumable:
-            save_checkpoint(
-                self.accelerator, self.folder / "checkpoints", self.progress.step, self.train_options.save_total_limit
-            )
-
     def _log(self, event: str, **fields: float) -> None:
         if is_main():
             Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
 
 
-def _bar(done: int, total: int) -> tqdm[NoReturn]:
+def _progress_bar(done: int, total: int) -> tqdm[NoReturn]:
     return tqdm(total=total, initial=done, unit="step", desc=translate("training"), disable=not is_main())
 
 
 @dataclass
-class _Window:
-    """The steps since the last line of the log."""
+class _LogWindow:
+    """Sums over the steps since the last line of the log."""
 
-    total: float = 0.0
+    nats: float = 0.0
     labels: int = 0
     rows: int = 0
     norm: float = 0.0
     since: float = field(default_factory=time.perf_counter)
 
-    def add(self, total: float, labels: int, norm: float, *, rows: int) -> None:
-        self.total, self.labels, self.rows, self.norm = self.total + total, self.labels + labels, self.rows + rows, norm
+    def add(self, nats: float, labels: int, norm: float, *, rows: int) -> None:
+        self.nats, self.labels, self.rows, self.norm = self.nats + nats, self.labels + labels, self.rows + rows, norm
 
     @property
     def loss(self) -> float:
-        """Mean over labels, nats."""
-        return self.total / self.labels
+        """Mean over labels, in nats."""
+        return self.nats / self.labels
 
     def summary(self) -> dict[str, float]:
         rate = self.rows / (time.perf_counter() - self.since)
         return {"loss": self.loss, "grad_norm": self.norm, "samples_per_second": round(rate, 2)}
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay pulls on matrices, not on norms and biases (as in Trainer)."""
+def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """Weight decay for matrices, none for norms and biases, as in transformers' Trainer."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     return [
         {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},

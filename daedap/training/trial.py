@@ -1,4 +1,4 @@
-"""One trial of a search: settings → a model, trained as `daedap train` would train it, on the rows of a scratch run."""
+"""Trials of a hyperparameter search: options to a model, trained like a run of `daedap train`, in a scratch run."""
 
 from __future__ import annotations
 
@@ -21,77 +21,77 @@ from daedap.types import Pair
 
 _log = logging.getLogger("daedap")
 DevEval = Callable[[int, TorchModel], None]
-"""Told each epoch as it ends, with the model as it is then; what it raises ends the trial."""
+"""Called after each epoch with its number and the current model; an exception ends the trial."""
 
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What all trials of a process have in common: they start from the same weights and learn on the same machine."""
+    """What all trials of a search share: base, machine, and the time that training takes."""
 
     run: Run
-    """A scratch folder beside the runs, so that trials find the activation cache of all runs; its data is learned."""
+    """A scratch run with the trials' rows, beside the other runs so that they share the activation cache."""
     base: Base
     machine: Machine
     plan: Plan
-    """What the whole training takes with the settings that the search starts from."""
+    """Of a training on all rows with the initial options."""
     method: str
     """lora or full."""
     learning_rate: float
-    """The one that the search starts from."""
+    """Of the initial options."""
     slowdown: float = 1.0
-    """How much longer real steps take than those few that a plan is made from."""
+    """Measured time of a training divided by its planned time, at least 1."""
 
     def calibrated(self, model_options: ModelOptions, train_options: TrainOptions, rows: int) -> TrialContext:
-        """The same, after it has been seen how long the scratch run's few rows take."""
+        """Train one epoch on the scratch run's `rows` rows and return a context with the measured `slowdown`."""
         plan, started = self.plan, time.perf_counter()
-        self.train(model_options, replace(train_options, num_train_epochs=1), lambda epoch, speaker: None)
+        self.train(model_options, replace(train_options, num_train_epochs=1), lambda epoch, model: None)
         slowdown = max(1.0, (time.perf_counter() - started) * plan.rows * plan.epochs / (rows * plan.seconds))
         return replace(self, slowdown=slowdown, plan=replace(plan, seconds=slowdown * plan.seconds))
 
     def expected_plan(self, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Plan:
-        """How long the whole training takes with these settings, and what comes after it."""
-        plan = _expected(self.run, self._untouched(), model_options, train_options, train, self.machine)
+        """The plan of a training on `train` with these options and no budget."""
+        plan = _plan(self.run, self._copy_base(), model_options, train_options, train, self.machine)
         return replace(plan, seconds=self.slowdown * plan.seconds)
 
-    def train(self, model_options: ModelOptions, train_options: TrainOptions, watch: DevEval) -> TorchModel:
+    def train(self, model_options: ModelOptions, train_options: TrainOptions, on_epoch_end: DevEval) -> TorchModel:
         """A model trained on the scratch run's rows, with the weights that `daedap train` would keep.
 
-        Raises SettingsError when the loss is no longer a number, and whatever `watch` raises.
+        Raises SettingsError when the loss is NaN, and whatever `on_epoch_end` raises.
         """
-        base = self._untouched()
+        base = self._copy_base()
         plan = replace(
             self.plan, layers=model_options.layers or self.plan.layers, epochs=train_options.epochs, fraction=1.0
         )
         settings = {"learner": asdict(model_options), "recipe": {**asdict(train_options), "budget": None}}
-        machine = replace(self.machine, compiled=False)  # compiling takes as long as a trial
+        machine = replace(self.machine, compiled=False)  # torch.compile takes as long as a trial
         write_json(self.run.folder / "settings.json", {**settings, "plan": asdict(plan), "machine": asdict(machine)})
-        with _silence():
+        with _warnings_only():
             begun = begin(self.run, base)
         model, prompt, fitting = begun.fitting.task.model, begun.prompt, begun.fitting
-        speaker = TorchModel(model, prompt, prompt.max_length, machine.device, machine.precision)  # type: ignore[arg-type]
-        fitting.resumable, fitting.watch = False, lambda epoch: watch(epoch, speaker)
+        torch_model = TorchModel(model, prompt, prompt.max_length, machine.device, machine.precision)  # type: ignore[arg-type]
+        fitting.resumable, fitting.on_epoch_end = False, lambda epoch: on_epoch_end(epoch, torch_model)
         fitting.run()
-        return speaker
+        return torch_model
 
-    def _untouched(self) -> Base:
-        """The base in memory, copied: loading and testing it again takes seconds."""
+    def _copy_base(self) -> Base:
+        """A deep copy, as training changes the base; loading it again takes seconds."""
         return replace(self.base, model=copy.deepcopy(self.base.model))
 
 
 def prepare_trials(
     run: Run, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]
 ) -> TrialContext:
-    """Load the base, probe the machine, and try a few steps. The run holds settings (`evaluate`) and the test rows."""
+    """Load the base, choose device and precision, and time a few steps. `run` has settings and test rows."""
     base = choose_base(model_options, train_options, train)
     device, width = choose_device(model_options.device), base.model.config.get_text_config().hidden_size
     machine = describe_machine(device, choose_precision(model_options.precision, width, device))
-    tried = replace(base, model=copy.deepcopy(base.model))
-    plan = _expected(run, tried, model_options, train_options, train, machine)
+    timed = replace(base, model=copy.deepcopy(base.model))
+    plan = _plan(run, timed, model_options, train_options, train, machine)
     rate = train_options.learning_rate or default_rate(model_options, base)
     return TrialContext(run, base, machine, plan, method_of(model_options, base), rate)
 
 
-def _expected(
+def _plan(
     run: Run,
     base: Base,
     model_options: ModelOptions,
@@ -104,8 +104,8 @@ def _expected(
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """A trial's plan is no news: only warnings pass."""
+def _warnings_only() -> Iterator[None]:
+    """Suppress the log messages of setting up a training."""
     level = _log.level
     _log.setLevel(logging.WARNING)
     try:
