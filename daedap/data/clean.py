@@ -1,7 +1,8 @@
-"""Normalization of texts: spaces, control and invisible characters, Unicode composition. Records of unusable rows."""
+"""Normalization of texts: markup, spaces, control and invisible characters, Unicode composition. Unusable rows."""
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from dataclasses import dataclass, replace
@@ -38,6 +39,34 @@ _CONTROLS = "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
 _INVISIBLE = "\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff"
 _JOINER = "\u200d(?![\u2190-\u2bff\U0001f000-\U0001faff])"
 
+_TAGS = (
+    "a|abbr|b|big|blockquote|br|center|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|o:p|p|pre|s|small|span|strike"
+    "|strong|style|script|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul"
+)
+_ATTRIBUTES = r"""(?:\s+[a-z:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s<>"']+))*"""
+_TAG = re.compile(rf"</?(?:{_TAGS}){_ATTRIBUTES}\s*/?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+_MARKUP_CHARACTERS = re.compile(r"[<&*#\\\]]")
+_MARKUP = (
+    (re.compile(r"<(style|script)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL), ""),
+    (
+        re.compile(r"""<a\s[^<>]*href\s*=\s*["']?(?!#|javascript)([^"'\s<>]+)["']?[^<>]*>(.*?)</a\s*>""", re.I | re.S),
+        r"\2 (\1)",
+    ),
+    (
+        re.compile(
+            r"\s*<(?:br|hr)\s*/?>\s*|</(?:p|div|li|tr|h[1-6]|dt|dd|blockquote|table|ul|ol)\s*>\s*", re.IGNORECASE
+        ),
+        "\n",
+    ),
+    (re.compile(r"</t[dh]\s*>\s*", re.IGNORECASE), " "),
+    (_TAG, ""),
+    (re.compile(r"!?\[([^\[\]\n]+)\]\(((?:https?:|/|mailto:|tel:)[^\s()]*)\)"), r"\1 (\2)"),
+    (re.compile(r"(?<![\w*])\*\*(\S(?:[^*\n]*\S)?)\*\*(?![A-Za-z0-9*])"), r"\1"),
+    (re.compile(r"^#{1,6} +(?=\S)", re.MULTILINE), ""),
+    (re.compile(r"(?<![\\:A-Za-z])\\r?\\?n(?![a-z])"), "\n"),  # a line break written as two characters
+)
+_HAS_MARKUP = re.compile(rf"{_TAG.pattern}|&(?:#\d+|#x[\da-f]+|[a-z]+\d?);|\]\(|\*\*|^#{{1,6}} |\\n", re.I | re.M)
+
 _REPAIRS = (
     (re.compile(f"[{_LINE_BREAKS}]"), "\n", "control"),
     (re.compile(f"[{_CONTROLS}]"), "", "control"),
@@ -72,10 +101,19 @@ def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:
 
 def clean_text(text: str) -> tuple[str, frozenset[str]]:
     """A text in NFC without invisible and control characters, with \\n line ends, stripped; and the repairs applied."""
-    if not _NEEDS_REPAIR.search(text) and unicodedata.is_normalized("NFC", text) and text == text.strip():
+    has_markup = bool(_MARKUP_CHARACTERS.search(text) and _HAS_MARKUP.search(text))
+    if (
+        not has_markup
+        and not _NEEDS_REPAIR.search(text)
+        and unicodedata.is_normalized("NFC", text)
+        and text == text.strip()
+    ):
         return text, frozenset()
     kinds = set()
     text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if has_markup and (plain := without_markup(text)) != text:
+        kinds.add("markup")
+        text = plain
     for pattern, substitute, kind in _REPAIRS:
         text, count = pattern.subn(substitute, text)
         if count:
@@ -85,3 +123,15 @@ def clean_text(text: str) -> tuple[str, frozenset[str]]:
             kinds.add(kind)
             text = normalized
     return text, frozenset(kinds)
+
+
+def without_markup(text: str) -> str:
+    """HTML tags and entities, and the commonest Markdown, as plain text; links keep their address in parentheses."""
+    plain = text
+    for pattern, substitute in _MARKUP:
+        plain = pattern.sub(substitute, plain)
+    plain = html.unescape(plain)
+    if plain == text:
+        return text
+    lines = [re.sub(r"[ \t\u00a0]+", " ", line).strip() for line in plain.split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -10,7 +10,7 @@ import heapq
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -18,10 +18,11 @@ import numpy as np
 
 from daedap.data.clean import BadRow, clean, clean_text, excerpt, is_damaged, texts_of
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, TextStats
+from daedap.data.personal import find_personal, mask_personal
 from daedap.data.reader import DEFAULT_READ_OPTIONS, ReadOptions, Source, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
-from daedap.types import Pair
+from daedap.types import Message, Pair
 
 Fits = Callable[[Pair], bool]
 
@@ -108,6 +109,7 @@ class _Doctor:
         self.seen: set[int] = set()
         self.questions, self.answers, self.labels = LengthCounter(), LengthCounter(), LabelCounter()
         self.outliers, self.conflicts = OutlierCounter(EXAMPLES), ConflictCounter()
+        self.first: Pair | None = None
 
     def usable_pairs(self) -> Iterator[Pair]:
         """Every usable pair, normalized; reads the file once."""
@@ -127,11 +129,18 @@ class _Doctor:
     def examine(self, raw: Pair) -> Pair | None:
         """The normalized pair, or None when it is dropped; repairs are recorded only for pairs that are kept."""
         pair, repairs = clean(raw)
+        if is_personal := any(map(find_personal, texts_of(pair))):
+            pair = masked(pair) if self.source.read_options.mask_personal else pair
         if fault := self.fault(raw, pair):
             self.record(fault, raw.line, raw.question or raw.answer)
             return None
         for kind in repairs:
             self.record(kind, raw.line, _repaired_text(raw, kind))
+        if is_personal:
+            shown = next(text for text in texts_of(raw) if find_personal(text))
+            kind = "masked" if self.source.read_options.mask_personal else "personal"
+            self.record(kind, raw.line, mask_personal(shown))
+        self.first = self.first or pair
         self.count(pair)
         return pair
 
@@ -179,6 +188,7 @@ class _Doctor:
             labels=self.labels.frequencies(),
             questions=self.questions.stats(),
             answers=self.answers.stats(),
+            first=self.first,
         )
 
     def questions_at(self, lines: Iterable[int]) -> list[Example]:
@@ -191,6 +201,16 @@ class _Doctor:
             if not missing:
                 break
         return examples
+
+
+def masked(pair: Pair) -> Pair:
+    """A pair without personal data."""
+    return replace(
+        pair,
+        question=mask_personal(pair.question),
+        answer=mask_personal(pair.answer),
+        history=tuple(Message(message.role, mask_personal(message.content)) for message in pair.history),
+    )
 
 
 def _repaired_text(raw: Pair, kind: str) -> str:

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from daedap.data.clean import excerpt
 from daedap.data.reader import Source
 from daedap.i18n import translate
+from daedap.types import Pair
 
 Action = Literal["dropped", "repaired", "kept"]
 
@@ -43,11 +45,16 @@ KINDS: dict[str, Kind] = {
     "too_long": Kind("dropped", "too long for the model: the end of the answer would be cut off"),
     # repaired rows
     "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
+    "markup": Kind("repaired", "HTML, entities or Markdown"),
     "control": Kind("repaired", "control characters"),
     "zero_width": Kind("repaired", "invisible characters"),
     "decomposed": Kind("repaired", "letters in pieces (NFD, as typed on a Mac)"),
     "label": Kind("repaired", "label with stray characters"),
+    "masked": Kind("repaired", "personal data replaced by asterisks"),
     # rows worth a look
+    "personal": Kind(
+        "kept", "personal data (mobile, card, account or resident numbers, e-mail); --mask-personal hides it"
+    ),
     "conflict": Kind("kept", "one question with several answers"),
     "similar_label": Kind("kept", "label that looks like a more frequent one"),
     "very_long": Kind("kept", "much longer than the others"),
@@ -119,6 +126,8 @@ class Report:
     """Usable pairs by label, the most frequent first."""
     questions: TextStats = TextStats()
     answers: TextStats = TextStats()
+    first: Pair | None = None
+    """The first usable pair, as it is learned."""
     near_duplicates: int | None = None
     """Number of near-duplicates of earlier questions among the first `compared` ones; None when not counted."""
     compared: int = 0
@@ -147,9 +156,18 @@ class Report:
             "labels": dict(self.labels),
             "questions": asdict(self.questions),
             "answers": asdict(self.answers),
+            "sheets": list(self.source.sheets),
+            "first_pair": {"question": self.first.question, "answer": self.first.answer} if self.first else None,
             "near_duplicates": self.near_duplicates,
             "compared": self.compared,
         }
+
+    def first_pair_lines(self) -> list[str]:
+        """The first pair as it is learned, so that wrongly chosen columns are seen at once."""
+        if not self.first:
+            return []
+        question, answer = excerpt(self.first.question), excerpt(self.first.answer)
+        return [translate("first pair: '{question}' → '{answer}'", question=question, answer=answer)]
 
     def lines(self) -> list[str]:
         """The report as text in the user's language."""
@@ -163,8 +181,11 @@ class Report:
                 encoding=f", {self.source.encoding}" if self.source.encoding else "",
             ),
             *_column_lines(self.source),
+            *self.first_pair_lines(),
             *map(_finding_line, self.findings),
         ]
+        if self.source.format == "kakaotalk":
+            lines.append(translate("This is a private chat: train on it only if everybody in it agrees."))
         if self.near_duplicates is not None:
             template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
             lines.append(translate(template, count=self.near_duplicates, compared=self.compared))
@@ -190,6 +211,9 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
 
 def _column_lines(source: Source) -> list[str]:
     columns = source.columns
+    if source.turns:
+        names = {"text": source.turns.text.name, "speaker": source.speaker or "-"}
+        return [translate("columns: messages = {text}; answers are those of {speaker}", **names)]
     if not columns:
         return []
     fields = {
@@ -197,9 +221,13 @@ def _column_lines(source: Source) -> list[str]:
         "answer": columns.answer.name,
         "label": columns.label.name if columns.label else "-",
     }
+    sheets = [translate("sheets: {sheets}", sheets=", ".join(source.sheets))] if len(source.sheets) > 1 else []
     if columns.header:
-        return [translate("columns: question = {question}, answer = {answer}, label = {label}", **fields)]
-    return [translate("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields)]
+        return [*sheets, translate("columns: question = {question}, answer = {answer}, label = {label}", **fields)]
+    return [
+        *sheets,
+        translate("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields),
+    ]
 
 
 def _finding_line(finding: Finding) -> str:

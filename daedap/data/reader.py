@@ -45,6 +45,8 @@ class ReadOptions:
     """In a KakaoTalk chat: whose messages are the answers."""
     sheet: str | None = None
     """In a workbook: the sheet to read, by its name or its number counted from 1; None: all that hold pairs."""
+    mask_personal: bool = False
+    """Replace mobile, card, account and resident numbers and e-mail addresses by asterisks."""
 
     @property
     def requested(self) -> dict[Part, str | None]:
