@@ -1,9 +1,10 @@
-"""Bases in GGUF files: toys written as llama.cpp's converter writes them, and read back."""
+"""Bases in GGUF files: small models written in the layout of llama.cpp's converter, and read back."""
 
 from __future__ import annotations
 
 import json
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from daedap.errors import BaseError
-from daedap.model import gguf as gguf_file
 from daedap.model.base import load_base
 from daedap.model.gguf import GgufReader
 from daedap.model.prompt import build_prompt
@@ -77,17 +77,19 @@ class Toy:
 
 
 def toy(kind: str, folder: Path, stored: Kind = Kind.F32, metadata: Mapping[str, object] | None = None) -> Toy:
-    """`metadata`: what the file says more, or otherwise."""
+    """Write a random model; `metadata` adds or overrides entries."""
     folder.mkdir(parents=True, exist_ok=True)
     adds = kind in ("llama", "gemma3", "lfm2")
-    habits = {"gemma3": published.HABITS["google/gemma-3-270m"]}.get(kind, published.HABITS["meta-llama/Llama-3.2-1B"])
+    traits = {"gemma3": published.TOKENIZERS["google/gemma-3-270m"]}.get(
+        kind, published.TOKENIZERS["meta-llama/Llama-3.2-1B"]
+    )
     split = published.QWEN2_SPLIT if kind.startswith("qwen") else published.LLAMA3_SPLIT
-    tokenizer = published.tokenizer_of(replace(habits, split=split))
+    tokenizer = published.tokenizer_of(replace(traits, split=split))
     config = {**CONFIGS[kind], "vocab_size": len(tokenizer) + 3}
     model = AutoModelForCausalLM.from_pretrained(published.save_random(config, folder / "source"), dtype=torch.float32)
-    message = {"general.license": "apache-2.0", "tokenizer.ggml.add_bos_token": adds, **(metadata or {})}
+    entries = {"general.license": "apache-2.0", "tokenizer.ggml.add_bos_token": adds, **(metadata or {})}
     path = folder / f"{kind}.gguf"
-    write(path, kind, model, tokenizer, stored, message)
+    write(path, kind, model, tokenizer, stored, entries)
     return Toy(path, model.eval(), tokenizer)
 
 
@@ -97,10 +99,10 @@ def write(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     stored: Kind,
-    message: dict[str, object],
+    entries: dict[str, object],
 ) -> None:
-    writer = gguf.GGUFWriter(path, str(message.pop("general.architecture", kind)))
-    for key, value in {**shape_of(kind, model), **tokens_of(kind, tokenizer), **message}.items():
+    writer = gguf.GGUFWriter(path, str(entries.pop("general.architecture", kind)))
+    for key, value in {**shape_of(kind, model), **tokens_of(kind, tokenizer), **entries}.items():
         add(writer, key, value)
     arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
     names = gguf.get_tensor_name_map(arch, model.config.num_hidden_layers)
@@ -108,23 +110,23 @@ def write(
     if model.config.tie_word_embeddings:
         del state["lm_head.weight"]
     for name, weight in state.items():
-        data = as_llama_cpp_has_it(kind, name, weight.numpy(), model)
+        data = to_llama_cpp(kind, name, weight.numpy(), model)
         ours = stored if data.ndim == 2 and "conv" not in name else Kind.F32
         packed = gguf.quantize(data, ours)
-        weight.copy_(torch.from_numpy(as_transformers_has_it(kind, name, gguf.dequantize(packed, ours), weight, model)))
+        weight.copy_(torch.from_numpy(to_transformers(kind, name, gguf.dequantize(packed, ours), weight, model)))
         writer.add_tensor(str(names.get_name(name, try_suffixes=(".weight", ".bias"))), packed, raw_dtype=ours)
     if kind == "llama":
         scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](model.config, torch.device("cpu"))
-        plain = 500_000.0 ** -(torch.arange(16) / 16)
-        writer.add_tensor("rope_freqs.weight", (plain / scaled).numpy().astype(np.float32))
+        unscaled = 500_000.0 ** -(torch.arange(16) / 16)
+        writer.add_tensor("rope_freqs.weight", (unscaled / scaled).numpy().astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def as_llama_cpp_has_it(kind: str, name: str, data: FloatArray, model: PreTrainedModel) -> FloatArray:
-    """Its converter turns Llama's rotated rows about, adds one to Gemma's norms, and flattens LFM2's convolutions."""
+def to_llama_cpp(kind: str, name: str, data: FloatArray, model: PreTrainedModel) -> FloatArray:
+    """llama.cpp's converter permutes rows of Llama's rotary weights, adds 1 to Gemma's norms, squeezes convolutions."""
     if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
         heads = model.config.num_attention_heads if "q_proj" in name else model.config.num_key_value_heads
         data = data.reshape(heads, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
@@ -133,10 +135,8 @@ def as_llama_cpp_has_it(kind: str, name: str, data: FloatArray, model: PreTraine
     return data.squeeze(1) if name.endswith("conv.conv.weight") else data
 
 
-def as_transformers_has_it(
-    kind: str, name: str, data: FloatArray, weight: torch.Tensor, model: PreTrainedModel
-) -> FloatArray:
-    """The way back, for what was rounded."""
+def to_transformers(kind: str, name: str, data: FloatArray, weight: torch.Tensor, model: PreTrainedModel) -> FloatArray:
+    """The inverse, for rounded weights."""
     if kind == "llama" and name.endswith(("q_proj.weight", "k_proj.weight")):
         heads = model.config.num_attention_heads if "q_proj" in name else model.config.num_key_value_heads
         data = data.reshape(heads, -1, 2, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
@@ -162,7 +162,10 @@ def shape_of(kind: str, model: PreTrainedModel) -> dict[str, object]:
         shape["attention.sliding_window"] = config.sliding_window
     if kind == "lfm2":
         attends = [kind == "full_attention" for kind in config.layer_types]
-        shape |= {"attention.head_count_kv": [2 * there for there in attends], "shortconv.l_cache": config.conv_L_cache}
+        shape |= {
+            "attention.head_count_kv": [2 * attention for attention in attends],
+            "shortconv.l_cache": config.conv_L_cache,
+        }
     elif kind != "qwen2":
         shape |= {"attention.key_length": head_width, "attention.value_length": head_width}
     if kind == "llama":
@@ -171,12 +174,12 @@ def shape_of(kind: str, model: PreTrainedModel) -> dict[str, object]:
 
 
 def tokens_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
-    read_options = json.loads(tokenizer.backend_tokenizer.to_str())
-    added = {token["content"]: 3 if token["special"] else 4 for token in read_options["added_tokens"]}
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    added = {token["content"]: 3 if token["special"] else 4 for token in state["added_tokens"]}
     tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))]
     kinds = [added.get(token, 6 if token.startswith("<0x") else 1) for token in tokens]
     spare = ["<mask>", "[PAD1]", "[PAD2]"]  # the first as Gemma has it
-    message: dict[str, object] = {
+    entries: dict[str, object] = {
         "model": "llama" if kind == "gemma3" else "gpt2",
         "pre": SPLITS[kind],
         "tokens": [*tokens, *spare],
@@ -185,10 +188,10 @@ def tokens_of(kind: str, tokenizer: PreTrainedTokenizerFast) -> dict[str, object
         "eos_token_id": tokenizer.eos_token_id,
     }
     if kind == "gemma3":
-        message |= {"scores": [0.0] * (len(tokens) + 3), "padding_token_id": 0, "unknown_token_id": 3}
+        entries |= {"scores": [0.0] * (len(tokens) + 3), "padding_token_id": 0, "unknown_token_id": 3}
     else:
-        message["merges"] = [" ".join(merge) for merge in read_options["model"]["merges"]]
-    return {f"tokenizer.ggml.{name}": value for name, value in message.items()}
+        entries["merges"] = [" ".join(merge) for merge in state["model"]["merges"]]
+    return {f"tokenizer.ggml.{name}": value for name, value in entries.items()}
 
 
 def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
@@ -206,7 +209,7 @@ def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
 @pytest.mark.parametrize("stored", [Kind.F32, Kind.F16, Kind.BF16, Kind.Q8_0, Kind.Q4_0])
 @pytest.mark.parametrize("kind", list(CONFIGS))
 def test_a_written_file_is_read_back(kind: str, stored: Kind, tmp_path: Path) -> None:
-    """Logits, tokens and beginnings are the source's; rounded weights are those that the file holds."""
+    """Logits, tokens and prefix equal the source's; its weights are rounded like those in the file."""
     made = toy(kind, tmp_path, stored)
     base = load_base(str(made.path))
     assert (base.name, base.licence, base.model.dtype) == (str(made.path), "apache-2.0", torch.float32)
@@ -214,8 +217,8 @@ def test_a_written_file_is_read_back(kind: str, stored: Kind, tmp_path: Path) ->
     for text in toys.TEXTS[:40]:
         assert encode(base.tokenizer, text) == encode(made.tokenizer, text)
     prompt = base.prompt(128)
-    front = [made.tokenizer.bos_token_id] if kind in ("llama", "gemma3", "lfm2") else []
-    assert prompt.template.opening[: len(front)] == front
+    prefix = [made.tokenizer.bos_token_id] if kind in ("llama", "gemma3", "lfm2") else []
+    assert prompt.template.opening[: len(prefix)] == prefix
     ids = torch.tensor([prompt.example(toys.PAIRS[0]).ids])
     with torch.no_grad():
         torch.testing.assert_close(base.model(input_ids=ids).logits, made.model(input_ids=ids).logits)
@@ -231,8 +234,8 @@ def test_a_gguf_base_is_saved_like_any_model(tmp_path: Path) -> None:
     for name, weight in base.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], weight)
     assert again.prompt(128).example(toys.PAIRS[3]) == base.prompt(128).example(toys.PAIRS[3])
-    plain = AutoTokenizer.from_pretrained(tmp_path / "saved")
-    assert plain("안녕")["input_ids"][0] == made.tokenizer.bos_token_id
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    assert saved("안녕")["input_ids"][0] == made.tokenizer.bos_token_id
 
 
 def test_a_folder_with_one_file(tmp_path: Path) -> None:
@@ -250,8 +253,8 @@ def test_several_files_in_a_folder_are_refused(tmp_path: Path) -> None:
 def test_without_a_flag_the_vocabulary_decides_on_bos(tmp_path: Path) -> None:
     for kind, adds in (("gemma3", True), ("qwen3", False)):
         made = toy(kind, tmp_path / kind, metadata={"tokenizer.ggml.add_bos_token": None})
-        front = [made.tokenizer.bos_token_id] * adds
-        assert load_base(str(made.path)).prompt(64).template.opening[: len(front)] == front
+        prefix = [made.tokenizer.bos_token_id] * adds
+        assert load_base(str(made.path)).prompt(64).template.opening[: len(prefix)] == prefix
 
 
 def test_the_files_chat_template_is_used(tmp_path: Path) -> None:
@@ -265,8 +268,8 @@ def test_the_files_chat_template_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.1, 0.5, 0.999])
 def test_a_file_cut_short_is_refused(kept: float, tmp_path: Path) -> None:
     path = toy("qwen3", tmp_path).path
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
     refused(path, "can't be read|cut short")
 
 
@@ -305,7 +308,7 @@ def test_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
 
 def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toy("qwen3", tmp_path).path
-    monkeypatch.setattr(gguf_file, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "gguf", None)
     refused(path, r"takes the package gguf.*pip install daedap\[gguf\]")
 
 

@@ -13,7 +13,7 @@ from daedap.config import TrainOptions
 from daedap.errors import DataError
 from daedap.model.base import load_base
 from daedap.model.device import Machine
-from daedap.model.language_model import TorchModel
+from daedap.model.language_model import CachedScorer, TorchModel
 from daedap.model.tokenizer import encode
 from daedap.training.trainer import Trainer
 from daedap.types import Message, Pair
@@ -167,3 +167,12 @@ def test_a_question_that_is_too_long_is_reported(kogpt2: TorchModel) -> None:
 def test_no_questions_no_replies(kogpt2: TorchModel) -> None:
     assert kogpt2.reply([]) == []
     assert kogpt2.log2_probability([]).shape == (0, 2)
+
+
+def test_a_pair_is_scored_once(kogpt2: TorchModel) -> None:
+    scored, pairs = CachedScorer(kogpt2), [toys.PAIRS[0], toys.PAIRS[1], replace(toys.PAIRS[0], label="다른 이름표")]
+    np.testing.assert_allclose(scored.log2_probability(pairs), kogpt2.log2_probability(pairs), rtol=1e-6)
+    assert len(scored.known) == 2, "labels do not matter for scoring"
+    scored.known.update(dict.fromkeys(scored.known, (-1.0, 2.0)))
+    assert scored.log2_probability(pairs).tolist() == [[-1.0, 2.0]] * 3
+    assert scored.log2_probability([]).shape == (0, 2)

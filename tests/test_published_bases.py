@@ -1,4 +1,4 @@
-"""Small random copies of the bases that people take, each checked all the way: docs/bases.md is their list."""
+"""End-to-end checks of small random copies of popular bases, listed in docs/bases.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import torch
 import toys
 from peft import PeftModel
-from published import CONFIGS, HABITS
+from published import CONFIGS, TOKENIZERS
 from torch.nn import Embedding
 from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer, PreTrainedModel
@@ -42,7 +42,7 @@ HISTORY = (Message("user", "안녕하세요?"), Message("assistant", "좋은 꿈
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy, loaded once; what changes the model takes a copy of its own."""
+    """A small copy, loaded once; `model()` copies it for tests that change it."""
 
     name: str
     folder: Path
@@ -63,52 +63,52 @@ def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_the_copy_has_the_published_proportions(base: Copy) -> None:
-    """Loading it has passed the self-test."""
-    there, ours = CONFIGS[base.name], base.base.model.config
-    assert (ours.model_type, base.base.model.dtype) == (there["model_type"], torch.float32)
-    assert bool(ours.tie_word_embeddings) == there.get("tie_word_embeddings", True)
-    if "num_key_value_heads" in there:
-        heads = there["num_attention_heads"] // there["num_key_value_heads"]
+    """The self-test has already passed while loading."""
+    original, ours = CONFIGS[base.name], base.base.model.config
+    assert (ours.model_type, base.base.model.dtype) == (original["model_type"], torch.float32)
+    assert bool(ours.tie_word_embeddings) == original.get("tie_word_embeddings", True)
+    if "num_key_value_heads" in original:
+        heads = original["num_attention_heads"] // original["num_key_value_heads"]
         assert ours.num_attention_heads // ours.num_key_value_heads == heads
-        widths = [one["num_attention_heads"] * one.get("head_dim", 0) for one in (there, ours.to_dict())]
-        assert widths[0] * ours.hidden_size == widths[1] * there["hidden_size"]
+        widths = [one["num_attention_heads"] * one.get("head_dim", 0) for one in (original, ours.to_dict())]
+        assert widths[0] * ours.hidden_size == widths[1] * original["hidden_size"]
     assert cast("Embedding", base.base.model.get_input_embeddings()).num_embeddings > len(base.base.tokenizer)
     longest = max(len(base.prompt.example(pair).ids) for pair in PAIRS)
     assert longest > max(published.WINDOW, published.SCALED_FROM)
 
 
 def test_the_prompt_begins_with_the_prefix(base: Copy) -> None:
-    habits, tokenizer, opening = HABITS[base.name], base.base.tokenizer, base.prompt.template.opening
-    front = [tokenizer.bos_token_id] if habits.adds_bos else []
-    assert prefix_ids(tokenizer) == front
-    if habits.template:  # it alone decides, and the tokenizer adds nothing to it
-        front = [tokenizer.bos_token_id] if "{{ bos_token }}" in habits.template else []
-    assert opening[: len(front)] == front
-    if habits.bos != "<|im_start|>":  # SmolLM2's begins every turn, too
-        assert opening.count(cast("int", tokenizer.bos_token_id)) == len(front)
+    traits, tokenizer, opening = TOKENIZERS[base.name], base.base.tokenizer, base.prompt.template.opening
+    prefix = [tokenizer.bos_token_id] if traits.adds_bos else []
+    assert prefix_ids(tokenizer) == prefix
+    if traits.template:  # it decides alone
+        prefix = [tokenizer.bos_token_id] if "{{ bos_token }}" in traits.template else []
+    assert opening[: len(prefix)] == prefix
+    if traits.bos != "<|im_start|>":  # SmolLM2's begins every turn, too
+        assert opening.count(cast("int", tokenizer.bos_token_id)) == len(prefix)
     cut = base.base.prompt(len(opening) + 24).example(Pair("길이 막혀 " * 9, "네", history=HISTORY * 3))
     assert cut.ids[: len(opening)] == opening
 
 
 def test_transformers_renders_the_same(base: Copy, tmp_path: Path) -> None:
-    """The tokenizer of a saved run, read by `AutoTokenizer` alone."""
+    """With the saved tokenizer, loaded by `AutoTokenizer`."""
     save_tokenizer(base.prompt.tokenizer, tmp_path)
-    plain, reopened = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    loaded, reopened = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
     assert reopened.chat_template == base.prompt.tokenizer.chat_template
     for pair in [*toys.PAIRS, Pair("심심해", "저랑 놀아요.", history=HISTORY)]:
-        if any(token in pair.question for token in plain.get_added_vocab()):
-            continue  # KoGPT2 marks ㅠㅠ special: what people type stays text here
+        if any(token in pair.question for token in loaded.get_added_vocab()):
+            continue  # KoGPT2 marks ㅠㅠ special; daedap encodes it as text
         question = base.prompt.question(pair)
         assert Base("", base.base.model, reopened, "", "").prompt(200).question(pair) == question
         turns = [{"role": turn.role, "content": turn.content} for turn in pair.messages[:-1]]
-        rendered = plain.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-        if HABITS[base.name].template == toys.QWEN3_TEMPLATE:  # thinking is left to who asks, but not what was learned
-            rendered += plain("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"]
+        rendered = loaded.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        if TOKENIZERS[base.name].template == toys.QWEN3_TEMPLATE:  # the generation prompt leaves thinking open
+            rendered += loaded("<think>\n\n</think>\n\n", add_special_tokens=False)["input_ids"]
         assert rendered == question
 
 
-def alone(model: PreTrainedModel, example: Example) -> float:
-    """log2 p of one answer by plain transformers."""
+def log2_probability(model: PreTrainedModel, example: Example) -> float:
+    """log2 p of one answer by transformers."""
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([example.ids])).logits[0, example.answer_start - 1 : -1]
     nats = cross_entropy(logits.double(), torch.tensor(example.ids[example.answer_start :]), reduction="sum")
@@ -118,7 +118,7 @@ def alone(model: PreTrainedModel, example: Example) -> float:
 def test_scores_equal_those_of_single_pairs(base: Copy) -> None:
     examples = [base.prompt.example(pair) for pair in [*SHARED, Pair("심심해", "저랑 놀아요.", history=HISTORY)]]
     scores = score_answers(base.base.model, examples, "cpu")
-    assert scores[:, 0] == pytest.approx([alone(base.base.model, example) for example in examples], rel=1e-4)
+    assert scores[:, 0] == pytest.approx([log2_probability(base.base.model, example) for example in examples], rel=1e-4)
 
 
 def test_lower_and_upper_blocks_compute_the_whole_model(base: Copy) -> None:
@@ -127,16 +127,16 @@ def test_lower_and_upper_blocks_compute_the_whole_model(base: Copy) -> None:
     model = base.base.model.eval()
     with torch.no_grad():
         logits = model(input_ids=batch.inputs).logits[batch.row, batch.position]
-        whole = cross_entropy(logits, batch.label, reduction="none")
-        torch.testing.assert_close(AnswerLoss(model)(batch), whole)
+        expected_loss = cross_entropy(logits, batch.label, reduction="none")
+        torch.testing.assert_close(AnswerLoss(model)(batch), expected_loss)
         for lowest in range(1, model.config.num_hidden_layers):
             states = frozen_lower(model, lowest)(batch.inputs)
             upper = AnswerLoss(model, first_block=lowest)(type(batch)(states, batch.row, batch.position, batch.label))
-            torch.testing.assert_close(upper, whole)
+            torch.testing.assert_close(upper, expected_loss)
 
 
 def test_an_adapter_is_trained_and_loaded(base: Copy, tmp_path: Path) -> None:
-    """LoRA of the two top layers, after a few steps; saved, read, and merged as a run's is."""
+    """LoRA on the two top layers: a few steps, saved, loaded and merged as for a run."""
     examples = [base.prompt.example(pair) for pair in PAIRS]
     adapted = with_lora(base.model(), rank=4, alpha=8, dropout=0.0, layers=2)
     blocks = {name.split(".lora_")[0] for name, _ in adapted.named_parameters() if "lora_A" in name}
@@ -156,19 +156,19 @@ def test_an_adapter_is_trained_and_loaded(base: Copy, tmp_path: Path) -> None:
 
 
 def test_it_answers_greedily(base: Copy) -> None:
-    """What generation says, step by step with its memory and its padding, a plain forward pass says as well."""
+    """Generation with key-value cache and padding equals repeated forward passes."""
     model = TorchModel(base.base.model, base.prompt, max_new_tokens=6)
-    reply = model.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
-    assert model.reply(PAIRS[:1])[0].text == reply[0].text
-    ids, mute = base.prompt.question(PAIRS[0]), torch.tensor(model._rules.suppressed_ids)
+    replies = model.reply([PAIRS[0], Pair("심심해", "", history=HISTORY)])  # of unequal length
+    assert model.reply(PAIRS[:1])[0].text == replies[0].text
+    ids, suppressed = base.prompt.question(PAIRS[0]), torch.tensor(model._rules.suppressed_ids)
     words = list[int]()
     while len(words) < 6 and (not words or words[-1] != base.prompt.template.eos_id):
         with torch.no_grad():
             logits = base.base.model(input_ids=torch.tensor([ids + words])).logits[0, -1]
-        logits[mute] = -torch.inf
+        logits[suppressed] = -torch.inf
         words.append(int(logits.argmax()))
-    assert reply[0].tokens == len(words)
-    assert model._rules.to_generation(words, [0.0] * len(words)).text == reply[0].text
+    assert replies[0].tokens == len(words)
+    assert model._rules.to_generation(words, [0.0] * len(words)).text == replies[0].text
 
 
 def converted(base: Copy, folder: Path) -> tuple[TorchModel, Engine]:
@@ -184,15 +184,15 @@ def test_its_engine_agrees_or_is_refused(base: Copy, tmp_path: Path) -> None:
             converted(base, tmp_path)
         return
     model, engine = converted(with_wide_window(base, tmp_path / "wide"), tmp_path / "engine")
-    wanted, actual = model.log2_probability(SHARED), engine.log2_probability(SHARED)
-    assert actual[:, 1].tolist() == wanted[:, 1].tolist()
-    bits_per_token = np.abs(actual - wanted)[:, 0].sum() / wanted[:, 1].sum()
+    expected, actual = model.log2_probability(SHARED), engine.log2_probability(SHARED)
+    assert actual[:, 1].tolist() == expected[:, 1].tolist()
+    bits_per_token = np.abs(actual - expected)[:, 0].sum() / expected[:, 1].sum()
     assert bits_per_token < 0.1
     assert Reference.of(model, SHARED).compare(engine).close
 
 
 def with_wide_window(base: Copy, folder: Path) -> Copy:
-    """With windows as long as its texts, as the published ones are: shorter ones are refused."""
+    """With a window longer than the texts, like the published ones: shorter ones are refused."""
     if not CONFIGS[base.name].get("sliding_window"):
         return base
     with pytest.raises(EngineError, match="looks back only"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,9 +21,9 @@ from daedap.errors import RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
 from daedap.model.convert import _quantize, convert
-from daedap.model.device import choose_precision, has_fast_bf16, processor_features, processor_kind
+from daedap.model.device import processor_kind
 from daedap.model.engine import Engine
-from daedap.model.language_model import CachedScorer, TorchModel
+from daedap.model.language_model import TorchModel
 from daedap.model.verify import Agreement, Reference, open_engine, open_verified_engine, verified
 from daedap.runs import Run, find
 
@@ -173,20 +172,3 @@ def test_no_pair_of_int8_weights_can_saturate(width: int) -> None:
 
 def test_the_compute_types_are_supported() -> None:
     assert {"int8", "float32"} <= ctranslate2.get_supported_compute_types("cpu")
-
-
-def test_a_pair_is_scored_once(model: TorchModel) -> None:
-    scored, pairs = CachedScorer(model), [ROWS[0], ROWS[1], replace(ROWS[0], label="다른 이름표")]
-    np.testing.assert_allclose(scored.log2_probability(pairs), model.log2_probability(pairs), rtol=1e-6)
-    assert len(scored.known) == 2, "labels do not matter for scoring"
-    scored.known.update(dict.fromkeys(scored.known, (-1.0, 2.0)))
-    assert scored.log2_probability(pairs).tolist() == [[-1.0, 2.0]] * 3
-    assert scored.log2_probability([]).shape == (0, 2)
-
-
-def test_bf16_is_not_chosen_without_hardware_support(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
-    assert not {"AVX-512", "VNNI", "bf16"} & set(processor_features())
-    if platform.machine() == "x86_64":
-        assert not has_fast_bf16()
-        assert choose_precision("auto", 768, "cpu") == "fp32"

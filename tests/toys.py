@@ -1,4 +1,4 @@
-"""Tiny random bases in the hub's layout, and real Korean pairs: what the tests of the language models are built on."""
+"""Tiny random bases in the hub's layout, and Korean pairs, for tests of the language models."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ from daedap.model.tokenizer import save_tokenizer, train_tokenizer
 from daedap.training.trainer import Task
 from daedap.types import Pair
 
-torch.set_num_threads(1)  # on a busy machine a second one only waits
+torch.set_num_threads(1)  # more threads are slower for tiny models
 
 KOGPT2_SPECIALS = ["<s>", "</s>", "<usr>", "<pad>", "<sys>", "<unk>", "<mask>", "<d>", "</d>"]
 KOGPT2_SPECIALS += [f"<unused{n}>" for n in range(8)]
 KOGPT2_EMOTICONS = [":)", "ㅠㅠ", "😊", "😢"]
-"""Real KoGPT2 marks its emoticons special, too."""
+"""Marked special in the real KoGPT2, too."""
 
 QWEN3_TEMPLATE = (
     "{%- for message in messages %}"
@@ -198,17 +198,17 @@ def llama(folder: Path) -> Path:
 def qwen3(folder: Path) -> Path:
     """Qwen3: byte-level BPE, ChatML roles, an empty thought before the last answer, `<think>` not marked special."""
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    learned = Tokenizer(models.BPE())
-    learned.normalizer = normalizers.NFC()
-    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    learned.decoder = decoders.ByteLevel()
+    trained = Tokenizer(models.BPE())
+    trained.normalizer = normalizers.NFC()
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trained.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1000, initial_alphabet=alphabet, show_progress=False)
-    learned.train_from_iterator(CORPUS, trainer)
-    learned.add_special_tokens([_special(name) for name in specials])
-    learned.add_tokens([AddedToken(name, normalized=False) for name in ("<think>", "</think>")])
+    trained.train_from_iterator(CORPUS, trainer)
+    trained.add_special_tokens([_special(name) for name in specials])
+    trained.add_tokens([AddedToken(name, normalized=False) for name in ("<think>", "</think>")])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=learned, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN3_TEMPLATE
+        tokenizer_object=trained, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=QWEN3_TEMPLATE
     )
     config = Qwen3Config(**_SMALL, head_dim=32, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
     torch.manual_seed(0)
@@ -216,13 +216,13 @@ def qwen3(folder: Path) -> Path:
 
 
 def gemma3(folder: Path) -> Path:
-    """Gemma 3: BOS before every text, heads wider than their share, one for keys and values, windows, bf16."""
-    learned = gemma3_tokenizer()
-    learned.post_processor = processors.TemplateProcessing(
-        single=["<bos>", "$A"], pair=["<bos>", "$A", "$B"], special_tokens=[("<bos>", learned.token_to_id("<bos>"))]
+    """Gemma 3: BOS before every text, explicit head_dim, one key-value head, sliding window, bf16."""
+    trained = gemma3_tokenizer()
+    trained.post_processor = processors.TemplateProcessing(
+        single=["<bos>", "$A"], pair=["<bos>", "$A", "$B"], special_tokens=[("<bos>", trained.token_to_id("<bos>"))]
     )
     names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=learned, chat_template=GEMMA3_TEMPLATE, **names)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained, chat_template=GEMMA3_TEMPLATE, **names)
     config = Gemma3TextConfig(
         **_SMALL,
         head_dim=24,
@@ -239,26 +239,26 @@ def gemma3(folder: Path) -> Path:
 
 
 def gemma3_tokenizer() -> Tokenizer:
-    """BPE with byte fallback and no prefix space; its template trims contents and insists on turns."""
+    """BPE with byte fallback and no prefix space."""
     specials = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
-    octets = [f"<0x{byte:02X}>" for byte in range(256)]
-    learned = Tokenizer(models.BPE(unk_token="<unk>"))
-    learned.normalizer = normalizers.Replace(" ", "▁")
-    learned.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training: no token spans two words
-    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*specials, *octets], show_progress=False)
-    learned.train_from_iterator(CORPUS, trainer)
-    read_options = json.loads(learned.to_str())
-    read_options["added_tokens"] = [token for token in read_options["added_tokens"] if token["content"] in specials]
-    read_options["pre_tokenizer"] = None
-    read_options["model"] |= {"byte_fallback": True, "fuse_unk": True}
-    whole = Tokenizer.from_str(json.dumps(read_options))
-    whole.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
-    whole.add_tokens([AddedToken("\n\n", normalized=False)])  # real Gemma keeps runs of newlines so
-    return whole
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    trained = Tokenizer(models.BPE(unk_token="<unk>"))
+    trained.normalizer = normalizers.Replace(" ", "▁")
+    trained.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")  # for training: no token spans two words
+    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=[*specials, *byte_tokens], show_progress=False)
+    trained.train_from_iterator(CORPUS, trainer)
+    state = json.loads(trained.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["content"] in specials]
+    state["pre_tokenizer"] = None
+    state["model"] |= {"byte_fallback": True, "fuse_unk": True}
+    final = Tokenizer.from_str(json.dumps(state))
+    final.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    final.add_tokens([AddedToken("\n\n", normalized=False)])  # real Gemma keeps runs of newlines so
+    return final
 
 
 def task(model: PreTrainedModel | PeftModel, train: Sequence[Example], dev: Sequence[Example]) -> Task:
-    """All of a model, learning from ids over the whole vocabulary."""
+    """A task without cache and shortlist."""
     loss, dev_loss = AnswerLoss(model), AnswerLoss(model)
     return Task(model, loss, dev_loss, TokenizedRows(train, "cpu"), TokenizedRows(dev, "cpu"))
 
@@ -271,7 +271,7 @@ _SMALL: dict[str, Any] = {
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
     "max_position_embeddings": 128,
-    "initializer_range": 0.2,  # logits far enough apart that rounding decides no greedy choice
+    "initializer_range": 0.2,  # logits far enough apart for reproducible greedy decoding
     "tie_word_embeddings": True,
 }
 
