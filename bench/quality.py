@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import daedap
-from daedap.data.split import read_components, read_side
+from daedap.data.split import read_components, read_rows
 from daedap.evaluation.metrics import bootstrap, gold_ranks
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
 from daedap.evaluation.testset import EvalSet, EvalSettings, make_eval_set
 from daedap.retrieval.bot import AnswerOptions, Bot
-from daedap.retrieval.rerank import RerankWeights, differences, weigh
+from daedap.retrieval.rerank import RerankWeights, dev_features, differences, fit_linear
 from daedap.runs import Run
 from daedap.types import Pair
 
@@ -86,20 +86,23 @@ def _whole(name: str, ranking: Mapping[str, Right], said: Right) -> list[tuple[s
 
 
 def _exam(run: Run, rows: int) -> EvalSet:
-    test, components = read_side(run.folder, "test"), read_components(run.folder, "test")
-    return make_eval_set(test, components, read_side(run.folder, "train"), EvalSettings(rows=rows))
+    test, components = read_rows(run.folder, "test"), read_components(run.folder, "test")
+    return make_eval_set(test, components, read_rows(run.folder, "train"), EvalSettings(rows=rows))
 
 
 def _ranking(run: Run, eval_set: EvalSet) -> dict[str, Right]:
     bot = Bot.of(run, held_out=False)
-    ranker = bot.memory.ranker(bot.talker)
-    apart = differences(ranker, read_side(run.folder, "dev"), [pair.answer for pair in bot.memory.index.pairs])
-    views = np.stack(ranker.views([replace(pair, answer="") for pair in eval_set.questions], eval_set.candidates))
+    ranker = bot.retriever.reranker(bot.language_model)
+    apart = differences(
+        dev_features(ranker, read_rows(run.folder, "dev"), [pair.answer for pair in bot.retriever.index.pairs])
+    )
+    views = np.stack(ranker.features([replace(pair, answer="") for pair in eval_set.ranked_pairs], eval_set.candidates))
     kept: dict[str, Sequence[int]] = {"all views": range(4)}
     kept |= {f"without {name}": [n for n in range(4) if n != number] for number, name in enumerate(VIEWS)}
     kept |= {f"{name} alone": [number] for number, name in enumerate(VIEWS)}
     return {
-        f"Hits@1/20: {name}": _first(views[:, :, list(cut)] @ weigh(apart[:, list(cut)])) for name, cut in kept.items()
+        f"Hits@1/20: {name}": _first(views[:, :, list(cut)] @ fit_linear(apart[:, list(cut)]))
+        for name, cut in kept.items()
     }
 
 
@@ -108,9 +111,9 @@ def _saying(run: Run, eval_set: EvalSet) -> dict[str, Right]:
     asked = _questions(eval_set)
     silent = Bot.of(run, answer_options=AnswerOptions(samples=0), held_out=False)
     replies = {
-        "people": [pair.answer for pair in eval_set.questions],
-        "nearest question by letters": [near[0].answer for near in bot.memory.index.nearest(asked)],
-        "model alone, greedy": [said.text for said in bot.talker.reply([Pair(text, "") for text in asked])],
+        "people": [pair.answer for pair in eval_set.ranked_pairs],
+        "nearest question by letters": [near[0].answer for near in bot.retriever.index.nearest(asked)],
+        "model alone, greedy": [said.text for said in bot.language_model.reply([Pair(text, "") for text in asked])],
         "bot without proposals of the model": [reply.text for reply in silent.reply_many(asked)],
         "bot": [reply.text for reply in bot.reply_many(asked)],
     }
@@ -123,7 +126,7 @@ def _replying(run: Run, eval_set: EvalSet) -> Right:
 
 
 def _questions(eval_set: EvalSet) -> list[str]:
-    return [pair.question for pair in eval_set.questions]
+    return [pair.question for pair in eval_set.ranked_pairs]
 
 
 def _backward(run: Run, eval_set: EvalSet, said: Sequence[str]) -> Right:
@@ -132,7 +135,7 @@ def _backward(run: Run, eval_set: EvalSet, said: Sequence[str]) -> Right:
 
 @cache
 def _judge(run: Run) -> ReplyToQuestionScorer:
-    return ReplyToQuestionScorer.fit(read_side(run.folder, "train"))
+    return ReplyToQuestionScorer.fit(read_rows(run.folder, "train"))
 
 
 def _first(scores: Right) -> Right:
@@ -159,7 +162,7 @@ def _against(outcomes: Sequence[Mapping[str, Right]], exams: Sequence[EvalSet], 
     if name == baseline:
         return "–"
     gained = np.concatenate([outcome[name] - outcome[baseline] for outcome in outcomes])
-    groups = [eval_set.groups[list(eval_set.asked)] + 10**6 * number for number, eval_set in enumerate(exams)]
+    groups = [eval_set.groups[list(eval_set.ranked_rows)] + 10**6 * number for number, eval_set in enumerate(exams)]
     interval = bootstrap(gained, np.ones(len(gained)), np.concatenate(groups))
     return f"{100 * gained.mean():+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 

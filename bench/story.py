@@ -20,16 +20,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+
 import daedap
 import daedap.runs as store
-from daedap.commands.evaluate import keep
+from daedap.evaluation.evaluate_run import save_evaluation
 from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import load
 from daedap.data.reader import ReadOptions
 from daedap.data.split import SplitOptions, read_components, read_rows, split
-from daedap.evaluation.compare import Difference, common, differences, read_judged
-from daedap.evaluation.evaluate import Systems, evaluate
-from daedap.evaluation.result import Row
+from daedap.evaluation.compare import Difference, common_rows, differences, read_evaluated_run
+from daedap.evaluation.evaluate import Row, Systems, evaluate
 from daedap.evaluation.testset import EvalSettings
 from daedap.model.saved import open_trained
 from daedap.retrieval.bot import Bot
@@ -173,9 +173,9 @@ def scored(run: Run, asked: int) -> Run:
         components=read_components(run.folder, "test"),
         systems=Systems({"model": open_trained(run)}, {"bot": Bot.of(run, held_out=False)}),
         index=LexicalIndex.open(run.folder / "index"),
-        options=EvalSettings(rows=asked, timed=0),
+        options=EvalSettings(rows=asked, timed_questions=0),
     )
-    keep(run, found)
+    save_evaluation(run, found, {})
     return run
 
 
@@ -205,8 +205,8 @@ def values(run: Run) -> Iterator[float]:
 
 def beside(first: Run, second: Run) -> dict[tuple[str, str], Difference]:
     """System and metric → what the second run has more than the first, on the test rows of both."""
-    shared = common(read_judged(first), read_judged(second))
-    found = {}
+    shared = common_rows(read_evaluated_run(first), read_evaluated_run(second))
+    found: dict[tuple[str, str], Difference] = {}
     for system in dict.fromkeys(system for system, _ in METRICS):
         rows = [(of(system, mine), of(system, other)) for mine, other in shared.rows]
         found |= {(system, metric): one for metric, one in differences(replace(shared, rows=rows))["all"].items()}

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from daedap.commands.report import Reported
     from daedap.data.findings import Report
     from daedap.errors import DaedapError
-    from daedap.evaluation.result import Evaluation
+    from daedap.evaluation.evaluate import Evaluation
     from daedap.retrieval.bot import Bot
     from daedap.runs import Run
-    from daedap.tuning.result import Tuned
+    from daedap.tuning.result import TuneResult
     from daedap.types import Message, Pair, Reply
 
     check: Callable[..., Report]
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
     pretrain: Callable[..., MadeBase]
     report: Callable[..., Reported]
     train: Callable[..., Run]
-    tune: Callable[..., Tuned]
+    tune: Callable[..., TuneResult]
 
 _NOUNS = {
     "Bot": "retrieval.bot",
     "DaedapError": "errors",
-    "Evaluation": "evaluation.result",
+    "Evaluation": "evaluation.evaluate",
     "Message": "types",
     "Pair": "types",
     "Reply": "types",

@@ -41,7 +41,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` once the block ends well; an older `path` is replaced."""
     temporary = path.with_name(f".{path.name}.tmp")
     with storage(path):
-        shutil.rmtree(temporary, ignore_errors=True)
+        previous = path.with_name(f".{path.name}.old.tmp")
+        for left in (temporary, previous):
+            shutil.rmtree(left, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
             yield temporary
@@ -49,9 +51,10 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
             _tell_full_disk(error, path)
             raise
-        if path.exists():
-            remove_folder(path)
+        if path.exists():  # renamed rather than deleted first, so that the name is missing for an instant only
+            path.replace(previous)
         temporary.replace(path)
+        shutil.rmtree(previous, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:

@@ -91,13 +91,17 @@ class Run:
 
     @property
     def headline(self) -> Json:
-        """Its scores on all test rows: the bot's before the model's; of a later `evaluate` where it ended without."""
-        told: Json = self.manifest.get("headline", {})
-        if told or not (self.folder / "evaluation" / "scores.json").exists():
-            return told
-        scores = self.document("evaluation/scores.json")["scores"]
-        of_all = [scores.get(system, {}).get("all", {}) for system in ("model", "bot")]
-        return {metric: score["value"] for found in of_all for metric, score in found.items()}
+        """Metric → score on all test rows: the bot's, and the model's where the bot has none.
+
+        From the saved evaluation, which `daedap evaluate` may have replaced by a larger one since the end of the
+        training; from the manifest if there is none.
+        """
+        if not (self.folder / "evaluation" / "scores.json").exists():
+            at_training_end: Json = self.manifest.get("headline", {})
+            return at_training_end
+        scores = self.document("evaluation/scores.json").get("scores", {})
+        of_all = {**scores.get("model", {}).get("all", {}), **scores.get("bot", {}).get("all", {})}
+        return {metric: score["value"] for metric, score in of_all.items() if score["value"] is not None}
 
     def document(self, name: str) -> Json:
         """A JSON document of the run, by its path in the folder. Raises RunError when it is missing or broken."""
@@ -131,8 +135,13 @@ class Run:
         return value
 
     def check_files(self) -> None:
-        """Raise RunError when a file that the manifest names is missing or has another size."""
+        """Raise RunError when a file that the manifest names is missing or has another size.
+
+        `evaluation/` is not checked: it may have been replaced (manifests of earlier versions list it).
+        """
         for name, size in self.manifest["files"].items():
+            if name.startswith("evaluation/"):
+                continue
             path = self.folder / name
             found = path.stat().st_size if path.exists() else 0
             if found != size:
@@ -288,6 +297,7 @@ GROWING = frozenset({"log.jsonl", "verified.json"})
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a run that must not change after its end, by relative path."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in GROWING)
+    unchanging = (path for path in folder.rglob("*") if path.is_file() and path.name not in GROWING)
+    paths = (path for path in unchanging if path.relative_to(folder).parts[0] != "evaluation")
     kept = (path for path in sorted(paths) if not path.name.endswith(".lock"))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}

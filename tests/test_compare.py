@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rivals import SETTINGS, TEST, TRAIN, Score, even, made, ranked
+from fake_runs import SETTINGS, TEST, TRAIN, Score, all_second, fake_run, row_terms
 
 import daedap
 from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
-from daedap.evaluation.compare import CommonRows, Difference, answered, answers, common, differences, read_judged
+from daedap.evaluation.compare import (
+    CommonRows,
+    Difference,
+    common_rows,
+    count_replied,
+    differences,
+    differing_replies,
+    read_evaluated_run,
+)
 from daedap.files import write_lines
 from daedap.runs import Run
 
@@ -21,15 +29,15 @@ Output = pytest.CaptureFixture[str]
 
 
 def shared(*runs: Run) -> CommonRows:
-    first, second = (read_judged(run) for run in runs)
-    return common(first, second)
+    first, second = (read_evaluated_run(run) for run in runs)
+    return common_rows(first, second)
 
 
 def metrics(tmp_path: Path, first: Score, second: Score, **options: Any) -> dict[str, Difference]:
-    return differences(shared(made(tmp_path, first, **options), made(tmp_path, second, **options)))["all"]
+    return differences(shared(fake_run(tmp_path, first, **options), fake_run(tmp_path, second, **options)))["all"]
 
 
-def told(capsys: Output, *arguments: object) -> Any:
+def command_json(capsys: Output, *arguments: object) -> Any:
     capsys.readouterr()
     assert cli([*map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -38,8 +46,8 @@ def told(capsys: Output, *arguments: object) -> Any:
 def test_each_metric_has_its_good_direction(tmp_path: Path) -> None:
     found = metrics(
         tmp_path,
-        lambda row: {**ranked(2, bits=30), "ended": (1.0, 1.0)},
-        lambda row: {**ranked(1, bits=20, polite=False), "bland": (1.0, 1.0), "ended": (1.0, 1.0)},
+        lambda row: {**row_terms(2, bits=30), "ended": (1.0, 1.0)},
+        lambda row: {**row_terms(1, bits=20, polite=False), "bland": (1.0, 1.0), "ended": (1.0, 1.0)},
     )
     verdicts = {metric: one.verdict for metric, one in found.items()}
     assert verdicts == {
@@ -57,7 +65,9 @@ def test_each_metric_has_its_good_direction(tmp_path: Path) -> None:
 
 def test_the_interval_is_paired(tmp_path: Path) -> None:
     """Rows differ far more from each other than the two runs do on each of them."""
-    found = metrics(tmp_path, lambda row: ranked(2, bits=10 * row + 1), lambda row: ranked(2, bits=10 * row + row % 3))
+    found = metrics(
+        tmp_path, lambda row: row_terms(2, bits=10 * row + 1), lambda row: row_terms(2, bits=10 * row + row % 3)
+    )
     bits = found["bpc"]
     assert bits.difference == pytest.approx(-0.005)
     assert bits.low is not None
@@ -74,25 +84,25 @@ def length(found: Difference) -> float:
 
 def test_near_duplicates_are_drawn_together(tmp_path: Path) -> None:
     def better(row: int) -> dict[str, tuple[float, float]]:
-        return ranked(2, bits=20 + (-8 if row % 10 < 6 else 8))
+        return row_terms(2, bits=20 + (-8 if row % 10 < 6 else 8))
 
-    alone = metrics(tmp_path / "a", even, better)["bpc"]
-    grouped = metrics(tmp_path / "b", even, better, components=[row % 10 for row in range(20)])["bpc"]
+    alone = metrics(tmp_path / "a", all_second, better)["bpc"]
+    grouped = metrics(tmp_path / "b", all_second, better, components=[row % 10 for row in range(20)])["bpc"]
     assert alone.difference == grouped.difference
     assert length(grouped) > 1.2 * length(alone)
 
 
 def test_few_questions_say_nothing(tmp_path: Path) -> None:
-    found = metrics(tmp_path / "a", even, lambda row: ranked(1), test=TEST[:9])
+    found = metrics(tmp_path / "a", all_second, lambda row: row_terms(1), test=TEST[:9])
     assert {(one.low, one.high, one.verdict) for one in found.values()} == {(None, None, None)}
-    ten = metrics(tmp_path / "b", even, lambda row: ranked(1), test=TEST[:10])
+    ten = metrics(tmp_path / "b", all_second, lambda row: row_terms(1), test=TEST[:10])
     assert ten["mrr"].verdict == "better"
 
 
 def test_a_broken_run_is_no_number(tmp_path: Path, capsys: Output) -> None:
-    made(tmp_path)
-    made(tmp_path, lambda row: ranked(2, bits=math.nan if row == 3 else 20))
-    entry = told(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
+    fake_run(tmp_path)
+    fake_run(tmp_path, lambda row: row_terms(2, bits=math.nan if row == 3 else 20))
+    entry = command_json(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
     bits = entry["differences"]["all"]["bpc"]
     assert (bits["first"], bits["second"], bits["difference"], bits["verdict"]) == (2, None, None, None)
     assert {one["id"]: one["bits_per_character"] for one in entry["samples"]}.get(TEST[3].id) is None
@@ -101,7 +111,7 @@ def test_a_broken_run_is_no_number(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_slices(tmp_path: Path) -> None:
-    runs = made(tmp_path), made(tmp_path, lambda row: ranked(1 if row % 2 else 2))
+    runs = fake_run(tmp_path), fake_run(tmp_path, lambda row: row_terms(1 if row % 2 else 2))
     found = differences(shared(*runs))
     assert {name: part["mrr"].second for name, part in found.items()} == {"all": 0.75, "seen": 0.5, "unseen": 1.0}
     assert {name: part["mrr"].n for name, part in found.items()} == {"all": 20, "seen": 10, "unseen": 10}
@@ -109,16 +119,16 @@ def test_slices(tmp_path: Path) -> None:
 
 def test_rows_that_one_run_alone_measured_do_not_count(tmp_path: Path) -> None:
     def ranks_five(row: int) -> dict[str, tuple[float, float]]:
-        return ranked(1) if row < 12 else {"bpc": (20.0, 10.0)}
+        return row_terms(1) if row < 12 else {"bpc": (20.0, 10.0)}
 
-    found = metrics(tmp_path, even, ranks_five)
+    found = metrics(tmp_path, all_second, ranks_five)
     assert (found["mrr"].n, found["mrr"].first, found["mrr"].second, found["bpc"].n) == (12, 0.5, 1, 20)
 
 
 def test_other_tests_offer_other_wrong_answers(tmp_path: Path, capsys: Output) -> None:
-    made(tmp_path)
-    made(tmp_path, lambda row: ranked(1), test=TEST[2:])
-    entry = told(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
+    fake_run(tmp_path)
+    fake_run(tmp_path, lambda row: row_terms(1), test=TEST[2:])
+    entry = command_json(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
     assert (entry["rows"], entry["alone"], entry["same_test"]) == (18, 2, False)
     assert entry["differences"]["all"].keys() == {"bpc", "bland", "polite", "unique"}
     assert all(one["places"] is None for one in entry["samples"])
@@ -140,27 +150,27 @@ def with_a_bot(run: Run) -> Run:
 
 
 def test_the_bot_is_compared_where_both_have_it(tmp_path: Path) -> None:
-    first, second, model = with_a_bot(made(tmp_path)), with_a_bot(made(tmp_path)), made(tmp_path)
+    first, second, model = with_a_bot(fake_run(tmp_path)), with_a_bot(fake_run(tmp_path)), fake_run(tmp_path)
     found = shared(first, second)
     systems = {metric: one.system for metric, one in differences(found)["all"].items()}
     assert {name for name, system in systems.items() if system == "bot"} == {"mrr", "polite", "unique"}
     assert {name for name, system in systems.items() if system == "model"} == {"bpc", "hits_at_1", "bland"}
-    assert answers(found, {})[0].replies == ("1번 봇의 대답", "2번 봇의 대답")
+    assert differing_replies(found, {})[0].replies == ("1번 봇의 대답", "2번 봇의 대답")
     assert {one.system for one in differences(shared(first, model))["all"].values()} == {"model"}
-    assert answers(shared(first, model), {}) == []
+    assert differing_replies(shared(first, model), {}) == []
 
 
 def test_the_most_telling_answers_come_first(tmp_path: Path) -> None:
-    first = made(tmp_path, reply=lambda row: f"첫째 {row}")
-    second = made(
+    first = fake_run(tmp_path, reply=lambda row: f"첫째 {row}")
+    second = fake_run(
         tmp_path,
-        lambda row: ranked({4: 1, 7: 20}.get(row, 2), bits=99 if row == 9 else 20),
+        lambda row: row_terms({4: 1, 7: 20}.get(row, 2), bits=99 if row == 9 else 20),
         reply=lambda row: "첫째 3!!" if row == 3 else f"둘째 {row}",
         rows=15,
     )
     found = shared(first, second)
-    listed = answers(found, {pair.id: pair.question for pair in TEST})
-    assert answered(found) == 15
+    listed = differing_replies(found, {pair.id: pair.question for pair in TEST})
+    assert count_replied(found) == 15
     assert len(listed) == 14, "punctuation is no difference"
     assert [one.id for one in listed[:3]] == [TEST[row].id for row in (4, 7, 9)]
     top = listed[0]
@@ -169,11 +179,11 @@ def test_the_most_telling_answers_come_first(tmp_path: Path) -> None:
 
 
 def test_settings_that_differ(tmp_path: Path, capsys: Output) -> None:
-    made(tmp_path)
+    fake_run(tmp_path)
     changed = {**SETTINGS, "file": "new.csv", "recipe": {**SETTINGS["recipe"], "learning_rate": 1e-3}}
-    made(tmp_path, settings={**changed, "prepare_seconds": 7.0})
-    made(tmp_path, train=TRAIN[:1])
-    settings = told(capsys, "compare", 2, 1, 3, "--runs", tmp_path)["settings"]
+    fake_run(tmp_path, settings={**changed, "prepare_seconds": 7.0})
+    fake_run(tmp_path, train=TRAIN[:1])
+    settings = command_json(capsys, "compare", 2, 1, 3, "--runs", tmp_path)["settings"]
     assert settings == {
         "file": ["new.csv", "qa.csv", "qa.csv"],
         "recipe.learning_rate": [1e-3, None, None],
@@ -188,8 +198,8 @@ def test_settings_that_differ(tmp_path: Path, capsys: Output) -> None:
 
 
 def test_tables_and_answers_for_people(tmp_path: Path, capsys: Output) -> None:
-    made(tmp_path, reply=lambda row: "글쎄요")
-    made(tmp_path, lambda row: ranked(1 if row == 5 else 3), reply=lambda row: TEST[row].answer)
+    fake_run(tmp_path, reply=lambda row: "글쎄요")
+    fake_run(tmp_path, lambda row: row_terms(1 if row == 5 else 3), reply=lambda row: TEST[row].answer)
     assert cli(["compare", "1", "2", "--samples", "1", "--runs", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "Run 2 beside run 1, on the 20 rows that both were tested on." in lines
@@ -210,8 +220,8 @@ def test_tables_and_answers_for_people(tmp_path: Path, capsys: Output) -> None:
 
 def test_korean(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    made(tmp_path)
-    made(tmp_path, lambda row: ranked(1), reply=lambda row: "")
+    fake_run(tmp_path)
+    fake_run(tmp_path, lambda row: row_terms(1), reply=lambda row: "")
     assert cli(["compare", "1", "2", "--runs", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert re.search(r"글자당 비트\(BPC\) +2\.000 +2\.000 +\+0\.000 \[\+0\.000, \+0\.000\] +뚜렷한 차이 없음", out)
@@ -221,7 +231,7 @@ def test_korean(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_runs_that_answer_alike(tmp_path: Path, capsys: Output) -> None:
-    made(tmp_path), made(tmp_path)
+    fake_run(tmp_path), fake_run(tmp_path)
     assert cli(["compare", "1", "2", "--runs", str(tmp_path)]) == 0
     assert "All 20 questions are answered alike." in capsys.readouterr().out
 
@@ -231,7 +241,7 @@ def test_real_runs(trained: Run, tmp_path: Path, capsys: Output) -> None:
         shutil.copytree(trained.folder, tmp_path / name)
     manifest = {**trained.manifest, "number": 2, "training": {**trained.manifest["training"], "epochs": 5}}
     (tmp_path / "0002" / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    document = told(capsys, "compare", 1, "latest", "--runs", tmp_path)
+    document = command_json(capsys, "compare", 1, "latest", "--runs", tmp_path)
     assert document["settings"] == {"training.epochs": [6, 5]}
     entry = document["comparisons"][0]
     assert (entry["rows"], entry["answered"], entry["answered_differently"]) == (9, 9, 0)
@@ -245,14 +255,14 @@ def test_real_runs(trained: Run, tmp_path: Path, capsys: Output) -> None:
 
 
 def test_runs_of_two_folders_are_told_apart(tmp_path: Path) -> None:
-    first, second = made(tmp_path / "집"), made(tmp_path / "회사", lambda row: ranked(1))
+    first, second = fake_run(tmp_path / "집"), fake_run(tmp_path / "회사", lambda row: row_terms(1))
     found = daedap.compare([first.folder, second.folder], runs=tmp_path)
     assert found.names == [str(first.folder), str(second.folder)]
     assert found.lines()[-1] == "All 20 questions are answered alike."
 
 
 def test_mistakes(tmp_path: Path, capsys: Output) -> None:
-    runs = [made(tmp_path) for _ in range(3)]
+    runs = [fake_run(tmp_path) for _ in range(3)]
     for named, message in (([1], "at least two runs"), ([2, runs[1].folder], "named twice")):
         with pytest.raises(SettingsError, match=message):
             daedap.compare(named, runs=tmp_path)
@@ -263,7 +273,7 @@ def test_mistakes(tmp_path: Path, capsys: Output) -> None:
     with pytest.raises(RunError, match="no such run"):
         daedap.compare([1, 9], runs=tmp_path)
     shutil.rmtree(runs[1].folder)
-    (made(tmp_path).folder / "manifest.json").unlink()  # interrupted
+    (fake_run(tmp_path).folder / "manifest.json").unlink()  # interrupted
     assert cli(["compare", "1", "4", "--runs", str(tmp_path)]) == 1
     assert cli(["compare", "--runs", str(tmp_path)]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -280,7 +290,7 @@ def test_a_run_without_scores_gets_them_from_evaluate(trained: Run, tmp_path: Pa
     remedy = re.search(r"--no-evaluate\. Score it: daedap (.*)\n", capsys.readouterr().err)
     assert remedy
     assert cli([*remedy[1].split(), "--runs", str(tmp_path)]) == 0
-    entry = told(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
+    entry = command_json(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
     assert entry["differences"]["all"]["bpc"]["difference"] == pytest.approx(0, abs=1e-9)
     before = (tmp_path / "0002" / "evaluation" / "rows.jsonl").read_bytes()
     assert cli(["evaluate", "--run", "2", "--rows", "3", "--runs", str(tmp_path)]) == 0

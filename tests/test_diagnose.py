@@ -13,8 +13,8 @@ import toys
 from conftest import PAIRS, write_csv
 
 import daedap
-from daedap.evaluation.diagnose import RULES, diagnose, healthy
-from daedap.evaluation.run_record import SEVERITIES, Finding, RunRecord, read_run_record
+from daedap.evaluation.diagnose import RULES, SEVERITIES, Finding, diagnose, healthy
+from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.types import Pair
 
 QUICK: dict[str, Any] = {
@@ -100,7 +100,7 @@ def broken(request: pytest.FixtureRequest) -> list[RunRecord]:
     return [request.getfixturevalue(name) for name in BROKEN]
 
 
-def found(record: RunRecord, rule: str) -> Finding:
+def finding_of(record: RunRecord, rule: str) -> Finding:
     return next(finding for finding in diagnose(record) if finding.rule == rule)
 
 
@@ -110,7 +110,7 @@ def rules(record: RunRecord) -> set[str]:
 
 def test_a_good_run(good: RunRecord) -> None:
     assert rules(good) == {"few_rows"}, "80 rows are few, and nothing else is wrong"
-    assert found(good, "few_rows").evidence.startswith("62 training rows.")
+    assert finding_of(good, "few_rows").evidence.startswith("62 training rows.")
     many = replace(good, manifest={**good.manifest, "data": {**good.manifest["data"], "train": 10_000}})
     assert diagnose(many) == []
     assert str(len(RULES)) in healthy()
@@ -128,7 +128,7 @@ def test_the_most_serious_comes_first(broken: list[RunRecord]) -> None:
 
 
 def test_a_learning_rate_too_high(hot: RunRecord) -> None:
-    finding = found(hot, "rate_too_high")
+    finding = finding_of(hot, "rate_too_high")
     assert finding.severity == "serious"
     assert "learning rate 0.9." in finding.evidence
     assert f"{max(window.loss for window in hot.train):.2f} at step" in finding.evidence
@@ -137,72 +137,72 @@ def test_a_learning_rate_too_high(hot: RunRecord) -> None:
 
 
 def test_a_learning_rate_too_low(cold: RunRecord) -> None:
-    finding = found(cold, "rate_too_low")
+    finding = finding_of(cold, "rate_too_low")
     assert finding.severity == "serious"
     assert finding.evidence.endswith(f"after {cold.training['steps']} steps; learning rate 1e-06.")
     assert "--learning-rate 1e-05" in finding.advice
 
 
 def test_a_model_that_has_learned_nothing(cold: RunRecord) -> None:
-    deaf, endless = found(cold, "ignores_question"), found(cold, "does_not_end")
-    assert (deaf.severity, endless.severity) == ("serious", "serious")
+    no_gain, endless = finding_of(cold, "ignores_question"), finding_of(cold, "does_not_end")
+    assert (no_gain.severity, endless.severity) == ("serious", "serious")
     gain = cold.scores["model"]["all"]["question_gain"]
-    assert f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]" in deaf.evidence
+    assert f"{gain.value:.3f} [{gain.low:.3f}, {gain.high:.3f}]" in no_gain.evidence
     assert endless.evidence.startswith("0% of 11 replies")
-    assert "by the model (n=11)" in found(cold, "retrieval_better").evidence
+    assert "by the model (n=11)" in finding_of(cold, "retrieval_better").evidence
     long = replace(cold, doctor={**cold.doctor, "answers": {**cold.doctor["answers"], "p50": 80}})
     assert "does_not_end" not in rules(long), "long answers can't end within 32 tokens"
 
 
 def test_too_few_epochs(short: RunRecord) -> None:
-    first, last = (watch.loss for watch in short.dev)
-    finding = found(short, "too_few_epochs")
+    first, last = (dev.loss for dev in short.dev)
+    finding = finding_of(short, "too_few_epochs")
     assert f"Loss {first:.3f}, then {last:.3f}: {1 - last / first:.0%} less" in finding.evidence
     assert "--num-train-epochs 5" in finding.advice
     plan = {**short.plan, "budget": 60.0}
-    assert "--budget" in found(replace(short, settings={**short.settings, "plan": plan}), "too_few_epochs").advice
+    assert "--budget" in finding_of(replace(short, settings={**short.settings, "plan": plan}), "too_few_epochs").advice
 
 
 def test_overfitting(heart: RunRecord) -> None:
-    finding = found(heart, "overfitting")
+    finding = finding_of(heart, "overfitting")
     assert finding.severity == "serious"
-    assert finding.told.startswith("Overfitting since epoch 2:")
+    assert finding.message.startswith("Overfitting since epoch 2:")
     assert "From epoch 1 to 4 the dev loss rose" in finding.evidence
     settings = {**heart.settings, "recipe": {**heart.train_options, "load_best_model_at_end": True}}
-    kept = found(replace(heart, settings=settings), "overfitting")
+    kept = finding_of(replace(heart, settings=settings), "overfitting")
     assert kept.severity == "hint"
     assert kept.advice.startswith("The weights of epoch 1 were kept")
     training = {**heart.training, "averaged": True, "best_epoch": 2}
     averaged = replace(heart, settings=settings, manifest={**heart.manifest, "training": training})
-    assert found(averaged, "overfitting").advice.startswith("The average of the epochs up to 2 was kept")
+    assert finding_of(averaged, "overfitting").advice.startswith("The average of the epochs up to 2 was kept")
 
 
 def test_answers_that_are_all_the_same(messy: RunRecord) -> None:
-    assert "'잘할 수 있을 거예요.' answers 67%" in found(messy, "constant_answers").evidence
-    assert "8% of 12 replies are different" in found(messy, "bland").evidence
-    assert found(messy, "mixed_speech").evidence.startswith("68% of the answers end politely")
-    assert found(messy, "few_for_label").evidence.endswith("less than 10 training rows: 날씨 (1).")
+    assert "'잘할 수 있을 거예요.' answers 67%" in finding_of(messy, "constant_answers").evidence
+    assert "8% of 12 replies are different" in finding_of(messy, "bland").evidence
+    assert finding_of(messy, "mixed_speech").evidence.startswith("68% of the answers end politely")
+    assert finding_of(messy, "few_for_label").evidence.endswith("less than 10 training rows: 날씨 (1).")
 
 
 def test_test_rows_that_leak(leaking: RunRecord) -> None:
-    finding = found(leaking, "leak")
+    finding = finding_of(leaking, "leak")
     assert finding.severity == "serious"
     assert f"{leaking.manifest['data']['leak']['questions']:.0%} of the 48 test questions" in finding.evidence
     assert rules(leaking) >= {"unwatched", "unscored"}
 
 
 def test_a_budget_that_is_too_short(hurried: RunRecord) -> None:
-    finding = found(hurried, "out_of_time")
+    finding = finding_of(hurried, "out_of_time")
     assert f"{hurried.training['epochs']} of 500 planned epoch(s)" in finding.evidence
     assert "1.0 s given" in finding.evidence
 
 
-def test_told_in_korean(cold: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_korean(cold: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    assert diagnose(cold)[0].told == "거의 배우지 못했습니다. 손실이 내려가지 않습니다."
+    assert diagnose(cold)[0].message == "거의 배우지 못했습니다. 손실이 내려가지 않습니다."
 
 
-def test_facts_are_json(good: RunRecord) -> None:
+def test_record_is_json(good: RunRecord) -> None:
     document = json.loads(json.dumps(good.to_json(), allow_nan=False))
     assert "rows" not in document
     assert document["dev"][0]["epoch"] == document["train"][0]["epoch"] == 1

@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from daedap.errors import RunError
-from daedap.evaluation.evaluate import Systems, evaluate
-from daedap.evaluation.result import Evaluation
-from daedap.evaluation.tables import width
+from daedap.evaluation.evaluate import Evaluation, Systems, evaluate
+from daedap.evaluation.tables import display_width
 from daedap.evaluation.testset import EvalSettings, ScorableBot, ScorableModel
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.types import Generation, Pair, Reply
@@ -79,15 +78,15 @@ class Parrot:
         return np.array([[float(len(text)) for text in texts] for texts in candidates])
 
 
-def judged(test: Sequence[Pair] = TEST, options: EvalSettings | None = None, **speakers: ScorableModel) -> Evaluation:
+def evaluated(test: Sequence[Pair] = TEST, options: EvalSettings | None = None, **models: ScorableModel) -> Evaluation:
     components, bots = COMPONENTS[: len(test)], dict[str, ScorableBot](bot=Parrot())
     index = LexicalIndex.build(TRAIN)
-    return evaluate(test, components=components, systems=Systems(speakers, bots), index=index, options=options)
+    return evaluate(test, components=components, systems=Systems(models, bots), index=index, options=options)
 
 
 @pytest.fixture(scope="module")
 def both() -> Evaluation:
-    return judged(model=Knowing({pair.question: pair.answer for pair in TEST}), base=Deaf())
+    return evaluated(model=Knowing({pair.question: pair.answer for pair in TEST}), base=Deaf())
 
 
 def test_a_model_that_knows_everything(both: Evaluation) -> None:
@@ -116,7 +115,7 @@ def test_a_model_that_ignores_the_question_gains_exactly_nothing(both: Evaluatio
 
 
 def test_a_broken_model_can_not_win() -> None:
-    evaluation = judged(model=Broken())
+    evaluation = evaluated(model=Broken())
     assert evaluation.scores["model"]["all"]["hits_at_1"].value == 0
     document = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert document["scores"]["model"]["all"]["bpc"] == {"value": None, "low": None, "high": None, "n": 25}
@@ -178,7 +177,7 @@ def test_chance_and_samples(both: Evaluation) -> None:
 
 
 def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
-    evaluation = judged(options=EvalSettings(rows=7, samples=3, resamples=10), model=Deaf())
+    evaluation = evaluated(options=EvalSettings(rows=7, samples=3, resamples=10), model=Deaf())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["question_gain"].n, scores["hits_at_1"].n, scores["unique"].n) == (25, 25, 7, 7)
     assert sum("hits_at_1" in row.shares["model"] for row in evaluation.rows) == 7
@@ -186,7 +185,7 @@ def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
 
 
 def test_only_so_many_rows_count_for_likelihoods() -> None:
-    evaluation = judged(options=EvalSettings(rows=3, likelihoods=7, resamples=10), model=Deaf())
+    evaluation = evaluated(options=EvalSettings(rows=3, likelihood_rows=7, resamples=10), model=Deaf())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["hits_at_1"].n) == (7, 3)
     ranked = [row for row in evaluation.rows if "hits_at_1" in row.shares["model"]]
@@ -196,7 +195,7 @@ def test_only_so_many_rows_count_for_likelihoods() -> None:
 def test_systems_scored_before_are_not_asked_again(both: Evaluation) -> None:
     components, index = COMPONENTS[: len(TEST)], LexicalIndex.build(TRAIN)
     rows = {row.id: row for row in both.rows}
-    systems = Systems({"model": Deaf()}, earlier={"base": rows})
+    systems = Systems({"model": Deaf()}, recorded={"base": rows})
     again = evaluate(TEST, components=components, systems=systems, index=index)
     timed = {"latency_p50_ms", "latency_p95_ms"}
     for name, scores in both.scores["base"].items():
@@ -212,15 +211,15 @@ def test_rows_add_up_to_the_scores(both: Evaluation) -> None:
 
 
 def test_the_same_again(both: Evaluation) -> None:
-    untimed = EvalSettings(timed=0)
+    untimed = EvalSettings(timed_questions=0)
     truth = {pair.question: pair.answer for pair in TEST}
-    first, again = (judged(options=untimed, model=Knowing(truth), base=Deaf()) for _ in range(2))
+    first, again = (evaluated(options=untimed, model=Knowing(truth), base=Deaf()) for _ in range(2))
     assert first == again
     assert first.rows == both.rows
 
 
 def test_one_pair_is_enough() -> None:
-    evaluation = judged(TEST[:1], model=Deaf())
+    evaluation = evaluated(TEST[:1], model=Deaf())
     assert evaluation.chance == {"hits_at_1": 1, "recall_at_5": 1, "mrr": 1, "backward_hits_at_1": 1}
     assert "question_gain" not in evaluation.scores["model"]["all"]
     assert evaluation.scores["model"]["all"]["bpc"].low is None
@@ -228,7 +227,7 @@ def test_one_pair_is_enough() -> None:
 
 def test_no_pairs_are_refused() -> None:
     with pytest.raises(RunError, match="--data"):
-        judged([])
+        evaluated([])
 
 
 def test_history_stays_when_the_question_is_swapped() -> None:
@@ -240,7 +239,7 @@ def test_history_stays_when_the_question_is_swapped() -> None:
             return super().log2_probability(pairs)
 
     talk = [replace(pair, history=pair.messages) for pair in TEST]
-    judged(talk, EvalSettings(rows=1), model=Listening())
+    evaluated(talk, EvalSettings(rows=1), model=Listening())
     swapped = asked[25:50]
     assert all(a.history == b.history and a.answer == b.answer for a, b in zip(swapped, talk, strict=True))
     assert all(a.question != b.question for a, b in zip(swapped, talk, strict=True))
@@ -258,4 +257,4 @@ def test_the_table_is_aligned(both: Evaluation, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_hangul_is_two_columns_wide() -> None:
-    assert (width("BPC"), width("글자당 비트"), width("\u1112\u1161\u11ab")) == (3, 11, 2)
+    assert (display_width("BPC"), display_width("글자당 비트"), display_width("\u1112\u1161\u11ab")) == (3, 11, 2)

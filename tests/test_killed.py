@@ -23,12 +23,12 @@ from typing import Any
 
 import pytest
 from conftest import write_csv
-from rivals import made
+from fake_runs import fake_run
 
 import daedap.runs as store
-from daedap.evaluation.compare import read_judged
-from daedap.evaluation.preferences import read
-from daedap.evaluation.report import MARK
+from daedap.evaluation.compare import read_evaluated_run
+from daedap.evaluation.preferences import read_preferences
+from daedap.evaluation.report import REPORT_MARKER
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import digest
 from daedap.runs import Run
@@ -42,7 +42,7 @@ RECIPE += ["--num-train-epochs", "3", "--per-device-train-batch-size", "8", "--s
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Runs, the first of which was made without being disturbed."""
+    """Runs, the first of which was fake_run without being disturbed."""
 
     file: Path
     runs: Path
@@ -114,7 +114,7 @@ def test_train(place: RunOptions, tmp_path: Path) -> None:
         for run in store.every(runs):
             if run.complete:
                 run.check_files()
-                assert read_judged(run).rows
+                assert read_evaluated_run(run).rows
         assert contents(runs / "0001") == done
     finish(["train", "--resume"] if begun(runs) else place.train(), runs)
     assert not begun(runs)
@@ -163,7 +163,7 @@ def unscored(place: RunOptions, runs: Path) -> Run:
 
 def steady(run: Run) -> dict[str, Any]:
     """Its scores, without those that are times."""
-    assert len(read_judged(run).rows) > 5
+    assert len(read_evaluated_run(run).rows) > 5
     scores = run.document("evaluation/scores.json")["scores"]
     return {system: {m: s for m, s in found["all"].items() if "latency" not in m} for system, found in scores.items()}
 
@@ -185,26 +185,26 @@ def test_report(place: RunOptions, tmp_path: Path) -> None:
 
 def assert_whole(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert MARK in text[:200]
+    assert REPORT_MARKER in text[:200]
     assert text.rstrip().endswith("</html>")
 
 
 def test_compare_blind(tmp_path: Path) -> None:
     """Every verdict after which the next question was shown is there."""
-    runs = [made(tmp_path, reply=lambda row: f"가 {row}"), made(tmp_path, reply=lambda row: f"나 {row}")]
+    runs = [fake_run(tmp_path, reply=lambda row: f"가 {row}"), fake_run(tmp_path, reply=lambda row: f"나 {row}")]
     file = tmp_path / "verdicts.jsonl"
     start = time.perf_counter()
     assert asked(tmp_path, 60) == 20
     for moment in moments(QUICK, time.perf_counter() - start):
-        if len(read(file)) == 20:
+        if len(read_preferences(file)) == 20:
             file.unlink()
-        before = len(read(file))
+        before = len(read_preferences(file))
         shown = asked(tmp_path, moment)
-        kept = len(read(file))
+        kept = len(read_preferences(file))
         assert max(shown - 1, 0) <= kept - before <= shown
-        assert len({verdict.id for verdict in read(file)}) == kept, "a question was asked twice"
+        assert len({verdict.id for verdict in read_preferences(file)}) == kept, "a question was asked twice"
     asked(tmp_path, 60)
-    assert len(read(file)) == len(file.read_text(encoding="utf-8").splitlines()) == 20
+    assert len(read_preferences(file)) == len(file.read_text(encoding="utf-8").splitlines()) == 20
     for run in runs:
         run.check_files()
 

@@ -18,9 +18,9 @@ def test_ranks_with_ties_and_broken_scores() -> None:
 
 
 def test_hits_recall_and_reciprocal_rank() -> None:
-    found = metrics.ranking(array(1, 1.5, 5, 20, np.nan))
+    scores = metrics.ranking(array(1, 1.5, 5, 20, np.nan))
     one = np.zeros(5, dtype=np.int64)
-    values = {name: metrics.ratio(tally, one) for name, tally in found.items()}
+    values = {name: metrics.ratio(tally, one) for name, tally in scores.items()}
     assert {name: (score.value, score.n) for name, score in values.items() if score} == {
         "hits_at_1": (1 / 4, 4),
         "recall_at_5": (3 / 4, 4),
@@ -36,9 +36,9 @@ def test_chance() -> None:
 
 def test_blind_guessing_scores_the_chance_level() -> None:
     scores = np.random.default_rng(0).random((20_000, 20))
-    found = metrics.ranking(metrics.gold_ranks(scores))
+    terms = metrics.ranking(metrics.gold_ranks(scores))
     for name, level in metrics.chance(20).items():
-        assert found[name].numerators.mean() == pytest.approx(level, rel=0.05)
+        assert terms[name].numerators.mean() == pytest.approx(level, rel=0.05)
 
 
 def test_bits_per_character_counts_composed_characters() -> None:
@@ -116,8 +116,8 @@ def test_ended_within_32_tokens() -> None:
 
 def test_where_replies_came_from() -> None:
     def given(*sources: Source) -> dict[str, list[float]]:
-        found = metrics.sources([Reply("뭐 해?", "네", source, 0.0) for source in sources])
-        return {name: values.tolist() for name, values in found.items()}
+        scores = metrics.sources([Reply("뭐 해?", "네", source, 0.0) for source in sources])
+        return {name: values.tolist() for name, values in scores.items()}
 
     told = {"retrieved": [1, 0], "generated": [0, 0], "fallback": [0, 1]}
     assert given("retrieved", "fallback") == told
@@ -136,10 +136,6 @@ def test_distinct_at_a_fixed_number_of_ngrams() -> None:
     assert metrics.distinct([["a"]], 2) is None
 
 
-def test_morphemes_tell_forms_from_tags() -> None:
-    assert metrics.cut(["밥을 먹어요."])[0][:3] == ["밥/NNG", "을/JKO", "먹/VV"]
-
-
 def test_overlap_is_full_only_for_the_same_text() -> None:
     answers = ["맑고 따뜻해요.", "시간이 약이에요."]
     same, other = metrics.overlap(answers, answers), metrics.overlap(["글쎄", "몰라"], answers)
@@ -148,6 +144,6 @@ def test_overlap_is_full_only_for_the_same_text() -> None:
 
 
 def test_latency_in_milliseconds() -> None:
-    found = metrics.latency([0.01 * i for i in range(101)])
-    assert found["latency_p50_ms"].value == pytest.approx(500)
-    assert found["latency_p95_ms"].value == pytest.approx(950)
+    scores = metrics.latency([0.01 * i for i in range(101)])
+    assert scores["latency_p50_ms"].value == pytest.approx(500)
+    assert scores["latency_p95_ms"].value == pytest.approx(950)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections import Counter
@@ -15,10 +16,22 @@ import daedap
 from daedap.cli import run as cli
 from daedap.errors import RunError, SettingsError
 from daedap.evaluation.diagnose import diagnose
-from daedap.evaluation.report import page
+from daedap.evaluation.report import (
+    BOTTOM,
+    HEIGHT,
+    LEFT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    Chart,
+    Series,
+    choose_samples,
+    make_chart,
+    report_page,
+)
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
-from daedap.runs import Run
+from daedap.runs import Json, Run
 
 Output = pytest.CaptureFixture[str]
 SECTIONS = ["diagnosis", "plan", "curves", "scores", "samples", "data", "settings", "licence"]
@@ -86,7 +99,7 @@ def test_everything_is_there(run: Run, html: str) -> None:
     assert "rows/s" in found.sections["plan"]
     assert found.tags["svg"] == 4
     assert found.tags["circle"] == manifest["training"]["epochs"]
-    shown = re.findall(r'<div class="asked">(.*?)</div>', html)
+    shown = re.findall(r'<div class="question">(.*?)</div>', html)
     lines = (run.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert shown
     rows = {row["question"]: row for row in map(json.loads, lines)}
@@ -120,7 +133,7 @@ def test_text_of_others_stays_text(run: Run) -> None:
         common_answer=ATTACK,
         common_share=0.9,
     )
-    html = page(hostile, diagnose(hostile))
+    html = report_page(hostile, diagnose(hostile))
     found = Page(html)
     assert not found.tags["script"]
     assert ATTACK in found.sections["samples"]
@@ -142,16 +155,16 @@ def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lines_and_json(run: Run, capsys: Output) -> None:
     runs = str(run.folder.parent)
     assert cli(["report", "--runs", runs]) == 0
-    first, *told = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
     rows = run.manifest["rows"]["train"]
     assert first == str(run.folder / "report.html")
-    assert any(line.startswith(f"warning: There are few rows to learn from. {rows} training rows.") for line in told)
+    assert any(line.startswith(f"warning: There are few rows to learn from. {rows} training rows.") for line in lines)
     assert cli(["report", "1", "--runs", runs, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["file"] == first
-    assert len(document["findings"]) == len(told)
-    assert document["findings"][0].keys() == {"rule", "severity", "told", "evidence", "advice"}
-    assert document["facts"]["manifest"] == run.manifest
+    assert len(document["findings"]) == len(lines)
+    assert document["findings"][0].keys() == {"rule", "severity", "message", "evidence", "advice"}
+    assert document["record"]["manifest"] == run.manifest
 
 
 def test_a_report_is_replaced_and_nothing_else_is(run: Run, tmp_path: Path) -> None:
@@ -183,7 +196,7 @@ def test_lineage(run: Run) -> None:
     assert [ancestor.name for ancestor in third.ancestors] == ["0002", "0001"]
     assert third.scores["parent"] == third.scores["model"]
     assert third.scores["parent_bot"] == third.scores["bot"]
-    text = Page(page(third, [])).sections
+    text = Page(report_page(third, [])).sections
     assert "← 0001" in text["plan"]
     assert "parent" in text["scores"]
     assert "Nothing to complain about" in text["diagnosis"]
@@ -191,15 +204,15 @@ def test_lineage(run: Run) -> None:
     orphan = read_run_record(second)
     assert [ancestor.headline for ancestor in orphan.ancestors] == [None]
     assert "parent" not in orphan.scores
-    assert "no longer there" in Page(page(orphan, [])).sections["plan"]
+    assert "no longer there" in Page(report_page(orphan, [])).sections["plan"]
 
 
 def test_a_parent_scored_on_the_same_rows_is_the_one_to_show(run: Run) -> None:
     second = child(run, 2, "0001")
     scores = second.document("evaluation/scores.json")
     beside = {name: {**slices, "all": {}} for name, slices in scores["scores"].items()}
-    told = {**scores, "scores": {**scores["scores"], "parent": beside["model"]}}
-    write_json(second.folder / "evaluation" / "scores.json", told)
+    changed = {**scores, "scores": {**scores["scores"], "parent": beside["model"]}}
+    write_json(second.folder / "evaluation" / "scores.json", changed)
     assert read_run_record(second).scores["parent"]["all"] == {}
 
 
@@ -241,3 +254,103 @@ def test_an_average_is_shown(run: Run) -> None:
     assert "(kept: the average up to 3)" in shown.sections["plan"]
     assert "average" in shown.sections["curves"]
     assert "2.250" in shown.sections["curves"]
+
+
+# ---- charts ----
+
+
+def chart_of(*values: float, wide: bool = False) -> Chart:
+    chart = make_chart("손실", [Series("학습", [(10.0 * n, value) for n, value in enumerate(values, 1)])], wide=wide)
+    assert chart
+    return chart
+
+
+def points_of(chart: Chart) -> list[tuple[float, float]]:
+    pairs = chart.curves[0].path.removeprefix("M").split("L")
+    return [(float(x), float(y)) for x, y in (pair.split() for pair in pairs)]
+
+
+def test_points_lie_where_they_should() -> None:
+    chart = chart_of(4.0, 1.0, 2.0)
+    assert [tick.text for tick in chart.up] == ["0", "1", "2", "3", "4"]
+    assert (chart.up[0].at, chart.up[-1].at) == (HEIGHT - BOTTOM, TOP)
+    (_, first), (_, second), (last, third) = points_of(chart)
+    assert (first, last) == (TOP, WIDTH - RIGHT)
+    assert second == pytest.approx(chart.up[1].at, abs=0.1)
+    assert third == pytest.approx(chart.up[2].at, abs=0.1)
+
+
+def test_a_scale_is_logarithmic_only_where_it_may_be() -> None:
+    assert [tick.text for tick in chart_of(2.0, 900.0, wide=True).up] == ["1", "10", "100", "1000"]
+    assert [tick.text for tick in chart_of(2.0, 900.0).up] == ["0", "500", "1000"]
+    assert chart_of(0.0, 900.0, wide=True).up[0].text == "0"
+
+
+def test_a_long_run_makes_no_heavy_page() -> None:
+    points = points_of(chart_of(*(1 + n % 2 for n in range(100_000))))
+    assert len(points) <= 300
+    assert len({y for _, y in points}) == 1, "neighbours are put together at their mean"
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    assert len(points_of(chart_of(2.0, math.nan, 1.0, math.inf))) == 2
+    assert make_chart("손실", [Series("학습", []), Series("dev", [(1, math.nan)])]) is None
+
+
+@pytest.mark.parametrize("values", [[0.0], [0.0, 0.0], [1e-6, 1e-7], [3.0], [1e9, 2.0]])
+def test_any_values_can_be_chart_of(values: list[float]) -> None:
+    for x, y in points_of(chart_of(*values)):
+        assert LEFT <= x <= WIDTH - RIGHT
+        assert TOP <= y <= HEIGHT - BOTTOM
+
+
+def test_dotted_series_show_their_values() -> None:
+    chart = make_chart("손실", [Series("dev", [(9, 3.25), (18, 2.5)], dotted=True)])
+    assert chart
+    assert [label for _, _, label in chart.curves[0].dots] == ["3.250", "2.500"]
+
+
+# ---- samples ----
+
+ANSWER = "따뜻한 물로 씻고 일찍 주무세요."
+
+
+def sample_row(name: str, reply: str | None, place: float = 1.0) -> Json:
+    replies = {} if reply is None else {"model": reply}
+    return {"id": name, "answer": ANSWER, "replies": replies, "shares": {"model": {"mrr": [1 / place, 1.0]}}}
+
+
+def test_the_most_and_the_least_similar_replies() -> None:
+    rows = [
+        sample_row("far", "네"),
+        sample_row("same", ANSWER),
+        sample_row("near", "따뜻한 물로 씻어요."),
+        sample_row("unasked", None),
+    ]
+    samples = choose_samples(rows, count=1)
+    assert [sample.row["id"] for sample in samples.good] == ["same"]
+    assert [sample.row["id"] for sample in samples.bad] == ["far"]
+    assert samples.good[0].likeness == 100
+
+
+def test_the_bots_reply_is_shown_rather_than_the_models() -> None:
+    shares = {"model": {"mrr": [0.1, 1.0]}, "bot": {"mrr": [1.0, 1.0]}}
+    record = {**sample_row("one", "네"), "replies": {"model": "네", "bot": ANSWER}, "shares": shares}
+    [sample] = choose_samples([record]).good
+    assert (sample.likeness, sample.place) == (100, 1)
+
+
+def test_of_equal_likeness_the_better_rank_is_better() -> None:
+    samples = choose_samples(
+        [sample_row("last", "", 20), sample_row("middle", "", 3), sample_row("first", "", 1)], count=1
+    )
+    assert (samples.good[0].row["id"], samples.bad[0].row["id"]) == ("first", "last")
+    assert samples.bad[0].place == 20
+
+
+def test_no_row_is_sample_twice() -> None:
+    for size in range(6):
+        samples = choose_samples([sample_row(str(n), ANSWER[:n]) for n in range(size)], count=4)
+        ids = [sample.row["id"] for sample in (*samples.good, *samples.bad)]
+        assert len(ids) == len(set(ids))
+        assert len(ids) >= size - 1

@@ -1,4 +1,4 @@
-"""The search itself, on trials that are over at once: models whose answers hang on the learning rate alone."""
+"""The search on instant trials: fake models whose quality depends on the learning rate only."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from daedap.errors import SettingsError
 from daedap.evaluation.metrics import FloatArray, characters
 from daedap.model.language_model import TorchModel
 from daedap.training.planner import Plan
-from daedap.tuning.objective import halve
-from daedap.tuning.result import Against, Found, found_by, page
+from daedap.tuning.objective import split_dev
+from daedap.tuning.result import SearchResult, VersusDefaults, search_result, study_page
 from daedap.tuning.space import SearchSpace, space_around
-from daedap.tuning.study import Trials, default_of, open_study, search
+from daedap.tuning.study import TrialRunner, default_trial, open_study, run_trials
 from daedap.types import Pair
 
-CHOOSING, COMPARING = halve(PAIRS, [str(row) for row in range(len(PAIRS))])
+SELECTION, COMPARISON = split_dev(PAIRS, [str(row) for row in range(len(PAIRS))])
 PLAN = Plan(rows=60, epochs=3, layers=6, blocks=6)
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}
 
 
 @dataclass(frozen=True)
-class Pretender:
+class FakeModel:
     """Two bits a character, and so many bits less after another question."""
 
     attention: float
@@ -47,38 +47,38 @@ def space() -> SearchSpace:
     return space_around(ModelOptions(), TrainOptions(num_train_epochs=3), PLAN, "full", 1e-3, epochs=True)
 
 
-def learn(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
+def train(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
     """The higher the learning rate, the better."""
     rate = train_options.learning_rate or 0.0
     if rate > 3.9e-3:
         raise SettingsError("The loss is no longer a number.")
-    speaker = cast("TorchModel", Pretender(1000 * rate))
+    model = cast("TorchModel", FakeModel(1000 * rate))
     for epoch in range(1, train_options.epochs + 1):
-        watch(epoch, speaker)
-    return speaker
+        watch(epoch, model)
+    return model
 
 
 def study(folder: Path) -> AbstractContextManager[optuna.Study]:
     return open_study(None, folder, "s", {}, {"fraction": 0.5, "epochs": None})
 
 
-def trials(how: Any = learn) -> Trials:
-    return Trials(space(), None, CHOOSING, COMPARING, how)
+def runner(train_function: Any = train) -> TrialRunner:
+    return TrialRunner(space(), None, SELECTION, COMPARISON, train_function)
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[optuna.Study]:
     with study(tmp_path_factory.mktemp("study")) as found:
-        search(found, trials(), seconds=60, most=25, seed=1)
+        run_trials(found, runner(), seconds=60, max_trials=25, seed=1)
         yield found
 
 
 @pytest.fixture(scope="module")
-def found(searched: optuna.Study) -> Found:
-    return found_by(searched, 30, COMPARING)
+def found(searched: optuna.Study) -> SearchResult:
+    return search_result(searched, 30, COMPARISON)
 
 
-def test_the_defaults_come_first_and_are_beaten(searched: optuna.Study, found: Found) -> None:
+def test_the_defaults_come_first_and_are_beaten(searched: optuna.Study, found: SearchResult) -> None:
     assert searched.trials[0].user_attrs["default"]
     assert {name: searched.trials[0].params[name] for name in space().defaults} == space().defaults
     assert (found.default.number, found.chosen) == (0, found.best)
@@ -87,7 +87,7 @@ def test_the_defaults_come_first_and_are_beaten(searched: optuna.Study, found: F
     assert found.against.high < 0
 
 
-def test_trials_end_early_fail_and_are_counted(found: Found) -> None:
+def test_trials_end_early_fail_and_are_counted(found: SearchResult) -> None:
     counts = found.counts
     assert counts["pruned"] > 0
     assert counts["finished"] + counts["pruned"] == 25
@@ -95,31 +95,31 @@ def test_trials_end_early_fail_and_are_counted(found: Found) -> None:
     assert all(one.score is not None for one in found.trials if one.state in ("complete", "pruned"))
 
 
-def test_what_mattered(found: Found) -> None:
+def test_what_mattered(found: SearchResult) -> None:
     assert next(iter(found.importance)) == "learning_rate"
     assert sum(found.importance.values()) == pytest.approx(1)
 
 
 def test_it_ends_in_time_and_goes_on(tmp_path: Path) -> None:
-    with study(tmp_path) as begun:
-        search(begun, trials(), seconds=0, most=None, seed=1)
-        assert len(begun.trials) == 1, "the defaults are tried however little time there is"
-    with study(tmp_path) as begun:
-        search(begun, trials(), seconds=60, most=4, seed=1)
-        tried = begun.trials
+    with study(tmp_path) as opened:
+        run_trials(opened, runner(), seconds=0, max_trials=None, seed=1)
+        assert len(opened.trials) == 1, "the defaults are tried however little time there is"
+    with study(tmp_path) as opened:
+        run_trials(opened, runner(), seconds=60, max_trials=4, seed=1)
+        tried = opened.trials
         assert len(tried) >= 4
-        search(begun, trials(), seconds=60, most=4, seed=1)
-        assert begun.trials == tried
-        assert default_of(begun)
-        assert found_by(begun, 30, COMPARING).importance == {}, "four trials tell nothing"
+        run_trials(opened, runner(), seconds=60, max_trials=4, seed=1)
+        assert opened.trials == tried
+        assert default_trial(opened)
+        assert search_result(opened, 30, COMPARISON).importance == {}, "four trials tell nothing"
 
 
 def test_the_same_seed_tries_the_same(tmp_path: Path) -> None:
     tried = []
     for name in "ab":
-        with study(tmp_path / name) as begun:
-            search(begun, trials(), seconds=60, most=5, seed=3)
-            tried.append([trial.params for trial in begun.trials])
+        with study(tmp_path / name) as opened:
+            run_trials(opened, runner(), seconds=60, max_trials=5, seed=3)
+            tried.append([trial.params for trial in opened.trials])
     assert tried[0] == tried[1]
 
 
@@ -127,27 +127,27 @@ def test_defaults_that_can_not_be_trained(tmp_path: Path) -> None:
     def refuse(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
         raise SettingsError("No training row fits.")
 
-    told = r"The defaults can't be trained: No training row fits\."
-    with study(tmp_path) as begun, pytest.raises(SettingsError, match=told):
-        search(begun, trials(refuse), seconds=60, most=5, seed=1)
+    message = r"The defaults can't be trained: No training row fits\."
+    with study(tmp_path) as opened, pytest.raises(SettingsError, match=message):
+        run_trials(opened, runner(refuse), seconds=60, max_trials=5, seed=1)
 
 
 def test_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
     def wrong(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
         raise ValueError("a mistake")
 
-    with study(tmp_path) as begun, pytest.raises(ValueError, match="a mistake"):
-        search(begun, trials(wrong), seconds=60, most=5, seed=1)
+    with study(tmp_path) as opened, pytest.raises(ValueError, match="a mistake"):
+        run_trials(opened, runner(wrong), seconds=60, max_trials=5, seed=1)
 
 
 def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
-    def garrulous(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
+    def verbose(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
         better = (train_options.learning_rate or 0.0) != 1e-3
-        return cast("TorchModel", Pretender(60.0 if better else 0.0, 2.1 if better else 2.0))
+        return cast("TorchModel", FakeModel(60.0 if better else 0.0, 2.1 if better else 2.0))
 
-    with study(tmp_path) as begun:
-        search(begun, trials(garrulous), seconds=60, most=6, seed=1)
-        found = found_by(begun, 30, COMPARING)
+    with study(tmp_path) as opened:
+        run_trials(opened, runner(verbose), seconds=60, max_trials=6, seed=1)
+        found = search_result(opened, 30, COMPARISON)
     assert min(one.score or 9 for one in found.trials) < (found.default.score or 0)
     assert found.chosen == found.default == found.best
     assert found.against.verdict == "defaults"
@@ -155,12 +155,12 @@ def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
 
 
 def test_verdicts() -> None:
-    assert Against(-0.1, -0.2, -0.01, 9).verdict == "better"
-    assert Against(-0.1, -0.2, 0.01, 9).verdict == "unclear"
-    assert Against(0.1, -0.2, 0.3, 9).verdict == "defaults"
+    assert VersusDefaults(-0.1, -0.2, -0.01, 9).verdict == "better"
+    assert VersusDefaults(-0.1, -0.2, 0.01, 9).verdict == "unclear"
+    assert VersusDefaults(0.1, -0.2, 0.3, 9).verdict == "defaults"
 
 
-def test_lines_and_json(found: Found) -> None:
+def test_lines_and_json(found: SearchResult) -> None:
     lines = found.lines()
     assert lines[0].startswith(f"Study s: {len(found.trials)} trials (")
     assert lines[1] == "Each trial learned 30 rows (50%)."
@@ -177,8 +177,8 @@ def test_lines_and_json(found: Found) -> None:
 # ---- the page ----
 
 
-def test_the_page_needs_nothing_else(found: Found) -> None:
-    html = page(found, None, None)
+def test_the_page_needs_nothing_else(found: SearchResult) -> None:
+    html = study_page(found, None, None)
     assert "default-src 'none'" in html
     assert not any(mark in html for mark in ("<script", "<link", "<img", "http://", "https://", "url(", "@import"))
     assert html.count("<svg") == 1
@@ -189,9 +189,9 @@ def test_the_page_needs_nothing_else(found: Found) -> None:
     assert "prefers-color-scheme: dark" in html
 
 
-def test_the_page_in_korean(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_in_korean(found: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    html = page(replace(found, study="<b>봇</b>"), found.against, 7)
+    html = study_page(replace(found, study="<b>봇</b>"), found.against, 7)
     assert '<html lang="ko">' in html
     assert "<h1>탐색 &lt;b&gt;봇&lt;/b&gt;</h1>" in html
     assert "기본 설정보다 낫습니다" in html

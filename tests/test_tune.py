@@ -25,7 +25,7 @@ from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.runs import Run
 from daedap.training.planner import Plan
-from daedap.tuning.study import connected
+from daedap.tuning.study import open_storage
 
 Output = pytest.CaptureFixture[str]
 KILLS = int(os.environ.get("DAEDAP_KILLS", "0")) or 3
@@ -41,7 +41,7 @@ def words(qa: Path, base: Path, runs: Path, *more: str) -> list[str]:
     return ["tune", str(qa), "--base", str(base), "--runs", str(runs), *OPTIONS, *more]
 
 
-def told(capsys: Output, arguments: list[str]) -> Any:
+def command_json(capsys: Output, arguments: list[str]) -> Any:
     capsys.readouterr()
     assert cli([*arguments, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -52,9 +52,9 @@ def finished(runs: Path) -> dict[int, Any]:
     found: dict[int, Any] = {}
     over = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     for file in runs.glob("studies/*/study.db"):
-        with connected(f"sqlite:///{file}") as there:
-            for name in (study.study_name for study in there.get_all_studies()):
-                study = optuna.load_study(study_name=name, storage=there)
+        with open_storage(f"sqlite:///{file}") as database:
+            for name in (study.study_name for study in database.get_all_studies()):
+                study = optuna.load_study(study_name=name, storage=database)
                 found |= {one.number: (one.value, one.params, one.user_attrs) for one in study.get_trials(states=over)}
     return found
 
@@ -65,7 +65,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_search_ends_in_a_run_and_goes_on(qa: Path, base: Path, tmp_path: Path, capsys: Output) -> None:
     command = words(qa, base, tmp_path, "--budget", "40s", "--trials")
-    first = told(capsys, [*command, "3"])
+    first = command_json(capsys, [*command, "3"])
     assert len(first["trials"]) >= 3
     assert first["trials"][0]["default"]
     page = Path(first["page"])
@@ -81,10 +81,10 @@ def test_a_search_ends_in_a_run_and_goes_on(qa: Path, base: Path, tmp_path: Path
     assert not list(tmp_path.glob(".tune-*"))
 
     before = contents(run.folder)
-    second = told(capsys, [*command, "3"])
+    second = command_json(capsys, [*command, "3"])
     assert second["trials"] == first["trials"], "the study was over"
     assert second["run"]["number"] == 1, "the same settings need no other run"
-    third = told(capsys, [*command, "5", "--no-finish"])
+    third = command_json(capsys, [*command, "5", "--no-finish"])
     assert len(third["trials"]) >= 5
     assert third["trials"][:3] == first["trials"][:3]
     assert third["run"] is None
@@ -93,11 +93,11 @@ def test_a_search_ends_in_a_run_and_goes_on(qa: Path, base: Path, tmp_path: Path
     assert "that study was begun with something else" in capsys.readouterr().err
 
 
-def test_from_python_with_what_was_told(qa: Path, base: Path, tmp_path: Path) -> None:
+def test_from_python_with_options(qa: Path, base: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"dev_size": 0.3, "precision": "fp32", "learning_rate": 2e-3, "num_train_epochs": 1}
     tuned = daedap.tune(qa, base=base, runs=tmp_path, trials=2, budget="1m", finish=False, study="봇", **options)
     assert tuned.run is None
-    assert not {"learning_rate", "num_train_epochs"} & tuned.found.default.settings.keys()
+    assert not {"learning_rate", "num_train_epochs"} & tuned.search.default.settings.keys()
     assert tuned.page == tmp_path / "studies" / "봇" / "tune.html"
     assert tuned.lines()[0].startswith("Study 봇: ")
 
@@ -106,7 +106,7 @@ def test_a_long_budget_compares_whole_trainings(qa: Path, base: Path, tmp_path: 
     options: dict[str, Any] = {"dev_size": 0.3, "precision": "fp32", "learning_rate": 1e-5, "layers": 2}
     tuned = daedap.tune(qa, base=base, runs=tmp_path, trials=7, budget="20m", num_train_epochs=2, **options)
     assert tuned.run
-    assert (tuned.whole is None) == tuned.found.chosen.default
+    assert (tuned.whole is None) == tuned.search.chosen.default
     assert tuned.to_json()["run"]["number"] == 1
 
 
@@ -125,10 +125,10 @@ def test_epochs_that_there_is_time_for() -> None:
 
 def test_the_run_that_was_begun_is_finished_first(qa: Path, base: Path, tmp_path: Path, capsys: Output) -> None:
     command = words(qa, base, tmp_path, "--budget", "40s", "--trials", "3")
-    first = told(capsys, command)
+    first = command_json(capsys, command)
     run = Run(tmp_path / "0001")
     (run.folder / "manifest.json").unlink()  # as if it had been killed right before
-    again = told(capsys, command)
+    again = command_json(capsys, command)
     assert again["run"]["number"] == 1
     assert again["trials"] == first["trials"]
     assert run.complete

@@ -18,7 +18,7 @@ from daedap.data.doctor import load
 from daedap.data.reader import ReadOptions
 from daedap.data.split import SplitOptions, split
 from daedap.errors import DataError, SettingsError
-from daedap.evaluation.tables import align
+from daedap.evaluation.tables import align_columns
 from daedap.files import storage
 from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
@@ -132,7 +132,7 @@ class Bench:
                 [one.name, one.precision, *cells, f"{100 * found['utilisation']:.1f}", f"{one.peak_bytes / 1e6:,.0f}"]
             )
         return [
-            *align(grid),
+            *align_columns(grid),
             "",
             translate("All counted: from the first row to the saved weights; of the usual recipes, only their steps."),
         ]
@@ -145,8 +145,9 @@ class Bench:
             bits = one.bits_per_character
             cells = [f"{one.rows / self.rows:.0f}", f"{one.seconds:.1f}", "-" if bits is None else f"{bits:.3f}"]
             grid.append([one.name, *cells])
-        told = [translate("as_long: for as many epochs as end in the time of the first recipe.")]
-        return ["", *align(grid), *(["", *told] if any(one.name.endswith(_AS_LONG) for one in self.quality) else [])]
+        note = ["", translate("as_long: for as many epochs as end in the time of the first recipe.")]
+        equal_time = any(one.name.endswith(_AS_LONG) for one in self.quality)
+        return ["", *align_columns(grid), *(note if equal_time else [])]
 
 
 def bench(

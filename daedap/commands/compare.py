@@ -12,57 +12,62 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-import daedap.evaluation.preferences as kept
 import daedap.runs as store
 from daedap.errors import SettingsError
 from daedap.evaluation.compare import (
-    Answers,
     EvaluatedRun,
-    answered,
-    answers,
-    common,
+    ReplyPair,
+    common_rows,
+    count_replied,
     differences,
-    differing,
-    read_judged,
+    differing_replies,
+    differing_settings,
+    read_evaluated_run,
 )
-from daedap.evaluation.comparison import RunComparison, setting_lines
-from daedap.evaluation.preferences import Verdict
+from daedap.evaluation.comparison_report import RunComparison, setting_lines
+from daedap.evaluation.preferences import (
+    Preference,
+    append_preference,
+    count_preferences,
+    on_answers,
+    read_preferences,
+)
 from daedap.i18n import translate
 from daedap.runs import FOLDER, Json, Run
 
-VERDICTS = "verdicts.jsonl"
-"""Where verdicts are kept, in the folder of the runs."""
+PREFERENCES = "verdicts.jsonl"
+"""The file of preferences, in the folder of the runs."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs beside the first of them."""
+    """Runs, each compared with the first of them."""
 
     runs: Sequence[Run]
     settings: dict[str, list[object]]
-    """What differs, by name; the values in the order of the runs."""
-    duels: Sequence[RunComparison]
+    """Differing settings by name; values in the order of the runs."""
+    comparisons: Sequence[RunComparison]
     """One for each run after the first."""
     names: Sequence[str]
     samples: int
     blind: bool
-    """The answers have just been judged blind, so that nothing else is told: there may be more to judge."""
+    """Show the preferences only: scores would bias the next blind comparison."""
 
     def to_json(self) -> Json:
-        """A JSON object."""
+        """Runs, settings and comparisons as a JSON object."""
         return {
             "runs": [
                 {"name": name, "folder": str(run.folder)} for name, run in zip(self.names, self.runs, strict=True)
             ],
             "settings": self.settings,
-            "comparisons": [duel.to_json(self.samples) for duel in self.duels],
+            "comparisons": [one.to_json(self.samples) for one in self.comparisons],
         }
 
     def lines(self) -> list[str]:
-        """Tables and answers, or the verdicts alone after a blind comparison."""
+        """Tables and replies, or the preferences alone after a blind comparison."""
         if self.blind:
-            return [line for duel in self.duels for line in duel.verdict_lines()]
-        blocks = [setting_lines(self.settings, self.names), *(duel.lines(self.samples) for duel in self.duels)]
+            return [line for one in self.comparisons for line in one.preference_lines()]
+        blocks = [setting_lines(self.settings, self.names), *(one.lines(self.samples) for one in self.comparisons)]
         return [line for block in blocks for line in [*block, ""]][:-1]
 
 
@@ -88,42 +93,43 @@ def compare(
     runs
         Folder of the runs.
     """
-    found = _found(run, runs, blind=blind)
+    chosen = _find_runs(run, runs, blind=blind)
     if samples < 0:
         raise SettingsError("--{name} {value}: must not be negative.", name="samples", value=samples)
-    judged = [read_judged(one) for one in found]
-    names = _names(found)
-    rivals = [
-        _Rivals(runs, judged[0], other, (names[0], name)) for other, name in zip(judged[1:], names[1:], strict=True)
+    evaluated = [read_evaluated_run(one) for one in chosen]
+    names = _names(chosen)
+    pairs = [
+        _RunPair(runs, evaluated[0], other, (names[0], name))
+        for other, name in zip(evaluated[1:], names[1:], strict=True)
     ]
-    duels = [one.duel() for one in rivals]
+    comparisons = [pair.compare() for pair in pairs]
     if blind:
-        _judge(rivals[0], duels[0])
-        duels = [rivals[0].duel()]
-    return Comparison(found, differing(found), duels, names, samples, blind)
+        _ask_preferences(pairs[0], comparisons[0])
+        comparisons = [pairs[0].compare()]
+    return Comparison(chosen, differing_settings(chosen), comparisons, names, samples, blind)
 
 
-def _found(named: Sequence[str], runs: Path, *, blind: bool) -> list[Run]:
+def _find_runs(named: Sequence[str], runs: Path, *, blind: bool) -> list[Run]:
     if len(named) < 2:
         raise SettingsError("A comparison needs at least two runs.", "Name another one: daedap compare RUN RUN")
-    found = [store.find(name, runs) for name in named]
-    if len({run.folder.resolve() for run in found}) < len(found):
+    chosen = [store.find(name, runs) for name in named]
+    if len({run.folder.resolve() for run in chosen}) < len(chosen):
         raise SettingsError("{runs}: a run is named twice.", "Name different runs.", runs=" ".join(named))
-    if blind and len(found) > 2:
-        raise SettingsError("--blind compares two runs, not {count}.", "Name two runs.", count=len(found))
-    return found
+    if blind and len(chosen) > 2:
+        raise SettingsError("--blind compares two runs, not {count}.", "Name two runs.", count=len(chosen))
+    return chosen
 
 
-def _names(found: Sequence[Run]) -> list[str]:
-    """What the runs are called: their numbers, or their folders where numbers don't tell them apart."""
-    numbers = {run.number for run in found}
-    plain = len(numbers) == len(found) and 0 not in numbers
-    return [str(run.number) if plain else str(run.folder) for run in found]
+def _names(chosen: Sequence[Run]) -> list[str]:
+    """The runs' numbers, or their folders if the numbers are not unique."""
+    numbers = {run.number for run in chosen}
+    unique = len(numbers) == len(chosen) and 0 not in numbers
+    return [str(run.number) if unique else str(run.folder) for run in chosen]
 
 
 @dataclass(frozen=True)
-class _Rivals:
-    """The baseline and another run, with the verdicts on them."""
+class _RunPair:
+    """The baseline and another run."""
 
     runs: Path
     first: EvaluatedRun
@@ -131,83 +137,81 @@ class _Rivals:
     names: tuple[str, str]
 
     @property
-    def verdicts(self) -> Path:
-        return self.runs / VERDICTS
+    def preference_file(self) -> Path:
+        return self.runs / PREFERENCES
 
     @property
     def keys(self) -> tuple[str, str]:
-        """What the runs are called in the file of verdicts: moving the folder of the runs changes nothing."""
+        """The runs' names in the preference file: relative paths, so that the folder of the runs can be moved."""
         folders = [one.run.folder.resolve() for one in (self.first, self.second)]
         root = self.runs.resolve()
         first, second = (str(path.relative_to(root) if path.is_relative_to(root) else path) for path in folders)
         return first, second
 
-    def replies(self, one: Answers) -> dict[str, str]:
-        return dict(zip(self.keys, one.replies, strict=True))
+    def replies(self, pair: ReplyPair) -> dict[str, str]:
+        return dict(zip(self.keys, pair.replies, strict=True))
 
-    def duel(self) -> RunComparison:
-        rows = common(self.first, self.second)
-        listed = answers(rows, {**self.second.asked, **self.first.asked})
-        told = kept.read(self.verdicts)
-        mine = [verdict for one in listed for verdict in kept.on(told, self.replies(one), one.id)]
+    def compare(self) -> RunComparison:
+        common = common_rows(self.first, self.second)
+        replies = differing_replies(common, {**self.second.questions, **self.first.questions})
+        saved = read_preferences(self.preference_file)
+        preferences = [one for pair in replies for one in on_answers(saved, self.replies(pair), pair.id)]
         return RunComparison(
             *self.names,
-            rows=len(rows.rows),
-            components=len(set(rows.groups.tolist())),
-            leaked=rows.leaked,
-            alone=rows.alone,
-            same_test=rows.same_test,
+            rows=len(common.rows),
+            components=len(set(common.groups.tolist())),
+            leaked=common.leaked,
+            alone=common.alone,
+            same_test=common.same_test,
             candidates=self.first.candidates,
-            differences=differences(rows),
-            answered=answered(rows),
-            answers=listed,
-            verdicts=kept.count(mine, *self.keys),
+            differences=differences(common),
+            answered=count_replied(common),
+            answers=replies,
+            preferences=count_preferences(preferences, *self.keys),
         )
 
 
-def _judge(rivals: _Rivals, duel: RunComparison) -> None:
-    """Ask which answer is better until all are judged, `q`, Ctrl-C or the end of input."""
-    told = kept.read(rivals.verdicts)
-    # By id, which is as good as random: the most telling ones first would judge the metrics rather than the runs.
+def _ask_preferences(runs: _RunPair, comparison: RunComparison) -> None:
+    """Ask which reply is better until all pairs have a preference, `q`, Ctrl-C or the end of input."""
+    saved = read_preferences(runs.preference_file)
+    # By id, which is as good as random: with the largest differences first, the sample would be biased.
     waiting = sorted(
-        (one for one in duel.answers if not kept.on(told, rivals.replies(one), one.id)), key=lambda one: one.id
+        (pair for pair in comparison.answers if not on_answers(saved, runs.replies(pair), pair.id)),
+        key=lambda pair: pair.id,
     )
-    done = len(duel.answers) - len(waiting)
-    _tell(
-        translate(
-            "{count:,} questions are answered differently, {done:,} of them judged.", count=len(duel.answers), done=done
-        )
-    )
+    total, done = len(comparison.answers), len(comparison.answers) - len(waiting)
+    _print(translate("{count:,} questions are answered differently, {done:,} of them judged.", count=total, done=done))
     try:
-        for place, one in enumerate(waiting, start=done + 1):
-            order = random.sample(rivals.keys, 2)
-            _show(f"[{place}/{len(duel.answers)}] {one.question}", [rivals.replies(one)[key] for key in order])
+        for number, pair in enumerate(waiting, start=done + 1):
+            order = random.sample(runs.keys, 2)
+            _show(f"[{number}/{total}] {pair.question}", [runs.replies(pair)[key] for key in order])
             if (choice := _ask()) is None:
                 return
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             winner = None if choice == 0 else order[choice - 1]
             shown = (order[0], order[1])
-            kept.add(rivals.verdicts, Verdict(now, one.id, one.question, rivals.replies(one), shown, winner))
-    except KeyboardInterrupt:  # ends the judging; what was said is kept
-        _tell("")
+            preference = Preference(now, pair.id, pair.question, runs.replies(pair), shown, winner)
+            append_preference(runs.preference_file, preference)
+    except KeyboardInterrupt:  # earlier preferences are saved
+        _print("")
 
 
 def _show(question: str, replies: Sequence[str]) -> None:
-    _tell(f"\n{question}")
-    for place, reply in enumerate(replies, start=1):
-        _tell(f"  {place}  {reply or translate('(nothing)')}")
+    _print(f"\n{question}")
+    for number, reply in enumerate(replies, start=1):
+        _print(f"  {number}  {reply or translate('(nothing)')}")
 
 
 def _ask() -> int | None:
-    """1, 2, or 0 for a tie; None when there is enough."""
-    answers = {"1": 1, "2": 2, "=": 0, "q": None, "ㅂ": None}  # ㅂ: q on a Korean keyboard
+    """1 or 2, 0 for a tie, None to stop."""
+    choices = {"1": 1, "2": 2, "=": 0, "q": None, "ㅂ": None}  # ㅂ: the q key of a Korean keyboard
     while True:
         sys.stderr.write(translate("Which is better? 1, 2, = (alike), q (enough)") + " > ")
         sys.stderr.flush()
         line = sys.stdin.readline()
-        if not line or line.strip().casefold() in answers:
-            return answers[line.strip().casefold()] if line else None
+        if not line or line.strip().casefold() in choices:
+            return choices[line.strip().casefold()] if line else None
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     sys.stderr.write(text + "\n")

@@ -8,9 +8,9 @@ from typing import Any
 
 import daedap.runs as store
 from daedap.errors import SettingsError
-from daedap.evaluation.diagnose import diagnose, healthy
-from daedap.evaluation.report import MARK, page
-from daedap.evaluation.run_record import Finding, RunRecord, read_run_record
+from daedap.evaluation.diagnose import Finding, diagnose, healthy
+from daedap.evaluation.report import REPORT_MARKER, report_page
+from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.files import write_text
 from daedap.i18n import translate
 from daedap.runs import FOLDER
@@ -18,7 +18,7 @@ from daedap.runs import FOLDER
 
 @dataclass(frozen=True)
 class Reported:
-    """Where the report lies, and what it says in short."""
+    """The report's file, and what is in it."""
 
     file: Path
     record: RunRecord
@@ -26,18 +26,18 @@ class Reported:
     """The most serious first."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """File, findings and the run record as a JSON object."""
         return {
             "file": str(self.file),
             "findings": [asdict(finding) for finding in self.findings],
-            "facts": self.record.to_json(),
+            "record": self.record.to_json(),
         }
 
     def lines(self) -> list[str]:
-        """The file, and the diagnosis."""
-        marks = {"serious": translate("serious"), "warning": translate("warning"), "hint": translate("hint")}
-        told = [f"{marks[finding.severity]}: {finding.line()}" for finding in self.findings]
-        return [str(self.file), *(told or [healthy()])]
+        """The file and the findings, for a terminal."""
+        names = {"serious": translate("serious"), "warning": translate("warning"), "hint": translate("hint")}
+        lines = [f"{names[finding.severity]}: {finding.line()}" for finding in self.findings]
+        return [str(self.file), *(lines or [healthy()])]
 
 
 def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER) -> Reported:
@@ -54,12 +54,12 @@ def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER)
     runs
         Folder of the runs.
     """
-    found = store.find(run, runs)
-    file = out or found.folder / "report.html"
+    chosen = store.find(run, runs)
+    file = out or chosen.folder / "report.html"
     _refuse_other_files(file)
-    record = read_run_record(found)
+    record = read_run_record(chosen)
     findings = diagnose(record)
-    write_text(file, page(record, findings))
+    write_text(file, report_page(record, findings))
     return Reported(file, record, findings)
 
 
@@ -67,5 +67,5 @@ def _refuse_other_files(file: Path) -> None:
     """A report may be replaced by the next one, as it can be made again; nothing else may."""
     if file.is_dir():
         raise SettingsError("--out {out}: this is a folder.", "Give the name of a file.", out=file)
-    if file.exists() and MARK.encode() not in file.read_bytes()[:200]:
+    if file.exists() and REPORT_MARKER.encode() not in file.read_bytes()[:200]:
         raise SettingsError("--out {out}: this file is no report.", "Choose another name.", out=file)

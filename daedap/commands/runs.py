@@ -8,7 +8,7 @@ from typing import Any
 
 import daedap.runs as store
 from daedap.errors import RunError
-from daedap.evaluation.tables import align
+from daedap.evaluation.tables import align_columns
 from daedap.i18n import translate
 from daedap.runs import FOLDER, Json, Run
 
@@ -27,7 +27,7 @@ class RunList:
     def lines(self) -> list[str]:
         """A table."""
         heads = ["run", "state", "parent", "rows", "base", "method", "BPC", "question gain", "Hits@1/20", "finished"]
-        lines = align([[translate(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
+        lines = align_columns([[translate(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
         return [*lines, *(["", *_base_lines(self.bases)] if self.bases else [])]
 
 
@@ -44,7 +44,7 @@ def runs(*, runs: Path = FOLDER) -> RunList:
 
 def _base_lines(bases: list[Run]) -> list[str]:
     heads = ["base", "state", "tokens", "bits per character", "finished"]
-    return align([[translate(head) for head in heads], *(_base_cells(_entry(base)) for base in bases)])
+    return align_columns([[translate(head) for head in heads], *(_base_cells(_entry(base)) for base in bases)])
 
 
 def _base_cells(entry: Json) -> list[str]:

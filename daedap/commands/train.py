@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.commands.evaluate import judge_run
 from daedap.commands.shared import head, refuse_with_resume
 from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import Fits, load
 from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, write_sides
+from daedap.data.split import SplitOptions, write_split
 from daedap.errors import SettingsError, StorageError
+from daedap.evaluation.evaluate_run import evaluate_after_training
 from daedap.files import write_json
 from daedap.i18n import tell, translate
 from daedap.retrieval.build import build_index
@@ -115,7 +115,7 @@ def train(
     source = describe_source(file, loaded, split_options, parted)
     run = store.create(place.runs)
     with run.discard_if_not_started(), run.locked():
-        write_sides(run.folder, parted.parts, first=parted.new)
+        write_split(run.folder, parted.parts, first=parted.new)
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
@@ -183,9 +183,9 @@ def _load_base(model_options: ModelOptions, parent: Run | None) -> Base | None:
 
     base = parent_base(parent) if parent else load_base(model_options.base)
     tell([translate("Base {name}, licence: {licence}", name=model_options.base, licence=base.licence)])
-    if model_options.max_length > base.places:
+    if model_options.max_length > base.max_positions:
         told = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
-        tell([translate(told, length=model_options.max_length, places=int(base.places))])
+        tell([translate(told, length=model_options.max_length, places=int(base.max_positions))])
     return base
 
 
@@ -200,7 +200,7 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     """Train, convert, index, score; the manifest comes last."""
     from daedap.model.convert import write_engine
     from daedap.model.language_model import CachedScorer  # torch takes seconds to import
-    from daedap.model.saved import open_learned
+    from daedap.model.saved import open_trained
     from daedap.training.finetune import learn
 
     seconds: dict[str, float] = {"prepare": run.settings["prepare_seconds"]}
@@ -209,7 +209,7 @@ def _finish(run: Run, base: Base | None = None) -> Run:
     seconds["train"] = run.learned["training"]["seconds"]
     seconds["plan"] = round(max(0.0, seconds["plan"] - seconds["train"]), 1)
     with _timed(seconds, "engine"):
-        learned = open_learned(run)
+        learned = open_trained(run)
         write_engine(run, learned)
     speaker = CachedScorer(learned)
     with _timed(seconds, "index"):
@@ -232,7 +232,7 @@ def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
 def _scores(run: Run, speaker: LanguageModel) -> Json:
     """The headline of the run's scores; a failure costs no more than these, for the training is done."""
     try:
-        return judge_run(run, speaker)
+        return evaluate_after_training(run, speaker)
     except (StorageError, MemoryError):
         raise
     except Exception as error:

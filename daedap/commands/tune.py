@@ -22,31 +22,40 @@ from daedap.files import storage, write_text
 from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Run
-from daedap.tuning.objective import Times, divide, mark
-from daedap.tuning.result import Against, Found, Tuned, against, page
-from daedap.tuning.search import Stage, Task, TuneOptions, open_for, run_search, set_up
+from daedap.tuning.objective import measure_objective
+from daedap.tuning.result import SearchResult, TuneResult, VersusDefaults, study_page, versus_defaults
+from daedap.tuning.search import (
+    SearchSetup,
+    SearchTask,
+    TimeBudget,
+    TuneOptions,
+    divide_budget,
+    open_task_study,
+    prepare_search,
+    run_search,
+)
 from daedap.tuning.space import SearchSpace
-from daedap.tuning.study import need_optuna
+from daedap.tuning.study import require_optuna
 
 if TYPE_CHECKING:
     from optuna import Study
 
     from daedap.training.planner import Plan
 
-_HOUR = 3600.0
+_DEFAULT_BUDGET = 3600.0
 _STALE = 60.0
-"""Seconds after which a scratch folder that nobody holds is thrown away."""
+"""Seconds after which a scratch folder that no process holds is deleted."""
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """A search that is over, and what it was about."""
+class _FinishedSearch:
+    """A search that is over, and what it was run with."""
 
-    task: Task
-    stage: Stage
+    task: SearchTask
+    setup: SearchSetup
     study: Study
-    times: Times
-    found: Found
+    budget: TimeBudget
+    result: SearchResult
     space: SearchSpace
 
 
@@ -57,57 +66,63 @@ def tune(
     split_options: Annotated[SplitOptions, Parameter(name="*")] = SplitOptions(),
     model_options: Annotated[ModelOptions, Parameter(name="*")] = ModelOptions(),
     train_options: Annotated[TrainOptions, Parameter(name="*")] = TrainOptions(),
-    how: Annotated[TuneOptions, Parameter(name="*")] = TuneOptions(),
-) -> Tuned:
-    """Search for better settings within a budget (an hour, unless told), then train a run with the best ones.
+    tune_options: Annotated[TuneOptions, Parameter(name="*")] = TuneOptions(),
+) -> TuneResult:
+    """Search for better settings within a budget (default: an hour), then train a run with the best ones.
 
-    Options that are told keep their values; the others are searched. The same command goes on with the same study.
-    Raises DataError, BaseError, SettingsError, RunError and StorageError.
+    Options that are set to another value than their default are not searched. The same command goes on with the same
+    study. Raises DataError, BaseError, SettingsError, RunError and StorageError.
 
     Parameters
     ----------
     file
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
-    need_optuna()
+    require_optuna()
     started = time.perf_counter()
-    until = started + (train_options.budget.total_seconds() if train_options.budget else _HOUR)
+    budget = train_options.budget.total_seconds() if train_options.budget else _DEFAULT_BUDGET
     epochs = train_options.num_train_epochs or (STARTER_EPOCHS if file is None else train_options.epochs)
-    usual, told = (
-        replace(train_options, budget=None, num_train_epochs=epochs),
-        train_options.num_train_epochs is not None,
+    task = SearchTask(
+        file=file or STARTER,
+        read_options=read_options,
+        split_options=split_options,
+        model_options=model_options,
+        train_options=replace(train_options, budget=None, num_train_epochs=epochs),
+        epochs_set=train_options.num_train_epochs is not None,
+        tune_options=tune_options,
+        deadline=started + budget,
     )
-    task = Task(file or STARTER, read_options, split_options, model_options, usual, told, how, until)
-    with _scratch(how.runs) as run:
-        tuned = _tuned(task, run)
-    return replace(tuned, seconds=time.perf_counter() - started)
+    with _scratch(tune_options.runs) as run:
+        result = _search_and_train(task, run)
+    return replace(result, seconds=time.perf_counter() - started)
 
 
-def _tuned(task: Task, scratch: Run) -> Tuned:
-    stage, how = set_up(task, scratch), task.how
-    times = divide(stage.ground.plan, task.left)
-    with open_for(task, stage, times) as study:
-        file = how.runs / "studies" / study.study_name / "tune.html"
-        begun = _interrupted(how.runs, study.study_name) if how.finish else None
-        ended = _Ended(task, stage, study, times, *run_search(task, stage, study, times, more=begun is None))
-        write_text(file, page(ended.found, None, None))
-        run, whole = _finish(ended, begun) if how.finish else (None, None)
-    write_text(file, page(ended.found, whole, run.number if run else None))
-    return Tuned(ended.found, file, 0.0, whole, run)
+def _search_and_train(task: SearchTask, scratch: Run) -> TuneResult:
+    setup, options = prepare_search(task, scratch), task.tune_options
+    budget = divide_budget(setup.context.plan, task.seconds_left)
+    with open_task_study(task, setup, budget) as study:
+        file = options.runs / "studies" / study.study_name / "tune.html"
+        unfinished = _interrupted(options.runs, study.study_name) if options.finish else None
+        result, space = run_search(task, setup, study, budget, more=unfinished is None)
+        write_text(file, study_page(result, None, None))
+        search = _FinishedSearch(task, setup, study, budget, result, space)
+        run, whole = _final_run(search, unfinished) if options.finish else (None, None)
+    write_text(file, study_page(result, whole, run.number if run else None))
+    return TuneResult(result, file, 0.0, whole, run)
 
 
-def _finish(ended: _Ended, begun: Run | None) -> tuple[Run, Against | None]:
-    """Train the run, and compare it with a whole training with the defaults where there is time for that."""
-    task, stage = ended.task, ended.stage
-    if begun:
-        tell([translate("Going on with run {number}, which this study had begun.", number=begun.number)])
-        return train(place=RunOptions(runs=task.how.runs, resume=str(begun.folder))), None
-    model_options, train_options = ended.space.settings(ended.found.chosen.settings)
-    plan = stage.ground.expected_plan(model_options, train_options, stage.parts.rows("train"))
-    others = _whole_defaults(ended, plan)
-    train_options = replace(train_options, num_train_epochs=_epochs_left(train_options, plan, task.left))
-    place = RunOptions(runs=task.how.runs, study=f"{ended.study.study_name}:{ended.found.chosen.number}")
-    run = _made_before(place, train_options) or train(
+def _final_run(search: _FinishedSearch, unfinished: Run | None) -> tuple[Run, VersusDefaults | None]:
+    """Train the run, and compare it with a full training with the defaults if there is time for one."""
+    task, setup, runs = search.task, search.setup, search.task.tune_options.runs
+    if unfinished:
+        tell([translate("Going on with run {number}, which this study had begun.", number=unfinished.number)])
+        return train(place=RunOptions(runs=runs, resume=str(unfinished.folder))), None
+    model_options, train_options = search.space.to_options(search.result.chosen.settings)
+    plan = setup.context.expected_plan(model_options, train_options, setup.split.rows("train"))
+    default_bits = _full_default_training(search, plan)
+    train_options = replace(train_options, num_train_epochs=_epochs_left(train_options, plan, task.seconds_left))
+    place = RunOptions(runs=runs, study=f"{search.study.study_name}:{search.result.chosen.number}")
+    run = _existing_run(place, train_options) or train(
         task.file,
         read_options=task.read_options,
         split_options=task.split_options,
@@ -115,65 +130,59 @@ def _finish(ended: _Ended, begun: Run | None) -> tuple[Run, Against | None]:
         train_options=train_options,
         place=place,
     )
-    return run, against(_bits(run, stage), others, stage.comparing) if others else None
+    return run, versus_defaults(_bits(run, setup), default_bits, setup.comparison) if default_bits else None
 
 
-def _whole_defaults(ended: _Ended, plan: Plan) -> list[float] | None:
-    """Bits of a whole training with the defaults on the comparing half; None where there is no time for one."""
-    task, stage, study = ended.task, ended.stage, ended.study
-    if ended.found.chosen.default or not ended.times.proof:
+def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] | None:
+    """Bits of the comparison rows after a full training with the defaults; None if there is no time for one."""
+    setup, study = search.setup, search.study
+    if search.result.chosen.default or not search.budget.default_training:
         return None
     if "whole" not in study.user_attrs:
-        if task.left < stage.ground.plan.seconds + plan.seconds + plan.scoring:
+        if search.task.seconds_left < setup.context.plan.seconds + plan.seconds + plan.scoring:
             return None
         tell([translate("A whole training with the defaults, to compare with.")])
-        write_split(stage.ground.run.folder, stage.parts)
-        model_options, train_options = ended.space.settings(ended.space.defaults)
-        speaker = stage.ground.train(model_options, train_options, lambda epoch, speaker: None)
-        study.set_user_attr("whole", mark(speaker.log2_probability, stage.comparing).bits.round(3).tolist())
+        write_split(setup.context.run.folder, setup.split)
+        model_options, train_options = search.space.to_options(search.space.defaults)
+        model = setup.context.train(model_options, train_options, lambda epoch, model: None)
+        terms = measure_objective(model.log2_probability, setup.comparison)
+        study.set_user_attr("whole", terms.bits.round(3).tolist())
     return list(study.user_attrs["whole"])
 
 
-def _bits(run: Run, stage: Stage) -> list[float]:
+def _bits(run: Run, setup: SearchSetup) -> list[float]:
     from daedap.model.saved import open_trained  # torch takes seconds to import
 
-    bits: list[float] = mark(open_trained(run).log2_probability, stage.comparing).bits.tolist()
+    bits: list[float] = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
     return bits
 
 
 def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
-    """As many as asked for, or as there is time for; rows that were made from others take time, too."""
-    more = 1 + train_options.augment_share * len(train_options.augment)
-    epochs = int(train_options.epochs * (left - plan.scoring) / (more * plan.seconds))
+    """The number of epochs that fits into `left` seconds, augmented rows included, and at most the number asked for."""
+    augmented = 1 + train_options.augment_share * len(train_options.augment)
+    epochs = int(train_options.epochs * (left - plan.scoring) / (augmented * plan.seconds))
     if epochs >= train_options.epochs:
         return train_options.epochs
-    tell(
-        [
-            translate(
-                "In the time that is left: {epochs} of {asked} epochs.",
-                epochs=max(1, epochs),
-                asked=train_options.epochs,
-            )
-        ]
-    )
+    template = "In the time that is left: {epochs} of {asked} epochs."
+    tell([translate(template, epochs=max(1, epochs), asked=train_options.epochs)])
     return max(1, epochs)
 
 
-def _made_before(place: RunOptions, train_options: TrainOptions) -> Run | None:
-    """The complete run of an earlier sitting with the same settings."""
+def _existing_run(place: RunOptions, train_options: TrainOptions) -> Run | None:
+    """The complete run of an earlier call with the same settings."""
     complete = (run for run in store.every(place.runs) if run.complete and run.settings.get("study") == place.study)
     return next((run for run in complete if run.settings["recipe"]["num_train_epochs"] >= train_options.epochs), None)
 
 
 def _interrupted(runs: Path, study: str) -> Run | None:
-    """The run that an earlier sitting of this study had begun."""
-    mine = (run for run in store.unfinished(runs) if str(run.settings.get("study")).rpartition(":")[0] == study)
-    return next((run for run in mine if not run.busy), None)
+    """The unfinished run of an earlier call with the same study."""
+    of_study = (run for run in store.unfinished(runs) if str(run.settings.get("study")).rpartition(":")[0] == study)
+    return next((run for run in of_study if not run.busy), None)
 
 
 @contextmanager
 def _scratch(runs: Path) -> Iterator[Run]:
-    """A folder for what trials write, beside the runs; gone afterwards, as are those of processes that were killed."""
+    """A scratch folder beside the runs, deleted at the end, as are those of killed processes."""
     new = not runs.exists()
     with storage(runs):
         runs.mkdir(parents=True, exist_ok=True)
@@ -187,5 +196,5 @@ def _scratch(runs: Path) -> Iterator[Run]:
     finally:
         shutil.rmtree(run.folder, ignore_errors=True)
         if new:
-            with suppress(OSError):  # something was made there meanwhile
+            with suppress(OSError):  # not empty: another process has made a run
                 runs.rmdir()

@@ -1,36 +1,61 @@
-"""Rules on what was there to learn, each with its evidence in the rows.
+"""Diagnosis of a run: rules on its data, its training and its replies, each with the numbers it is based on.
 
-Rules on how the learning went, each with its evidence in the log.
-
-Rules on how the model answers, each with its evidence in the scores.
-
-A run's facts → what went wrong in it, the most serious first, each with its evidence and what to try next.
+A rule is a function from the run record to a finding, or None if it does not apply.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
+from typing import Literal, get_args
 
-from daedap.evaluation.metrics import SHORT, Score
-from daedap.evaluation.run_record import SEVERITIES, DevEval, Finding, LogWindow, RunRecord
-from daedap.evaluation.tables import duration
+from daedap.evaluation.metrics import SHORT
+from daedap.evaluation.run_record import DevEval, LogWindow, RunRecord
+from daedap.evaluation.tables import MetricFormat, format_duration, format_score
 from daedap.i18n import translate
 
-_LEAKS = 0.02
-_REPEATED, _HARDLY_ELSE = 0.2, 0.5
-"""Share of the rows with one and the same answer."""
+Severity = Literal["serious", "warning", "hint"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""serious: the run or its scores are unreliable. warning: a better run is possible. hint: worth knowing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one rule, in the user's language."""
+
+    rule: str
+    severity: Severity
+    message: str
+    """What is wrong."""
+    evidence: str
+    """The numbers behind it."""
+    advice: str
+    """What to try next."""
+
+    def line(self) -> str:
+        """The finding as a line for a terminal."""
+        return f"{self.message} {self.evidence} → {self.advice}"
+
+
+# Rules on the data
+
+_LEAK = 0.02
+"""Share of test questions with a near-duplicate in training."""
+_CONSTANT, _VERY_CONSTANT = 0.2, 0.5
+"""Share of training rows with the same answer."""
 _MIXED = (0.1, 0.9)
+"""Share of polite answers between which the speech level is mixed."""
 _FEW, _VERY_FEW = 1000, 200
-"""A tenth of ChatbotData's 9,000 training rows costs 0.8 nats per token against all of them (`lm/plan.py`)."""
+"""Training rows. 1,000 rows of ChatbotData instead of 9,000 cost 0.8 nats per token (`training/planner.py`)."""
 _FEW_FOR_LABEL = 10
-_NAMED = 5
+_MAX_LABELS = 5
 
 
 def leak(record: RunRecord) -> Finding | None:
-    """Test questions have twins in training, so that the scores are too good."""
+    """Near-duplicates of test questions are in the training rows, so the scores are too high."""
     data = record.manifest["data"]
-    if data["leak"]["questions"] < _LEAKS:
+    if data["leak"]["questions"] < _LEAK:
         return None
     return Finding(
         "leak",
@@ -47,24 +72,21 @@ def leak(record: RunRecord) -> Finding | None:
 
 
 def constant_answers(record: RunRecord) -> Finding | None:
-    """One answer stands everywhere."""
-    if record.common_share < _REPEATED or record.manifest["data"]["train"] < _FEW_FOR_LABEL:
+    """One answer makes up a large share of the training rows."""
+    answer, share = record.common_answer, record.common_share
+    if share < _CONSTANT or record.manifest["data"]["train"] < _FEW_FOR_LABEL:
         return None
     return Finding(
         "constant_answers",
-        "serious" if record.common_share >= _HARDLY_ELSE else "warning",
+        "serious" if share >= _VERY_CONSTANT else "warning",
         translate("One answer stands everywhere: the model learns to say it always."),
-        translate(
-            "'{answer}' answers {share:.0%} of the training rows.",
-            answer=record.common_answer,
-            share=record.common_share,
-        ),
+        translate("'{answer}' answers {share:.0%} of the training rows.", answer=answer, share=share),
         translate("Give these questions answers of their own, or keep a few of the rows."),
     )
 
 
 def mixed_speech(record: RunRecord) -> Finding | None:
-    """Polite and casual endings stand side by side in the answers."""
+    """The training answers mix polite and casual speech."""
     polite, (low, high) = record.doctor["answers"]["polite"], _MIXED
     if not low < polite < high:
         return None
@@ -78,7 +100,7 @@ def mixed_speech(record: RunRecord) -> Finding | None:
 
 
 def few_rows(record: RunRecord) -> Finding | None:
-    """Too few rows to carry over to other questions."""
+    """Too few training rows to generalize."""
     rows = record.manifest["data"]["train"]
     if rows >= _FEW:
         return None
@@ -96,11 +118,11 @@ def few_rows(record: RunRecord) -> Finding | None:
 
 
 def few_for_label(record: RunRecord) -> Finding | None:
-    """A label with hardly any rows."""
+    """Some labels have fewer than 10 training rows."""
     few = {label: count for label, count in record.labels.items() if count < _FEW_FOR_LABEL}
     if not few or len(record.labels) < 2:
         return None
-    shown = ", ".join(f"{label} ({count})" for label, count in list(few.items())[-_NAMED:])
+    shown = ", ".join(f"{label} ({count})" for label, count in list(few.items())[-_MAX_LABELS:])
     return Finding(
         "few_for_label",
         "hint",
@@ -110,38 +132,40 @@ def few_for_label(record: RunRecord) -> Finding | None:
             few=len(few),
             all=len(record.labels),
             enough=_FEW_FOR_LABEL,
-            labels=shown + (", …" if len(few) > _NAMED else ""),
+            labels=shown + (", …" if len(few) > _MAX_LABELS else ""),
         ),
         translate("Add rows for them, or give them the label of a larger group."),
     )
 
 
+# Rules on the training
+
 _JUMP = 2.0
-"""A loss that rises to so many times its lowest value has jumped …"""
-_NATS = 1.0
-"""… when that is at least so much: near 0, small batches alone double a loss."""
-_HARDLY = 0.05
-"""Share of its first value that a loss must fall by to have fallen at all."""
-_LEARNT = 0.5
-"""Nats per token from which there is little left to learn."""
+"""A loss that rises to this many times its minimum has jumped …"""
+_JUMP_NATS = 1.0
+"""… if the rise is at least this large: near 0, small batches alone double a loss."""
+_MIN_DECREASE = 0.05
+"""Relative decrease below which a training loss has not fallen."""
+_LOW_LOSS = 0.5
+"""Nats per token below which there is little left to learn."""
 _STEEP = 0.03
-"""Share by which the dev loss still falls in the last epoch, when one more is worth its time …"""
-_FELT = 0.02
-"""… and nats: near 0, a large share is next to nothing."""
-_WORSE = 0.05
-"""Share by which a dev loss must rise to have risen: what the noise of a few hundred rows does not do."""
+"""Relative decrease of the dev loss in the last epoch from which another epoch is worth its time …"""
+_STEEP_NATS = 0.02
+"""… if the decrease is at least this large: near 0, a large relative decrease means nothing."""
+_OVERFIT = 0.05
+"""Relative rise of the dev loss that is more than the noise of a few hundred rows."""
 
 
 def rate_too_high(record: RunRecord) -> Finding | None:
-    """The training loss jumps up, or diverges.
+    """The training loss jumps or diverges.
 
-    Gradients that are always cut say nothing by themselves: AdamW divides by their size, and healthy runs of small
-    models are cut at every step. They are named beside the jump.
+    Constant gradient clipping alone is no evidence: AdamW normalizes by the gradient's scale, and healthy runs of small
+    models are clipped at every step. The share of clipped steps is only reported with the jump.
     """
     if not record.train:
         return None
     lowest, peak = _jump(record.train)
-    if peak.loss < _JUMP * lowest.loss or peak.loss - lowest.loss < _NATS:
+    if peak.loss < _JUMP * lowest.loss or peak.loss - lowest.loss < _JUMP_NATS:
         return None
     limit, norms = record.train_options["max_grad_norm"], [window.grad_norm for window in record.train]
     rate = record.manifest["learning_rate"]
@@ -166,7 +190,7 @@ def rate_too_high(record: RunRecord) -> Finding | None:
 
 
 def _jump(windows: Sequence[LogWindow]) -> tuple[LogWindow, LogWindow]:
-    """The steepest rise from a lowest point so far, as a ratio."""
+    """The largest ratio of a loss to the running minimum before it: the window of the minimum, and of the peak."""
     lowest = best = peak = windows[0]
     for window in windows:
         lowest = min(lowest, window, key=lambda one: one.loss)
@@ -176,12 +200,12 @@ def _jump(windows: Sequence[LogWindow]) -> tuple[LogWindow, LogWindow]:
 
 
 def rate_too_low(record: RunRecord) -> Finding | None:
-    """The training loss hardly falls, although there is much to learn."""
+    """The training loss hardly falls although it is high."""
     if len(record.train) < 2:
         return None
     tenth = max(1, len(record.train) // 10)
-    first, last = _mean(record.train[:tenth]), _mean(record.train[-tenth:])
-    if last < _LEARNT or first - last > _HARDLY * first or rate_too_high(record):
+    first, last = _mean_loss(record.train[:tenth]), _mean_loss(record.train[-tenth:])
+    if last < _LOW_LOSS or first - last > _MIN_DECREASE * first or rate_too_high(record):
         return None
     rate = record.manifest["learning_rate"]
     return Finding(
@@ -200,9 +224,9 @@ def rate_too_low(record: RunRecord) -> Finding | None:
 
 
 def too_few_epochs(record: RunRecord) -> Finding | None:
-    """The loss still falls steeply at the end."""
-    before, after = _last_two(record)
-    if before - after <= max(_FELT, _STEEP * before) or rate_too_high(record):
+    """The loss still falls steeply at the end of the training."""
+    before, after = _last_losses(record)
+    if before - after <= max(_STEEP_NATS, _STEEP * before) or rate_too_high(record):
         return None
     return Finding(
         "too_few_epochs",
@@ -218,40 +242,35 @@ def too_few_epochs(record: RunRecord) -> Finding | None:
         translate("Give a longer --budget.")
         if record.plan["budget"]
         else translate(
-            "Try --num-train-epochs {epochs}; it stops by itself when it gets no better.", epochs=_more(record)
+            "Try --num-train-epochs {epochs}; it stops by itself when it gets no better.",
+            epochs=max(5, 2 * int(record.training["epochs"])),
         ),
     )
 
 
-def _last_two(record: RunRecord) -> tuple[float, float]:
-    """The last two dev losses; after a single epoch, the training losses of its two last quarters; zeros: unknown."""
+def _last_losses(record: RunRecord) -> tuple[float, float]:
+    """The last two dev losses, or training losses of the last two quarters of a single epoch; zeros: unknown."""
     if len(record.dev) > 1:
-        best = min(watch.loss for watch in record.dev)
+        best = min(dev.loss for dev in record.dev)
         return (record.dev[-2].loss, best) if best == record.dev[-1].loss else (0.0, 0.0)
     quarter = len(record.train) // 4
-    if (
-        record.training["epochs"] > 1 or not quarter
-    ):  # a training loss that falls on and on may be rows learned by heart
+    if record.training["epochs"] > 1 or not quarter:  # later epochs: a falling training loss may be memorization
         return 0.0, 0.0
-    return _mean(record.train[-2 * quarter : -quarter]), _mean(record.train[-quarter:])
-
-
-def _more(record: RunRecord) -> int:
-    return max(5, 2 * int(record.training["epochs"]))
+    return _mean_loss(record.train[-2 * quarter : -quarter]), _mean_loss(record.train[-quarter:])
 
 
 def overfitting(record: RunRecord) -> Finding | None:
     """The dev loss rises while the training loss falls."""
     if len(record.dev) < 2 or not record.train:
         return None
-    best, last = min(record.dev, key=lambda watch: watch.loss), record.dev[-1]
-    learned = [_training_loss(record, watch) for watch in (best, last)]
-    if last.loss < (1 + _WORSE) * best.loss or learned[1] >= learned[0]:
+    best, last = min(record.dev, key=lambda dev: dev.loss), record.dev[-1]
+    train_losses = [_training_loss(record, dev) for dev in (best, last)]
+    if last.loss < (1 + _OVERFIT) * best.loss or train_losses[1] >= train_losses[0]:
         return None
-    kept = record.train_options["load_best_model_at_end"]
+    best_kept = record.train_options["load_best_model_at_end"]
     return Finding(
         "overfitting",
-        "hint" if kept else "serious",
+        "hint" if best_kept else "serious",
         translate("Overfitting since epoch {epoch}: rows are learned by heart.", epoch=best.epoch + 1),
         translate(
             "From epoch {best} to {last} the dev loss rose from {low:.3f} to {high:.3f} while the training loss fell "
@@ -260,37 +279,38 @@ def overfitting(record: RunRecord) -> Finding | None:
             last=last.epoch,
             low=best.loss,
             high=last.loss,
-            before=learned[0],
-            after=learned[1],
+            before=train_losses[0],
+            after=train_losses[1],
         ),
-        _kept(record, best)
-        if kept
+        _best_weights_kept(record, best)
+        if best_kept
         else translate(
             "Leave --load-best-model-at-end on, try --num-train-epochs {epoch}, or add rows.", epoch=best.epoch
         ),
     )
 
 
-def _kept(record: RunRecord, best: DevEval) -> str:
+def _best_weights_kept(record: RunRecord, best: DevEval) -> str:
     if record.averaged:
-        told = "The average of the epochs up to {epoch} was kept, so nothing is lost. More rows carry further."
-        return translate(told, epoch=record.training["best_epoch"])
-    told = "The weights of epoch {epoch} were kept, so nothing is lost. More rows, or --dropout 0.1, carry further."
-    return translate(told, epoch=best.epoch)
+        template = "The average of the epochs up to {epoch} was kept, so nothing is lost. More rows carry further."
+        return translate(template, epoch=record.training["best_epoch"])
+    template = "The weights of epoch {epoch} were kept, so nothing is lost. More rows, or --dropout 0.1, carry further."
+    return translate(template, epoch=best.epoch)
 
 
-def _training_loss(record: RunRecord, watch: DevEval) -> float:
-    """Of the windows of an epoch, or the last one before its end when it was shorter than a window."""
-    inside = [window for window in record.train if window.epoch == watch.epoch]
-    return _mean(inside or [window for window in record.train if window.step <= watch.step][-1:] or record.train[:1])
+def _training_loss(record: RunRecord, dev: DevEval) -> float:
+    """Mean of the log windows of the epoch, or of the last window before its end if the epoch is shorter than one."""
+    inside = [window for window in record.train if window.epoch == dev.epoch]
+    before = [window for window in record.train if window.step <= dev.step][-1:]
+    return _mean_loss(inside or before or record.train[:1])
 
 
-def _mean(windows: Sequence[LogWindow]) -> float:
+def _mean_loss(windows: Sequence[LogWindow]) -> float:
     return fmean(window.loss for window in windows)
 
 
 def out_of_time(record: RunRecord) -> Finding | None:
-    """The budget took away rows, layers, epochs or steps."""
+    """The time budget cut rows, layers, epochs or steps."""
     plan, training = record.plan, record.training
     if plan["budget"] is None:
         return None
@@ -306,8 +326,8 @@ def out_of_time(record: RunRecord) -> Finding | None:
         translate(
             "{needed} were needed, {budget} given: {share:.0%} of the rows, "
             "{epochs} of {planned} planned epoch(s), {layers} of {blocks} layers.",
-            needed=duration(needed),
-            budget=duration(plan["budget"]),
+            needed=format_duration(needed),
+            budget=format_duration(plan["budget"]),
             share=plan["fraction"],
             epochs=training["epochs"],
             planned=plan["epochs"],
@@ -319,7 +339,7 @@ def out_of_time(record: RunRecord) -> Finding | None:
 
 
 def unwatched(record: RunRecord) -> Finding | None:
-    """No dev rows: nobody saw when to stop."""
+    """Without dev rows there is no early stopping and no choice of the best epoch."""
     if record.dev:
         return None
     return Finding(
@@ -331,31 +351,33 @@ def unwatched(record: RunRecord) -> Finding | None:
     )
 
 
-_DEAF = 0.05
-"""Bits per character below which a question gain is as good as none."""
+# Rules on the replies
+
+_NO_GAIN = 0.05
+"""Question gain in bits per character below which the question has no effect."""
 _LONG = 40
-"""Characters of a middling answer that doesn't end within 32 tokens in any model."""
-_ENDS, _HARDLY_ENDS = 0.8, 0.5
-_VARIED, _HARDLY_VARIED = 0.5, 0.25
-"""Different replies, as a share of how different people's own answers are."""
+"""Characters of a median answer that does not fit into 32 tokens."""
+_ENDS, _RARELY_ENDS = 0.8, 0.5
+_DIVERSE, _HARDLY_DIVERSE = 0.5, 0.25
+"""Unique replies of the model ÷ unique written answers."""
 
 
 def ignores_question(record: RunRecord) -> Finding | None:
-    """The question changes nothing, or nothing that can be told from chance."""
+    """The question gain is not significantly above 0."""
     gain, right = record.score("model", "question_gain"), record.score("model", "hits_at_1")
-    if not gain or not right or _low(gain) > 0:
+    if not gain or not right or gain.lower > 0:
         return None
-    deaf = gain.value < _DEAF
+    no_gain = gain.value < _NO_GAIN
     return Finding(
         "ignores_question",
-        "serious" if deaf else "warning",
+        "serious" if no_gain else "warning",
         translate("The model ignores the question.")
-        if deaf
+        if no_gain
         else translate("Whether the model listens to the question can't be told."),
         translate(
             "Question gain {gain} bits per character (n={rows:,}): its interval reaches 0. "
             "The right answer of {count} comes first in {right:.0%}; guessing: {chance:.0%}.",
-            gain=_told(gain),
+            gain=format_score(MetricFormat("", "", digits=3), gain),
             rows=gain.n,
             count=record.candidates,
             right=right.value,
@@ -366,13 +388,13 @@ def ignores_question(record: RunRecord) -> Finding | None:
 
 
 def does_not_end(record: RunRecord) -> Finding | None:
-    """Replies run on: the end token was not learned."""
-    ended, middling = record.score("model", "ended"), record.doctor["answers"]["p50"]
-    if not ended or ended.value >= _ENDS or middling > _LONG:
+    """Too few replies end with EOS within 32 tokens."""
+    ended, median_length = record.score("model", "ended"), record.doctor["answers"]["p50"]
+    if not ended or ended.value >= _ENDS or median_length > _LONG:
         return None
     return Finding(
         "does_not_end",
-        "serious" if ended.value < _HARDLY_ENDS else "warning",
+        "serious" if ended.value < _RARELY_ENDS else "warning",
         translate("Answers do not end: the end token was not learned."),
         translate(
             "{ended:.0%} of {rows:,} replies ended by themselves within {tokens} tokens; "
@@ -380,42 +402,42 @@ def does_not_end(record: RunRecord) -> Finding | None:
             ended=ended.value,
             rows=ended.n,
             tokens=SHORT,
-            length=middling,
+            length=median_length,
         ),
         translate("Train for more epochs: the end is a token like any other, and learned with the answers."),
     )
 
 
 def bland(record: RunRecord) -> Finding | None:
-    """The model says the same things over and over, where people do not."""
-    mine, people = (record.score(who, "unique") for who in ("model", "human"))
-    common, peoples = (record.score(who, "bland") for who in ("model", "human"))
-    if not mine or not people or not common or not peoples:
+    """Replies are much less diverse than the written answers, or more often a frequent training answer."""
+    unique, human_unique = (record.score(system, "unique") for system in ("model", "human"))
+    frequent, human_frequent = (record.score(system, "bland") for system in ("model", "human"))
+    if not unique or not human_unique or not frequent or not human_frequent:
         return None
-    share = mine.value / people.value
-    if share >= _VARIED and _low(common) <= _high(peoples):
+    share = unique.value / human_unique.value
+    if share >= _DIVERSE and frequent.lower <= human_frequent.upper:
         return None
     return Finding(
         "bland",
-        "serious" if share < _HARDLY_VARIED else "warning",
+        "serious" if share < _HARDLY_DIVERSE else "warning",
         translate("Answers are bland: the model says the same things over and over."),
         translate(
             "{mine:.0%} of {rows:,} replies are different from each other, people's own {people:.0%}; "
             "{common:.0%} are among the most frequent training answers, people's own {peoples:.0%}.",
-            mine=mine.value,
-            rows=mine.n,
-            people=people.value,
-            common=common.value,
-            peoples=peoples.value,
+            mine=unique.value,
+            rows=unique.n,
+            people=human_unique.value,
+            common=frequent.value,
+            peoples=human_frequent.value,
         ),
         translate("Try more epochs or a larger base; give often repeated answers in more than one wording."),
     )
 
 
 def retrieval_better(record: RunRecord) -> Finding | None:
-    """Plain look-up finds the right answer more often than the model."""
-    mine, looked_up = (record.score(who, "hits_at_1") for who in ("model", "retrieval"))
-    if not mine or not looked_up or _high(mine) >= _low(looked_up):
+    """Hits@1 of retrieval is significantly above that of the model."""
+    model, retrieval = (record.score(system, "hits_at_1") for system in ("model", "retrieval"))
+    if not model or not retrieval or model.upper >= retrieval.lower:
         return None
     return Finding(
         "retrieval_better",
@@ -425,16 +447,16 @@ def retrieval_better(record: RunRecord) -> Finding | None:
             "The right answer of {count} comes first in {looked:.0%} by look-up, in {right:.0%} by the model "
             "(n={rows:,}).",
             count=record.candidates,
-            looked=looked_up.value,
-            right=mine.value,
-            rows=mine.n,
+            looked=retrieval.value,
+            right=model.value,
+            rows=model.n,
         ),
         translate("The bot looks up first anyway. For questions nobody asked before, a larger base or more epochs."),
     )
 
 
 def unscored(record: RunRecord) -> Finding | None:
-    """Nothing is known of the answers."""
+    """The run was not evaluated."""
     if record.scores:
         return None
     return Finding(
@@ -444,18 +466,6 @@ def unscored(record: RunRecord) -> Finding | None:
         translate("{rows:,} test rows.", rows=record.manifest["data"]["test"]),
         translate("Train with --test-size 0.1 and without --no-evaluate."),
     )
-
-
-def _low(score: Score) -> float:
-    return score.value if score.low is None else score.low
-
-
-def _high(score: Score) -> float:
-    return score.value if score.high is None else score.high
-
-
-def _told(score: Score) -> str:
-    return f"{score.value:.3f}" + ("" if score.low is None else f" [{score.low:.3f}, {score.high:.3f}]")
 
 
 RULES: tuple[Callable[[RunRecord], Finding | None], ...] = (
@@ -476,15 +486,15 @@ RULES: tuple[Callable[[RunRecord], Finding | None], ...] = (
     unwatched,
     unscored,
 )
-"""Causes before what comes of them: the order of findings that are equally serious."""
+"""Causes before their effects: the order of findings of equal severity."""
 
 
 def diagnose(record: RunRecord) -> list[Finding]:
-    """Ask every rule."""
-    found = [finding for rule in RULES if (finding := rule(record))]
-    return sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))
+    """The findings of all rules, the most serious first."""
+    findings = [finding for rule in RULES if (finding := rule(record))]
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def healthy() -> str:
-    """What is said when no rule found anything."""
+    """The message if no rule applies."""
     return translate("Nothing to complain about: none of the {rules} rules found anything.", rules=len(RULES))

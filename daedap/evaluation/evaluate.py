@@ -1,13 +1,15 @@
-"""What the judge asks of a system under test; whoever answers to the calls of one of these can be judged.
+"""Test pairs and systems → scores: every system gets the same questions, candidates and bootstrap resamples.
 
-Test pairs and systems → scores: every system faces the same questions, candidates and resamples.
+Beside the systems under test stand two references: retrieval (the answer of the nearest training question) and "human"
+(the written answers themselves).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,42 +17,149 @@ import daedap.evaluation.metrics as measure
 from daedap.errors import RunError
 from daedap.evaluation.metrics import FloatArray, RatioTerms, Score
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
-from daedap.evaluation.result import Evaluation, Row, Sample
+from daedap.evaluation.robustness import robustness_json, robustness_table
+from daedap.evaluation.tables import score_tables
 from daedap.evaluation.testset import EvalSet, EvalSettings, ScorableBot, ScorableModel, make_eval_set
+from daedap.korean.text import morphemes
 from daedap.retrieval.lexical import LexicalKnn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
+    from daedap.evaluation.robustness import ParaphraseResult, PerturbationEffect
     from daedap.retrieval.lexical import LexicalIndex
-    from daedap.types import Pair, Reply
+    from daedap.types import Evidence, Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test question and every system's reply."""
+
+    question: str
+    answer: str
+    seen: bool
+    """The answer also occurs in the training pairs."""
+    replies: Mapping[str, str]
+    """System → its reply."""
+    evidence: Evidence
+    """The nearest training question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One test pair's terms of every ratio metric: what a paired comparison of two runs needs."""
+
+    id: str
+    component: int | str
+    label: str
+    seen: bool
+    question: str
+    answer: str
+    replies: Mapping[str, str]
+    """System → its reply; empty where none was requested."""
+    shares: Mapping[str, Mapping[str, tuple[float, float]]]
+    """System → metric → (numerator, denominator); metrics not measured on this pair are left out."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a JSON object, NaN and infinity as null."""
+        document: dict[str, Any] = _finite(asdict(self))
+        return document
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Row:
+        """The inverse of `to_json`, null as NaN. Raises KeyError, TypeError and ValueError."""
+        shares = {
+            system: {
+                metric: (_number(numerator), _number(denominator)) for metric, (numerator, denominator) in terms.items()
+            }
+            for system, terms in record["shares"].items()
+        }
+        return cls(**{**record, "shares": shares})
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Scores of all systems on one evaluation set."""
+
+    pairs: int
+    components: int
+    candidates: int
+    """Length of the candidate lists: 20, fewer in a small test set."""
+    chance: Mapping[str, float]
+    """What random guessing scores in `hits_at_1`, `recall_at_5`, `mrr` and `backward_hits_at_1`."""
+    scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
+    """System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
+    samples: tuple[Sample, ...]
+    rows: tuple[Row, ...]
+    """In the order of the test pairs; not part of `to_json`."""
+    disturbed: tuple[PerturbationEffect, ...] = ()
+    """The bot on perturbed questions; empty unless requested."""
+    paraphrases: ParaphraseResult | None = None
+    """The bot on paraphrases of known questions; None unless requested."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields but `rows` as a JSON object, NaN and infinity as null."""
+        document = {name: getattr(self, name) for name in ("pairs", "components", "candidates", "chance")}
+        scores = {
+            system: {
+                name: {metric: asdict(score) for metric, score in metric_scores.items()}
+                for name, metric_scores in slices.items()
+            }
+            for system, slices in self.scores.items()
+        }
+        document |= {"scores": scores, "samples": [asdict(sample) for sample in self.samples]}
+        if self.disturbed:
+            document["disturbed"] = robustness_json(self.disturbed)
+        if self.paraphrases:
+            document["paraphrases"] = self.paraphrases.to_json()
+        finite: dict[str, Any] = _finite(document)
+        return finite
+
+    def lines(self) -> list[str]:
+        """Tables for a terminal: one for each slice, metrics down, systems across; then the bot's other tests."""
+        lines = score_tables(self.scores, self.chance, self.candidates)
+        if self.disturbed:
+            lines += ["", *robustness_table(self.disturbed, self.candidates)]
+        return [*lines, "", *self.paraphrases.lines()] if self.paraphrases else lines
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
 class Systems:
-    """What is scored on the same test pairs, each system under its name."""
+    """What is evaluated on the same test pairs, by name."""
 
-    speakers: Mapping[str, ScorableModel]
-    """Language models by themselves."""
+    models: Mapping[str, ScorableModel]
+    """Language models on their own, without retrieval."""
     bots: Mapping[str, ScorableBot] = field(default_factory=dict)
-    earlier: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
-    """Systems that were scored on these very pairs before: their rows by id, under the names of the systems."""
+    recorded: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
+    """System → pair id → the row saved when it was evaluated on these very pairs before."""
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What one system did."""
+    """The raw results of one system."""
 
-    tallies: Mapping[str, RatioTerms]
+    terms: Mapping[str, RatioTerms]
+    """Metric → its terms."""
     replies: tuple[str, ...]
-    """To each asked row."""
+    """(ranked rows,)"""
     seconds: tuple[float, ...] = ()
-    """Of each question that was asked by itself."""
+    """Of each question that was timed on its own."""
     human: bool = False
-    """The replies are the right answers themselves."""
+    """The replies are the gold answers."""
 
 
 def evaluate(
@@ -61,20 +170,21 @@ def evaluate(
     index: LexicalIndex,
     options: EvalSettings | None = None,
 ) -> Evaluation:
-    """Score the systems, with retrieval from `index` and people's own answers ("human") beside them.
+    """Evaluate the systems and the two references.
 
-    `components` names the component of each test pair; `index` holds the training pairs and no others. Raises RunError
-    when there is nothing to test on.
+    `components` has one name for each test pair; `index` holds exactly the training pairs. Raises RunError without
+    test pairs.
     """
     assert len(components) == len(test), f"{len(components)} components for {len(test)} pairs"
     if not test:
         raise RunError("There are no pairs to evaluate on.", "Name a file of questions and answers with --data.")
     eval_set = make_eval_set(test, components, index.pairs, options or EvalSettings())
-    outcomes = {name: _question(bot, eval_set) for name, bot in systems.bots.items()}
-    outcomes |= {name: _examine(speaker, eval_set) for name, speaker in systems.speakers.items()}
-    outcomes |= {name: _recorded(name, rows, eval_set) for name, rows in systems.earlier.items()}
-    outcomes |= {"retrieval": _retrieve(index, eval_set), "human": _human(eval_set)}
-    outcomes = _look_back(outcomes, eval_set, ReplyToQuestionScorer.fit(index.pairs))
+    outcomes = {name: _evaluate_bot(bot, eval_set) for name, bot in systems.bots.items()}
+    outcomes |= {name: _evaluate_model(model, eval_set) for name, model in systems.models.items()}
+    outcomes |= {name: _from_rows(name, rows, eval_set) for name, rows in systems.recorded.items()}
+    outcomes |= {"retrieval": _evaluate_retrieval(index, eval_set), "human": _human(eval_set)}
+    scorer = ReplyToQuestionScorer.fit(index.pairs)
+    outcomes = {name: _with_reply_retrieval(outcome, eval_set, scorer) for name, outcome in outcomes.items()}
     size, questions = len(eval_set.candidates[0]), len(eval_set.candidate_questions[0])
     return Evaluation(
         pairs=len(test),
@@ -87,97 +197,87 @@ def evaluate(
     )
 
 
-def _question(bot: ScorableBot, eval_set: EvalSet) -> _Outcome:
-    given = bot.answers(eval_set.questions)
+def _evaluate_bot(bot: ScorableBot, eval_set: EvalSet) -> _Outcome:
+    given = bot.answers(eval_set.ranked_pairs)
     replies = tuple(reply.text for reply in given)
-    ranks = measure.gold_ranks(bot.preferences(eval_set.questions, eval_set.candidates))
-    tallies = {
+    ranks = measure.gold_ranks(bot.preferences(eval_set.ranked_pairs, eval_set.candidates))
+    terms = {
         **measure.ranking(eval_set.scatter(ranks, np.nan)),
         **_style(replies, eval_set),
-        **_sources(given, eval_set),
+        **{f"source_{name}": _rate(rate, eval_set) for name, rate in measure.sources(given).items()},
     }
-    return _Outcome(tallies, replies, _time(lambda pair: bot.answers([pair]), eval_set))
+    return _Outcome(terms, replies, _time(lambda pair: bot.answers([pair]), eval_set))
 
 
-def _recorded(name: str, rows: Mapping[str, Row], eval_set: EvalSet) -> _Outcome:
-    """What a system did when it was asked the same before; how long it took is not kept."""
-    shares = [rows[pair.id].shares[name] for pair in eval_set.test]
-    metrics = sorted({metric for share in shares for metric in share})
-    tallies = {
-        metric: RatioTerms(*np.array([share.get(metric, (0.0, 0.0)) for share in shares], np.float64).T)
-        for metric in metrics
-    }
-    return _Outcome(tallies, tuple(rows[pair.id].replies[name] for pair in eval_set.questions))
-
-
-def _sources(replies: Sequence[Reply], eval_set: EvalSet) -> dict[str, RatioTerms]:
-    return {f"source_{name}": _rate(found, eval_set) for name, found in measure.sources(replies).items()}
-
-
-def _look_back(
-    outcomes: Mapping[str, _Outcome], eval_set: EvalSet, judge: ReplyToQuestionScorer
-) -> dict[str, _Outcome]:
-    """The outcomes with what the backward judge makes of the replies."""
-    found = {}
-    for name, outcome in outcomes.items():
-        ranks = measure.gold_ranks(judge.scores(outcome.replies, eval_set.candidate_questions))
-        hits = measure.ranking(eval_set.scatter(ranks, np.nan))["hits_at_1"]
-        found[name] = replace(outcome, tallies={**outcome.tallies, "backward_hits_at_1": hits})
-    return found
-
-
-def _examine(speaker: ScorableModel, eval_set: EvalSet) -> _Outcome:
-    own = _likelihoods(speaker, eval_set, [eval_set.test[row] for row in eval_set.scored], eval_set.scored)
-    other = _likelihoods(speaker, eval_set, eval_set.other_question_pairs, eval_set.has_other_question)
+def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
+    pairs, rows = [eval_set.test[row] for row in eval_set.likelihood_rows], eval_set.likelihood_rows
+    own = _likelihoods(model, eval_set, pairs, rows)
+    other = _likelihoods(model, eval_set, eval_set.other_question_pairs, eval_set.has_other_question)
     answers = [pair.answer for pair in eval_set.test]
-    spoken = speaker.reply(eval_set.questions)
-    replies = tuple(reply.text for reply in spoken)
-    tallies = {
-        "bpc": measure.bits_per_character(own, answers, eval_set.marked(eval_set.scored)),
-        "question_gain": measure.question_gain(own, other, answers, eval_set.marked(eval_set.has_other_question)),
-        **measure.ranking(eval_set.scatter(measure.gold_ranks(_preferences(speaker, eval_set)), np.nan)),
+    generations = model.reply(eval_set.ranked_pairs)
+    replies = tuple(generation.text for generation in generations)
+    terms = {
+        "bpc": measure.bits_per_character(own, answers, eval_set.mask(rows)),
+        "question_gain": measure.question_gain(own, other, answers, eval_set.mask(eval_set.has_other_question)),
+        **measure.ranking(eval_set.scatter(measure.gold_ranks(_mean_log2(model, eval_set)), np.nan)),
         **_style(replies, eval_set),
-        "ended": _rate(measure.ended(spoken), eval_set),
+        "ended": _rate(measure.ended(generations), eval_set),
     }
-    seconds = _time(lambda pair: speaker.reply([pair]), eval_set) if eval_set.options.timed_models else ()
-    return _Outcome(tallies, replies, seconds)
+    seconds = _time(lambda pair: model.reply([pair]), eval_set) if eval_set.options.time_models else ()
+    return _Outcome(terms, replies, seconds)
 
 
-def _time(ask: Callable[[Pair], object], eval_set: EvalSet) -> tuple[float, ...]:
-    """Seconds that each of the first questions takes by itself; the model is warm by now."""
+def _from_rows(name: str, rows: Mapping[str, Row], eval_set: EvalSet) -> _Outcome:
+    """The outcome of a system from its saved rows; latency is not saved."""
+    shares = [rows[pair.id].shares[name] for pair in eval_set.test]
+    terms = {
+        metric: RatioTerms(*np.array([share.get(metric, (0.0, 0.0)) for share in shares], np.float64).T)
+        for metric in sorted({metric for share in shares for metric in share})
+    }
+    return _Outcome(terms, tuple(rows[pair.id].replies[name] for pair in eval_set.ranked_pairs))
+
+
+def _evaluate_retrieval(index: LexicalIndex, eval_set: EvalSet) -> _Outcome:
+    questions = [pair.question for pair in eval_set.ranked_pairs]
+    replies = tuple(nearest[0].answer for nearest in index.nearest(questions))
+    ranks = measure.gold_ranks(LexicalKnn(index).scores(questions, eval_set.candidates))
+    terms = {**measure.ranking(eval_set.scatter(ranks, np.nan)), **_style(replies, eval_set)}
+    return _Outcome(terms, replies, _time(lambda pair: index.nearest([pair.question]), eval_set))
+
+
+def _human(eval_set: EvalSet) -> _Outcome:
+    answers = tuple(pair.answer for pair in eval_set.ranked_pairs)
+    return _Outcome(_style(answers, eval_set), answers, human=True)
+
+
+def _with_reply_retrieval(outcome: _Outcome, eval_set: EvalSet, scorer: ReplyToQuestionScorer) -> _Outcome:
+    """The outcome with reply-to-question Hits@1 added."""
+    ranks = measure.gold_ranks(scorer.scores(outcome.replies, eval_set.candidate_questions))
+    hits = measure.ranking(eval_set.scatter(ranks, np.nan))["hits_at_1"]
+    return replace(outcome, terms={**outcome.terms, "backward_hits_at_1": hits})
+
+
+def _time(reply: Callable[[Pair], object], eval_set: EvalSet) -> tuple[float, ...]:
+    """Seconds of each of the first questions, one by one; called last, so that the system is warm."""
     seconds = []
-    for pair in eval_set.questions[: eval_set.options.timed]:
+    for pair in eval_set.ranked_pairs[: eval_set.options.timed_questions]:
         start = perf_counter()
-        ask(pair)
+        reply(pair)
         seconds.append(perf_counter() - start)
     return tuple(seconds)
 
 
-def _likelihoods(speaker: ScorableModel, eval_set: EvalSet, pairs: Sequence[Pair], rows: Sequence[int]) -> FloatArray:
-    """(test pairs,): log2 p of the answers of `pairs`, which stand for these rows; 0 in the other rows."""
-    return eval_set.scatter(speaker.log2_probability(pairs)[:, 0] if pairs else np.zeros(0), 0.0, rows)
+def _likelihoods(model: ScorableModel, eval_set: EvalSet, pairs: Sequence[Pair], rows: Sequence[int]) -> FloatArray:
+    """(test pairs,): log2 p of the answers of `pairs`, scattered to `rows`; 0 in the other rows."""
+    return eval_set.scatter(model.log2_probability(pairs)[:, 0] if pairs else np.zeros(0), 0.0, rows)
 
 
-def _preferences(speaker: ScorableModel, eval_set: EvalSet) -> FloatArray:
-    """(asked, candidates): mean log2 p of a candidate's tokens."""
-    offered = zip(eval_set.questions, eval_set.candidates, strict=True)
-    pairs = [replace(pair, answer=text) for pair, texts in offered for text in texts]
-    found = speaker.log2_probability(pairs)
-    mean: FloatArray = found[:, 0] / np.maximum(found[:, 1], 1)
-    return mean.reshape(len(eval_set.asked), -1)
-
-
-def _retrieve(index: LexicalIndex, eval_set: EvalSet) -> _Outcome:
-    questions = [pair.question for pair in eval_set.questions]
-    replies = tuple(nearest[0].answer for nearest in index.nearest(questions))
-    ranks = measure.gold_ranks(LexicalKnn(index).scores(questions, eval_set.candidates))
-    seconds = _time(lambda pair: index.nearest([pair.question]), eval_set)
-    return _Outcome({**measure.ranking(eval_set.scatter(ranks, np.nan)), **_style(replies, eval_set)}, replies, seconds)
-
-
-def _human(eval_set: EvalSet) -> _Outcome:
-    answers = tuple(pair.answer for pair in eval_set.questions)
-    return _Outcome(_style(answers, eval_set), answers, human=True)
+def _mean_log2(model: ScorableModel, eval_set: EvalSet) -> FloatArray:
+    """(ranked rows, candidates): mean log2 p of a candidate's tokens, EOS included."""
+    lists = zip(eval_set.ranked_pairs, eval_set.candidates, strict=True)
+    log2 = model.log2_probability([replace(pair, answer=text) for pair, texts in lists for text in texts])
+    mean: FloatArray = log2[:, 0] / np.maximum(log2[:, 1], 1)
+    return mean.reshape(len(eval_set.ranked_rows), -1)
 
 
 def _style(replies: Sequence[str], eval_set: EvalSet) -> dict[str, RatioTerms]:
@@ -188,59 +288,60 @@ def _style(replies: Sequence[str], eval_set: EvalSet) -> dict[str, RatioTerms]:
 
 
 def _rate(values: FloatArray, eval_set: EvalSet) -> RatioTerms:
+    """(ranked rows,) of 0 and 1 → their rate."""
     return RatioTerms(eval_set.scatter(values, 0.0), eval_set.scatter(np.ones(len(values)), 0.0))
 
 
 def _scores(outcome: _Outcome, eval_set: EvalSet) -> dict[str, dict[str, Score]]:
-    words = measure.cut(outcome.replies)
-    return {name: _slice(outcome, words, inside, eval_set) for name, inside in eval_set.slices.items()}
+    morphs = [morphemes(reply) for reply in outcome.replies]
+    return {name: _slice(outcome, morphs, inside, eval_set) for name, inside in eval_set.slices.items()}
 
 
 def _slice(
-    outcome: _Outcome, words: Sequence[Sequence[str]], inside: NDArray[np.bool_], eval_set: EvalSet
+    outcome: _Outcome, morphs: Sequence[Sequence[str]], inside: NDArray[np.bool_], eval_set: EvalSet
 ) -> dict[str, Score]:
-    found: dict[str, Score | None] = {}
-    options = eval_set.options
-    for metric, tally in outcome.tallies.items():
-        part = RatioTerms(tally.numerators[inside], tally.denominators[inside])
-        found[metric] = measure.ratio(part, eval_set.groups[inside], resamples=options.resamples, seed=options.seed)
-    chosen = [place for place, row in enumerate(eval_set.asked) if inside[row]]
-    if chosen:
-        found |= _corpus(outcome, words, chosen, eval_set)
-    return {metric: score for metric, score in found.items() if score is not None}
+    options, groups = eval_set.options, eval_set.groups[inside]
+    scores: dict[str, Score | None] = {}
+    for metric, terms in outcome.terms.items():
+        part = RatioTerms(terms.numerators[inside], terms.denominators[inside])
+        scores[metric] = measure.ratio(part, groups, resamples=options.resamples, seed=options.seed)
+    positions = [position for position, row in enumerate(eval_set.ranked_rows) if inside[row]]
+    if positions:
+        scores |= _corpus_metrics(outcome, morphs, positions, eval_set)
+    return {metric: score for metric, score in scores.items() if score is not None}
 
 
-def _corpus(
-    outcome: _Outcome, words: Sequence[Sequence[str]], chosen: Sequence[int], eval_set: EvalSet
+def _corpus_metrics(
+    outcome: _Outcome, morphs: Sequence[Sequence[str]], positions: Sequence[int], eval_set: EvalSet
 ) -> dict[str, Score | None]:
-    """Metrics of the chosen replies taken together."""
-    replies = [outcome.replies[place] for place in chosen]
-    cut = [words[place] for place in chosen]
-    found: dict[str, Score | None] = {"unique": measure.unique(replies)}
-    found |= {"distinct_1": measure.distinct(cut, 1), "distinct_2": measure.distinct(cut, 2)}
+    """Metrics of a set of replies that are no mean over the replies; `positions` index the ranked rows."""
+    replies = [outcome.replies[position] for position in positions]
+    chosen = [morphs[position] for position in positions]
+    scores: dict[str, Score | None] = {"unique": measure.unique(replies)}
+    scores |= {"distinct_1": measure.distinct(chosen, 1), "distinct_2": measure.distinct(chosen, 2)}
     if not outcome.human:
-        found |= measure.overlap(replies, [eval_set.questions[place].answer for place in chosen])
-    if outcome.seconds and len(chosen) == len(eval_set.asked):
-        found |= measure.latency(outcome.seconds)  # of the whole only; a slice has too few
-    return found
+        scores |= measure.overlap(replies, [eval_set.ranked_pairs[position].answer for position in positions])
+    if outcome.seconds and len(positions) == len(eval_set.ranked_rows):
+        scores |= measure.latency(outcome.seconds)  # of all rows only: too few questions of a slice are timed
+    return scores
 
 
 def _samples(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], index: LexicalIndex) -> tuple[Sample, ...]:
-    pairs = eval_set.questions[: eval_set.options.samples]
+    pairs = eval_set.ranked_pairs[: eval_set.options.samples]
     evidence = index.nearest([pair.question for pair in pairs])
     seen = eval_set.slices.get("seen", np.zeros(len(eval_set.test), dtype=np.bool_))
     return tuple(
-        Sample(pair.question, pair.answer, bool(seen[row]), _said(outcomes, place), near[0])
-        for place, (row, pair, near) in enumerate(zip(eval_set.asked, pairs, evidence, strict=False))
+        Sample(pair.question, pair.answer, bool(seen[row]), _replies(outcomes, position), nearest[0])
+        for position, (row, pair, nearest) in enumerate(zip(eval_set.ranked_rows, pairs, evidence, strict=False))
     )
 
 
-def _said(outcomes: Mapping[str, _Outcome], place: int) -> dict[str, str]:
-    return {name: outcome.replies[place] for name, outcome in outcomes.items() if not outcome.human}
+def _replies(outcomes: Mapping[str, _Outcome], position: int) -> dict[str, str]:
+    return {name: outcome.replies[position] for name, outcome in outcomes.items() if not outcome.human}
 
 
 def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Sequence[int | str]) -> tuple[Row, ...]:
-    place = {row: i for i, row in enumerate(eval_set.asked)}
+    position = {row: i for i, row in enumerate(eval_set.ranked_rows)}
     seen = eval_set.slices.get("seen", np.zeros(len(eval_set.test), dtype=np.bool_))
     return tuple(
         Row(
@@ -250,7 +351,7 @@ def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Seque
             seen=bool(seen[row]),
             question=pair.question,
             answer=pair.answer,
-            replies=_said(outcomes, place[row]) if row in place else {},
+            replies=_replies(outcomes, position[row]) if row in position else {},
             shares={name: _shares(outcome, row) for name, outcome in outcomes.items()},
         )
         for row, pair in enumerate(eval_set.test)
@@ -259,7 +360,7 @@ def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Seque
 
 def _shares(outcome: _Outcome, row: int) -> dict[str, tuple[float, float]]:
     return {
-        metric: (float(tally.numerators[row]), float(tally.denominators[row]))
-        for metric, tally in outcome.tallies.items()
-        if tally.denominators[row] > 0
+        metric: (float(terms.numerators[row]), float(terms.denominators[row]))
+        for metric, terms in outcome.terms.items()
+        if terms.denominators[row] > 0
     }

@@ -1,6 +1,7 @@
-"""What people said when they saw two runs' answers without knowing whose they were: one JSON line each, kept at once.
+"""Blind human preferences between the answers of two runs, one JSON line each in `verdicts.jsonl`.
 
-A line that was being written when the machine stopped has no end; it is passed over, and goes when the next is added.
+A line is on the disk before the next question is shown. A last line without a newline was cut short by a crash: it is
+ignored, and removed when the next line is appended.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from daedap.files import add_line, storage
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """One judgement."""
+class Preference:
+    """One person's choice between two answers to one question."""
 
     time: str
     """UTC, ISO 8601."""
@@ -25,49 +26,49 @@ class Verdict:
     """Of the test row."""
     question: str
     answers: dict[str, str]
-    """Run → what it answered."""
+    """Run → its answer."""
     order: tuple[str, str]
     """The runs in the order in which their answers were shown."""
     winner: str | None
-    """The run whose answer is better; None: a tie."""
+    """The run with the better answer; None: a tie."""
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
-    """Verdicts on two runs."""
+class PreferenceCounts:
+    """Preferences between two runs, with a sign test."""
 
     first: int
-    """The first run's answer is better."""
+    """Wins of the first run."""
     second: int
     ties: int
     share: float | None
-    """How often the second run wins where somebody does, 0 to 1; None without such a verdict."""
+    """Wins of the second run ÷ wins of either, 0 to 1; None if there are only ties."""
     low: float | None
-    """Its exact 95 % interval (Clopper-Pearson)."""
+    """Exact 95 % interval of the share (Clopper-Pearson)."""
     high: float | None
     p: float | None
-    """Sign test, two-sided: how likely so uneven a result is if both are equally good."""
+    """Two-sided sign test of equal win rates."""
 
     @property
     def clear(self) -> bool:
-        """Whether one of them is clearly better."""
+        """Whether the interval excludes one half."""
         return self.low is not None and self.high is not None and not self.low <= 0.5 <= self.high
 
 
-def read(path: Path) -> list[Verdict]:
-    """All verdicts, oldest first. Raises RunError when the file has been damaged."""
+def read_preferences(path: Path) -> list[Preference]:
+    """All preferences, oldest first; none if the file does not exist. Raises RunError for a damaged line."""
     if not path.exists():
         return []
     with storage(path):
-        *lines, _unended = path.read_bytes().split(b"\n")
-    return [_parsed(path, number, line) for number, line in enumerate(lines, start=1)]
+        *lines, _unterminated = path.read_bytes().split(b"\n")
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 
-def _parsed(path: Path, number: int, line: bytes) -> Verdict:
+def _parse(path: Path, number: int, line: bytes) -> Preference:
     try:
         record: dict[str, Any] = json.loads(line)
         first, second = record["order"]
-        return Verdict(**{**record, "order": (first, second), "answers": dict(record["answers"])})
+        return Preference(**{**record, "order": (first, second), "answers": dict(record["answers"])})
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
             "{file}, line {line}: not a verdict ({error}).",
@@ -78,27 +79,28 @@ def _parsed(path: Path, number: int, line: bytes) -> Verdict:
         ) from error
 
 
-def add(path: Path, verdict: Verdict) -> None:
-    """Keep a verdict: it is on the disk when this returns. Several processes may add at once."""
-    add_line(path, asdict(verdict), lasting=True)
+def append_preference(path: Path, preference: Preference) -> None:
+    """Append to the file; it is on the disk when this returns. Several processes may append at once."""
+    add_line(path, asdict(preference), lasting=True)
 
 
-def on(verdicts: Iterable[Verdict], answers: dict[str, str], row: str) -> list[Verdict]:
-    """The verdicts on just these answers to this row; a run made anew under an old number may answer differently."""
-    return [verdict for verdict in verdicts if verdict.id == row and verdict.answers == answers]
+def on_answers(preferences: Iterable[Preference], answers: dict[str, str], row: str) -> list[Preference]:
+    """The preferences between exactly these answers to this test row.
+
+    A new run under an old number may answer differently; preferences on the old answers do not apply to it.
+    """
+    return [preference for preference in preferences if preference.id == row and preference.answers == answers]
 
 
-def count(verdicts: Iterable[Verdict], first: str, second: str) -> Count:
-    """How the verdicts fall."""
+def count_preferences(preferences: Iterable[Preference], first: str, second: str) -> PreferenceCounts:
+    """Wins, ties and the sign test of two runs."""
     from scipy.stats import binomtest  # half a second to import
 
-    winners = [verdict.winner for verdict in verdicts]
+    winners = [preference.winner for preference in preferences]
     wins = [winners.count(first), winners.count(second)]
     ties = len(winners) - sum(wins)
     if not sum(wins):
-        return Count(0, 0, ties, None, None, None, None)
+        return PreferenceCounts(0, 0, ties, None, None, None, None)
     test = binomtest(wins[1], sum(wins))
-    interval = test.proportion_ci(0.95, "exact")
-    return Count(
-        wins[0], wins[1], ties, wins[1] / sum(wins), float(interval.low), float(interval.high), float(test.pvalue)
-    )
+    low, high = test.proportion_ci(0.95, "exact")
+    return PreferenceCounts(wins[0], wins[1], ties, wins[1] / sum(wins), float(low), float(high), float(test.pvalue))

@@ -1,7 +1,8 @@
-"""Backward: which of 20 questions does a reply answer? Told by a judge that takes no part in answering.
+"""Reply-to-question retrieval: which of 20 questions does a reply answer, by a scorer that the bot does not use?
 
-A reply that would do after any question fits all of them equally: its question can't be found again.
-Measured choices: docs/EXPERIMENTS.md, "Finding the question from the reply".
+A reply that fits any question fits all 20 equally, and its question is not found. The scorer is a ridge regression from
+the morphemes of answers to the morphemes of questions. Measured choices: docs/EXPERIMENTS.md, "Finding the question
+from the reply".
 """
 
 from __future__ import annotations
@@ -24,143 +25,147 @@ if TYPE_CHECKING:
 
 Dense = NDArray[np.float32]
 PAIRS = 10_000
-"""At most so many pairs are learned from, those with the smallest ids: a larger file takes no longer to judge."""
+"""At most this many pairs are fitted, those with the smallest ids, so that larger files take no longer."""
 WORDS = 4096
-"""The most frequent morphemes of the questions, and as many of the answers."""
+"""Vocabulary: the most frequent morphemes of the questions, and as many of the answers."""
 RIDGE = 10.0
-"""Added to the diagonal of both covariances: what is rare is trusted less."""
-SHARED = 0.3
-"""Weight of the words that a reply and a question have in common."""
-_EVERYWHERE = ""
-"""Stands in every text beside its morphemes, so that none is without any."""
-_AT_ONCE = 500
-_NOTHING = 1e-6
-"""A guess shorter than this is rounding: all that spoke for it has been left out."""
+"""Added to the diagonal of both covariances, which shrinks the weight of rare morphemes."""
+OVERLAP_WEIGHT = 0.3
+"""Of the TF-IDF cosine of reply and question."""
+_BIAS = ""
+"""A pseudo-morpheme of every text, so that no text is without any."""
+_BATCH = 500
+_ZERO = 1e-6
+"""A vector shorter than this is rounding error: everything it was made of has been subtracted."""
 
 
 @dataclass(frozen=True)
-class Words:
-    """Texts that were cut into words, as TF-IDF vectors of length 1."""
+class TfidfWords:
+    """TF-IDF vectors of length 1 over morphemes."""
 
     model: Any
-    """scikit-learn's."""
+    """scikit-learn's TfidfVectorizer, fitted."""
 
     @classmethod
-    def fit(cls, texts: Sequence[Sequence[str]], most: int | None = None) -> Words:
-        """Learn the words, or the `most` frequent ones, and how rare they are."""
+    def fit(cls, texts: Sequence[Sequence[str]], max_words: int | None = None) -> TfidfWords:
+        """Fit vocabulary and IDF on texts that are lists of morphemes; None: all morphemes."""
         from sklearn.feature_extraction.text import TfidfVectorizer  # 1 s
 
-        return cls(TfidfVectorizer(analyzer=list, max_features=most, dtype=np.float32).fit(texts))
+        return cls(TfidfVectorizer(analyzer=list, max_features=max_words, dtype=np.float32).fit(texts))
 
     def vectors(self, texts: Sequence[Sequence[str]]) -> sparse.csr_array[np.float32]:
         """(texts, words)"""
-        found: sparse.csr_array[np.float32] = sparse.csr_array(self.model.transform(texts))
-        return found
+        vectors: sparse.csr_array[np.float32] = sparse.csr_array(self.model.transform(texts))
+        return vectors
 
 
 @dataclass(frozen=True)
 class ReplyToQuestionScorer:
-    """What is asked, as far as an answer tells it: a ridge regression from the words of answers to those of questions.
+    """Ridge regression from answer vectors to question vectors, compared with candidates in whitened question space.
 
-    It learns from the training pairs alone and has nothing in common with what chooses the replies: no language
-    model, no similarity between questions, no characters. Where a reply is a training answer (by comparison form),
-    it is judged as if the pairs with that answer had never been seen, in closed form. Otherwise a look-up would be
-    known by heart, not by what it says, and beat the people who wrote the answers.
+    It is fitted on the training pairs only and shares nothing with the systems it scores: no language model, no
+    question similarity, no character n-grams. If a reply is a training answer (by comparison form), its score is the
+    one of a regression fitted without the pairs of that answer (leave-one-out in closed form). Otherwise retrieval,
+    which repeats training answers verbatim, would beat the people who wrote the test answers.
 
-    What remains: a training answer in slightly other words is still half known, which favours those who copy; and a
-    reply that says nothing but its question again is nearly always found. So look at this score beside the others.
+    Two biases remain: a reworded training answer is still partly known, which favours retrieval; and a reply that only
+    repeats its question is nearly always found. Read this score together with the others.
     """
 
-    asked: Words
-    told: Words
-    both: Words
+    question_words: TfidfWords
+    answer_words: TfidfWords
+    all_words: TfidfWords
+    """Of questions and answers, for the overlap."""
     questions: sparse.csr_array[np.float32]
     """(pairs, words)"""
-    asked_factor: Dense
+    question_factor: Dense
     """(words, words): Cholesky factor of the covariance of the questions, ridge included."""
-    told_factor: Dense
+    answer_factor: Dense
     """The same of the answers."""
-    crossed: Dense
-    """(words of answers, words of questions): their cross-covariance."""
+    cross_covariance: Dense
+    """(words of answers, words of questions)"""
     rows: dict[str, list[int]]
     """Comparison form of an answer → its pairs."""
 
     @classmethod
     def fit(cls, train: Sequence[Pair]) -> ReplyToQuestionScorer:
-        """Learn from at least one pair; which ones, when there are many, does not depend on their order."""
+        """Fit on at least one pair; the result does not depend on the order of the pairs."""
         pairs = sorted(train, key=lambda pair: pair.id)[:PAIRS]
-        asked, told = (cut(texts) for texts in ([p.question for p in pairs], [p.answer for p in pairs]))
-        question_words, answer_words = Words.fit(asked, WORDS), Words.fit(told, WORDS)
-        questions, answers = question_words.vectors(asked), answer_words.vectors(told)
+        question_texts = split_morphemes(pair.question for pair in pairs)
+        answer_texts = split_morphemes(pair.answer for pair in pairs)
+        question_words, answer_words = TfidfWords.fit(question_texts, WORDS), TfidfWords.fit(answer_texts, WORDS)
+        questions, answers = question_words.vectors(question_texts), answer_words.vectors(answer_texts)
         rows = defaultdict[str, list[int]](list)
         for row, pair in enumerate(pairs):
             rows[comparison_form(pair.answer)].append(row)
         return cls(
-            asked=question_words,
-            told=answer_words,
-            both=Words.fit([*asked, *told]),
+            question_words=question_words,
+            answer_words=answer_words,
+            all_words=TfidfWords.fit([*question_texts, *answer_texts]),
             questions=questions,
-            asked_factor=_factor(questions),
-            told_factor=_factor(answers),
-            crossed=(answers.T @ questions).toarray(),
+            question_factor=_cholesky_of_covariance(questions),
+            answer_factor=_cholesky_of_covariance(answers),
+            cross_covariance=(answers.T @ questions).toarray(),
             rows=dict(rows),
         )
 
     def scores(self, replies: Sequence[str], questions: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """(replies, candidates): how well each candidate question goes before its reply; all lists equally long.
+        """(replies, candidates): how well each candidate question fits its reply; all lists have the same length.
 
-        The cosine of the question that the reply makes likely with the candidate, both in whitened words, plus 0.3
-        times the cosine of their TF-IDF vectors.
+        The cosine of predicted and candidate question in whitened space, plus 0.3 times the TF-IDF cosine of reply and
+        candidate.
         """
-        texts = list(dict.fromkeys(text for several in questions for text in several))
-        place = {text: column for column, text in enumerate(texts)}
-        columns = np.array([[place[text] for text in several] for several in questions])
-        asked = cut(texts)
-        white, plain = self._whitened(self.asked.vectors(asked).toarray().T), self.both.vectors(asked)
+        texts = list(dict.fromkeys(text for candidates in questions for text in candidates))
+        column_of = {text: column for column, text in enumerate(texts)}
+        columns = np.array([[column_of[text] for text in candidates] for candidates in questions])
+        candidate_texts = split_morphemes(texts)
+        whitened = self._whiten(self.question_words.vectors(candidate_texts).toarray().T)
+        plain = self.all_words.vectors(candidate_texts)
         scores = np.zeros(columns.shape)
-        for start in range(0, len(replies), _AT_ONCE):
-            part = slice(start, start + _AT_ONCE)
-            told = cut(replies[part])
-            alike = (self.both.vectors(told) @ plain.T).toarray()
-            fits = self._guesses(told, self._forget(replies[part])) @ white.T + SHARED * alike
-            scores[part] = np.take_along_axis(fits, columns[part], axis=1)
+        for start in range(0, len(replies), _BATCH):
+            batch = slice(start, start + _BATCH)
+            reply_texts = split_morphemes(replies[batch])
+            overlap = (self.all_words.vectors(reply_texts) @ plain.T).toarray()
+            predicted = self._predict(reply_texts, self._own_questions(replies[batch]))
+            fit = predicted @ whitened.T + OVERLAP_WEIGHT * overlap
+            scores[batch] = np.take_along_axis(fit, columns[batch], axis=1)
         return scores
 
-    def _guesses(self, told: Sequence[Sequence[str]], forgotten: sparse.csr_array[np.float32]) -> Dense:
-        """(replies, words): the question that each reply makes likely, whitened.
+    def _predict(self, replies: Sequence[Sequence[str]], own: sparse.csr_array[np.float32]) -> Dense:
+        """(replies, words): the whitened question vector predicted from each reply.
 
-        Leaving out the rows with a reply's own vector x changes its forecast by x'A⁻¹x times their questions (and by a
-        factor, which the cosine ignores).
+        Without the rows whose answer vector is x, the prediction changes by their leverage x'A⁻¹x times the sum of
+        their questions, `own` (and by a factor, which the cosine ignores).
         """
-        vectors = self.told.vectors(told).toarray().T
-        expected = self.crossed.T @ cho_solve((self.told_factor, True), vectors, check_finite=False)
-        lever = (solve_triangular(self.told_factor, vectors, lower=True, check_finite=False) ** 2).sum(axis=0)
-        return self._whitened(expected - forgotten.toarray().T * lever)
+        vectors = self.answer_words.vectors(replies).toarray().T
+        predicted = self.cross_covariance.T @ cho_solve((self.answer_factor, True), vectors, check_finite=False)
+        leverage = (solve_triangular(self.answer_factor, vectors, lower=True, check_finite=False) ** 2).sum(axis=0)
+        return self._whiten(predicted - own.toarray().T * leverage)
 
-    def _forget(self, replies: Sequence[str]) -> sparse.csr_array[np.float32]:
-        """(replies, words): the sum of the training questions that have just this answer."""
-        known = [self.rows.get(comparison_form(reply), []) for reply in replies]
-        columns = np.array([row for rows in known for row in rows], dtype=np.int64)
-        ends = np.cumsum([0, *map(len, known)])
-        chosen = sparse.csr_array(
+    def _own_questions(self, replies: Sequence[str]) -> sparse.csr_array[np.float32]:
+        """(replies, words): the sum of the training questions whose answer equals the reply."""
+        rows = [self.rows.get(comparison_form(reply), []) for reply in replies]
+        columns = np.array([row for group in rows for row in group], dtype=np.int64)
+        ends = np.cumsum([0, *map(len, rows)])
+        selection = sparse.csr_array(
             (np.ones(len(columns), dtype=np.float32), columns, ends), shape=(len(replies), self.questions.shape[0])
         )
-        return chosen @ self.questions
+        return selection @ self.questions
 
-    def _whitened(self, questions: Dense) -> Dense:
-        """(words, texts) → (texts, words), each of length 1, or 0 where nothing is left of it."""
-        white = solve_triangular(self.asked_factor, questions, lower=True, check_finite=False).T
+    def _whiten(self, questions: Dense) -> Dense:
+        """(words, texts) → (texts, words), each of length 1, or 0 where the vector is zero."""
+        white = solve_triangular(self.question_factor, questions, lower=True, check_finite=False).T
         length = np.linalg.norm(white, axis=1, keepdims=True)
-        unit: Dense = np.divide(white, length, out=np.zeros_like(white), where=length > _NOTHING)
+        unit: Dense = np.divide(white, length, out=np.zeros_like(white), where=length > _ZERO)
         return unit
 
 
-def cut(texts: Iterable[str]) -> list[list[str]]:
-    """The words of each text: its morphemes, and one that every text has."""
-    return [[*(f"{one.form}/{one.tag}" for one in found), _EVERYWHERE] for found in analyse(texts)]
+def split_morphemes(texts: Iterable[str]) -> list[list[str]]:
+    """The morphemes of each text, `form/tag`, and the bias."""
+    return [[*(f"{token.form}/{token.tag}" for token in tokens), _BIAS] for tokens in analyse(texts)]
 
 
-def _factor(vectors: sparse.csr_array[np.float32]) -> Dense:
+def _cholesky_of_covariance(vectors: sparse.csr_array[np.float32]) -> Dense:
     covariance = (vectors.T @ vectors).toarray()
     covariance[np.diag_indices_from(covariance)] += RIDGE
     factor: Dense = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)

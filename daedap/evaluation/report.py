@@ -1,13 +1,7 @@
-"""Curves as numbers: what a template needs to draw one as SVG.
+"""The report: a run as one HTML page without scripts or network access, charts as inline SVG.
 
-Our own, as no dependency draws: matplotlib would bring 60 MB and colours of its own, while lines that are styled by the
-page follow it from light to dark, and their text is text.
-
-The parts of a report, as plain values for its template.
-
-Pages of HTML that need nothing else: no network, no script.
-
-A run as one page of HTML.
+Python lays the curves out in pixels, the templates draw them. No plotting library: matplotlib would add 60 MB and fixed
+colours, while inline SVG follows the page from light to dark, and its text stays text.
 """
 
 from __future__ import annotations
@@ -25,36 +19,45 @@ from daedap.config import ModelOptions, TrainOptions
 from daedap.data.findings import KINDS
 from daedap.data.reader import ReadOptions
 from daedap.data.split import SplitOptions
-from daedap.evaluation.diagnose import healthy
-from daedap.evaluation.metrics import Score
-from daedap.evaluation.run_record import Finding, RunRecord, choose
-from daedap.evaluation.tables import cell, duration, metrics_shown, slice_name, system_name
+from daedap.evaluation.diagnose import Finding, healthy
+from daedap.evaluation.run_record import RunRecord
+from daedap.evaluation.tables import (
+    format_duration,
+    format_score,
+    metric_formats,
+    score_rows,
+    slice_name,
+    system_name,
+)
 from daedap.i18n import speaks_korean, translate
 from daedap.runs import Json
 
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 30
-_POINTS = 300
-"""Of a line at most: more can't be seen, and a long run would make a heavy page."""
-_LOG = 30
-"""Times the smallest value: from there on, a linear scale would show nothing but the largest."""
+"""Size of a chart and its margins, in pixels."""
+_MAX_POINTS = 300
+"""Of a curve: more can't be seen, and a long run would make a large page."""
+_LOG_RATIO = 30
+"""Largest ÷ smallest value from which a linear scale would show only the largest."""
+REPORT_MARKER = "<!-- daedap report -->"
+"""First line of every report; a file without it is never overwritten."""
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A curve to draw."""
+    """A curve in data coordinates."""
 
     name: str
     points: Sequence[Point]
     dotted: bool = False
-    """Show each point."""
+    """Draw a dot with its value at each point."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """A mark on an axis."""
+    """A labelled position on an axis."""
 
     at: float
     """Pixels."""
@@ -69,7 +72,7 @@ class Curve:
     path: str
     """The `d` of an SVG path."""
     dots: tuple[tuple[float, float, str], ...]
-    """Place and what stands there."""
+    """x, y and the label of each dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,25 +85,24 @@ class Chart:
     up: tuple[Tick, ...]
 
 
-def draw(title: str, series: Sequence[Series], *, wide: bool = False) -> Chart | None:
-    """Lay curves out on common axes; None when there are no points, or none is a number.
+def make_chart(title: str, series: Sequence[Series], *, wide: bool = False) -> Chart | None:
+    """Lay curves out on common axes; None without a finite point.
 
-    `wide`: the scale may be logarithmic, where values are positive and lie far apart.
+    `wide`: the y axis may be logarithmic, and is if the values are positive and span a factor of more than 30.
     """
-    thinned = [(one, _thinned([point for point in one.points if math.isfinite(point[1])])) for one in series]
-    points = [point for _, several in thinned for point in several]
-    if not points:
+    sampled = [(one, _downsample([point for point in one.points if math.isfinite(point[1])])) for one in series]
+    steps, values = ([point[axis] for _, points in sampled for point in points] for axis in (0, 1))
+    if not steps:
         return None
-    steps, values = [x for x, _ in points], [y for _, y in points]
-    logarithmic = wide and 0 < min(values) < max(values) / _LOG
-    marks = _decades(min(values), max(values)) if logarithmic else _round_marks(min(0.0, *values), max(values))
+    logarithmic = wide and 0 < min(values) < max(values) / _LOG_RATIO
+    ticks = _decades(min(values), max(values)) if logarithmic else _round_ticks(min(0.0, *values), max(values))
     x = _scale(0.0, max(steps), LEFT, WIDTH - RIGHT)
-    y = _scale(marks[0], marks[-1], HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
+    y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
     return Chart(
         title,
-        tuple(_curve(one, several, x, y) for one, several in thinned if several),
-        tuple(Tick(x(step), f"{step:,.0f}") for step in _round_marks(0.0, max(steps)) if step <= max(steps)),
-        tuple(Tick(y(mark), f"{mark:g}") for mark in marks),
+        tuple(_curve(one, points, x, y) for one, points in sampled if points),
+        tuple(Tick(x(step), f"{step:,.0f}") for step in _round_ticks(0.0, max(steps)) if step <= max(steps)),
+        tuple(Tick(y(value), f"{value:g}") for value in ticks),
     )
 
 
@@ -111,9 +113,9 @@ def _curve(series: Series, points: Sequence[Point], x: Callable[[float], float],
     return Curve(series.name, path, tuple((*place, f"{value:.3f}") for place, (_, value) in labelled))
 
 
-def _thinned(points: Sequence[Point]) -> list[Point]:
-    """Neighbours put together at their mean."""
-    size = math.ceil(len(points) / _POINTS) or 1
+def _downsample(points: Sequence[Point]) -> list[Point]:
+    """At most 300 points: means of neighbours."""
+    size = math.ceil(len(points) / _MAX_POINTS) or 1
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     return [(fmean(x for x, _ in group), fmean(y for _, y in group)) for group in groups]
 
@@ -128,11 +130,11 @@ def _scale(low: float, high: float, start: float, end: float, *, logarithmic: bo
     return place
 
 
-def _round_marks(low: float, high: float) -> list[float]:
-    """About five marks at 1, 2 or 5 times a power of ten, from below `low` to above `high`."""
-    rough = ((high - low) or abs(high) or 1.0) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+def _round_ticks(low: float, high: float) -> list[float]:
+    """About five ticks at 1, 2 or 5 times a power of ten, from below `low` to above `high`."""
+    spacing = ((high - low) or abs(high) or 1.0) / 4
+    power = 10.0 ** math.floor(math.log10(spacing))
+    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= spacing * 0.999)
     return [round(n * step, 12) for n in range(math.floor(low / step), math.ceil(high / step - 1e-9) + 1)]
 
 
@@ -159,20 +161,20 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A part of the run and what it took."""
+    """A stage of the run and its duration."""
 
     name: str
     seconds: float
     rate: float | None
-    """Rows a second; None when nothing was done."""
+    """Rows per second; None if nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A score on a line from 0 to 100 %."""
+    """A score on a scale from 0 to 100 %."""
 
     name: str
-    told: str
+    text: str
     value: float
     low: float
     high: float
@@ -195,61 +197,58 @@ class Option:
     name: str
     value: str
     changed: bool
-    """Whether it is not the default."""
+    """Whether it differs from the default."""
 
 
 def tiles(record: RunRecord) -> list[Tile]:
-    """What one looks at first."""
-    lines = {line.metric: line for line in metrics_shown(record.candidates)}
+    """The headline metrics, of the bot if it has them, and the total time."""
+    formats = {line.metric: line for line in metric_formats(record.candidates)}
     shown = []
     for metric in ("hits_at_1", "question_gain", "bpc"):
-        for system in ("bot", "model"):  # what answers comes first; only the model has probabilities
+        for system in ("bot", "model"):  # only the model has probabilities
             if score := record.score(system, metric):
-                value, _, interval = cell(lines[metric], score).partition(" ")
-                shown.append(Tile(lines[metric].heading, value, f"{interval} {system_name(system)}".strip()))
+                value, _, interval = format_score(formats[metric], score).partition(" ")
+                shown.append(Tile(formats[metric].heading, value, f"{interval} {system_name(system)}".strip()))
                 break
-    total = sum(record.manifest["seconds"].values())
-    return [
-        *shown,
-        Tile(translate("time"), duration(total), translate("{rows:,} rows", rows=record.manifest["rows"]["train"])),
-    ]
+    total, rows = sum(record.manifest["seconds"].values()), record.manifest["rows"]["train"]
+    return [*shown, Tile(translate("time"), format_duration(total), translate("{rows:,} rows", rows=rows))]
 
 
 def outcome(record: RunRecord) -> list[tuple[str, str, str]]:
-    """What, as planned, as it was."""
+    """Rows of a table: name, plan, result."""
     plan, manifest, training = record.plan, record.manifest, record.training
     seconds, weights = manifest["seconds"], manifest["parameters"]
     best = training["best_epoch"] if record.dev else training["epochs"]
-    kept = "{epochs} (kept: the average up to {best})" if record.averaged else "{epochs} (best: {best})"
-    happened = translate(kept, epochs=training["epochs"], best=best)
+    template = "{epochs} (kept: the average up to {best})" if record.averaged else "{epochs} (best: {best})"
+    epochs = translate(template, epochs=training["epochs"], best=best)
     depth = translate("top {layers} of {blocks}", layers=plan["layers"], blocks=plan["blocks"])
     trained = translate("{trained:,} of {total:,} weights", trained=weights["trained"], total=weights["total"])
-    everything = duration(plan["seconds"] + plan["scoring"])
+    total = format_duration(plan["seconds"] + plan["scoring"])
     if plan["budget"]:
-        everything = translate("{time} (budget: {budget})", time=everything, budget=duration(plan["budget"]))
+        total = translate("{time} (budget: {budget})", time=total, budget=format_duration(plan["budget"]))
     return [
         (translate("rows"), f"{round(plan['fraction'] * plan['rows']):,}", f"{manifest['rows']['train']:,}"),
-        (translate("epochs"), str(plan["epochs"]), happened),
+        (translate("epochs"), str(plan["epochs"]), epochs),
         (translate("layers"), depth, trained),
-        (translate("learning"), duration(plan["seconds"]), duration(seconds["train"])),
+        (translate("learning"), format_duration(plan["seconds"]), format_duration(seconds["train"])),
         (
             translate("scores"),
-            duration(plan["scoring"]),
-            duration(sum(seconds[part] for part in ("engine", "index", "evaluate"))),
+            format_duration(plan["scoring"]),
+            format_duration(sum(seconds[part] for part in ("engine", "index", "evaluate"))),
         ),
-        (translate("in all"), everything, duration(sum(seconds.values()))),
+        (translate("in all"), total, format_duration(sum(seconds.values()))),
     ]
 
 
 def phases(record: RunRecord) -> list[Phase]:
-    """Preparation (the base's loading included), training, evaluation."""
+    """Preparation (loading the base included), training, evaluation."""
     data, training, seconds = record.manifest["data"], record.training, record.manifest["seconds"]
     batch = record.train_options["per_device_train_batch_size"] * record.manifest["machine"]["processes"]
-    learned = min(record.manifest["rows"]["train"] * training["epochs"], training["steps"] * batch)
-    scored = data["test"] if record.scores else 0
-    done = [(translate("preparation"), "prepare", data["rows"]), (translate("training"), "train", learned)]
-    done.append((translate("evaluation"), "evaluate", scored))
-    return [Phase(name, seconds[key], _rate(rows, seconds[key])) for name, key, rows in done]
+    trained = min(record.manifest["rows"]["train"] * training["epochs"], training["steps"] * batch)
+    evaluated = data["test"] if record.scores else 0
+    stages = [(translate("preparation"), "prepare", data["rows"]), (translate("training"), "train", trained)]
+    stages.append((translate("evaluation"), "evaluate", evaluated))
+    return [Phase(name, seconds[key], _rate(rows, seconds[key])) for name, key, rows in stages]
 
 
 def _rate(rows: int, seconds: float) -> float | None:
@@ -257,35 +256,34 @@ def _rate(rows: int, seconds: float) -> float | None:
 
 
 def charts(record: RunRecord) -> list[Chart]:
-    """The curves of the log."""
+    """Loss, learning rate, gradient norm and speed over the steps."""
     train = record.train
     loss = [
         Series(translate("training"), [(window.step, window.loss) for window in train]),
-        Series("dev", [(watch.step, watch.loss) for watch in record.dev], dotted=True),
-        Series(translate("average"), [(watch.step, watch.loss) for watch in record.average], dotted=True),
+        Series("dev", [(dev.step, dev.loss) for dev in record.dev], dotted=True),
+        Series(translate("average"), [(dev.step, dev.loss) for dev in record.average], dotted=True),
     ]
     rate = [Series(translate("learning rate"), [(window.step, window.learning_rate) for window in train])]
     norm = [Series(translate("gradient norm"), [(window.step, window.grad_norm) for window in train])]
     speed = [Series(translate("rows a second"), [(window.step, window.samples_per_second) for window in train])]
-    drawn = [
-        draw(translate("Loss (nats per token)"), loss),
-        draw(translate("Learning rate"), rate),
-        draw(translate("Gradient norm"), norm, wide=True),
-        draw(translate("Rows a second"), speed),
+    made = [
+        make_chart(translate("Loss (nats per token)"), loss),
+        make_chart(translate("Learning rate"), rate),
+        make_chart(translate("Gradient norm"), norm, wide=True),
+        make_chart(translate("Rows a second"), speed),
     ]
-    return [chart for chart in drawn if chart]
+    return [chart for chart in made if chart]
 
 
 def bars(record: RunRecord) -> list[Bar]:
-    """The right answer in first place: every system on one line."""
-    line = next(line for line in metrics_shown(record.candidates) if line.metric == "hits_at_1")
-    found = {system: record.score(system, "hits_at_1") for system in _systems(record)}
-    return [_bar(system_name(system), cell(line, score), score) for system, score in found.items() if score]
-
-
-def _bar(name: str, told: str, score: Score) -> Bar:
-    low, high = (score.value if end is None else end for end in (score.low, score.high))
-    return Bar(name, told, 100 * score.value, 100 * low, 100 * high)
+    """Hits@1 of every system."""
+    line = next(line for line in metric_formats(record.candidates) if line.metric == "hits_at_1")
+    scores = {system: record.score(system, "hits_at_1") for system in _systems(record)}
+    return [
+        Bar(system_name(system), format_score(line, score), 100 * score.value, 100 * score.lower, 100 * score.upper)
+        for system, score in scores.items()
+        if score
+    ]
 
 
 def blocks(record: RunRecord) -> list[Block]:
@@ -296,26 +294,21 @@ def blocks(record: RunRecord) -> list[Block]:
 
 def _block(record: RunRecord, name: str) -> Block:
     systems = {system: record.scores[system].get(name, {}) for system in _systems(record)}
-    rows = []
-    for line in metrics_shown(record.candidates):
-        if any(line.metric in found for found in systems.values()):
-            guess = record.chance.get(line.metric)
-            told = "" if guess is None else f"{guess * line.scale:.{line.digits}f}"
-            rows.append((line.heading, *(cell(line, found.get(line.metric)) for found in systems.values()), told))
-    return Block(slice_name(name, systems), tuple(map(system_name, systems)), tuple(rows))
+    rows = score_rows(systems, record.chance, record.candidates)
+    return Block(slice_name(name, systems), tuple(map(system_name, systems)), tuple(map(tuple, rows)))
 
 
 def _systems(record: RunRecord) -> list[str]:
-    """What answers first, each next to the parent's."""
+    """The bot first, each system next to the parent's."""
     order = ("bot", "parent_bot", "model", "parent", "base", "retrieval", "human")
     return [system for system in order if system in record.scores]
 
 
 def doctor(record: RunRecord) -> list[dict[str, Any]]:
-    """The data doctor's findings, told in the reader's language."""
+    """The data doctor's findings in the user's language."""
     actions = {"dropped": translate("dropped"), "repaired": translate("repaired"), "kept": translate("kept")}
     return [
-        {**finding, "told": translate(KINDS[finding["kind"]].told), "action": actions[finding["action"]]}
+        {**finding, "description": translate(KINDS[finding["kind"]].description), "action": actions[finding["action"]]}
         for finding in record.doctor["findings"]
     ]
 
@@ -328,29 +321,76 @@ def options(record: RunRecord) -> dict[str, list[Option]]:
         "splitting": translate("split"),
         "layout": translate("file"),
     }
-    return {told: _group(record.settings[group], _DEFAULTS[group]) for group, told in names.items()}
+    return {name: _group(record.settings[group], _DEFAULTS[group]) for group, name in names.items()}
 
 
-def _group(told: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
-    found = [
-        Option("--" + name.replace("_", "-"), _value(name, value), value != defaults.get(name))
-        for name, value in told.items()
+def _group(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
+    options = [
+        Option("--" + name.replace("_", "-"), _format_value(name, value), value != defaults.get(name))
+        for name, value in settings.items()
     ]
-    return sorted(found, key=lambda option: not option.changed)
+    return sorted(options, key=lambda option: not option.changed)
 
 
-def _value(name: str, value: object) -> str:
+def _format_value(name: str, value: object) -> str:
     if isinstance(value, float):
-        return duration(value) if name == "budget" else f"{value:g}"
+        return format_duration(value) if name == "budget" else f"{value:g}"
     return "–" if value is None else str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRow:
+    """One test row of the report."""
+
+    row: Json
+    """A line of `evaluation/rows.jsonl`."""
+    likeness: float
+    """chrF of the reply and the gold answer, 0 to 100."""
+    place: float | None
+    """Rank of the gold answer among the candidates, from 1; ties at mean rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Test rows of the report."""
+
+    good: tuple[SampleRow, ...]
+    """The most similar to the gold answer first."""
+    bad: tuple[SampleRow, ...]
+    """The least similar first."""
+
+
+def choose_samples(rows: Sequence[Json], count: int = 8) -> Samples:
+    """The `count` rows with the best and the worst replies by chrF, then by rank; no row is in both."""
+    ordered = sorted(map(_sample_row, filter(_reply_system, rows)), key=_quality, reverse=True)
+    count = min(count, len(ordered) // 2) if len(ordered) > 1 else len(ordered)
+    return Samples(tuple(ordered[:count]), tuple(reversed(ordered[count:][-count:])))
+
+
+def _reply_system(row: Json) -> str | None:
+    """The bot, or the model if it was evaluated alone."""
+    return next((name for name in ("bot", "model") if name in row["replies"]), None)
+
+
+def _sample_row(row: Json) -> SampleRow:
+    import sacrebleu  # a second to import
+
+    system = _reply_system(row) or ""
+    likeness = sacrebleu.sentence_chrf(row["replies"][system], [row["answer"]]).score
+    reciprocal = row["shares"][system].get("mrr", [0, 1])[0]
+    return SampleRow(row, float(likeness), 1 / reciprocal if reciprocal else None)
+
+
+def _quality(sample: SampleRow) -> tuple[float, float]:
+    return sample.likeness, -(sample.place or 0.0)
 
 
 _HERE = Path(__file__).parent
 _FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
 
 
-def render(template: Path, **shown: Any) -> str:
-    """A template that extends `page.html.jinja`, in the user's language. Anybody's text may be shown: it is escaped."""
+def render(template: Path, **values: Any) -> str:
+    """Render a template that extends `page.html.jinja`, in the user's language; all values are escaped."""
     environment = Environment(
         loader=FileSystemLoader([template.parent, _HERE]),
         autoescape=True,
@@ -359,20 +399,20 @@ def render(template: Path, **shown: Any) -> str:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        translate=translate, duration=duration, language="ko" if speaks_korean() else "en", frame=_FRAME, **shown
+        translate=translate,
+        format_duration=format_duration,
+        language="ko" if speaks_korean() else "en",
+        frame=_FRAME,
+        **values,
     )
     return environment.get_template(template.name).render()
 
 
-MARK = "<!-- daedap report -->"
-"""Stands in every report, so that no other file is ever replaced by one."""
-
-
-def page(record: RunRecord, findings: Sequence[Finding]) -> str:
-    """The report, in the user's language."""
+def report_page(record: RunRecord, findings: Sequence[Finding]) -> str:
+    """The report as HTML, in the user's language."""
     return render(
         Path(__file__).with_name("report.html.jinja"),
-        mark=MARK,
+        marker=REPORT_MARKER,
         record=record,
         findings=findings,
         healthy=healthy(),
@@ -382,7 +422,7 @@ def page(record: RunRecord, findings: Sequence[Finding]) -> str:
         charts=charts(record),
         bars=bars(record),
         blocks=blocks(record),
-        samples=choose(record.rows),
+        samples=choose_samples(record.rows),
         doctor=doctor(record),
         options=options(record),
     )

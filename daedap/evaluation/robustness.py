@@ -1,6 +1,7 @@
-"""The same questions as other people might type them: what a bot loses by a slip, a missing space, another ending.
+"""Robustness of a bot: Hits@1 on perturbed test questions, and exact-answer accuracy on paraphrases of known questions.
 
-Known questions in other words: how often is the reply exactly a right answer?
+Perturbations are typos, spacing, particles, speech level and laughter (`daedap.korean.perturb`). Paraphrases come from
+a CSV file of questions with their right answers.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import numpy as np
 
 from daedap.data.clean import excerpt
 from daedap.data.encoding import detect, open_text
-from daedap.data.reader import refuse_unreadable
+from daedap.data.inputs import refuse_unreadable
 from daedap.data.tables import Record, records
 from daedap.errors import DataError
 from daedap.evaluation.metrics import FloatArray, RatioTerms, Score, gold_ranks, ranking, ratio
-from daedap.evaluation.tables import Line, align, cell
+from daedap.evaluation.tables import MetricFormat, align_columns, format_score
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
@@ -27,136 +28,137 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daedap.evaluation.testset import EvalSet, ScorableBot
-    from daedap.types import Pair, Reply
+    from daedap.types import Reply
+
+SEPARATOR = "|"
+"""Between several right answers."""
+_PERCENT = MetricFormat("", "", 100)
 
 
 @dataclass(frozen=True, slots=True)
-class Effect:
-    """What one kind of disturbance does to a bot, over the rows whose question it changes; None: there are none."""
+class PerturbationEffect:
+    """The effect of one kind of perturbation on the rows whose question it changes; scores are None without rows."""
 
     kind: str
     rows: int
-    """So many questions were changed."""
+    """Number of questions that were changed."""
     clean: Score | None
-    """Hits@1 on these rows as they stand in the test."""
+    """Hits@1 of these rows with their original question."""
     disturbed: Score | None
-    """Hits@1 on the changed questions."""
+    """Hits@1 with the perturbed question."""
     difference: Score | None
-    """Disturbed less clean, with its paired interval by bootstrap over components."""
+    """Perturbed minus clean, with its paired interval by bootstrap over components."""
     same_reply: Score | None
-    """Share of the replies that stay the same, by comparison form."""
+    """Share of replies that stay the same, by comparison form."""
 
 
-def disturbed(
+def measure_robustness(
     bot: ScorableBot, eval_set: EvalSet, kinds: Mapping[str, Callable[[str, random.Random], str]]
-) -> list[Effect]:
-    """Ask the exam's questions as they are and disturbed in each of the `kinds`.
+) -> list[PerturbationEffect]:
+    """Evaluate the bot on the ranked pairs as they are and with each kind of perturbation; candidates stay the same.
 
-    A kind's function is given a question and its dice, which hang on the pair's id and the kind alone; it may return
-    the question as it is. The candidates are the exam's own.
+    A perturbation takes a question and a generator seeded by the pair's id and the kind; it may return the question
+    unchanged.
     """
-    clean = _ask(bot, eval_set, range(len(eval_set.asked)), eval_set.questions)
+    clean = _evaluate(bot, eval_set, range(len(eval_set.ranked_rows)), eval_set.ranked_pairs)
     return [_effect(kind, bot, eval_set, clean, perturb) for kind, perturb in kinds.items()]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What a bot made of some of the exam's questions; both (asked,), and meaningless where it was not asked."""
+class _BotResult:
+    """A bot on some of the ranked rows; both (ranked rows,), undefined in the other rows."""
 
     hits: FloatArray
     replies: list[str]
+    """Comparison forms."""
 
 
-def _ask(bot: ScorableBot, eval_set: EvalSet, places: Sequence[int], questions: Sequence[Pair]) -> _Asked:
-    hits, replies = np.zeros(len(eval_set.asked)), [""] * len(eval_set.asked)
+def _evaluate(bot: ScorableBot, eval_set: EvalSet, positions: Sequence[int], questions: Sequence[Pair]) -> _BotResult:
+    hits, replies = np.zeros(len(eval_set.ranked_rows)), [""] * len(eval_set.ranked_rows)
     if questions:
-        ranks = gold_ranks(bot.preferences(questions, [eval_set.candidates[place] for place in places]))
-        hits[list(places)] = ranking(ranks)["hits_at_1"].numerators
-        for place, reply in zip(places, bot.answers(questions), strict=True):
-            replies[place] = comparison_form(reply.text)
-    return _Asked(hits, replies)
+        ranks = gold_ranks(bot.preferences(questions, [eval_set.candidates[position] for position in positions]))
+        hits[list(positions)] = ranking(ranks)["hits_at_1"].numerators
+        for position, reply in zip(positions, bot.answers(questions), strict=True):
+            replies[position] = comparison_form(reply.text)
+    return _BotResult(hits, replies)
 
 
 def _effect(
-    kind: str, bot: ScorableBot, eval_set: EvalSet, clean: _Asked, perturb: Callable[[str, random.Random], str]
-) -> Effect:
-    asked = eval_set.questions
-    typed = [replace(pair, question=perturb(pair.question, random.Random(f"{pair.id} {kind}"))) for pair in asked]
-    places = [place for place, pair in enumerate(asked) if typed[place].question != pair.question]
-    found = _ask(bot, eval_set, places, [typed[place] for place in places])
-    same = np.array([mine == other for mine, other in zip(clean.replies, found.replies, strict=True)])
-    values = (clean.hits, found.hits, found.hits - clean.hits, same.astype(np.float64))
-    return Effect(kind, len(places), *(_score(value, places, eval_set) for value in values))
+    kind: str, bot: ScorableBot, eval_set: EvalSet, clean: _BotResult, perturb: Callable[[str, random.Random], str]
+) -> PerturbationEffect:
+    pairs = eval_set.ranked_pairs
+    perturbed = [replace(pair, question=perturb(pair.question, random.Random(f"{pair.id} {kind}"))) for pair in pairs]
+    positions = [position for position, pair in enumerate(pairs) if perturbed[position].question != pair.question]
+    result = _evaluate(bot, eval_set, positions, [perturbed[position] for position in positions])
+    same = np.array([before == after for before, after in zip(clean.replies, result.replies, strict=True)])
+    values = (clean.hits, result.hits, result.hits - clean.hits, same.astype(np.float64))
+    return PerturbationEffect(kind, len(positions), *(_score(value, positions, eval_set) for value in values))
 
 
-def _score(values: FloatArray, places: Sequence[int], eval_set: EvalSet) -> Score | None:
-    chosen = list(places)
-    groups = eval_set.groups[[eval_set.asked[place] for place in chosen]]
-    tally = RatioTerms(values[chosen], np.ones(len(chosen)))
-    return ratio(tally, groups, resamples=eval_set.options.resamples, seed=eval_set.options.seed)
+def _score(values: FloatArray, positions: Sequence[int], eval_set: EvalSet) -> Score | None:
+    groups = eval_set.groups[[eval_set.ranked_rows[position] for position in positions]]
+    terms = RatioTerms(values[list(positions)], np.ones(len(positions)))
+    return ratio(terms, groups, resamples=eval_set.options.resamples, seed=eval_set.options.seed)
 
 
-def to_json(effects: Sequence[Effect]) -> dict[str, Any]:
-    """Kind → its scores."""
+def robustness_json(effects: Sequence[PerturbationEffect]) -> dict[str, Any]:
+    """Kind → its number of rows and its scores."""
     return {
         effect.kind: {name: value for name, value in asdict(effect).items() if name != "kind"} for effect in effects
     }
 
 
-def lines(effects: Sequence[Effect], candidates: int) -> list[str]:
-    """A table with a row for each kind."""
-    heads = [
-        translate("disturbed questions"),
-        translate("rows"),
-        translate("right of {count}, first (%)", count=candidates),
-    ]
-    heads += [translate("disturbed (%)"), translate("difference"), translate("same reply (%)")]
-    return align([heads, *(_cells(effect) for effect in effects)])
-
-
-def _cells(effect: Effect) -> list[str]:
-    line = Line("", "", 100)
-    scores = (effect.clean, effect.disturbed, effect.difference, effect.same_reply)
-    return [_kind(effect.kind), f"{effect.rows:,}", *(cell(line, score) for score in scores)]
-
-
-def _kind(name: str) -> str:
-    known = {
-        "typo": translate("typing slips"),
+def robustness_table(effects: Sequence[PerturbationEffect], candidates: int) -> list[str]:
+    """A table with one row for each kind."""
+    kinds = {
+        "typo": translate("typos"),
         "spacing": translate("spaces"),
         "particles": translate("particles left out"),
-    }
-    known |= {
         "polite": translate("politely"),
         "casual": translate("casually"),
         "laughter": translate("laughter or tears"),
     }
-    return known.get(name, name)
-
-
-SEVERAL = "|"
-"""Between several right answers."""
+    heads = [
+        translate("disturbed questions"),
+        translate("rows"),
+        translate("right of {count}, first (%)", count=candidates),
+        translate("disturbed (%)"),
+        translate("difference"),
+        translate("same reply (%)"),
+    ]
+    rows = [
+        [
+            kinds.get(effect.kind, effect.kind),
+            f"{effect.rows:,}",
+            *(
+                format_score(_PERCENT, score)
+                for score in (effect.clean, effect.disturbed, effect.difference, effect.same_reply)
+            ),
+        ]
+        for effect in effects
+    ]
+    return align_columns([heads, *rows])
 
 
 @dataclass(frozen=True, slots=True)
 class Paraphrase:
-    """A question, and every answer that is right."""
+    """A question, and every answer that counts as right."""
 
     question: str
     answers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Paraphrased:
-    """What a bot replied to paraphrases."""
+class ParaphraseResult:
+    """A bot's replies to paraphrases."""
 
     right: Score
-    """Share of the replies that are a right answer, by comparison form; the interval by bootstrap over answers."""
+    """Share of replies that are exactly a right answer, by comparison form; bootstrap over answers."""
     replies: tuple[tuple[Reply, bool], ...]
-    """Each with whether it is right."""
+    """Each reply, and whether it is right."""
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object."""
+        """The score and every reply as a JSON object."""
         rows = [
             {"question": reply.question, "answer": reply.text, "source": reply.source, "right": right}
             for reply, right in self.replies
@@ -164,17 +166,15 @@ class Paraphrased:
         return {"right": asdict(self.right), "replies": rows}
 
     def lines(self) -> list[str]:
-        """For a terminal."""
-        told = cell(Line("right", "", 100), self.right)
-        return [
-            translate("Paraphrases answered exactly right (%): {score} (n={count:,})", score=told, count=self.right.n)
-        ]
+        """The score as a line for a terminal."""
+        template = "Paraphrases answered exactly right (%): {score} (n={count:,})"
+        return [translate(template, score=format_score(_PERCENT, self.right), count=self.right.n)]
 
 
 def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[Paraphrase]:
-    """Read a CSV with the columns `question`, and `answers` or `answer_ids`, with `|` between several of a row.
+    """Read a CSV with the columns `question`, and `answers` or `answer_ids`, with `|` between several in a row.
 
-    `known` are the pairs that ids may name. Raises DataError when the file can't be read, or a row of it can't.
+    `known` are the pairs that ids may refer to. Raises DataError if the file or one of its rows can't be read.
     """
     refuse_unreadable(file)
     with open_text(file, detect(file)) as text:
@@ -190,27 +190,30 @@ def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[Paraphrase]:
         )
     if len(rows) == 1:
         raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=file)
-    answers = {pair.id: pair.answer for pair in known} if column == "answer_ids" else None
-    told = [(row, _told(row, names, column, file)) for row in rows[1:]]
-    return [one if answers is None else _named(one, answers, row, file) for row, one in told]
+    answer_of = {pair.id: pair.answer for pair in known} if column == "answer_ids" else None
+    parsed = [(row, _parse_row(row, names, column, file)) for row in rows[1:]]
+    return [
+        paraphrase if answer_of is None else _resolve_ids(paraphrase, answer_of, row, file)
+        for row, paraphrase in parsed
+    ]
 
 
-def answer_paraphrases(bot: ScorableBot, paraphrases: Sequence[Paraphrase]) -> Paraphrased:
-    """Ask all of them (at least one) and count the right replies; paraphrases of one answer stand or fall together."""
+def score_paraphrases(bot: ScorableBot, paraphrases: Sequence[Paraphrase]) -> ParaphraseResult:
+    """Ask at least one paraphrase and count the right replies; paraphrases of one answer are one bootstrap group."""
     replies = bot.answers([Pair(paraphrase.question, "") for paraphrase in paraphrases])
     forms = [{comparison_form(answer) for answer in paraphrase.answers} for paraphrase in paraphrases]
     right = [comparison_form(reply.text) in known for reply, known in zip(replies, forms, strict=True)]
     _, groups = np.unique([min(known) for known in forms], return_inverse=True)
     score = ratio(RatioTerms(np.array(right, dtype=np.float64), np.ones(len(right))), groups.astype(np.int64))
     assert score, "no paraphrases"
-    return Paraphrased(score, tuple(zip(replies, right, strict=True)))
+    return ParaphraseResult(score, tuple(zip(replies, right, strict=True)))
 
 
-def _told(row: Record, names: Sequence[str], column: str, file: Path) -> Paraphrase:
-    """A row with what stands in its column of answers or ids."""
+def _parse_row(row: Record, names: Sequence[str], column: str, file: Path) -> Paraphrase:
+    """The question and the parts of its column of answers or ids."""
     fields = dict(zip(names, row.fields, strict=True)) if row.fields and len(row.fields) == len(names) else {}
     question = fields.get("question", "").strip()
-    parts = [part.strip() for part in fields.get(column, "").split(SEVERAL)]
+    parts = [part.strip() for part in fields.get(column, "").split(SEPARATOR)]
     if not question or not all(parts):
         raise DataError(
             "{file}, line {line}: no question with its right answers, but: {value}",
@@ -222,10 +225,10 @@ def _told(row: Record, names: Sequence[str], column: str, file: Path) -> Paraphr
     return Paraphrase(question, tuple(parts))
 
 
-def _named(paraphrase: Paraphrase, known: Mapping[str, str], row: Record, file: Path) -> Paraphrase:
-    """The answers that the ids stand for."""
+def _resolve_ids(paraphrase: Paraphrase, answer_of: Mapping[str, str], row: Record, file: Path) -> Paraphrase:
+    """The paraphrase with pair ids replaced by these pairs' answers."""
     for name in paraphrase.answers:
-        if name not in known:
+        if name not in answer_of:
             raise DataError(
                 "{file}, line {line}: no pair has the id {value}.",
                 "Use a run that was trained on the pairs it means, or write the answers themselves: column answers.",
@@ -233,4 +236,4 @@ def _named(paraphrase: Paraphrase, known: Mapping[str, str], row: Record, file: 
                 line=row.line,
                 value=excerpt(name),
             )
-    return replace(paraphrase, answers=tuple(known[name] for name in paraphrase.answers))
+    return replace(paraphrase, answers=tuple(answer_of[name] for name in paraphrase.answers))

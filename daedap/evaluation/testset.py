@@ -1,11 +1,7 @@
-"""What the judge asks of a system under test; whoever answers to the calls of one of these can be judged.
+"""The evaluation set: which test rows are scored, against which candidates, in which slices.
 
-What each test pair is compared with: 19 wrong answers, 19 wrong questions, and another question.
-
-All of it hangs on the pair's own id and on which texts the test set holds, never on row order, seed or settings: two
-runs that are judged on the same pairs face the same choices.
-
-What every system under test is asked: the same questions, candidates and slices.
+Every choice is drawn from the pair's own id and the set of test texts, never from row order, seed or settings, so that
+two runs evaluated on the same pairs get the same candidates. The protocols of what can be evaluated are here as well.
 """
 
 from __future__ import annotations
@@ -22,70 +18,74 @@ from daedap.korean.text import comparison_form
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from daedap.types import Generation, Pair, Reply
 
+CANDIDATES = 20
+"""Size of a candidate list: the gold text and 19 distractors."""
+LABELS = 10
+"""This many of the most frequent labels get a slice of their own."""
+
 
 class ScorableModel(Protocol):
-    """A model: it speaks for itself, and knows how likely an answer is."""
+    """A language model: it generates, and assigns a probability to any answer."""
 
     def log2_probability(self, pairs: Sequence[Pair], /) -> NDArray[np.float64]:
-        """(pairs, 2): log2 p summed over the answer's tokens and its end, and how many tokens these are."""
+        """(pairs, 2): log2 p summed over the tokens of the answer and its EOS, and the number of these tokens."""
         ...
 
     def reply(self, pairs: Sequence[Pair], /) -> Sequence[Generation]:
-        """One greedy reply to each pair's question and the turns before it; the answers are not looked at."""
+        """One greedy reply to each pair's question and history; the pairs' answers are not read."""
         ...
 
 
 class ScorableBot(Protocol):
-    """A bot: it answers by whatever means, and prefers one answer to another."""
+    """A bot: it replies by any means, and ranks candidate answers."""
 
     def answers(self, pairs: Sequence[Pair], /) -> Sequence[Reply]:
-        """One reply to each pair's question and the turns before it, as a user would get it."""
+        """One reply to each pair's question and history, as a user would get it."""
         ...
 
     def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]], /) -> NDArray[np.float64]:
-        """(pairs, candidates): how well each candidate answers its question, more is better.
+        """(pairs, candidates): a score of each candidate as the answer, higher is better.
 
-        All lists of candidates are equally long.
+        All lists of candidates have the same length.
         """
         ...
 
 
-CANDIDATES = 20
-
-
 def candidates(test: Sequence[Pair]) -> list[tuple[str, ...]]:
-    """For each pair its own answer first, then 19 other answers of the test set, no two of one comparison form.
+    """For each pair its gold answer first, then 19 answers of other pairs, no two of the same comparison form.
 
-    All lists are equally long: 20, or as many as the test set has different answers.
+    All lists have the same length: 20, or the number of distinct answers if that is smaller.
     """
-    return _offered(test, [pair.answer for pair in test])
+    return _with_distractors(test, [pair.answer for pair in test])
 
 
 def candidate_questions(test: Sequence[Pair]) -> list[tuple[str, ...]]:
-    """The same the other way round: for each pair its own question first, then 19 others, of whatever label."""
-    return _offered(test, [pair.question for pair in test])
+    """For each pair its own question first, then 19 questions of other pairs, of any label."""
+    return _with_distractors(test, [pair.question for pair in test])
 
 
 def other_questions(test: Sequence[Pair]) -> list[str | None]:
-    """For each pair another question of the same label, of another label only if there is none, else None."""
-    everywhere = list(_by_form(pair.question for pair in test).items())
-    asked: defaultdict[str, list[str]] = defaultdict(list)
+    """For each pair another question: of the same label if there is one, else of any label, else None."""
+    all_questions = list(_by_form(pair.question for pair in test).items())
+    by_label: defaultdict[str, list[str]] = defaultdict(list)
     for pair in test:
-        asked[pair.label].append(pair.question)
-    inside = {label: list(_by_form(questions).items()) for label, questions in asked.items()}
-    return [_another(pair, inside[pair.label]) or _another(pair, everywhere) for pair in test]
+        by_label[pair.label].append(pair.question)
+    same_label = {label: list(_by_form(questions).items()) for label, questions in by_label.items()}
+    return [_another(pair, same_label[pair.label]) or _another(pair, all_questions) for pair in test]
 
 
-def _offered(test: Sequence[Pair], texts: Sequence[str]) -> list[tuple[str, ...]]:
-    """For each pair its own one of the `texts` first, then others of them."""
+def _with_distractors(test: Sequence[Pair], texts: Sequence[str]) -> list[tuple[str, ...]]:
+    """For each pair its own text first, then distractors drawn from `texts`."""
     pool = _by_form(texts)
     forms = list(pool)
-    return [(text, *(pool[form] for form in _wrong(pair, text, forms))) for pair, text in zip(test, texts, strict=True)]
+    return [
+        (text, *(pool[form] for form in _draw_distractors(pair, text, forms)))
+        for pair, text in zip(test, texts, strict=True)
+    ]
 
 
 def _by_form(texts: Iterable[str]) -> dict[str, str]:
@@ -94,26 +94,22 @@ def _by_form(texts: Iterable[str]) -> dict[str, str]:
     return dict(sorted(chosen.items()))
 
 
-def _wrong(pair: Pair, text: str, forms: Sequence[str]) -> list[str]:
+def _draw_distractors(pair: Pair, text: str, forms: Sequence[str]) -> list[str]:
     own = comparison_form(text)
-    # One more than needed is drawn, in case the right one is among them.
-    drawn = [forms[i] for i in _rng(pair).permutation(len(forms))[:CANDIDATES]]
-    return [form for form in drawn if form != own][: CANDIDATES - 1]
+    # One more than needed, in case the gold text is among them.
+    sample = [forms[i] for i in _rng(pair).permutation(len(forms))[:CANDIDATES]]
+    return [form for form in sample if form != own][: CANDIDATES - 1]
 
 
 def _another(pair: Pair, questions: Sequence[tuple[str, str]]) -> str | None:
     own = comparison_form(pair.question)
-    drawn = [questions[i] for i in _rng(pair).permutation(len(questions))[:2]]
-    return next((question for form, question in drawn if form != own), None)
+    sample = [questions[i] for i in _rng(pair).permutation(len(questions))[:2]]
+    return next((question for form, question in sample if form != own), None)
 
 
 def _rng(pair: Pair) -> np.random.RandomState:
-    """The pair's own random numbers; of numpy's generators only this one promises the same numbers in all versions."""
+    """Seeded by the pair's id. RandomState is the only generator of numpy with a stream that is frozen for good."""
     return np.random.RandomState(int(pair.id[:8], 16))
-
-
-LABELS = 10
-"""So many of the most frequent labels are scored apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,86 +117,87 @@ class EvalSettings:
     """How much is measured."""
 
     rows: int = 500
-    """At most so many pairs are ranked and replied to; the same ones in every run."""
-    likelihoods: int | None = None
-    """At most so many pairs count for bits per character and question gain, the first of them those that are ranked;
+    """At most this many pairs are ranked and replied to; the same ones in every run."""
+    likelihood_rows: int | None = None
+    """At most this many pairs count for bits per character and question gain, those that are ranked among them first;
     None: all."""
     resamples: int = 1000
     seed: int = 0
-    """Of the bootstrap alone."""
+    """Of the bootstrap only."""
     samples: int = 20
-    timed: int = 20
-    """So many questions are asked one by one, for the latency."""
-    timed_models: bool = True
-    """Of the language models by themselves, too, which takes seconds where a model has no engine."""
+    timed_questions: int = 20
+    """This many questions are sent one by one to measure latency."""
+    time_models: bool = True
+    """Measure the latency of the language models too; that takes seconds for a model without an engine."""
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """What every system is asked."""
+    """The test pairs, and what every evaluated system gets to answer, score and rank."""
 
     test: tuple[Pair, ...]
     groups: NDArray[np.int64]
-    """(pairs,): component numbers."""
-    asked: tuple[int, ...]
-    """Rows that are ranked and replied to, in the order of their ids."""
-    scored: tuple[int, ...]
-    """Rows whose answers' likelihood is taken, in the order of the test pairs."""
+    """(pairs,): number of each pair's component."""
+    ranked_rows: tuple[int, ...]
+    """Rows that are ranked and replied to, ordered by pair id."""
+    likelihood_rows: tuple[int, ...]
+    """Rows whose answer likelihood is measured, in the order of the test pairs."""
     candidates: tuple[tuple[str, ...], ...]
-    """Of each asked row, its own answer first."""
+    """(ranked rows, candidates): the gold answer first."""
     candidate_questions: tuple[tuple[str, ...], ...]
-    """Of each asked row, its own question first."""
-    others: tuple[str | None, ...]
-    """Of each row, another question."""
+    """(ranked rows, candidates): the row's own question first."""
+    other_questions: tuple[str | None, ...]
+    """(pairs,): another question for the question gain."""
     frequent: frozenset[str]
+    """Comparison forms of the most frequent training answers."""
     slices: Mapping[str, NDArray[np.bool_]]
     """Name → (pairs,)."""
     options: EvalSettings
 
     @property
-    def questions(self) -> list[Pair]:
-        """The asked pairs."""
-        return [self.test[row] for row in self.asked]
+    def ranked_pairs(self) -> list[Pair]:
+        """The pairs of `ranked_rows`."""
+        return [self.test[row] for row in self.ranked_rows]
 
     @property
     def has_other_question(self) -> list[int]:
-        """The scored rows that have another question."""
-        return [row for row in self.scored if self.others[row] is not None]
+        """The likelihood rows that have another question."""
+        return [row for row in self.likelihood_rows if self.other_questions[row] is not None]
 
     @property
     def other_question_pairs(self) -> list[Pair]:
-        """Their pairs with the other question in the place of their own."""
-        return [replace(self.test[row], question=str(self.others[row])) for row in self.has_other_question]
+        """The pairs of `has_other_question` with their question replaced by the other one."""
+        return [replace(self.test[row], question=str(self.other_questions[row])) for row in self.has_other_question]
 
-    def marked(self, rows: Sequence[int]) -> NDArray[np.bool_]:
+    def mask(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """(pairs,): true in these rows."""
-        marked = np.zeros(len(self.test), np.bool_)
-        marked[list(rows)] = True
-        return marked
+        mask = np.zeros(len(self.test), np.bool_)
+        mask[list(rows)] = True
+        return mask
 
     def scatter(self, values: FloatArray, empty: float, rows: Sequence[int] | None = None) -> FloatArray:
-        """(asked,) → (pairs,), `empty` where nothing was asked; or of other rows than the asked ones."""
-        whole = np.full(len(self.test), empty)
-        whole[list(self.asked if rows is None else rows)] = values
-        return whole
+        """(rows,) → (pairs,), with `empty` in all other rows; `rows` defaults to the ranked rows."""
+        scattered = np.full(len(self.test), empty)
+        scattered[list(self.ranked_rows if rows is None else rows)] = values
+        return scattered
 
 
 def make_eval_set(
     test: Sequence[Pair], components: Sequence[int | str], train: Sequence[Pair], options: EvalSettings
 ) -> EvalSet:
-    """Choose the rows, candidates and slices; none of it depends on the order of the rows."""
+    """Choose rows, candidates and slices; none of it depends on the order of the test pairs."""
     _, groups = np.unique([str(component) for component in components], return_inverse=True)
     by_id = sorted(range(len(test)), key=lambda row: test[row].id)
-    asked = by_id[: options.rows]
-    offered, questions = candidates(test), candidate_questions(test)
+    ranked = by_id[: options.rows]
+    answers, questions = candidates(test), candidate_questions(test)
     return EvalSet(
         test=tuple(test),
         groups=groups.astype(np.int64),
-        asked=tuple(asked),
-        scored=tuple(sorted(by_id[: options.likelihoods])),
-        candidates=tuple(offered[row] for row in asked),
-        candidate_questions=tuple(questions[row] for row in asked),
-        others=tuple(other_questions(test)),
+        ranked_rows=tuple(ranked),
+        likelihood_rows=tuple(sorted(by_id[: options.likelihood_rows])),
+        candidates=tuple(answers[row] for row in ranked),
+        candidate_questions=tuple(questions[row] for row in ranked),
+        other_questions=tuple(other_questions(test)),
         frequent=frequent_answers([pair.answer for pair in train]),
         slices=_slices(test, train),
         options=options,

@@ -1,7 +1,4 @@
-"""What a study came to: its trials, the best one beside the defaults, and what mattered.
-
-A study as one page of HTML.
-"""
+"""The result of a study: its trials, the best one compared with the defaults, option importance, and the HTML page."""
 
 from __future__ import annotations
 
@@ -15,29 +12,27 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from daedap.evaluation.report import Chart, Series, draw, render
+from daedap.evaluation.report import Chart, Series, make_chart, render
 from daedap.i18n import translate
-from daedap.tuning.objective import Rows, difference
-from daedap.tuning.space import Value, option, options
-from daedap.tuning.study import default_of, finished
+from daedap.tuning.objective import DevRows, objective_difference
+from daedap.tuning.space import Value, as_flag, as_flags
+from daedap.tuning.study import default_trial, finished_trials
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from optuna import Study
     from optuna.trial import FrozenTrial
 
     from daedap.runs import Json, Run
 
 Verdict = Literal["better", "unclear", "defaults"]
-WORSE = 1.02
-"""BPC in relation to the defaults', from which on a trial is not chosen, whatever its gain."""
-_TELLING = 6
-"""Finished trials from which on it is said what mattered."""
+MAX_BPC_RATIO = 1.02
+"""A trial with a BPC above this multiple of the defaults' BPC is not chosen, whatever its score."""
+_MIN_TRIALS = 6
+"""Finished trials from which on the importance of options is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TrialResult:
     """One trial."""
 
     number: int
@@ -45,7 +40,7 @@ class Tried:
     """complete, pruned, fail, running or waiting."""
     settings: Mapping[str, Value]
     score: float | None
-    """On the choosing half; of a pruned trial, on the first of its rows, as it stood when it was stopped."""
+    """On the selection rows; of a pruned trial, on the pruning rows after its last epoch."""
     bpc: float | None
     gain: float | None
     seconds: float
@@ -53,8 +48,8 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Against:
-    """Score less the score of the defaults, on the comparing half: below 0, it is better."""
+class VersusDefaults:
+    """Score minus the score of the defaults on the comparison rows, with its 95 % interval; below 0 is better."""
 
     value: float
     low: float
@@ -63,91 +58,95 @@ class Against:
 
     @property
     def verdict(self) -> Verdict:
-        """What may be said of it."""
+        """better: the whole interval is below 0; defaults: the value is not below 0."""
         if self.value >= 0:
             return "defaults"
         return "better" if self.high < 0 else "unclear"
 
     def line(self) -> str:
-        """In words."""
+        """The comparison as a line of text."""
         verdicts = {
             "better": translate("better than the defaults"),
             "unclear": translate("no clear difference from the defaults"),
             "defaults": translate("not better than the defaults"),
         }
-        told = "{verdict}: {value:+.3f} [{low:+.3f}, {high:+.3f}] bits, on {rows} other dev rows"
-        return translate(told, **{**asdict(self), "verdict": verdicts[self.verdict]})
+        template = "{verdict}: {value:+.3f} [{low:+.3f}, {high:+.3f}] bits, on {rows} other dev rows"
+        return translate(template, **{**asdict(self), "verdict": verdicts[self.verdict]})
 
 
 @dataclass(frozen=True)
-class Found:
-    """Everything that a study has found so far."""
+class SearchResult:
+    """All trials of a study so far."""
 
     study: str
     fraction: float
-    """Of the rows that a trial learns."""
+    """Share of the training rows that a trial trains on."""
     rows: int
-    """That a trial learns."""
+    """Number of these rows."""
     epochs: int | None
-    """How often; None: as searched."""
-    trials: tuple[Tried, ...]
-    best: Tried
-    default: Tried
-    against: Against
+    """Epochs of every trial; None: searched or set by the user."""
+    trials: tuple[TrialResult, ...]
+    best: TrialResult
+    default: TrialResult
+    against: VersusDefaults
+    """The best trial."""
     importance: Mapping[str, float]
-    """Option → its share of what the best trials have in common (PED-ANOVA); empty when there are too few trials."""
-    chosen: Tried
-    """The best trial, or the defaults where it is not better on the other dev rows."""
+    """Option → share of the importance (PED-ANOVA); empty with too few trials."""
+    chosen: TrialResult
+    """The best trial, or the defaults if it is not better on the comparison rows."""
 
     def to_json(self) -> Json:
-        """A JSON object."""
+        """All fields and the verdict as a JSON object."""
         return {**asdict(self), "verdict": self.against.verdict}
 
     def lines(self) -> list[str]:
-        """For a terminal."""
-        told = "Study {study}: {trials} trials ({finished} finished, {pruned} stopped early, {failed} failed or killed)"
-        lines = [translate(told, study=self.study, trials=len(self.trials), **self.counts), self.scale_line()]
-        told = "Best, trial {number}: score {score:.3f} (defaults {default:.3f}; lower is better)  {options}"
-        best = {"number": self.best.number, "score": self.best.score, "default": self.default.score}
-        lines += [translate(told, **best, options=options(self.best.settings)), self.against.line()]
+        """A summary for a terminal."""
+        head = "Study {study}: {trials} trials ({finished} finished, {pruned} stopped early, {failed} failed or killed)"
+        best = "Best, trial {number}: score {score:.3f} (defaults {default:.3f}; lower is better)  {options}"
+        scores = {"number": self.best.number, "score": self.best.score, "default": self.default.score}
+        lines = [
+            translate(head, study=self.study, trials=len(self.trials), **self.counts),
+            self.size_line(),
+            translate(best, **scores, options=as_flags(self.best.settings)),
+            self.against.line(),
+        ]
         if self.importance:
-            shares = (f"{option(name, '').strip()} {share:.0%}" for name, share in self.importance.items())
+            shares = (f"{as_flag(name, '').strip()} {share:.0%}" for name, share in self.importance.items())
             lines.append(translate("What mattered: {shares}", shares=", ".join(shares)))
         return lines
 
     @property
     def counts(self) -> dict[str, int]:
-        """Trials by how they ended."""
-        states = Counter(one.state for one in self.trials)
+        """Number of finished, pruned and failed trials."""
+        states = Counter(trial.state for trial in self.trials)
         return {"finished": states["complete"], "pruned": states["pruned"], "failed": states["fail"]}
 
-    def scale_line(self) -> str:
-        """What a trial was."""
+    def size_line(self) -> str:
+        """Rows and epochs of a trial as a line of text."""
         if self.epochs is None:
-            return translate(
-                "Each trial learned {rows:,} rows ({fraction:.0%}).", rows=self.rows, fraction=self.fraction
-            )
-        told = "Each trial learned {rows:,} rows ({fraction:.0%}), {epochs} times: for more there was no time."
-        return translate(told, rows=self.rows, fraction=self.fraction, epochs=self.epochs)
+            template = "Each trial learned {rows:,} rows ({fraction:.0%})."
+            return translate(template, rows=self.rows, fraction=self.fraction)
+        template = "Each trial learned {rows:,} rows ({fraction:.0%}), {epochs} times: for more there was no time."
+        return translate(template, rows=self.rows, fraction=self.fraction, epochs=self.epochs)
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """What a search came to."""
+class TuneResult:
+    """What `daedap tune` returns."""
 
-    found: Found
+    search: SearchResult
     page: Path
     seconds: float
-    """Of this sitting."""
-    whole: Against | None
-    """The run against a whole training with the defaults, where there was time for one."""
+    """Of this call."""
+    whole: VersusDefaults | None
+    """The final run compared with a full training with the defaults, if there was time for one."""
     run: Run | None
     """Trained with the best settings; None with `--no-finish`."""
 
     def to_json(self) -> Json:
-        """A JSON object."""
+        """The search, the page and the run as a JSON object."""
         return {
-            **self.found.to_json(),
+            **self.search.to_json(),
             "page": str(self.page),
             "seconds": round(self.seconds, 1),
             "whole": self.whole and {**asdict(self.whole), "verdict": self.whole.verdict},
@@ -155,48 +154,47 @@ class Tuned:
         }
 
     def lines(self) -> list[str]:
-        """For a terminal."""
-        lines = [*self.found.lines(), str(self.page)]
+        """A summary for a terminal."""
+        lines = [*self.search.lines(), str(self.page)]
         if self.whole:
             lines.append(translate("Whole trainings:") + " " + self.whole.line())
         if self.run:
-            told = "Run {number} was trained with the settings of trial {trial}."
-            lines.append(translate(told, number=self.run.number, trial=self.found.chosen.number))
+            template = "Run {number} was trained with the settings of trial {trial}."
+            lines.append(translate(template, number=self.run.number, trial=self.search.chosen.number))
         return lines
 
 
-def found_by(study: Study, rows: int, comparing: Rows) -> Found:
-    """What the study says. Its defaults are finished."""
-    default = default_of(study)
-    assert default is not None, "a search ends only after its defaults"
-    limit = WORSE * default.user_attrs["bpc"]
-    fluent = [trial for trial in finished(study) if trial.user_attrs["bpc"] <= limit]
-    best = min(fluent, key=lambda trial: (trial.value, trial.number))
-    compared = against(best.user_attrs["bits"], default.user_attrs["bits"], comparing)
-    chosen = default if compared.verdict == "defaults" else best
-    return Found(
+def search_result(study: Study, rows: int, comparison: DevRows) -> SearchResult:
+    """Read the study, of which the default trial is finished. `rows`: training rows of a trial."""
+    default = default_trial(study)
+    assert default is not None, "a search ends only after its default trial"
+    limit = MAX_BPC_RATIO * default.user_attrs["bpc"]
+    eligible = [trial for trial in finished_trials(study) if trial.user_attrs["bpc"] <= limit]
+    best = min(eligible, key=lambda trial: (trial.value, trial.number))
+    compared = versus_defaults(best.user_attrs["bits"], default.user_attrs["bits"], comparison)
+    return SearchResult(
         study=study.study_name,
         fraction=study.user_attrs["scale"]["fraction"],
         rows=rows,
         epochs=study.user_attrs["scale"]["epochs"],
-        trials=tuple(map(_tried, study.trials)),
-        best=_tried(best),
-        default=_tried(default),
+        trials=tuple(map(_trial_result, study.trials)),
+        best=_trial_result(best),
+        default=_trial_result(default),
         against=compared,
         importance=_importance(study),
-        chosen=_tried(chosen),
+        chosen=_trial_result(default if compared.verdict == "defaults" else best),
     )
 
 
-def against(bits: Sequence[float], others: Sequence[float], comparing: Rows) -> Against:
-    """Two models by their bits on the comparing half, the second one trained with the defaults."""
-    value, interval = difference(np.array(bits), np.array(others), comparing)
-    return Against(value, interval.low, interval.high, len(bits))
+def versus_defaults(bits: Sequence[float], default_bits: Sequence[float], comparison: DevRows) -> VersusDefaults:
+    """Compare two models by the bits of each comparison row."""
+    value, interval = objective_difference(np.array(bits), np.array(default_bits), comparison)
+    return VersusDefaults(value, interval.low, interval.high, len(bits))
 
 
-def _tried(trial: FrozenTrial) -> Tried:
+def _trial_result(trial: FrozenTrial) -> TrialResult:
     attributes = trial.user_attrs
-    return Tried(
+    return TrialResult(
         number=trial.number,
         state=trial.state.name.lower(),
         settings=dict(trial.params),
@@ -211,48 +209,45 @@ def _tried(trial: FrozenTrial) -> Tried:
 def _importance(study: Study) -> dict[str, float]:
     import optuna
 
-    if len(finished(study)) < _TELLING:
+    if len(finished_trials(study)) < _MIN_TRIALS:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its evaluators are experiments
+        warnings.simplefilter("ignore")  # optuna marks its importance evaluators as experimental
         try:
             return dict(optuna.importance.get_param_importances(study))
-        except (RuntimeError, ValueError):  # all trials alike
+        except (RuntimeError, ValueError):  # all trials have the same score
             return {}
 
 
-def page(found: Found, whole: Against | None, run: int | None) -> str:
-    """The page, in the user's language. `run`: the number of the run; `whole`: it against one with the defaults."""
-    return render(
-        Path(__file__).with_name("tune.html.jinja"),
-        option=option,
-        options=options,
-        found=found,
-        whole=whole,
-        run=run,
-        chart=_history(found),
-        states=_states(),
-    )
-
-
-def _states() -> dict[str, str]:
-    return {
+def study_page(search: SearchResult, whole: VersusDefaults | None, run: int | None) -> str:
+    """The study as an HTML page in the user's language; `run`: number of the final run, `whole`: its comparison."""
+    states = {
         "complete": translate("run to its end"),
         "pruned": translate("stopped early"),
         "fail": translate("failed or killed"),
         "running": translate("running"),
         "waiting": translate("waiting"),
     }
+    return render(
+        Path(__file__).with_name("tune.html.jinja"),
+        as_flag=as_flag,
+        as_flags=as_flags,
+        search=search,
+        whole=whole,
+        run=run,
+        chart=_history(search),
+        states=states,
+    )
 
 
-def _history(found: Found) -> Chart | None:
-    """How far every trial that ran to its end is from the defaults, and the best one so far."""
-    usual = found.default.score or 0.0
-    ended = ((one.number, one.score) for one in found.trials if one.state == "complete")
-    apart = [(float(number), score - usual) for number, score in ended if score is not None]
-    best, so_far = math.inf, []
-    for number, value in apart:
+def _history(search: SearchResult) -> Chart | None:
+    """Score minus the defaults' score of each finished trial, and the running minimum."""
+    default = search.default.score or 0.0
+    finished = ((trial.number, trial.score) for trial in search.trials if trial.state == "complete")
+    differences = [(float(number), score - default) for number, score in finished if score is not None]
+    best, best_so_far = math.inf, []
+    for number, value in differences:
         best = min(best, value)
-        so_far.append((number, best))
-    told = [Series(translate("best so far"), so_far), Series(translate("trial"), apart, dotted=True)]
-    return draw(translate("Score less that of the defaults (below 0 is better)"), told)
+        best_so_far.append((number, best))
+    series = [Series(translate("best so far"), best_so_far), Series(translate("trial"), differences, dotted=True)]
+    return make_chart(translate("Score less that of the defaults (below 0 is better)"), series)

@@ -1,8 +1,7 @@
-"""Where studies are kept: a SQLite file in the study's folder, or a database that many machines share.
+"""A study: its database, and the search that runs in it.
 
-The search: trials by TPE, those that fall behind the median stopped early, until the time or their number is up.
-
-What is searched for: the rows, the space around what was told, the study; and the search itself.
+Trials and their scores are kept by Optuna in a SQLite file or in a database that many machines share. The search draws
+trials by TPE and prunes those behind the median (Akiba et al. 2019), until its time or the number of trials is used up.
 """
 
 from __future__ import annotations
@@ -20,13 +19,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daedap.config import ModelOptions, TrainOptions
 from daedap.errors import SettingsError, StorageError
 from daedap.files import storage
 from daedap.i18n import translate
 from daedap.runs import Json
-from daedap.tuning.objective import Marks, Rows, mark
-from daedap.tuning.space import SearchSpace, options
+from daedap.tuning.objective import DevRows, ObjectiveTerms, measure_objective
+from daedap.tuning.space import SearchSpace, Value, as_flags
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -36,51 +34,56 @@ if TYPE_CHECKING:
     from daedap.config import ModelOptions, TrainOptions
     from daedap.model.language_model import TorchModel
 
-_BEAT, _GRACE = 3, 15
-"""Seconds between signs of life of a trial, and after how many without one it counts as killed."""
+_log = logging.getLogger("daedap")
+_HEARTBEAT, _GRACE_PERIOD = 3, 15
+"""Seconds between heartbeats of a running trial, and without one until it counts as killed."""
 _RETRIES = 3
+"""Of a killed trial."""
+_RANDOM_TRIALS = 8
+"""Trials drawn at random before TPE starts."""
 _POSTGRES = re.compile(r"^postgres(ql)?://")
 
 
-def need_optuna() -> None:
-    """Raise SettingsError where the search's libraries are not installed."""
+def require_optuna() -> None:
+    """Raise SettingsError if Optuna is not installed."""
     if not find_spec("optuna"):
         raise SettingsError("daedap tune needs Optuna, which is not installed.", "Install it: pip install daedap[tune]")
 
 
 @contextmanager
-def open_study(url: str | None, folder: Path, name: str, asked: Json, scale: Json) -> Iterator[Study]:
-    """The study of this name, made with `asked` and `scale` where there is none yet; its heart beats while trials run.
+def open_study(url: str | None, folder: Path, name: str, signature: Json, trial_size: Json) -> Iterator[Study]:
+    """The study of this name in the database `url` (None: a SQLite file in `folder`), created if there is none.
 
-    A study knows what was asked of it: raises SettingsError when it was something else, and StorageError when the
-    database can't be reached, at any time.
+    `signature` identifies file, base and options, `trial_size` the rows and epochs of a trial; both are stored when the
+    study is created. Raises SettingsError if the stored signature is another one, and StorageError if the database
+    fails at any time within the block.
     """
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with connected(url or f"sqlite:///{folder / 'study.db'}") as there:
-        study = _joined(there, name, asked, scale)
-        _refuse_another(study.user_attrs["asked"], asked, name)
+    with open_storage(url or f"sqlite:///{folder / 'study.db'}") as database:
+        study = _create_or_load(database, name, signature, trial_size)
+        _check_signature(study.user_attrs["asked"], signature, name)
         yield study
 
 
 @contextmanager
-def connected(url: str) -> Iterator[RDBStorage]:
+def open_storage(url: str) -> Iterator[RDBStorage]:
     """Optuna's storage in a database. Raises SettingsError and StorageError."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with _told(url):
-        there = _connect(_with_driver(url))
+    with _translate_database_errors(url):
+        database = _connect(_with_driver(url))
         try:
-            yield there
+            yield database
         finally:
-            there.remove_session()
-            there.engine.dispose()
+            database.remove_session()
+            database.engine.dispose()
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
-    """Tell a database that is not there, or no longer, in one clear line (StorageError)."""
+def _translate_database_errors(url: str) -> Iterator[None]:
+    """Raise StorageError for an unreachable or failing database."""
     import sqlalchemy as sql
     from optuna.exceptions import StorageInternalError
 
@@ -97,7 +100,7 @@ def _told(url: str) -> Iterator[None]:
 
 
 def _with_driver(url: str) -> str:
-    """With the driver that daedap brings, where none is named. Raises SettingsError when it isn't installed."""
+    """The URL with the PostgreSQL driver psycopg if it names none. Raises SettingsError if that is not installed."""
     if _POSTGRES.match(url):
         if not find_spec("psycopg"):
             raise SettingsError(
@@ -118,17 +121,17 @@ def _connect(url: str) -> RDBStorage:
     from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
     from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    engine_kwargs = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # signs of life are one, since 2021
+        warnings.simplefilter("ignore", ExperimentalWarning)  # heartbeats are experimental since 2021
         retry = RetryHeartbeatStaleTrialCallback(max_retry=_RETRIES)
         for attempt in range(5):
             try:
                 return RDBStorage(
                     url,
-                    engine_kwargs=patience,
-                    heartbeat_interval=_BEAT,
-                    grace_period=_GRACE,
+                    engine_kwargs=engine_kwargs,
+                    heartbeat_interval=_HEARTBEAT,
+                    grace_period=_GRACE_PERIOD,
                     heartbeat_stale_trial_callback=retry,
                 )
             except (ArgumentError, NoSuchModuleError, ImportError) as error:
@@ -138,33 +141,33 @@ def _connect(url: str) -> RDBStorage:
                     url=_without_password(url),
                     error=str(error).splitlines()[0],
                 ) from error
-            except DBAPIError as error:  # two machines that make the tables at once disturb each other
-                at_once = isinstance(error, IntegrityError | ProgrammingError) or "already exists" in str(error)
-                if attempt == 4 or not at_once:
+            except DBAPIError as error:  # two machines create the tables at the same time
+                race = isinstance(error, IntegrityError | ProgrammingError) or "already exists" in str(error)
+                if attempt == 4 or not race:
                     raise
                 time.sleep(0.5 * (attempt + 1))
     raise AssertionError("either the storage is returned or an error is raised")
 
 
-def _joined(storage: RDBStorage, name: str, asked: Json, scale: Json) -> Study:
-    """The study, whoever made it; its maker alone says what a trial is."""
+def _create_or_load(database: RDBStorage, name: str, signature: Json, trial_size: Json) -> Study:
+    """The study; only the process that creates it stores signature and trial size."""
     import optuna
 
     try:
-        study = optuna.create_study(storage=storage, study_name=name, direction="minimize")
+        study = optuna.create_study(storage=database, study_name=name, direction="minimize")
     except optuna.exceptions.DuplicatedStudyError:
-        study = optuna.load_study(storage=storage, study_name=name)
+        study = optuna.load_study(storage=database, study_name=name)
         for _ in range(20):
             if "asked" in study.user_attrs:
                 return study
-            time.sleep(0.25)  # unless it was killed right after it had made the study
-    study.set_user_attr("scale", scale)
-    study.set_user_attr("asked", asked)
+            time.sleep(0.25)  # its creator has not stored them yet, or was killed before it could
+    study.set_user_attr("scale", trial_size)
+    study.set_user_attr("asked", signature)
     return study
 
 
-def _refuse_another(there: Json, asked: Json, name: str) -> None:
-    if differing := [key for key in asked if there.get(key) != asked[key]]:
+def _check_signature(stored: Json, signature: Json, name: str) -> None:
+    if differing := [key for key in signature if stored.get(key) != signature[key]]:
         raise SettingsError(
             "--study {name}: that study was begun with something else ({differing}).",
             "Name another one, or leave --study out.",
@@ -173,112 +176,109 @@ def _refuse_another(there: Json, asked: Json, name: str) -> None:
         )
 
 
-_log = logging.getLogger("daedap")
-_RANDOM = 8
-"""Trials that are drawn before TPE has something to go by, and as many that run to their end."""
-Learn = Callable[["ModelOptions", "TrainOptions", Callable[[int, "TorchModel"], None]], "TorchModel"]
-"""Trains; tells each epoch as it ends."""
+Train = Callable[["ModelOptions", "TrainOptions", Callable[[int, "TorchModel"], None]], "TorchModel"]
+"""Trains a model and calls back after each epoch with its number and the model so far."""
 
 
 @dataclass(frozen=True)
-class Trials:
-    """What a trial of this study is."""
+class TrialRunner:
+    """Optuna's objective function: one trial from sampled values to a score."""
 
     space: SearchSpace
     epochs: int | None
-    """How often each learns its rows, where that isn't searched."""
-    choosing: Rows
-    comparing: Rows
-    learn: Learn
+    """Epochs of every trial; None: searched, or as in the options."""
+    selection: DevRows
+    comparison: DevRows
+    train: Train
 
     def __call__(self, trial: Trial) -> float:
-        """Train with the values that the trial is given; its score on the choosing half of the dev rows."""
+        """Train with the trial's values; the objective on the selection rows. Raises TrialPruned and SettingsError."""
         from optuna import TrialPruned
 
         started = time.perf_counter()
 
-        def watch(epoch: int, speaker: TorchModel) -> None:
-            trial.report(mark(speaker.log2_probability, self.choosing.glance).score, epoch)
-            early = epoch < train_options.epochs and not trial.user_attrs.get("default")
-            if early and trial.should_prune():
+        def after_epoch(epoch: int, model: TorchModel) -> None:
+            trial.report(measure_objective(model.log2_probability, self.selection.for_pruning).score, epoch)
+            prunable = epoch < train_options.epochs and not trial.user_attrs.get("default")
+            if prunable and trial.should_prune():
                 raise TrialPruned
 
-        model_options, train_options = self._settings(self.space.ask(trial))
+        model_options, train_options = self._options(self.space.suggest(trial))
         try:
-            speaker = self.learn(model_options, train_options, watch)
-            chosen, compared = (
-                mark(speaker.log2_probability, self.choosing),
-                mark(speaker.log2_probability, self.comparing),
+            model = self.train(model_options, train_options, after_epoch)
+            selected, compared = (
+                measure_objective(model.log2_probability, rows) for rows in (self.selection, self.comparison)
             )
-            for name, value in _attributes(chosen, compared).items():
+            for name, value in _attributes(selected, compared).items():
                 trial.set_user_attr(name, value)
         except SettingsError as error:
             trial.set_user_attr("refused", str(error))
             raise
         finally:
             trial.set_user_attr("seconds", round(time.perf_counter() - started, 2))
-        return chosen.score
+        return selected.score
 
-    def _settings(self, found: dict[str, int | float | str]) -> tuple[ModelOptions, TrainOptions]:
-        return self.space.settings(found if self.epochs is None else {**found, "num_train_epochs": self.epochs})
-
-
-def _attributes(chosen: Marks, compared: Marks) -> dict[str, object]:
-    """What is kept of a finished trial."""
-    return {"bpc": chosen.bpc, "gain": chosen.gain, "bits": [round(bits, 3) for bits in compared.bits.tolist()]}
+    def _options(self, values: dict[str, Value]) -> tuple[ModelOptions, TrainOptions]:
+        return self.space.to_options(values if self.epochs is None else {**values, "num_train_epochs": self.epochs})
 
 
-def search(study: Study, trials: Trials, *, seconds: float, most: int | None, seed: int | None) -> None:
-    """Try until the time is up or so many trials have ended; the defaults come first, and are never stopped early.
+def _attributes(selected: ObjectiveTerms, compared: ObjectiveTerms) -> dict[str, object]:
+    """What the database keeps of a finished trial, beside its score and values."""
+    bits = [round(value, 3) for value in compared.bits.tolist()]
+    return {"bpc": selected.bpc, "gain": selected.gain, "bits": bits}
 
-    Raises SettingsError when the defaults themselves can't be trained.
+
+def run_trials(study: Study, runner: TrialRunner, *, seconds: float, max_trials: int | None, seed: int | None) -> None:
+    """Run trials until the time or the number of trials is used up; the default trial comes first, and is never pruned.
+
+    Raises SettingsError if the defaults can't be trained.
     """
     import optuna
     from optuna.exceptions import ExperimentalWarning
     from optuna.trial import TrialState
 
-    until = time.perf_counter() + seconds
+    deadline = time.perf_counter() + seconds
     ended = (TrialState.COMPLETE, TrialState.PRUNED)
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_RANDOM // 2, n_warmup_steps=1)
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_RANDOM_TRIALS // 2, n_warmup_steps=1)
     study.sampler = _sampler(None if seed is None else seed + len(study.trials))
     while True:
-        _begin_with_defaults(study, trials.space)
-        known = default_of(study) is not None
-        enough = most is not None and len(study.get_trials(deepcopy=False, states=ended)) >= most
-        if known and (enough or time.perf_counter() + _usual_seconds(study) > until):
+        _enqueue_defaults(study, runner.space)
+        enough = max_trials is not None and len(study.get_trials(deepcopy=False, states=ended)) >= max_trials
+        out_of_time = time.perf_counter() + _median_seconds(study) > deadline
+        if default_trial(study) is not None and (enough or out_of_time):
             return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             if enough and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-                time.sleep(1)  # until another worker has tried the defaults, or is known to be dead
+                time.sleep(1)  # another worker runs the default trial: wait until it ends or its heartbeat stops
                 optuna.storages.fail_stale_trials(study)
             else:
-                _try_once(study, trials)
+                _run_trial(study, runner)
 
 
-def _try_once(study: Study, trials: Trials) -> None:
+def _run_trial(study: Study, runner: TrialRunner) -> None:
     try:
-        study.optimize(trials, n_trials=1, catch=(SettingsError,), callbacks=[_tell])
+        study.optimize(runner, n_trials=1, catch=(SettingsError,), callbacks=[_log_trial])
     except ValueError as error:
-        # It gave no sign of life, for the machine slept: another worker has it.
+        # The heartbeat stopped, as when the machine sleeps, and another worker has taken the trial over.
         if "Cannot tell a" not in str(error):
             raise
 
 
-def finished(study: Study) -> list[FrozenTrial]:
-    """Trials that ran to their end."""
+def finished_trials(study: Study) -> list[FrozenTrial]:
+    """Trials that were neither pruned nor failed."""
     from optuna.trial import TrialState
 
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def default_of(study: Study) -> FrozenTrial | None:
-    """The finished trial with the settings that the search starts from."""
-    return next((trial for trial in finished(study) if trial.user_attrs.get("default")), None)
+def default_trial(study: Study) -> FrozenTrial | None:
+    """The finished trial with the default of every axis."""
+    return next((trial for trial in finished_trials(study) if trial.user_attrs.get("default")), None)
 
 
-def _begin_with_defaults(study: Study, space: SearchSpace) -> None:
-    """Let them be tried unless they are, or will be, or somebody else is at it."""
+def _enqueue_defaults(study: Study, space: SearchSpace) -> None:
+    """Enqueue the default trial unless it is finished, running or waiting. Raises SettingsError if it was refused."""
     from optuna.trial import TrialState
 
     defaults = [trial for trial in study.trials if trial.user_attrs.get("default")]
@@ -296,22 +296,21 @@ def _sampler(seed: int | None) -> object:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM, multivariate=True)
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_RANDOM_TRIALS, multivariate=True)
 
 
-def _usual_seconds(study: Study) -> float:
-    """Of a trial that runs to its end."""
-    spent = [trial.user_attrs["seconds"] for trial in finished(study)]
-    return statistics.median(spent) if spent else 0.0
+def _median_seconds(study: Study) -> float:
+    """Of a finished trial; 0 without one."""
+    seconds = [trial.user_attrs["seconds"] for trial in finished_trials(study)]
+    return statistics.median(seconds) if seconds else 0.0
 
 
-def _tell(study: Study, trial: FrozenTrial) -> None:
+def _log_trial(study: Study, trial: FrozenTrial) -> None:
+    flags = as_flags(trial.params)
     if trial.state.name == "FAIL":
-        _log.warning(translate("Trial {number} failed: {options}", number=trial.number, options=options(trial.params)))
+        _log.warning(translate("Trial {number} failed: {options}", number=trial.number, options=flags))
         return
-    best = min((one.value for one in finished(study) if one.value is not None), default=math.nan)
+    best = min((one.value for one in finished_trials(study) if one.value is not None), default=math.nan)
     ended = translate("stopped early") if trial.state.name == "PRUNED" else translate("run to its end")
-    told = "Trial {number}, {ended}: {score:.3f} (best {best:.3f})  {options}"
-    _log.info(
-        translate(told, number=trial.number, ended=ended, score=trial.value, best=best, options=options(trial.params)),
-    )
+    template = "Trial {number}, {ended}: {score:.3f} (best {best:.3f})  {options}"
+    _log.info(translate(template, number=trial.number, ended=ended, score=trial.value, best=best, options=flags))

@@ -9,8 +9,8 @@ from typing import Any
 from conftest import PAIRS
 
 import daedap.runs as store
-from daedap.data.split import Leak, Split, write_sides
-from daedap.evaluation.result import Row
+from daedap.data.split import Leakage, Split, write_split
+from daedap.evaluation.evaluate import Row
 from daedap.files import write_json, write_lines
 from daedap.runs import Run
 from daedap.types import Pair
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def ranked(place: float, *, bits: float = 20.0, polite: bool = True) -> Shares:
+def row_terms(place: float, *, bits: float = 20.0, polite: bool = True) -> Shares:
     """Shares of a row whose right answer comes at this place; 10 characters."""
     return {
         "bpc": (bits, 10.0),
@@ -42,14 +42,14 @@ def ranked(place: float, *, bits: float = 20.0, polite: bool = True) -> Shares:
     }
 
 
-def even(row: int) -> Shares:
+def all_second(row: int) -> Shares:
     """Every right answer comes second."""
-    return ranked(2)
+    return row_terms(2)
 
 
-def made(
+def fake_run(
     runs: Path,
-    score: Score = even,
+    score: Score = all_second,
     *,
     reply: Callable[[int], str] = lambda row: f"{row}번 대답이에요.",
     train: Sequence[Pair] = TRAIN,
@@ -65,7 +65,7 @@ def made(
     everything = [*train, *test]
     sides = ["train"] * len(train) + ["test"] * len(test)
     numbers = [*range(len(train)), *(len(train) + group for group in grouped)]
-    write_sides(run.folder, Split(everything, sides, numbers, Leak(0, 0)))  # type: ignore[arg-type]
+    write_split(run.folder, Split(everything, sides, numbers, Leakage(0, 0)))  # type: ignore[arg-type]
     judged = [
         Row(
             id=pair.id,

@@ -1,4 +1,4 @@
-"""The dev score: models whose probabilities are known."""
+"""The objective of a search, on models with known probabilities."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from conftest import PAIRS
 
 from daedap.errors import SettingsError
 from daedap.evaluation.metrics import FloatArray, characters
-from daedap.tuning.objective import GROUP, Rows, difference, halve, mark
+from daedap.tuning.objective import GROUP, DevRows, measure_objective, objective_difference, split_dev
 from daedap.types import Pair
 
 COMPONENTS = [str(row) for row in range(len(PAIRS))]
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}
 
 
-def deaf(pairs: Sequence[Pair]) -> FloatArray:
+def ignorant(pairs: Sequence[Pair]) -> FloatArray:
     """Two bits a character, whatever is asked."""
     size = characters([pair.answer for pair in pairs])
     return np.stack([-2 * size, size], axis=1)
@@ -28,7 +28,7 @@ def attentive(bits: float) -> object:
     """The same with the right question, so many bits less likely after every other one."""
 
     def scorer(pairs: Sequence[Pair]) -> FloatArray:
-        scores = deaf(pairs)
+        scores = ignorant(pairs)
         scores[:, 0] -= [0.0 if ANSWER_OF[pair.question] == pair.answer else bits for pair in pairs]
         return scores
 
@@ -36,22 +36,22 @@ def attentive(bits: float) -> object:
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
-    return halve(PAIRS, COMPONENTS)[0]
+def rows() -> DevRows:
+    return split_dev(PAIRS, COMPONENTS)[0]
 
 
 def test_halves_share_no_component_and_do_not_hang_on_the_order() -> None:
     components = [str(row // 2) for row in range(len(PAIRS))]
-    choosing, comparing = halve(PAIRS, components)
-    assert not {*choosing.components} & {*comparing.components}
-    assert min(len(choosing.pairs), len(comparing.pairs)) >= 2 * GROUP
-    again = halve(PAIRS[::-1], components[::-1])
-    assert [half.pairs for half in again] == [choosing.pairs, comparing.pairs]
+    selection, comparison = split_dev(PAIRS, components)
+    assert not {*selection.components} & {*comparison.components}
+    assert min(len(selection.pairs), len(comparison.pairs)) >= 2 * GROUP
+    again = split_dev(PAIRS[::-1], components[::-1])
+    assert [half.pairs for half in again] == [selection.pairs, comparison.pairs]
 
 
 def test_no_group_has_a_question_or_an_answer_twice() -> None:
     doubled = [Pair(pair.question, PAIRS[row % 5].answer, "") for row, pair in enumerate(PAIRS)]
-    for half in halve(doubled, COMPONENTS):
+    for half in split_dev(doubled, COMPONENTS):
         assert len(half.pairs) % GROUP == 0
         for start in range(0, len(half.pairs), GROUP):
             group = half.pairs[start : start + GROUP]
@@ -60,39 +60,39 @@ def test_no_group_has_a_question_or_an_answer_twice() -> None:
 
 def test_too_few_dev_rows() -> None:
     with pytest.raises(SettingsError, match="12 dev rows are too few to tell settings apart"):
-        halve(PAIRS[:12], COMPONENTS[:12])
+        split_dev(PAIRS[:12], COMPONENTS[:12])
 
 
-def test_a_model_that_ignores_questions_gains_nothing(rows: Rows) -> None:
-    marks = mark(deaf, rows)
-    assert marks.gain == pytest.approx(0)
-    assert marks.bpc == marks.score == pytest.approx(2)
+def test_a_model_that_ignores_questions_gains_nothing(rows: DevRows) -> None:
+    terms = measure_objective(ignorant, rows)
+    assert terms.gain == pytest.approx(0)
+    assert terms.bpc == terms.score == pytest.approx(2)
 
 
-def test_the_gain_is_two_bits_at_most(rows: Rows) -> None:
+def test_the_gain_is_two_bits_at_most(rows: DevRows) -> None:
     for bits in (1, 3, 100):
-        marks = mark(attentive(bits), rows)  # type: ignore[arg-type]
-        assert marks.gain == pytest.approx(-math.log2((1 + 3 * 2.0**-bits) / 4))
-        assert marks.bpc == pytest.approx(2)
-    assert marks.gain == pytest.approx(2)
+        terms = measure_objective(attentive(bits), rows)  # type: ignore[arg-type]
+        assert terms.gain == pytest.approx(-math.log2((1 + 3 * 2.0**-bits) / 4))
+        assert terms.bpc == pytest.approx(2)
+    assert terms.gain == pytest.approx(2)
 
 
-def test_who_is_sure_and_wrong_pays(rows: Rows) -> None:
-    assert mark(attentive(-3), rows).gain < -2  # type: ignore[arg-type]
+def test_a_confident_wrong_model_loses(rows: DevRows) -> None:
+    assert measure_objective(attentive(-3), rows).gain < -2  # type: ignore[arg-type]
 
 
-def test_writing_worse_is_not_made_up_by_being_surprised(rows: Rows) -> None:
+def test_higher_gain_does_not_make_up_for_worse_bpc(rows: DevRows) -> None:
     def forgetful(pairs: Sequence[Pair]) -> FloatArray:
         return np.asarray(2 * attentive(1)(pairs))  # type: ignore[operator]
 
-    good, bad = mark(attentive(1), rows), mark(forgetful, rows)  # type: ignore[arg-type]
+    good, bad = measure_objective(attentive(1), rows), measure_objective(forgetful, rows)  # type: ignore[arg-type]
     assert bad.gain > good.gain
     assert bad.score > good.score
 
 
-def test_differences_are_paired(rows: Rows) -> None:
+def test_differences_are_paired(rows: DevRows) -> None:
     noise = np.random.default_rng(0).normal(30, 10, len(rows.pairs))
-    value, interval = difference(noise - 1, noise, rows)
+    value, interval = objective_difference(noise - 1, noise, rows)
     size = characters([pair.answer for pair in rows.pairs])
     assert value == pytest.approx(-len(rows.pairs) / size.sum())
     assert interval.low < value < interval.high < 0

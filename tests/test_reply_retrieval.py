@@ -8,7 +8,7 @@ import pytest
 from daedap.data.doctor import load
 from daedap.data.split import SplitOptions, split
 from daedap.evaluation.metrics import gold_ranks
-from daedap.evaluation.reply_retrieval import RIDGE, SHARED, ReplyToQuestionScorer, cut
+from daedap.evaluation.reply_retrieval import OVERLAP_WEIGHT, RIDGE, ReplyToQuestionScorer, split_morphemes
 from daedap.evaluation.testset import candidate_questions
 from daedap.types import Pair
 
@@ -29,48 +29,48 @@ QUESTIONS = ["조카가 피곤하대", "조카가 배고프대", "조카가 심�
 
 
 @pytest.fixture(scope="module")
-def judge() -> ReplyToQuestionScorer:
+def scorer() -> ReplyToQuestionScorer:
     return ReplyToQuestionScorer.fit(TRAIN)
 
 
-def test_a_reply_that_fits_tells_its_question(judge: ReplyToQuestionScorer) -> None:
+def test_a_reply_that_fits_tells_its_question(scorer: ReplyToQuestionScorer) -> None:
     replies = ["좀 쉬엄쉬엄 하시라고 해요", "맛있는 밥이 최고죠", "친구가 있으면 좋을 텐데요", "얼른 병원에 가야죠"]
-    scores = judge.scores(replies, [QUESTIONS] * 4)
+    scores = scorer.scores(replies, [QUESTIONS] * 4)
     assert scores.argmax(axis=1).tolist() == [0, 1, 2, 3]
     assert scores.dtype == np.float64
 
 
-def test_candidates_stand_in_any_order(judge: ReplyToQuestionScorer) -> None:
-    straight = judge.scores(["얼른 병원에 가야죠"], [QUESTIONS])
-    turned = judge.scores(["얼른 병원에 가야죠"], [QUESTIONS[::-1]])
+def test_candidates_stand_in_any_order(scorer: ReplyToQuestionScorer) -> None:
+    straight = scorer.scores(["얼른 병원에 가야죠"], [QUESTIONS])
+    turned = scorer.scores(["얼른 병원에 가야죠"], [QUESTIONS[::-1]])
     assert turned[0, ::-1] == pytest.approx(straight[0], abs=1e-5)
 
 
-def test_many_replies_are_judged_as_one_by_one(judge: ReplyToQuestionScorer) -> None:
+def test_many_replies_are_judged_as_one_by_one(scorer: ReplyToQuestionScorer) -> None:
     replies = [f"{who} 병원에 갔어요" for who in WHO] * 60  # more than are taken at once
-    scores = judge.scores(replies, [QUESTIONS] * 600)
+    scores = scorer.scores(replies, [QUESTIONS] * 600)
     assert scores[-10:] == pytest.approx(scores[:10], abs=1e-5)
-    assert scores[3] == pytest.approx(judge.scores(replies[3:4], [QUESTIONS])[0], abs=1e-5)
+    assert scores[3] == pytest.approx(scorer.scores(replies[3:4], [QUESTIONS])[0], abs=1e-5)
 
 
-def test_one_reply_to_all_is_worth_a_guess(judge: ReplyToQuestionScorer) -> None:
+def test_one_reply_to_all_is_worth_a_guess(scorer: ReplyToQuestionScorer) -> None:
     asked = [pair.question for pair in TRAIN]
     offered = [[question, *(other for other in asked if other != question)] for question in asked]
-    ranks = gold_ranks(judge.scores(["힘내세요"] * len(asked), offered))
+    ranks = gold_ranks(scorer.scores(["힘내세요"] * len(asked), offered))
     assert ranks.mean() == pytest.approx((len(asked) + 1) / 2, abs=0.1)
 
 
 @pytest.mark.parametrize("reply", ["", "zzz", "😀", "\x00"])
-def test_a_reply_that_says_nothing_is_no_error(judge: ReplyToQuestionScorer, reply: str) -> None:
-    assert np.isfinite(judge.scores([reply], [["", *QUESTIONS]])).all()
+def test_a_reply_that_says_nothing_is_no_error(scorer: ReplyToQuestionScorer, reply: str) -> None:
+    assert np.isfinite(scorer.scores([reply], [["", *QUESTIONS]])).all()
 
 
 def test_a_repeated_training_answer_is_not_known_by_heart() -> None:
     """Nothing but these pairs says that the password goes with the magic word."""
     secret = Pair("비밀번호가 뭐야", "열려라 참깨", "0")
-    judge = ReplyToQuestionScorer.fit([*TRAIN, secret, Pair("비밀번호가 뭐니", "열려라 참깨", "0")])
+    scorer = ReplyToQuestionScorer.fit([*TRAIN, secret, Pair("비밀번호가 뭐니", "열려라 참깨", "0")])
     offered = [[secret.question, *QUESTIONS]]
-    alike, repeated = judge.scores(["참깨 열려라", "열려라, 참깨"], offered * 2)
+    alike, repeated = scorer.scores(["참깨 열려라", "열려라, 참깨"], offered * 2)
     assert alike.argmax() == 0
     assert alike[0] > 0.5
     assert repeated.argmax() != 0
@@ -81,39 +81,41 @@ def test_leaving_out_is_what_learning_without_would_be() -> None:
     """Against the regression itself, made again without the answer's pairs, whitening and word weights unchanged."""
     repeated = [*TRAIN, Pair("삼촌이 아프대", TRAIN[7].answer), Pair("삼촌이 지쳤대", TRAIN[7].answer)]
     reply = TRAIN[7].answer
-    judge = ReplyToQuestionScorer.fit(repeated)
-    kept = [pair for pair in repeated if pair.answer != reply]
-    told, asked = judge.told.vectors(cut([pair.answer for pair in kept])), [pair.question for pair in kept]
-    questions = judge.asked.vectors(cut(asked))
-    ridge = (told.T @ told).toarray() + RIDGE * np.eye(told.shape[1])
-    weights = np.linalg.solve(ridge, (told.T @ questions).toarray())
-    guess = judge.told.vectors(cut([reply])) @ weights
-    white = np.linalg.solve(judge.asked_factor, np.vstack([guess, judge.asked.vectors(cut(QUESTIONS)).toarray()]).T).T
+    scorer = ReplyToQuestionScorer.fit(repeated)
+    others = [pair for pair in repeated if pair.answer != reply]
+    answers = scorer.answer_words.vectors(split_morphemes([pair.answer for pair in others]))
+    questions = scorer.question_words.vectors(split_morphemes([pair.question for pair in others]))
+    candidates = split_morphemes(QUESTIONS)
+    ridge = (answers.T @ answers).toarray() + RIDGE * np.eye(answers.shape[1])
+    weights = np.linalg.solve(ridge, (answers.T @ questions).toarray())
+    predicted = scorer.answer_words.vectors(split_morphemes([reply])) @ weights
+    vectors = np.vstack([predicted, scorer.question_words.vectors(candidates).toarray()])
+    white = np.linalg.solve(scorer.question_factor, vectors.T).T
     white /= np.linalg.norm(white, axis=1, keepdims=True)
-    plain = judge.both.vectors(cut([reply])) @ judge.both.vectors(cut(QUESTIONS)).T
-    expected = white[0] @ white[1:].T + SHARED * plain.toarray()[0]
-    assert judge.scores([reply], [QUESTIONS])[0] == pytest.approx(expected, abs=1e-4)
+    overlap = scorer.all_words.vectors(split_morphemes([reply])) @ scorer.all_words.vectors(candidates).T
+    expected = white[0] @ white[1:].T + OVERLAP_WEIGHT * overlap.toarray()[0]
+    assert scorer.scores([reply], [QUESTIONS])[0] == pytest.approx(expected, abs=1e-4)
 
 
-def test_order_and_repetition_change_nothing(judge: ReplyToQuestionScorer) -> None:
+def test_order_and_repetition_change_nothing(scorer: ReplyToQuestionScorer) -> None:
     turned = ReplyToQuestionScorer.fit(TRAIN[::-1])
     replies = ["얼른 병원에 가야죠", TRAIN[3].answer]
-    assert turned.scores(replies, [QUESTIONS] * 2) == pytest.approx(judge.scores(replies, [QUESTIONS] * 2), abs=1e-5)
+    assert turned.scores(replies, [QUESTIONS] * 2) == pytest.approx(scorer.scores(replies, [QUESTIONS] * 2), abs=1e-5)
 
 
 def test_one_pair_is_enough() -> None:
-    judge = ReplyToQuestionScorer.fit(TRAIN[:1])
-    assert np.isfinite(judge.scores([TRAIN[0].answer, "글쎄요"], [QUESTIONS] * 2)).all()
+    scorer = ReplyToQuestionScorer.fit(TRAIN[:1])
+    assert np.isfinite(scorer.scores([TRAIN[0].answer, "글쎄요"], [QUESTIONS] * 2)).all()
 
 
 @pytest.mark.skipif(not CHATBOT.exists(), reason=f"needs {CHATBOT}")
 def test_it_finds_what_people_answered() -> None:
     parts = split(load(CHATBOT).pairs, SplitOptions())
     dev = parts.rows("dev")
-    judge = ReplyToQuestionScorer.fit(parts.rows("train"))
+    scorer = ReplyToQuestionScorer.fit(parts.rows("train"))
     offered = candidate_questions(dev)
     found, shuffled = (
-        float((gold_ranks(judge.scores(replies, offered)) <= 1).mean())
+        float((gold_ranks(scorer.scores(replies, offered)) <= 1).mean())
         for replies in ([pair.answer for pair in dev], [pair.answer for pair in dev[200:] + dev[:200]])
     )
     assert found > 0.33  # 36.5 % were measured

@@ -13,37 +13,37 @@ from typing import Any
 
 import pytest
 from conftest import daedap_process
-from rivals import TEST, made
+from fake_runs import TEST, fake_run
 
 from daedap.cli import run as cli
-from daedap.evaluation.preferences import Verdict, add, read
+from daedap.evaluation.preferences import Preference, append_preference, read_preferences
 
 Output = pytest.CaptureFixture[str]
 
 
-def told(capsys: Output, *arguments: object) -> Any:
+def command_json(capsys: Output, *arguments: object) -> Any:
     capsys.readouterr()
     assert cli([*map(str, arguments), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 @pytest.fixture
-def rivals(tmp_path: Path) -> Path:
+def runs(tmp_path: Path) -> Path:
     """Two runs; the second one says nothing on the last question."""
-    made(tmp_path, reply=lambda row: f"첫째의 {row}", test=TEST[:4])
-    made(tmp_path, reply=lambda row: "" if row == 3 else f"둘째의 {row}", test=TEST[:4])
+    fake_run(tmp_path, reply=lambda row: f"첫째의 {row}", test=TEST[:4])
+    fake_run(tmp_path, reply=lambda row: "" if row == 3 else f"둘째의 {row}", test=TEST[:4])
     return tmp_path
 
 
-def judge(rivals: Path, said: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
-    monkeypatch.setattr("sys.stdin", io.StringIO(said))
-    return cli(["compare", "1", "2", "--blind", "--runs", str(rivals), *options])
+def compare_blind(runs: Path, keys: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO(keys))
+    return cli(["compare", "1", "2", "--blind", "--runs", str(runs), *options])
 
 
-def test_blind_keeps_what_is_said(rivals: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    assert judge(rivals, "1\n2\nhm\n=\nq\n", monkeypatch) == 0
+def test_blind_keeps_what_is_said(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    assert compare_blind(runs, "1\n2\nhm\n=\nq\n", monkeypatch) == 0
     output = capsys.readouterr()
-    kept = read(rivals / "verdicts.jsonl")
+    kept = read_preferences(runs / "verdicts.jsonl")
     assert [one.id for one in kept] == sorted(pair.id for pair in TEST[:4])[:3]
     assert [one.winner for one in kept] == [kept[0].order[0], kept[1].order[1], None]
     shown = re.findall(r"\n\[(\d)/4\] (.*)\n  1  (.*)\n  2  (.*)\n", output.err)
@@ -58,50 +58,52 @@ def test_blind_keeps_what_is_said(rivals: Path, monkeypatch: pytest.MonkeyPatch,
     assert "no clear difference" in output.out
 
 
-def test_blind_never_tells_whose_answer_it_is(rivals: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blind_never_tells_whose_answer_it_is(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = set()
     for _ in range(8):
-        judge(rivals, "=\n=\n=\n=\n", monkeypatch)
-        orders |= {one.order for one in read(rivals / "verdicts.jsonl")}
-        (rivals / "verdicts.jsonl").unlink()
+        compare_blind(runs, "=\n=\n=\n=\n", monkeypatch)
+        orders |= {one.order for one in read_preferences(runs / "verdicts.jsonl")}
+        (runs / "verdicts.jsonl").unlink()
     assert orders == {("0001", "0002"), ("0002", "0001")}, "32 questions in one order: 1 in 2,000,000,000"
 
 
-def test_blind_asks_nothing_twice(rivals: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    judge(rivals, "1\nㅂ\n", monkeypatch)
+def test_blind_asks_nothing_twice(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    compare_blind(runs, "1\nㅂ\n", monkeypatch)
     capsys.readouterr()
-    assert judge(rivals, "2\n2\n2\n2\n2\n", monkeypatch) == 0
+    assert compare_blind(runs, "2\n2\n2\n2\n2\n", monkeypatch) == 0
     assert "4 questions are answered differently, 1 of them judged.\n\n[2/4]" in capsys.readouterr().err
-    assert len({one.id for one in read(rivals / "verdicts.jsonl")}) == 4
-    judge(rivals, "1\n", monkeypatch)
-    assert len(read(rivals / "verdicts.jsonl")) == 4
+    assert len({one.id for one in read_preferences(runs / "verdicts.jsonl")}) == 4
+    compare_blind(runs, "1\n", monkeypatch)
+    assert len(read_preferences(runs / "verdicts.jsonl")) == 4
 
 
-def test_verdicts_are_told_in_every_comparison(rivals: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
-    document = told(capsys, "compare", 1, 2, "--runs", rivals)["comparisons"][0]
+def test_verdicts_are_told_in_every_comparison(runs: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    document = command_json(capsys, "compare", 1, 2, "--runs", runs)["comparisons"][0]
     assert document["verdicts"]["share"] is None
     for one in document["samples"]:
         both = dict(zip(("0001", "0002"), one["replies"], strict=True))
-        add(rivals / "verdicts.jsonl", Verdict("", one["id"], one["question"], both, ("0001", "0002"), "0002"))
-    found = told(capsys, "compare", 1, 2, "--runs", rivals)["comparisons"][0]["verdicts"]
+        append_preference(
+            runs / "verdicts.jsonl", Preference("", one["id"], one["question"], both, ("0001", "0002"), "0002")
+        )
+    found = command_json(capsys, "compare", 1, 2, "--runs", runs)["comparisons"][0]["verdicts"]
     assert (found["first"], found["second"], found["ties"], found["p"]) == (0, 4, 0, 0.125)
-    turned = told(capsys, "compare", 2, 1, "--runs", rivals)["comparisons"][0]["verdicts"]
+    turned = command_json(capsys, "compare", 2, 1, "--runs", runs)["comparisons"][0]["verdicts"]
     assert (turned["first"], turned["second"], turned["share"]) == (4, 0, 0)
-    assert cli(["compare", "1", "2", "--runs", str(rivals)]) == 0
+    assert cli(["compare", "1", "2", "--runs", str(runs)]) == 0
     assert "run 2 wins 100 % (95 % interval 40 to 100, sign test p = 0.12): no clear difference." in (
         capsys.readouterr().out
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert told(capsys, "compare", 1, 2, "--blind", "--runs", rivals)["comparisons"][0]["verdicts"] == found
+    assert command_json(capsys, "compare", 1, 2, "--blind", "--runs", runs)["comparisons"][0]["verdicts"] == found
 
 
 def test_verdicts_on_a_run_that_is_gone_do_not_count(
-    rivals: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
 ) -> None:
-    judge(rivals, "1\n1\n1\n1\n", monkeypatch)
-    shutil.rmtree(rivals / "0002")
-    made(rivals, reply=lambda row: f"새 둘째의 {row}", test=TEST[:4])
-    verdicts = told(capsys, "compare", 1, 2, "--runs", rivals)["comparisons"][0]["verdicts"]
+    compare_blind(runs, "1\n1\n1\n1\n", monkeypatch)
+    shutil.rmtree(runs / "0002")
+    fake_run(runs, reply=lambda row: f"새 둘째의 {row}", test=TEST[:4])
+    verdicts = command_json(capsys, "compare", 1, 2, "--runs", runs)["comparisons"][0]["verdicts"]
     assert (verdicts["first"], verdicts["second"], verdicts["ties"]) == (0, 0, 0)
 
 
@@ -110,13 +112,13 @@ def test_a_question_after_a_conversation_is_shown_with_it(
 ) -> None:
     talk = [replace(pair, question="네", history=pair.messages) for pair in TEST[:1]]
     for name in ("첫째", "둘째"):
-        made(tmp_path, reply=lambda row, name=name: name, test=talk)  # type: ignore[misc]
-    assert judge(tmp_path, "", monkeypatch) == 0
+        fake_run(tmp_path, reply=lambda row, name=name: name, test=talk)  # type: ignore[misc]
+    assert compare_blind(tmp_path, "", monkeypatch) == 0
     assert f"[1/1] {TEST[0].question}\n{TEST[0].answer}\n네\n" in capsys.readouterr().err
 
 
-def test_killed_between_verdicts(rivals: Path) -> None:
-    command = [sys.executable, "-m", "daedap", "compare", "1", "2", "--blind", "--runs", str(rivals)]
+def test_killed_between_verdicts(runs: Path) -> None:
+    command = [sys.executable, "-m", "daedap", "compare", "1", "2", "--blind", "--runs", str(runs)]
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONUTF8": "1", "DAEDAP_LANG": "ko"},
@@ -135,13 +137,13 @@ def test_killed_between_verdicts(rivals: Path) -> None:
                 process.stdin.flush()
         process.kill()  # two verdicts were given
         process.communicate()
-    assert len(read(rivals / "verdicts.jsonl")) == 2
-    again = daedap_process("compare", "1", "2", "--blind", "--runs", str(rivals), folder=rivals)
+    assert len(read_preferences(runs / "verdicts.jsonl")) == 2
+    again = daedap_process("compare", "1", "2", "--blind", "--runs", str(runs), folder=runs)
     assert again.returncode == 0
     assert "4 questions are answered differently, 2 of them judged.\n\n[3/4]" in again.stderr
 
 
-def test_ctrl_c_ends_the_judging(rivals: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+def test_ctrl_c_ends_the_judging(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     class Impatient(io.StringIO):
         def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
             if self.tell():
@@ -149,13 +151,13 @@ def test_ctrl_c_ends_the_judging(rivals: Path, monkeypatch: pytest.MonkeyPatch, 
             return super().readline()
 
     monkeypatch.setattr("sys.stdin", Impatient("1\n"))
-    assert cli(["compare", "1", "2", "--blind", "--runs", str(rivals)]) == 0
+    assert cli(["compare", "1", "2", "--blind", "--runs", str(runs)]) == 0
     assert capsys.readouterr().out.startswith("Judged blind: ")
-    assert len(read(rivals / "verdicts.jsonl")) == 1
+    assert len(read_preferences(runs / "verdicts.jsonl")) == 1
 
 
-def test_no_model_is_loaded(rivals: Path) -> None:
+def test_no_model_is_loaded(runs: Path) -> None:
     code = "import sys; from daedap.cli import run; run(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
-    command = [sys.executable, "-c", code, "compare", "1", "2", "--blind", "--runs", str(rivals)]
+    command = [sys.executable, "-c", code, "compare", "1", "2", "--blind", "--runs", str(runs)]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", check=True)
     assert not {"torch", "transformers", "kiwipiepy"} & set(done.stderr.splitlines()[-1].split())

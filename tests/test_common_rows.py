@@ -6,46 +6,46 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from rivals import TEST, TRAIN, even, made, ranked
+from fake_runs import TEST, TRAIN, all_second, fake_run, row_terms
 
-from daedap.data.split import read_side
+from daedap.data.split import read_rows
 from daedap.errors import RunError
-from daedap.evaluation.compare import CommonRows, common, read_judged
+from daedap.evaluation.compare import CommonRows, common_rows, read_evaluated_run
 from daedap.files import write_json
 from daedap.runs import Run
 from daedap.types import Message, Pair
 
 
 def shared(first: Run, second: Run) -> CommonRows:
-    return common(read_judged(first), read_judged(second))
+    return common_rows(read_evaluated_run(first), read_evaluated_run(second))
 
 
 def test_rows_come_back_as_they_were(trained: Run) -> None:
-    judged = read_judged(trained)
-    assert judged.asked == {pair.id: pair.question for pair in read_side(trained.folder, "test")}
-    assert judged.rows.keys() == judged.asked.keys()
-    assert judged.candidates == 9
+    evaluated = read_evaluated_run(trained)
+    assert evaluated.questions == {pair.id: pair.question for pair in read_rows(trained.folder, "test")}
+    assert evaluated.rows.keys() == evaluated.questions.keys()
+    assert evaluated.candidates == 9
     lines = (trained.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [row.to_json() for row in judged.rows.values()] == [json.loads(line) for line in lines]
+    assert [row.to_json() for row in evaluated.rows.values()] == [json.loads(line) for line in lines]
 
 
 def test_a_score_that_is_no_number(tmp_path: Path) -> None:
-    run = made(tmp_path, lambda row: ranked(2, bits=math.nan))
+    run = fake_run(tmp_path, lambda row: row_terms(2, bits=math.nan))
     assert "NaN" not in (run.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8")
-    above, below = read_judged(run).rows[TEST[0].id].shares["model"]["bpc"]
+    above, below = read_evaluated_run(run).rows[TEST[0].id].shares["model"]["bpc"]
     assert math.isnan(above)
     assert below == 10
 
 
 def test_the_same_test(tmp_path: Path) -> None:
-    found = shared(made(tmp_path), made(tmp_path, lambda row: ranked(1)))
+    found = shared(fake_run(tmp_path), fake_run(tmp_path, lambda row: row_terms(1)))
     assert [mine.id for mine, _ in found.rows] == sorted(pair.id for pair in TEST)
     assert all(mine.id == other.id and mine.shares != other.shares for mine, other in found.rows)
     assert (found.leaked, found.alone, found.same_test, len(set(found.groups))) == (0, 0, True, 20)
 
 
 def test_only_common_rows_count(tmp_path: Path) -> None:
-    found = shared(made(tmp_path, test=TEST[:15]), made(tmp_path, test=TEST[5:]))
+    found = shared(fake_run(tmp_path, test=TEST[:15]), fake_run(tmp_path, test=TEST[5:]))
     assert {mine.id for mine, _ in found.rows} == {pair.id for pair in TEST[5:15]}
     assert (found.leaked, found.alone, found.same_test) == (0, 10, False)
 
@@ -53,15 +53,15 @@ def test_only_common_rows_count(tmp_path: Path) -> None:
 def test_what_one_run_has_learned_is_left_out(tmp_path: Path) -> None:
     learned = [*TRAIN, TEST[0], Pair(f"{TEST[6].question}!!", "다른 답이에요.")]  # one row, and a near-twin of another
     twin = Pair(TEST[1].question.replace("우리 ", "우리 집 "), "그럴 때가 있지요.")
-    second = made(tmp_path, train=[*learned, twin], test=TEST[3:])
-    found = shared(made(tmp_path), second)
+    second = fake_run(tmp_path, train=[*learned, twin], test=TEST[3:])
+    found = shared(fake_run(tmp_path), second)
     assert {mine.id for mine, _ in found.rows} == {pair.id for pair in [*TEST[3:6], *TEST[7:]]}
     assert (found.leaked, found.alone) == (3, 1)
 
 
 def test_what_both_have_learned_stays(tmp_path: Path) -> None:
     twin = Pair(f"{TEST[6].question}?!", "다른 답이에요.")
-    first, second = (made(tmp_path, train=[*TRAIN[:many], twin]) for many in (1, 2))
+    first, second = (fake_run(tmp_path, train=[*TRAIN[:many], twin]) for many in (1, 2))
     assert (shared(first, second).leaked, len(shared(first, second).rows)) == (0, 20)
 
 
@@ -70,8 +70,8 @@ def test_the_conversation_before_a_question_counts(tmp_path: Path) -> None:
         Pair("네", f"{noun} 두 개 드릴게요.", history=(Message("assistant", f"{noun} 필요하세요?"),))
         for noun in ("사과", "수박", "레몬")
     ]
-    second = made(tmp_path, train=[Pair("네", "좋아요."), *TRAIN], test=talks)
-    found = shared(made(tmp_path, test=talks), second)
+    second = fake_run(tmp_path, train=[Pair("네", "좋아요."), *TRAIN], test=talks)
+    found = shared(fake_run(tmp_path, test=talks), second)
     assert (found.leaked, len(found.rows)) == (0, 3)
 
 
@@ -84,27 +84,27 @@ def test_the_conversation_before_a_question_counts(tmp_path: Path) -> None:
     ],
 )
 def test_components_are_joined(tmp_path: Path, mine: Sequence[int], others: Sequence[int], groups: int) -> None:
-    first, second = (made(tmp_path, test=TEST[:4], components=names) for names in (mine, others))
+    first, second = (fake_run(tmp_path, test=TEST[:4], components=names) for names in (mine, others))
     assert len(set(shared(first, second).groups.tolist())) == groups
 
 
 def test_nothing_in_common(tmp_path: Path) -> None:
-    first, second = made(tmp_path, test=TEST[:5]), made(tmp_path, train=[*TRAIN, *TEST[:5]], test=TEST[5:])
+    first, second = fake_run(tmp_path, test=TEST[:5]), fake_run(tmp_path, train=[*TRAIN, *TEST[:5]], test=TEST[5:])
     with pytest.raises(RunError, match=r"no test rows in common \(5 left out.*same file.*evaluate --run RUN --data"):
         shared(first, second)
 
 
 def test_runs_without_scores_are_told(tmp_path: Path) -> None:
-    unscored, empty, base, broken = (made(tmp_path, even, test=test) for test in (TEST, [], TEST, TEST))
+    unscored, empty, base, broken = (fake_run(tmp_path, all_second, test=test) for test in (TEST, [], TEST, TEST))
     (unscored.folder / "evaluation").rename(tmp_path / "gone")
     with pytest.raises(RunError, match=r"--no-evaluate.*daedap evaluate --run .*0001"):
-        read_judged(unscored)
+        read_evaluated_run(unscored)
     with pytest.raises(RunError, match=r"without test rows.*--test-size 0\.1"):
-        read_judged(empty)
+        read_evaluated_run(empty)
     write_json(base.folder / "settings.json", {"command": "pretrain"})
     with pytest.raises(RunError, match=r"a base.*daedap train FILE --base .*model"):
-        read_judged(base)
+        read_evaluated_run(base)
     for damage in ('{"id": "a"}\n', "{", '{"id": "a", "shares": 3}\n', '{"shares": {"model": {"bpc": [1]}}}\n', "[]\n"):
         (broken.folder / "evaluation" / "rows.jsonl").write_text(damage, encoding="utf-8")
         with pytest.raises(RunError, match=r"the scores can't be read"):
-            read_judged(broken)
+            read_evaluated_run(broken)
