@@ -17,14 +17,14 @@ from daedap.runs import Run
 from daedap.training.planner import Costs, Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
 
 CPU = Machine("cpu", "fp32", 1, "")
-WISH = Plan(rows=10_000, epochs=5, layers=12, blocks=12)
+REQUEST = Plan(rows=10_000, epochs=5, layers=12, blocks=12)
 COSTS = Costs(step=0.001, trained=0.001, frozen=0.0003)
 Output = pytest.CaptureFixture[str]
 
 
 def test_without_a_budget_nothing_is_reduced() -> None:
-    plan = choose_plan(COSTS, WISH, layers=None, epochs=None)
-    assert replace(plan, seconds=0.0, wished=0.0) == WISH
+    plan = choose_plan(COSTS, REQUEST, layers=None, epochs=None)
+    assert replace(plan, seconds=0.0, wished=0.0) == REQUEST
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
     assert plan.lines() == [
         "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min to learn, 0.0 min for the rest."
@@ -33,22 +33,23 @@ def test_without_a_budget_nothing_is_reduced() -> None:
 
 @pytest.mark.parametrize("minutes", [20, 8, 5, 3, 1, 0.5, 0.2])
 def test_a_plan_fits_into_its_budget(minutes: float) -> None:
-    plan = choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None)
+    plan = choose_plan(COSTS, replace(REQUEST, budget=60 * minutes), layers=None, epochs=None)
     assert plan.seconds <= 60 * minutes
     assert (len(plan.lines()) == 1) == (minutes > 11), "reductions are reported"
 
 
 def test_time_for_the_evaluation_is_reserved() -> None:
-    wish = replace(WISH, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
-    assert wish.scoring == pytest.approx(20 + 6_000 * 12 * 0.0003)
-    assert choose_plan(COSTS, wish, layers=None, epochs=None).seconds <= 600 - wish.scoring
+    request = replace(REQUEST, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
+    assert request.scoring == pytest.approx(20 + 6_000 * 12 * 0.0003)
+    assert choose_plan(COSTS, request, layers=None, epochs=None).seconds <= 600 - request.scoring
     assert scoring_seconds(COSTS, 12, 0) == 0
     assert indexing_seconds(10_000) > indexing_seconds(1_000) > 0
 
 
 def test_less_time_means_less_work() -> None:
     plans = [
-        choose_plan(COSTS, replace(WISH, budget=60 * minutes), layers=None, epochs=None) for minutes in (20, 5, 2, 0.3)
+        choose_plan(COSTS, replace(REQUEST, budget=60 * minutes), layers=None, epochs=None)
+        for minutes in (20, 5, 2, 0.3)
     ]
     work = [plan.fraction * plan.epochs * plan.layers for plan in plans]
     assert work == sorted(work, reverse=True)
@@ -57,13 +58,13 @@ def test_less_time_means_less_work() -> None:
 
 
 def test_the_users_choices_are_kept() -> None:
-    plan = choose_plan(COSTS, replace(WISH, budget=100.0), layers=3, epochs=4)
+    plan = choose_plan(COSTS, replace(REQUEST, budget=100.0), layers=3, epochs=4)
     assert (plan.layers, plan.epochs) == (3, 4)
     assert plan.fraction < 1
 
 
 def test_too_small_a_budget_is_reported() -> None:
-    plan = choose_plan(COSTS, replace(WISH, budget=0.1), layers=None, epochs=None)
+    plan = choose_plan(COSTS, replace(REQUEST, budget=0.1), layers=None, epochs=None)
     assert plan.seconds > 0.1
     assert "training ends when the time is over" in plan.lines()[2]
 

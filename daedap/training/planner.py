@@ -136,23 +136,23 @@ def _upper_step(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, m
     return trial_step(AnswerLoss(model, first_block=lowest), upper, machine)
 
 
-def choose_plan(costs: Costs, wish: Plan, *, layers: int | None, epochs: int | None) -> Plan:
-    """The plan with the lowest expected dev loss within the budget, the fastest one if none fits, `wish` without one.
+def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int | None) -> Plan:
+    """The plan with the lowest expected dev loss within the budget, else the fastest one; `request` without a budget.
 
     `layers` and `epochs` set by the user are kept.
     """
-    wished = _seconds(costs, wish)
-    wish = replace(wish, seconds=wished, wished=wished)
-    if wish.budget is None:
-        return wish
-    depths = [layers] if layers else sorted({math.ceil(wish.blocks * share) for share in _LAYER_FRACTIONS})
-    lengths = [epochs] if epochs else range(1, wish.epochs + 1)
+    wished = _seconds(costs, request)
+    request = replace(request, seconds=wished, wished=wished)
+    if request.budget is None:
+        return request
+    depths = [layers] if layers else sorted({math.ceil(request.blocks * share) for share in _LAYER_FRACTIONS})
+    lengths = [epochs] if epochs else range(1, request.epochs + 1)
     plans = [
-        replace(wish, layers=depth, epochs=length, fraction=fraction)
+        replace(request, layers=depth, epochs=length, fraction=fraction)
         for depth, length, fraction in product(depths, lengths, _ROW_FRACTIONS)
     ]
     timed = [replace(plan, seconds=_seconds(costs, plan)) for plan in plans]
-    within = [plan for plan in timed if plan.seconds + wish.scoring <= wish.budget]
+    within = [plan for plan in timed if plan.seconds + request.scoring <= request.budget]
     return min(within, key=_expected_loss) if within else min(timed, key=lambda plan: plan.seconds)
 
 
