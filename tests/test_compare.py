@@ -292,6 +292,3 @@ def test_a_run_without_scores_gets_them_from_evaluate(trained: Run, tmp_path: Pa
     assert cli([*remedy[1].split(), "--runs", str(tmp_path)]) == 0
     entry = command_json(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
     assert entry["differences"]["all"]["bpc"]["difference"] == pytest.approx(0, abs=1e-9)
-    before = (tmp_path / "0002" / "evaluation" / "rows.jsonl").read_bytes()
-    assert cli(["evaluate", "--run", "2", "--rows", "3", "--runs", str(tmp_path)]) == 0
-    assert (tmp_path / "0002" / "evaluation" / "rows.jsonl").read_bytes() == before, "what is kept is never overwritten"

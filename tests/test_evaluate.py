@@ -192,6 +192,16 @@ def test_only_so_many_rows_count_for_likelihoods() -> None:
     assert all("bpc" in row.shares["model"] for row in ranked), "what is ranked is scored, too"
 
 
+def test_a_recorded_system_counts_on_the_rows_measured_now(both: Evaluation) -> None:
+    systems = Systems({"model": Deaf()}, recorded={"base": {row.id: row for row in both.rows}})
+    options = EvalSettings(rows=3, likelihood_rows=7, resamples=10)
+    again = evaluate(TEST, components=COMPONENTS, systems=systems, index=LexicalIndex.build(TRAIN), options=options)
+    now = {metric: score.n for metric, score in again.scores["model"]["all"].items()}
+    recorded = {metric: score.n for metric, score in again.scores["base"]["all"].items()}
+    assert recorded.items() <= now.items()
+    assert (recorded["bpc"], recorded["hits_at_1"], recorded["bland"]) == (7, 3, 3)
+
+
 def test_systems_scored_before_are_not_asked_again(both: Evaluation) -> None:
     components, index = COMPONENTS[: len(TEST)], LexicalIndex.build(TRAIN)
     rows = {row.id: row for row in both.rows}

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from daedap.types import Evidence, Pair
 
 
+_LIKELIHOOD_METRICS = frozenset({"bpc", "question_gain"})
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One test question and every system's reply."""
@@ -228,12 +231,13 @@ def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
 
 
 def _from_rows(name: str, rows: Mapping[str, Row], eval_set: EvalSet) -> _Outcome:
-    """The outcome of a system from its saved rows; latency is not saved."""
+    """The outcome of a system from its saved rows, on the rows measured now; latency is not saved."""
     shares = [rows[pair.id].shares[name] for pair in eval_set.test]
-    terms = {
-        metric: RatioTerms(*np.array([share.get(metric, (0.0, 0.0)) for share in shares], np.float64).T)
-        for metric in sorted({metric for share in shares for metric in share})
-    }
+    terms = {}
+    for metric in sorted({metric for share in shares for metric in share}):
+        measured = eval_set.mask(eval_set.likelihood_rows if metric in _LIKELIHOOD_METRICS else eval_set.ranked_rows)
+        values = np.array([share.get(metric, (0.0, 0.0)) for share in shares], np.float64)
+        terms[metric] = RatioTerms(*np.where(measured, values.T, 0.0))
     return _Outcome(terms, tuple(rows[pair.id].replies[name] for pair in eval_set.ranked_pairs))
 
 
