@@ -76,11 +76,11 @@ def test_every_finding_has_its_lines(tmp_path: Path) -> None:
         "empty_question": [6],
         "empty_answer": [7],
         "duplicate": [3],
-        "too_long": [13],
         "control": [11],
         "zero_width": [11],
         "decomposed": [10],
         "label": [10, 11],
+        "too_long": [13],
         "conflict": [4],
     }
     assert (report.rows, report.usable) == (12, 5)
@@ -133,6 +133,7 @@ def test_fits_decides_what_keeps_its_end_token(tmp_path: Path) -> None:
     path = written(tmp_path, "질문,답변\n안녕,반가워\n안녕,반갑습니다 정말로\n")
     loaded = load(path, fits=lambda pair: len(pair.answer) < 5)
     assert [pair.answer for pair in loaded.pairs] == ["반가워"]
+    assert [pair.answer for pair in loaded.lookup] == ["반갑습니다 정말로"], "the bot still finds it"
     assert found(loaded.report) == {"too_long": [3]}
 
 

@@ -12,7 +12,7 @@ HOUSE = """
 i18n errors files runs types
 korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers columns tables excel conversation kakaotalk
-data: json_stream json_layouts personal reader corpus findings doctor
+data: json_stream json_layouts personal other_formats reader corpus findings doctor
 config
 model: batching distributed device gguf tokenizer prompt base trainable
 model: loss language_model saved engine verify convert

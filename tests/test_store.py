@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.split import SplitOptions, read_components, read_rows, split, write_split
+from daedap.data.split import SplitOptions, read_components, read_rows, split, write_lookup, write_split
 from daedap.errors import RunError
 from daedap.types import Message, Pair
 
@@ -63,3 +63,10 @@ def test_rows_of_earlier_runs_are_read(tmp_path: Path) -> None:
     path = tmp_path / "data" / "train.jsonl"
     path.write_text(path.read_text(encoding="utf-8").replace('"conversation_id"', '"thread"'), encoding="utf-8")
     assert read_rows(tmp_path, "train") == PAIRS[1:2]
+
+
+def test_rows_that_are_only_looked_up(tmp_path: Path) -> None:
+    write_split(tmp_path, split(PAIRS[:1], SplitOptions(dev_size=0, test_size=0)))
+    assert read_rows(tmp_path, "lookup") == []
+    write_lookup(tmp_path, PAIRS[1:])
+    assert read_rows(tmp_path, "lookup") == PAIRS[1:]

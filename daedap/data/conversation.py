@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from daedap.data.clean import BadRow
+from daedap.data.columns import TurnColumns
 from daedap.data.headers import header_role
+from daedap.data.tables import Record, bad_record
+from daedap.korean.text import nfc
 from daedap.types import Message, Pair, Role
 
 HISTORY = 6
@@ -79,3 +83,38 @@ def assistant_among(speakers: Sequence[str]) -> str | None:
         return None
     asking = [speaker for speaker, role in roles.items() if role == "question"]
     return next(speaker for speaker in speakers if speaker != (asking[0] if len(asking) == 1 else speakers[0]))
+
+
+def table_conversations(
+    table: Iterable[Record], turns: TurnColumns, speaker: str, name: str
+) -> Iterator[Pair | BadRow]:
+    """Pairs of a table in which every row is one message.
+
+    Args:
+        table: Its records without the header.
+        turns: Its columns.
+        speaker: Whose messages are the answers; not used for a table without speakers, where two take turns.
+        name: Of the file, for conversation ids.
+    """
+    conversation, last, previous = Conversation(f"{name}:0"), "", -1
+    answers = False
+    for record in table:
+        if not record.fields or len(record.fields) < turns.text.index + 1:
+            yield bad_record(record)
+            continue
+        fields = [*record.fields, *[""] * (turns.width - len(record.fields))]
+        number = fields[turns.turn.index].strip() if turns.turn else ""
+        place = int(number) if number.isdecimal() else -1
+        key = fields[turns.conversation.index].strip() if turns.conversation else ""
+        # Some tables mark only the first message of each dialogue (S), others repeat its id: then `last` is the same.
+        if (key and key != last) or (0 <= place <= previous):
+            yield from conversation.end()
+            conversation, answers = Conversation(f"{name}:{record.line}"), False
+        last, previous = key, place
+        if turns.speaker:
+            answers = nfc(fields[turns.speaker.index].strip()) == speaker
+        text = fields[turns.text.index]
+        if text.strip():
+            yield from conversation.add("assistant" if answers else "user", text, record.line)
+        answers = not answers
+    yield from conversation.end()

@@ -42,6 +42,8 @@ class Loaded:
     pairs: list[Pair]
     """Usable pairs, normalized, in file order."""
     report: Report
+    lookup: list[Pair] = field(default_factory=list)
+    """Pairs that are too long for the model: the bot finds them, but nothing is trained or scored on them."""
 
 
 def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: Fits | None = None) -> Report:
@@ -56,7 +58,7 @@ def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits:
         DataError: The file can't be read. A file without usable rows gives a report with `usable` 0 instead.
     """
     doctor = _Doctor(open_source(path, read_options), fits or _fits)
-    for _ in doctor.usable_pairs():
+    for _ in doctor.kept_pairs():
         pass
     return doctor.report()
 
@@ -68,11 +70,14 @@ def load(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: 
         DataError: The file can't be read, or has no usable row.
     """
     doctor = _Doctor(open_source(path, read_options), fits or _fits)
-    pairs = list(doctor.usable_pairs())
+    pairs: list[Pair] = []
+    lookup: list[Pair] = []
+    for pair, is_learned in doctor.kept_pairs():
+        (pairs if is_learned else lookup).append(pair)
     report = doctor.report()
     if not pairs:
         raise _nothing_usable(report)
-    return Loaded(pairs, report)
+    return Loaded(pairs, report, lookup)
 
 
 def _fits(pair: Pair) -> bool:
@@ -80,7 +85,8 @@ def _fits(pair: Pair) -> bool:
 
 
 def _nothing_usable(report: Report) -> DataError:
-    dropped = [finding for finding in report.findings if finding.action == "dropped" and finding.examples]
+    findings = [finding for finding in report.findings if finding.examples]
+    dropped = [finding for finding in findings if finding.action == "dropped" or finding.kind == "too_long"]
     if not report.rows or not dropped:
         return DataError(
             "{file} holds no answered question.",
@@ -111,14 +117,14 @@ class _Doctor:
         self.outliers, self.conflicts = OutlierCounter(EXAMPLES), ConflictCounter()
         self.first: Pair | None = None
 
-    def usable_pairs(self) -> Iterator[Pair]:
-        """Every usable pair, normalized; reads the file once."""
+    def kept_pairs(self) -> Iterator[tuple[Pair, bool]]:
+        """Every pair that is kept, normalized, and whether it fits the model; reads the file once."""
         for row in rows(self.source):
             self.rows += not (isinstance(row, BadRow) and row.kind in NOT_ROWS)
             if isinstance(row, BadRow):
                 self.record(row.kind, row.line, row.value)
             elif pair := self.examine(row):
-                yield pair
+                yield pair, self.count(pair)
 
     def record(self, kind: str, line: int, value: str) -> None:
         """Count a finding; keep the first few as examples."""
@@ -141,7 +147,6 @@ class _Doctor:
             kind = "masked" if self.source.read_options.mask_personal else "personal"
             self.record(kind, raw.line, mask_personal(shown))
         self.first = self.first or pair
-        self.count(pair)
         return pair
 
     def fault(self, raw: Pair, pair: Pair) -> str:
@@ -152,25 +157,27 @@ class _Doctor:
             return "empty_question" if pair.answer else "blank"
         if not pair.answer:
             return "empty_answer"
-        if not self.fits(pair):
-            return "too_long"
         key = int(pair.id, 16)
         if key in self.seen:
             return "duplicate"
         self.seen.add(key)
         return ""
 
-    def count(self, pair: Pair) -> None:
-        """Add a usable pair to all statistics."""
+    def count(self, pair: Pair) -> bool:
+        """Add a pair to all statistics; False for one that is too long to be learned."""
+        if not self.fits(pair):
+            self.record("too_long", pair.line, pair.question)
+            return False
         self.kept += 1
         self.questions.add(pair.question)
         self.answers.add(pair.answer)
         self.labels.add(pair.label, pair.line)
         self.outliers.add(pair)
         self.conflicts.add(pair)
+        return True
 
     def report(self) -> Report:
-        """Everything that was found; call after `usable_pairs` is exhausted."""
+        """Everything that was found; call after `kept_pairs` is exhausted."""
         for line, label, similar in self.labels.similar():
             self.record("similar_label", line, f"{label} ~ {similar}")
         self.counts["very_long"], outliers = self.outliers.result()

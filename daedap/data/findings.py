@@ -42,7 +42,6 @@ KINDS: dict[str, Kind] = {
     "empty_question": Kind("dropped", "empty question"),
     "empty_answer": Kind("dropped", "empty answer"),
     "duplicate": Kind("dropped", "exact duplicate of an earlier pair"),
-    "too_long": Kind("dropped", "too long for the model: the end of the answer would be cut off"),
     # repaired rows
     "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
     "markup": Kind("repaired", "HTML, entities or Markdown"),
@@ -52,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "label": Kind("repaired", "label with stray characters"),
     "masked": Kind("repaired", "personal data replaced by asterisks"),
     # rows worth a look
+    "too_long": Kind("kept", "too long for the model: looked up, not learned"),
     "personal": Kind(
         "kept", "personal data (mobile, card, account or resident numbers, e-mail); --mask-personal hides it"
     ),
@@ -119,7 +119,7 @@ class Report:
     rows: int
     """Number of pairs and unreadable rows; a conversation counts once per answer."""
     usable: int
-    """Number of pairs that are learned."""
+    """Number of pairs that are learned; those that are too long for the model are only looked up."""
     findings: tuple[Finding, ...]
     """In the order of `KINDS`."""
     labels: Mapping[str, int] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from daedap.errors import DataError
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
+YAML_SUFFIXES = (".yml", ".yaml")
 EXCEL_SUFFIXES = (".xlsx", ".xlsm", ".xls")
 
 
@@ -65,7 +66,7 @@ def refuse_unknown(path: Path) -> None:
             "Open it and save the .txt or .zip that is attached to it; give that file.",
             file=path,
         )
-    if suffix not in (*JSON_SUFFIXES, *TABLE_SUFFIXES, *EXCEL_SUFFIXES):
+    if suffix not in (*JSON_SUFFIXES, *TABLE_SUFFIXES, *EXCEL_SUFFIXES, *YAML_SUFFIXES, ".parquet", ".md"):
         raise DataError(
             "{file}: files ending in '{value}' can't be read.",
             "Give a .csv, .tsv, .jsonl, .xlsx or a KakaoTalk .txt file.",

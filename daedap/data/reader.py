@@ -9,23 +9,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.columns import Columns, Part, TurnColumns, choose_columns, choose_keys
-from daedap.data.conversation import Conversation, assistant_among
+from daedap.data.conversation import Conversation, assistant_among, table_conversations
 from daedap.data.encoding import Encoding, detect, open_text
 from daedap.data.excel import Sheet, is_excel, read_sheets
 from daedap.data.inputs import JSON_SUFFIXES, empty_file, inner_name, refuse_unknown, refuse_unreadable
 from daedap.data.json_layouts import Chooser, conversation_of, object_pairs, round_pairs
 from daedap.data.json_stream import objects
 from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers
-from daedap.data.tables import Record, records, sniff
+from daedap.data.other_formats import has_marked_lines, marked_lines, parquet_objects, yaml_objects
+from daedap.data.tables import Record, bad_record, records, sniff
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, nfc
 from daedap.types import Pair
 
-Format = Literal["csv", "tsv", "jsonl", "xlsx", "kakaotalk"]
+Format = Literal["csv", "tsv", "jsonl", "xlsx", "kakaotalk", "text", "yaml", "parquet"]
 
 _SAMPLE = 200
 """Lines or rows read to detect the delimiter and the columns."""
@@ -100,7 +101,8 @@ def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) ->
         source = _open_excel(path, read_options)
     else:
         refuse_unknown(path)
-        source = _open_text(path, read_options)
+        suffix = Path(inner_name(path)).suffix.lower()
+        source = _open_objects(path, suffix, read_options) if suffix in _OBJECTS else _open_text(path, read_options)
     if read_options.speaker and source.format != "kakaotalk" and not source.turns:
         raise DataError(
             "{file} is not a KakaoTalk chat, so there is no speaker {value} in it.",
@@ -193,6 +195,31 @@ def _rows_of(sheet: Sheet, columns: Columns | TurnColumns) -> list[Record]:
 # ---- text files ----
 
 
+_OBJECTS: dict[str, Format] = {".yml": "yaml", ".yaml": "yaml", ".parquet": "parquet"}
+
+
+def _open_objects(path: Path, suffix: str, read_options: ReadOptions) -> Source:
+    source = Source(
+        path=path,
+        format=_OBJECTS[suffix],
+        text=detect(path) if suffix != ".parquet" else None,
+        read_options=read_options,
+    )
+    rows = [row for _, row in islice(_objects_of(source), _SAMPLE)]
+    if not rows:
+        raise empty_file(path)
+    columns = _object_columns(path, rows, read_options)
+    return Source(**{**vars(source), "columns": columns})
+
+
+def _objects_of(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
+    if not source.text:
+        yield from parquet_objects(source.path)
+        return
+    with open_text(source.path, source.text) as lines:
+        yield from yaml_objects(source.path, lines.read())
+
+
 def _open_text(path: Path, read_options: ReadOptions) -> Source:
     encoding = detect(path)
     with open_text(path, encoding) as lines:
@@ -213,6 +240,8 @@ def _open_text(path: Path, read_options: ReadOptions) -> Source:
             "Open it in Excel and save it as .xlsx or as CSV (UTF-8).",
             file=path,
         )
+    if has_marked_lines(sample) and not any(read_options.requested.values()):
+        return Source(path=path, format="text", text=encoding, read_options=read_options)
     return _open_table(path, encoding, sample, read_options)
 
 
@@ -252,7 +281,6 @@ def _refuse_lone_header(path: Path, columns: Columns | TurnColumns, lines: Seque
 
 
 def _json_columns(path: Path, lines: TextIO, start: str, read_options: ReadOptions) -> Columns | None:
-    """The keys of the first objects that hold a pair; None for conversations and other layouts."""
     rows = [row for _, row in islice(objects(lines), _SAMPLE) if isinstance(row, dict)]
     if not rows:
         raise DataError(
@@ -261,6 +289,11 @@ def _json_columns(path: Path, lines: TextIO, start: str, read_options: ReadOptio
             file=path,
             value=excerpt(start.strip()),
         )
+    return _object_columns(path, rows, read_options)
+
+
+def _object_columns(path: Path, rows: Sequence[dict[str, Any]], read_options: ReadOptions) -> Columns | None:
+    """The keys of the first objects that hold a pair; None for conversations and other layouts."""
     if any(conversation_of(row) is not None for row in rows):
         return None
     refusal: DataError | None = None
@@ -331,43 +364,23 @@ def _answering(path: Path, table: Iterable[Record], turns: TurnColumns, read_opt
     return speaker
 
 
-def _turn_rows(table: Iterable[Record], turns: TurnColumns, source: Source) -> Iterator[Pair | BadRow]:
-    """Pairs of a table in which every row is one message."""
-    conversation, last, previous = Conversation(f"{source.path.name}:0"), "", -1
-    answers = False
-    for record in table:
-        if not record.fields or len(record.fields) < turns.text.index + 1:
-            yield _bad_row(record)
-            continue
-        fields = [*record.fields, *[""] * (turns.width - len(record.fields))]
-        number = fields[turns.turn.index].strip() if turns.turn else ""
-        place = int(number) if number.isdecimal() else -1
-        name = fields[turns.conversation.index].strip() if turns.conversation else ""
-        # Some tables mark only the first message of each dialogue (S), others repeat its number.
-        if (name and (name != last or not name.isdecimal())) or (0 <= place <= previous):
-            yield from conversation.end()
-            conversation, answers = Conversation(f"{source.path.name}:{record.line}"), False
-        last, previous = name or last, place
-        if turns.speaker:
-            answers = nfc(fields[turns.speaker.index].strip()) == source.speaker
-        text = fields[turns.text.index]
-        if text.strip():
-            yield from conversation.add("assistant" if answers else "user", text, record.line)
-        answers = not answers
-    yield from conversation.end()
-
-
 # ---- rows ----
 
 
 def rows(source: Source) -> Iterator[Pair | BadRow]:
     """The pairs and the unreadable rows of a file, in order; text files are streamed."""
-    if source.text is None:
+    if source.format == "xlsx":
         yield from _excel_rows(source)
         return
+    if source.format in ("yaml", "parquet"):
+        yield from _object_rows(_objects_of(source), source)
+        return
+    assert source.text, "all other formats are text"
     with open_text(source.path, source.text) as lines:
         if source.format == "jsonl":
-            yield from _json_rows(lines, source)
+            yield from _object_rows(objects(lines), source)
+        elif source.format == "text":
+            yield from marked_lines(lines)
         elif source.format == "kakaotalk":
             yield from chat_pairs(messages(lines, source.delimiter), source.read_options.answerer, source.path.name)
         else:
@@ -377,9 +390,9 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
             yield from _table_rows(table, columns, source)
 
 
-def _json_rows(lines: TextIO, source: Source) -> Iterator[Pair | BadRow]:
+def _object_rows(found: Iterable[tuple[int, dict[str, Any] | BadRow]], source: Source) -> Iterator[Pair | BadRow]:
     choose = _key_chooser(source.path, source.read_options)
-    for line, row in objects(lines):
+    for line, row in found:
         if isinstance(row, BadRow):
             yield row
         else:
@@ -402,7 +415,7 @@ def _key_chooser(path: Path, read_options: ReadOptions) -> Chooser:
 def _table_rows(table: Iterable[Record], columns: Columns | TurnColumns, source: Source) -> Iterator[Pair | BadRow]:
     table = (record for record in table if record.line > columns.header_line)
     if isinstance(columns, TurnColumns):
-        yield from _turn_rows(table, columns, source)
+        yield from table_conversations(table, columns, source.speaker, source.path.name)
         return
     names = [comparison_form(name) for name in columns.names]
     for record in table:
@@ -412,23 +425,16 @@ def _table_rows(table: Iterable[Record], columns: Columns | TurnColumns, source:
             yield from _row(record, columns, source)
 
 
-def _bad_row(record: Record) -> BadRow:
-    if record.fields is None:
-        return BadRow(record.line, "quote", excerpt(record.text.strip()))
-    blank = not any(map(str.strip, record.fields))
-    return BadRow(record.line, "blank" if blank else "fields", "" if blank else excerpt(record.text.strip()))
-
-
 def _row(record: Record, columns: Columns, source: Source) -> Iterator[Pair | BadRow]:
     """The pairs of a row: one for every wording of the question, or those of the conversation in it."""
     fields, width = record.fields, columns.width
     if fields is None or not any(map(str.strip, fields)):
-        yield _bad_row(record)
+        yield bad_record(record)
         return
     if len(fields) != width:
         fields = _fitted(fields, columns, source)
     if fields is None:
-        yield _bad_row(record)
+        yield bad_record(record)
         return
     label = fields[columns.label.index] if columns.label else ""
     if columns.rounds:

@@ -6,7 +6,8 @@ rows are appended to the file. The cost: a new row that would connect components
 2 in 1,000 on ChatbotData).
 
 On disk: `data/train.jsonl`, `dev.jsonl`, `test.jsonl`, one row a line with its id and its component; training rows
-that `--fraction` excludes are in `unused.jsonl`, for a run that continues from this one.
+that `--fraction` excludes are in `unused.jsonl`, for a run that continues from this one. Rows that are too long for the
+model are in `lookup.jsonl`: the bot finds them, but nothing is trained or scored on them.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from daedap.types import Message, Pair
 
 T = TypeVar("T")
 SplitName = Literal["train", "dev", "test", "left_out", "unused"]
-StoredSplit = Literal["train", "dev", "test", "unused"]
+StoredSplit = Literal["train", "dev", "test", "unused", "lookup"]
 Method = Literal["components", "random"]
 HELD_OUT: tuple[StoredSplit, ...] = ("dev", "test")
 SPLITS: tuple[StoredSplit, ...] = ("train", *HELD_OUT)
-_STORED: tuple[StoredSplit, ...] = (*SPLITS, "unused")
+_ASSIGNED: tuple[Literal["train", "dev", "test", "unused"], ...] = ("train", "dev", "test", "unused")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +269,7 @@ def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None
 
     Pairs whose ids are in `first` come first: of two equally near questions the index returns the earlier one.
     """
-    for name in _STORED:
+    for name in _ASSIGNED:
         rows = list(zip(result.rows(name), result.components_of(name), strict=True))
         rows.sort(key=lambda row: row[0].id not in first)
         records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
@@ -280,7 +281,7 @@ def read_split(folder: Path) -> Split:
     pairs: list[Pair] = []
     assignments: list[SplitName] = []
     names: list[str] = []
-    for name in _STORED:
+    for name in _ASSIGNED:
         for record in _records(folder, name):
             pairs.append(_pair(record))
             assignments.append(name)
@@ -290,8 +291,15 @@ def read_split(folder: Path) -> Split:
     return Split(pairs, assignments, components, Leakage(0.0, 0.0))
 
 
+def write_lookup(folder: Path, pairs: Sequence[Pair]) -> None:
+    """Write the rows that are only looked up."""
+    write_lines(_file(folder, "lookup"), [{"id": pair.id, "component": pair.id, **asdict(pair)} for pair in pairs])
+
+
 def read_rows(folder: Path, name: StoredSplit) -> list[Pair]:
-    """The pairs of one split of a run."""
+    """The pairs of one split of a run; no lookup rows where none were written."""
+    if name == "lookup" and not _file(folder, name).exists():
+        return []
     return [_pair(record) for record in _records(folder, name)]
 
 

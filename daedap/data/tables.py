@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from daedap.data.clean import BadRow, excerpt
 from daedap.data.columns import find_header
 
 DELIMITERS = "\t,;|"
@@ -78,6 +79,14 @@ def _fields(taken: list[str], ahead: deque[str], rest: Iterator[str], delimiter:
         # Tab-separated files are often written without any quoting: there a quote is just a character, and so it is
         # in a line such as `"따옴표" 있어요?,네 "있어요".`, in which every quote is closed again.
         return line.split(delimiter) if delimiter == "\t" or line.count('"') % 2 == 0 else None
+
+
+def bad_record(record: Record) -> BadRow:
+    """What is wrong with a record that is no row: an open quote, nothing in it, or a wrong number of fields."""
+    if record.fields is None:
+        return BadRow(record.line, "quote", excerpt(record.text.strip()))
+    blank = not any(map(str.strip, record.fields))
+    return BadRow(record.line, "blank" if blank else "fields", "" if blank else excerpt(record.text.strip()))
 
 
 def sniff(sample: Sequence[str], default: str = "") -> str:
