@@ -92,7 +92,7 @@ def test_a_wrong_column_name_suggests_near_ones(qa: Path, tmp_path: Path, capsys
 
 def test_a_single_row_that_falls_to_the_test_side(tmp_path: Path, capsys: Output) -> None:
     rows = (Pair(f"{n}번째 질문", "네, 그래요.") for n in range(999))
-    lone = next(pair for pair in rows if split([pair], SplitOptions()).sides != ["train"])
+    lone = next(pair for pair in rows if split([pair], SplitOptions()).assignments != ["train"])
     told = refused(capsys, "train", write_csv(tmp_path / "a.csv", [lone]), "--runs", tmp_path / "runs")
     assert "1 usable row(s), none of which is left to train on. Add rows, or keep none apart" in told
     assert not (tmp_path / "runs").exists()
@@ -163,7 +163,7 @@ def foreign_tokenizer(folder: Path) -> str:
     trainer = trainers.BpeTrainer(special_tokens=["<unk>", "</s>", "<usr>", "<sys>"], show_progress=False)
     tokenizer.train_from_iterator(["a language model of plain English text"], trainer)
     tokenizer.save(str(toys.kogpt2(folder) / "tokenizer.json"))
-    return "its tokenizer does not keep Korean"
+    return "its tokenizer garbles Korean"
 
 
 def small_vocabulary(folder: Path) -> str:
@@ -196,7 +196,7 @@ def test_the_hub_can_not_be_reached(qa: Path, tmp_path: Path) -> None:
     closed = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hub")}
     process = daedap_process("train", str(qa), "--base", "skt/kogpt2-base-v2", folder=tmp_path, **closed)
     assert (process.returncode, process.stdout) == (1, "")
-    assert "skt/kogpt2-base-v2: can't be had from the hub" in process.stderr.splitlines()[-1]
+    assert "skt/kogpt2-base-v2: can't be downloaded from the hub" in process.stderr.splitlines()[-1]
     assert process.stderr.endswith("Download it elsewhere and give its folder: --base FOLDER\n")
     assert len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()

@@ -86,7 +86,7 @@ def test_the_licence_is_read_from_the_card(header: str, licence: str, tmp_path: 
 
 
 class Trap:
-    """Unpickled, it creates a file."""
+    """An object that creates a file when unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +105,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(tmp_path: Path) -> 
         load_base(str(folder))
     assert not trace.exists()
     pickle.loads((folder / "pytorch_model.bin").read_bytes()).close()
-    assert trace.exists(), "the trap itself does not work"
+    assert trace.exists(), "the pickle would have created the file"
 
 
 def test_code_that_comes_with_a_base_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_a_tokenizer_that_garbles_korean_is_refused(tmp_path: Path) -> None:
     toys.kogpt2_tokenizer(["the quick brown fox jumps over the lazy dog 0123456789"]).save(
         str(folder / "tokenizer.json")
     )
-    _refused(folder, "does not keep Korean.*안녕하세요.*Use the tokenizer")
+    _refused(folder, "garbles Korean.*안녕하세요.*Use the tokenizer")
 
 
 def test_more_tokens_than_embeddings_are_refused(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_tokenizer_that_encodes_typed_control_tokens_is_refused(tmp_path: Path
 
 
 def without_template(folder: Path, front: str) -> Path:
-    """Gemma's toy as a base that was never taught to talk, with a token before every text."""
+    """The Gemma toy without a chat template, with a token prepended to every text."""
     tokenizer = load_tokenizer(toys.gemma3(folder))
     tokenizer.chat_template = None
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -200,7 +200,7 @@ def test_a_prompt_begins_with_the_tokenizers_prefix(tmp_path: Path) -> None:
 
 
 def test_a_prefix_that_no_template_can_name_is_refused(tmp_path: Path) -> None:
-    """A piece of a word, here: a template would spell it out."""
+    """With an ordinary token as prefix, which a template would encode as text."""
     _refused(without_template(tmp_path / "toy", "<0x41>"), "puts '<0x41>' before every text.*Mark it special")
 
 
@@ -214,7 +214,7 @@ def test_weights_in_bf16_are_computed_in_fp32(tmp_path: Path) -> None:
 
 
 def test_an_explicit_head_dim_is_accepted(tmp_path: Path) -> None:
-    """As kanana-nano's are; but a width that is not named must be one that the heads divide."""
+    """As in kanana-nano; without an explicit head_dim the hidden size must be divisible by the heads."""
     config = LlamaConfig(hidden_size=56, num_attention_heads=6, num_key_value_heads=2, head_dim=16)
     config.save_pretrained(tmp_path)
     assert LlamaConfig.from_pretrained(tmp_path).head_dim == 16
@@ -231,7 +231,7 @@ def test_neither_folder_nor_name_is_refused(name: str, tmp_path: Path, monkeypat
 
 @dataclass(frozen=True)
 class Heard:
-    """What was said of each name while the hub was there, which files it was asked for, and what was said after."""
+    """Output per name with a reachable hub, the requested files, and output per name without it."""
 
     online: dict[str, str]
     requests_seen: list[str]
@@ -266,7 +266,7 @@ def test_without_the_hub_the_cache_is_used(heard: Heard) -> None:
 
 def test_a_missing_or_unreachable_repository_is_reported(heard: Heard) -> None:
     for message in (heard.online["toy/nothing"], heard.offline["toy/nothing"]):
-        assert message.startswith("toy/nothing: can't be had from the hub")
+        assert message.startswith("toy/nothing: can't be downloaded from the hub")
         assert message.endswith("--base FOLDER")
 
 
@@ -276,7 +276,7 @@ def _refused(folder: Path, message: str) -> None:
 
 
 def _load_apart(names: list[str], endpoint: str, place: Path) -> dict[str, str]:
-    """In another process: the hub's library reads its settings when it is imported."""
+    """In a new process: huggingface_hub reads its environment variables when imported."""
     own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(place / "cache"), "NO_PROXY": "127.0.0.1"}
     own |= {"DAEDAP_LANG": "en", "PYTHONIOENCODING": "utf-8"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
@@ -286,7 +286,7 @@ def _load_apart(names: list[str], endpoint: str, place: Path) -> dict[str, str]:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What the hub's client needs of the hub: a model's commit, its files, and their bytes."""
+    """The hub's API as far as its client needs it: commit, file list and files of a model."""
 
     def __init__(self, root: Path, requests_seen: list[str], *rest: Any) -> None:
         self.root, self.requests_seen = root, requests_seen
@@ -323,7 +323,7 @@ class Hub(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the terminal."""
+        """No output."""
 
 
 def _etag(file: Path) -> str:

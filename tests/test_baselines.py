@@ -144,7 +144,7 @@ def test_an_excerpt_is_representative_of_the_epoch(base: Base) -> None:
     assert len(chosen) == 160
     batches = [[len(one.ids) for one in chosen[start : start + 4]] for start in range(0, 160, 4)]
     spread = sum(max(batch) - min(batch) for batch in batches) / len(batches)
-    assert spread < 1, "batches of like length, as the epoch's are"
+    assert spread < 1, "rows of a batch have similar lengths"
     everywhere = sum(len(one.ids) for one in examples) / len(examples)
     assert sum(map(sum, batches)) / 160 == pytest.approx(everywhere, rel=0.05)
 

@@ -22,7 +22,7 @@ def test_lengths_in_a_batch_are_nearly_equal() -> None:
     padded = sum(max(LENGTHS[row] for row in batch) * len(batch) for batch in batches)
     assert padded < 1.1 * sum(LENGTHS), "more than a tenth is padding"
     shuffled = sum(max(LENGTHS[start : start + 16]) * 16 for start in range(0, 992, 16))
-    assert shuffled > 1.5 * sum(LENGTHS[:992]), "the lengths are too alike to tell"
+    assert shuffled > 1.5 * sum(LENGTHS[:992]), "the lengths vary too little for this test"
 
 
 def test_batches_are_shuffled() -> None:

@@ -332,7 +332,7 @@ def test_a_model_without_a_converter_is_refused(tmp_path: Path) -> None:
 
 def test_a_window_shorter_than_the_texts_is_refused(tmp_path: Path) -> None:
     base = load_base(str(toys.gemma3(tmp_path / "gemma3")))
-    with pytest.raises(EngineError, match="looks back only 32 tokens, and --max-length is 33"):
+    with pytest.raises(EngineError, match="its sliding window is 32 tokens, and --max-length is 33"):
         convert(base.model, base.prompt(33), tmp_path / "engine")
     convert(base.model, base.prompt(32), tmp_path / "engine")
 

@@ -32,7 +32,7 @@ def examples(base: Base) -> list[Example]:
 
 
 def reference(base: Base, example: Example) -> Tensor:
-    """ln p of each answer token and the end, one example at a time, from all logits."""
+    """ln p of each answer token and EOS, from all logits of a single example."""
     with torch.no_grad():
         logits = base.model(input_ids=torch.tensor([example.ids])).logits[0].float()
     positions = range(example.answer_start, len(example.ids))
@@ -40,7 +40,7 @@ def reference(base: Base, example: Example) -> Tensor:
 
 
 def mask(examples: list[Example]) -> Tensor:
-    """Of everything but padding and the last token."""
+    """An attention mask without padding and the last token."""
     positions = torch.arange(collate(examples, "cpu").inputs.shape[1])
     return (positions < torch.tensor([[len(example.ids) - 1] for example in examples])).long()
 

@@ -27,7 +27,7 @@ def test_without_a_budget_nothing_is_reduced() -> None:
     assert replace(plan, seconds=0.0, wished=0.0) == REQUEST
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
     assert plan.lines() == [
-        "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min to learn, 0.0 min for the rest."
+        "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min for training, 0.0 min for the rest."
     ]
 
 

@@ -350,7 +350,7 @@ def test_plain_texts_have_bos_and_eos(prompt: Prompt) -> None:
     assert corpus.ids.tolist() == [begin, *first, end, *second, end, begin, *third, end]
     assert corpus.starts.tolist() == [0, 1 + len(first) + 1 + len(second) + 1]
     assert corpus.characters == len("배고파</s> 졸려잘 자")
-    assert end not in second, "what people wrote never becomes a control token"
+    assert end not in second, "typed control tokens stay text"
 
 
 def test_dialogues_are_rendered_as_in_fine_tuning(prompt: Prompt) -> None:
@@ -379,7 +379,7 @@ def test_the_seed_decides_the_order() -> None:
     many = [block for seed in range(5) for batch in corpus.batches(5, 2, (1, seed)) for block in batch.tolist()]
     inside = [(a, b) for block in many for a, b in pairwise(block) if b != a + 1]
     assert inside
-    assert {b for _, b in inside} <= set(starts.tolist()), "documents are joined, never torn"
+    assert {b for _, b in inside} <= set(starts.tolist()), "documents are joined at their boundaries only"
 
 
 def test_batches_can_start_in_the_middle() -> None:

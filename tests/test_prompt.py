@@ -44,7 +44,7 @@ def read_options(base: Base) -> tuple[str, str, str]:
 
 
 def rendered(base: Base, template: str, *texts: str) -> list[int]:
-    """Control tokens and texts encoded apart, as the template and the tokenizer's own rules have them."""
+    """Ids from control tokens and texts that are encoded separately."""
     ids: list[int] = []
     pieces = re.split(r"\{\}", template)
     for piece, text in zip(pieces, [*texts, ""], strict=True):
@@ -69,7 +69,7 @@ def test_the_end_token_of_the_template(base: Base) -> None:
 
 
 def test_rendering_equals_the_published_template(base: Base) -> None:
-    """The whole conversation, rendered as text by the tokenizer itself and encoded at once."""
+    """Compared with the conversation rendered by `apply_chat_template` and encoded as one string."""
     turns = [
         {"role": turn.role, "content": turn.content} for turn in Pair("점심 뭐 먹지", "네", history=HISTORY).messages
     ]
@@ -169,7 +169,7 @@ def test_without_a_template_or_roles_plain_text_is_used(tmp_path: Path) -> None:
 
 
 def bos_by(way: str, tmp_path: Path, template: str | None = None) -> PreTrainedTokenizerFast:
-    """A toy's tokenizer that puts something before every text: by a flag, by its file, and with an end as well."""
+    """A tokenizer that prepends a token: by a flag, by its post-processor, or together with an EOS at the end."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=toys.gemma3_tokenizer(),
         bos_token="<bos>",

@@ -195,7 +195,7 @@ def with_wide_window(base: Copy, folder: Path) -> Copy:
     """With a window longer than the texts, like the published ones: shorter ones are refused."""
     if not CONFIGS[base.name].get("sliding_window"):
         return base
-    with pytest.raises(EngineError, match="looks back only"):
+    with pytest.raises(EngineError, match="its sliding window is"):
         converted(base, folder / "engine")
     published.copy_of(base.name, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

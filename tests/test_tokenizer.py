@@ -65,7 +65,7 @@ def test_special_tokens_of_kogpt2(kogpt2: PreTrainedTokenizerFast) -> None:
     names = (kogpt2.bos_token, kogpt2.eos_token, kogpt2.unk_token, kogpt2.pad_token, kogpt2.mask_token)
     assert names == ("</s>", "</s>", "<unk>", "<pad>", "<mask>")
     assert kogpt2.convert_tokens_to_ids(["</s>", "<usr>", "<pad>", "<sys>", "<unused0>"]) == [1, 2, 3, 4, 9]
-    assert len(kogpt2) == kogpt2.backend_tokenizer.get_vocab_size(), "a token was invented"
+    assert len(kogpt2) == kogpt2.backend_tokenizer.get_vocab_size(), "an additional token"
 
 
 def test_encoding_adds_neither_beginning_nor_end(kogpt2: PreTrainedTokenizerFast) -> None:

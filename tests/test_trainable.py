@@ -57,7 +57,7 @@ def test_lower_and_upper_blocks_compute_the_whole_model(base: Base) -> None:
         parted = AnswerLoss(base.model, first_block=1)(type(batch)(states, batch.row, batch.position, batch.label))
     torch.testing.assert_close(parted, whole)
     assert base.model.config.model_type in SPLITTABLE
-    assert base.model(input_ids=batch.inputs).logits.shape[:2] == batch.inputs.shape, "the model itself stays whole"
+    assert base.model(input_ids=batch.inputs).logits.shape[:2] == batch.inputs.shape, "the model itself is unchanged"
 
 
 def test_a_shortlist_is_the_softmax_among_its_tokens(base: Base) -> None:
@@ -97,7 +97,7 @@ def test_the_shortlist_contains_answer_tokens_and_characters(tmp_path: Path) -> 
     texts = {str(prompt.tokenizer.decode([token])).strip() for token in chosen}
     assert {"오", "?", "7"} <= texts
     assert tokens.tolist() == sorted(chosen)
-    assert shortlist(prompt, rendered(base, len(toys.PAIRS))) is None, "answers that use nearly all tokens need none"
+    assert shortlist(prompt, rendered(base, len(toys.PAIRS))) is None, "answers use nearly the whole vocabulary"
 
 
 def test_the_lowest_trained_block(base: Base) -> None:
@@ -133,7 +133,7 @@ def adapted(model: nn.Module) -> list[str]:
 
 
 def changed(model: PreTrainedModel | PeftModel, tokens: int = 20) -> set[str]:
-    """Names of the weights that one training step would move."""
+    """Names of the weights with a non-zero gradient."""
     example = Example(list(range(10, 10 + tokens)), answer_start=5)
     AnswerLoss(model)(collate([example], "cpu")).mean().backward()
     return {part for part, weight in model.named_parameters() if weight.grad is not None and weight.grad.any()}
@@ -157,7 +157,7 @@ def test_lora_on_one_layer_updates_the_top_block_only(model: PreTrainedModel, na
     assert len(adapted(peft)) == len(LINEAR[name])
     assert all(".1." in part for part in adapted(peft))
     moved = changed(peft)
-    assert moved, "nothing is learned"
+    assert moved, "no weight has a gradient"
     assert all(".1." in weight and "lora_B" in weight for weight in moved)
 
 

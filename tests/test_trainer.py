@@ -231,7 +231,7 @@ def loss_of(model: PreTrainedModel, dev: list[Example]) -> float:
 
 
 def mean(folder: Path, first: int, last: int, steps: int) -> dict[str, torch.Tensor]:
-    """Of the weights at the ends of epochs, from their checkpoints."""
+    """The mean of the weights in the checkpoints at the ends of these epochs."""
     names = [f"step-{epoch * steps:06d}" for epoch in range(first, last + 1)]
     ends = [load_file(folder / "checkpoints" / name / "trained.safetensors") for name in names]
     return {name: torch.stack([end[name] for end in ends]).mean(0) for name in ends[0]}
@@ -282,7 +282,7 @@ def test_the_average_competes_with_the_epochs(
 def test_an_average_that_is_worse_is_not_kept(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
-    """The first epochs of a slow training are far behind the last."""
+    """At a low learning rate, the first epochs are far from the last."""
     model, train_options = (
         small(tokenizer, width=64),
         replace(AVERAGED, swa_epoch_start=1, learning_rate=1e-3, warmup_ratio=0.0),

@@ -128,7 +128,7 @@ def _locate(name: str) -> Path:
         return _download(name)
     except Exception as error:  # errors of httpx, huggingface_hub and the OS alike
         raise BaseError(
-            "{name}: can't be had from the hub ({error}).",
+            "{name}: can't be downloaded from the hub ({error}).",
             "Download it elsewhere and give its folder: --base FOLDER",
             name=name,
             error=type(error).__name__,
@@ -192,7 +192,7 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
         back = decode(tokenizer, encode(tokenizer, text))
         if comparison_form(back) != comparison_form(text):
             raise BaseError(
-                "{name}: its tokenizer does not keep Korean: '{text}' comes back as '{back}'.",
+                "{name}: its tokenizer garbles Korean: '{text}' is decoded as '{back}'.",
                 "Use the tokenizer that the model was trained with, and a base that knows Korean.",
                 name=name,
                 text=text,

@@ -123,7 +123,7 @@ def write_engine(run: Run, model: TorchModel) -> None:
             else:
                 raise _unsupported(model.model, translate("its answers differ from the trained model's"))
             if not int8:
-                _log.info(translate("Eight bits are too coarse for these weights: the engine keeps them in float32."))
+                _log.info(translate("int8 is too coarse for these weights: the engine keeps them in float32."))
     except StorageError:
         raise
     except EngineError as error:
@@ -166,7 +166,7 @@ def _build_spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
     if window and window < prompt.max_length:  # see _remove_sliding_windows
-        reason = "it looks back only {window} tokens, and --max-length is {length}"
+        reason = "its sliding window is {window} tokens, and --max-length is {length}"
         raise _unsupported(model, translate(reason, window=window, length=prompt.max_length))
     try:
         with torch.no_grad():

@@ -155,9 +155,7 @@ def verify_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine |
         agreement = reference.compare(engine)
         if agreement.close:
             if compute_type != COMPUTE_TYPES[0]:
-                message = (
-                    "The engine computes in {compute_type} on this processor, slower: eight bits would be too far off."
-                )
+                message = "The engine computes in {compute_type} on this processor, slower: int8 deviates too much."
                 _log.info(translate(message, compute_type=compute_type))
             _record(folder, asdict(agreement))
             return engine

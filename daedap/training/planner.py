@@ -82,7 +82,7 @@ class Plan:
         """A description for the terminal."""
         template = (
             "{learned:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
-            "about {training} to learn, {scores} for the rest."
+            "about {training} for training, {scores} for the rest."
         )
         learned = round(self.fraction * self.rows)
         lines = [
@@ -95,10 +95,10 @@ class Plan:
             )
         ]
         if self.budget is not None and self.wished + self.scoring > self.budget:
-            template = "Everything would take {wished}; in {budget}, this is what costs least."
+            template = "All rows, epochs and layers would take {wished}; within {budget}, this plan loses least."
             lines.append(translate(template, wished=_minutes(self.wished + self.scoring), budget=_minutes(self.budget)))
         if self.budget is not None and self.seconds + self.scoring > self.budget:
-            lines.append(translate("That is still more than there is time for: training ends when the time is over."))
+            lines.append(translate("That is more than the budget: training ends when the time is over."))
         return lines
 
 
