@@ -75,7 +75,8 @@ def assistant_among(speakers: Sequence[str]) -> str | None:
 
     Returns: None when the names do not tell and there are more than two of them; of two unknown ones the second.
     """
-    roles = {speaker: role.role if (role := header_role(speaker)) else None for speaker in speakers}
+    # Of A and B, A is no answer.
+    roles = {name: role.role if (role := header_role(name)) and len(name) > 1 else None for name in speakers}
     answering = [speaker for speaker, role in roles.items() if role == "answer"]
     if len(answering) == 1:
         return answering[0]

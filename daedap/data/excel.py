@@ -153,12 +153,12 @@ def _section(value: object, number_format: str) -> str:
 
 
 _TOKEN = re.compile(
-    r'"([^"]*)"|\\(.)|(General|AM/PM|A/P|오전/오후|y+|m+|d+|h+|s+|[#0?][#0?,.]*|%|@|E[+-]0+)|(.)', re.IGNORECASE
+    r'"([^"]*)"|\\(.)|(General|aaaa?|AM/PM|A/P|오전/오후|y+|m+|d+|h+|s+|[#0?][#0?,.]*|%|@|E[+-]0+)|(.)', re.IGNORECASE
 )
 
 
 def _format_number(value: float, section: str) -> str:
-    plain = f"{value:.11g}"
+    plain = str(value) if isinstance(value, int) else f"{value:.11g}"
     tokens = list(_TOKEN.finditer(section))
     masks = [token[3] for token in tokens if token[3] and token[3][0] in "#0?"]
     if len(masks) != 1 or re.search(r"E[+-]0", section):
@@ -207,15 +207,22 @@ def _date_part(value: datetime | date | time, code: str, half: bool) -> str:
         "n": getattr(value, "minute", 0),
         "s": getattr(value, "second", 0),
     }
+    if code.startswith("aaa"):
+        return _weekday(value, len(code) > 3)
     if code[0] in "a오":
         return ("오후" if hour >= 12 else "오전") if code[0] == "오" else ("PM" if hour >= 12 else "AM")
     if code[0] == "y":
         return f"{numbers['y']:04}" if len(code) > 2 else f"{numbers['y'] % 100:02}"
-    if code[0] == "d" and len(code) > 2 and isinstance(value, date):
-        return "월화수목금토일"[value.weekday()] + ("요일" if len(code) > 3 else "")
+    if code[0] == "d" and len(code) > 2:
+        return _weekday(value, len(code) > 3)
     if code[0] == "m" and len(code) > 2 and isinstance(value, date):
         return value.strftime("%b" if len(code) == 3 else "%B")
     return f"{numbers[code[0]]:0{min(len(code), 2)}}"
+
+
+def _weekday(value: datetime | date | time, full: bool) -> str:
+    name = "월화수목금토일"[value.weekday()] if isinstance(value, date) else ""
+    return name + ("요일" if full else "")
 
 
 def _plain_date(value: datetime | date | time) -> str:

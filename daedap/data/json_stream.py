@@ -140,9 +140,10 @@ class _Buffer:
                 return value
 
     def skip_object(self) -> bool:
-        """Go on at the next object of a list after one that is broken; False when there is none."""
+        """Continue at the next object of a list after a broken one; False, at the end of the file, if there is none."""
         while not (match := _NEXT_OBJECT.search(self._text, self._at)):
             if not self._read(_CHUNK):
+                self._at = len(self._text)
                 return False
         self._at = match.end()
         return True

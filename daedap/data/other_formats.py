@@ -14,8 +14,10 @@ from daedap.types import Pair
 
 Row = dict[str, Any]
 
-_QUESTION = re.compile(r"\s*(?:[#>*-]\s*)*\**\s*(?:Q|질문|질의|물음|문)\s*\d*\s*[.:)>：]\**\s*(.*)$", re.IGNORECASE)
-_ANSWER = re.compile(r"\s*(?:[#>*-]\s*)*\**\s*(?:A|답변|대답|응답|답)\s*\d*\s*[.:)>：]\**\s*(.*)$", re.IGNORECASE)
+_QUESTION = re.compile(
+    r"\s*(?:[#>*-]\s*)*\**\s*(?:Q|질문|질의|물음|문)\s*\d*\s*\**\s*[.:)>：]\**\s*(.*)$", re.IGNORECASE
+)
+_ANSWER = re.compile(r"\s*(?:[#>*-]\s*)*\**\s*(?:A|답변|대답|응답|답)\s*\d*\s*\**\s*[.:)>：]\**\s*(.*)$", re.IGNORECASE)
 
 
 def has_marked_lines(sample: Sequence[str]) -> bool:
