@@ -194,7 +194,7 @@ def test_settings_that_differ(tmp_path: Path, capsys: Output) -> None:
     lines = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines()]
     assert ["what differs", "run 2", "run 1", "run 3"] in lines
     assert ["--learning-rate", "0.001", "-", "-"] in lines
-    assert ["rows learned", "2", "2", "1"] in lines
+    assert ["training rows", "2", "2", "1"] in lines
 
 
 def test_tables_and_answers_for_people(tmp_path: Path, capsys: Output) -> None:
@@ -202,19 +202,19 @@ def test_tables_and_answers_for_people(tmp_path: Path, capsys: Output) -> None:
     fake_run(tmp_path, lambda row: row_terms(1 if row == 5 else 3), reply=lambda row: TEST[row].answer)
     assert cli(["compare", "1", "2", "--samples", "1", "--runs", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "Run 2 beside run 1, on the 20 rows that both were tested on." in lines
+    assert "Run 2 compared with run 1, on the 20 rows that both were tested on." in lines
     head = next(line for line in lines if line.startswith("all pairs (n=20)"))
     row = next(line for line in lines if line.startswith("mean reciprocal rank"))
     assert re.split(r" {2,}", head) == ["all pairs (n=20)", "run 1", "run 2", "difference"]
     assert re.fullmatch(r"mean reciprocal rank +0\.500 +0\.367 +-0\.133 \[-0\.167, -0\.0\d+\] +worse", row)
     assert sum(line.startswith("mean reciprocal rank") for line in lines) == 3  # all, seen, unseen
     assert lines[-6:] == [
-        "20 of 20 questions are answered differently. Where it matters most:",
+        "20 of 20 questions are answered differently. The largest differences in rank:",
         "",
         f"> {TEST[5].question}",
         f"  right answer     {TEST[5].answer}",
-        "  run 1 (place 2)  글쎄요",
-        f"  run 2 (place 1)  {TEST[5].answer}",
+        "  run 1 (rank 2)  글쎄요",
+        f"  run 2 (rank 1)  {TEST[5].answer}",
     ]
 
 

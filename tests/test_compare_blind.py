@@ -54,7 +54,7 @@ def test_blind_keeps_what_is_said(runs: Path, monkeypatch: pytest.MonkeyPatch, c
         assert set(one.answers) == {"0001", "0002"}
     assert output.err.count("Which is better? 1, 2, = (alike), q (enough)") == 5
     assert "첫째" not in output.out
-    assert re.match(r"Judged blind: run 1 better \d times, run 2 better \d times, 1 ties\.\n", output.out)
+    assert re.match(r"Blind comparison: run 1 better \d times, run 2 better \d times, 1 ties\.\n", output.out)
     assert "no clear difference" in output.out
 
 
@@ -71,7 +71,7 @@ def test_blind_asks_nothing_twice(runs: Path, monkeypatch: pytest.MonkeyPatch, c
     compare_blind(runs, "1\nㅂ\n", monkeypatch)
     capsys.readouterr()
     assert compare_blind(runs, "2\n2\n2\n2\n2\n", monkeypatch) == 0
-    assert "4 questions are answered differently, 1 of them judged.\n\n[2/4]" in capsys.readouterr().err
+    assert "4 questions are answered differently, 1 of them compared.\n\n[2/4]" in capsys.readouterr().err
     assert len({one.id for one in read_preferences(runs / "verdicts.jsonl")}) == 4
     compare_blind(runs, "1\n", monkeypatch)
     assert len(read_preferences(runs / "verdicts.jsonl")) == 4
@@ -140,7 +140,7 @@ def test_killed_between_verdicts(runs: Path) -> None:
     assert len(read_preferences(runs / "verdicts.jsonl")) == 2
     again = daedap_process("compare", "1", "2", "--blind", "--runs", str(runs), folder=runs)
     assert again.returncode == 0
-    assert "4 questions are answered differently, 2 of them judged.\n\n[3/4]" in again.stderr
+    assert "4 questions are answered differently, 2 of them compared.\n\n[3/4]" in again.stderr
 
 
 def test_ctrl_c_ends_the_judging(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_the_judging(runs: Path, monkeypatch: pytest.MonkeyPatch, ca
 
     monkeypatch.setattr("sys.stdin", Impatient("1\n"))
     assert cli(["compare", "1", "2", "--blind", "--runs", str(runs)]) == 0
-    assert capsys.readouterr().out.startswith("Judged blind: ")
+    assert capsys.readouterr().out.startswith("Blind comparison: ")
     assert len(read_preferences(runs / "verdicts.jsonl")) == 1
 
 

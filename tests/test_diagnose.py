@@ -166,7 +166,7 @@ def test_too_few_epochs(short: RunRecord) -> None:
 def test_overfitting(heart: RunRecord) -> None:
     finding = finding_of(heart, "overfitting")
     assert finding.severity == "serious"
-    assert finding.message.startswith("Overfitting since epoch 2:")
+    assert finding.message.startswith("Overfitting from epoch 2 on:")
     assert "From epoch 1 to 4 the dev loss rose" in finding.evidence
     settings = {**heart.settings, "recipe": {**heart.train_options, "load_best_model_at_end": True}}
     kept = finding_of(replace(heart, settings=settings), "overfitting")
@@ -179,9 +179,9 @@ def test_overfitting(heart: RunRecord) -> None:
 
 def test_answers_that_are_all_the_same(messy: RunRecord) -> None:
     assert "'잘할 수 있을 거예요.' answers 67%" in finding_of(messy, "constant_answers").evidence
-    assert "8% of 12 replies are different" in finding_of(messy, "bland").evidence
+    assert "8% of 12 replies are unique" in finding_of(messy, "bland").evidence
     assert finding_of(messy, "mixed_speech").evidence.startswith("68% of the answers end politely")
-    assert finding_of(messy, "few_for_label").evidence.endswith("less than 10 training rows: 날씨 (1).")
+    assert finding_of(messy, "few_for_label").evidence.endswith("fewer than 10 training rows: 날씨 (1).")
 
 
 def test_test_rows_that_leak(leaking: RunRecord) -> None:

@@ -59,7 +59,7 @@ def test_no_group_has_a_question_or_an_answer_twice() -> None:
 
 
 def test_too_few_dev_rows() -> None:
-    with pytest.raises(SettingsError, match="12 dev rows are too few to tell settings apart"):
+    with pytest.raises(SettingsError, match="12 dev rows are too few to compare settings"):
         split_dev(PAIRS[:12], COMPONENTS[:12])
 
 

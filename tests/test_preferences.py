@@ -61,7 +61,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     append_preference(path, preference())
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
-    with pytest.raises(RunError, match=r"verdicts\.jsonl, line 2: not a verdict"):
+    with pytest.raises(RunError, match=r"verdicts\.jsonl, line 2: not a preference"):
         read_preferences(path)
 
 

@@ -158,7 +158,7 @@ def test_lines_and_json(run: Run, capsys: Output) -> None:
     first, *lines = capsys.readouterr().out.splitlines()
     rows = run.manifest["rows"]["train"]
     assert first == str(run.folder / "report.html")
-    assert any(line.startswith(f"warning: There are few rows to learn from. {rows} training rows.") for line in lines)
+    assert any(line.startswith(f"warning: There are few training rows. {rows} training rows.") for line in lines)
     assert cli(["report", "1", "--runs", runs, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["file"] == first
@@ -199,7 +199,7 @@ def test_lineage(run: Run) -> None:
     text = Page(report_page(third, [])).sections
     assert "← 0001" in text["plan"]
     assert "parent" in text["scores"]
-    assert "Nothing to complain about" in text["diagnosis"]
+    assert "No problem found by any" in text["diagnosis"]
     shutil.rmtree(run.folder)
     orphan = read_run_record(second)
     assert [ancestor.headline for ancestor in orphan.ancestors] == [None]

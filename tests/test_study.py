@@ -163,15 +163,15 @@ def test_verdicts() -> None:
 def test_lines_and_json(found: SearchResult) -> None:
     lines = found.lines()
     assert lines[0].startswith(f"Study s: {len(found.trials)} trials (")
-    assert lines[1] == "Each trial learned 30 rows (50%)."
+    assert lines[1] == "Each trial was trained on 30 rows (50%)."
     assert lines[2].startswith(f"Best, trial {found.best.number}: score {found.best.score:.3f} (defaults ")
     assert lines[3].startswith("better than the defaults: -")
-    assert lines[4].startswith("What mattered: --learning-rate ")
+    assert lines[4].startswith("Option importance: --learning-rate ")
     document = json.loads(json.dumps(found.to_json()))
     assert document["verdict"] == "better"
     assert len(document["trials"]) == len(found.trials)
     short = replace(found, epochs=2).lines()[1]
-    assert short == "Each trial learned 30 rows (50%), 2 times: for more there was no time."
+    assert short == "Each trial was trained on 30 rows (50%) for 2 epochs: there was no time for more."
 
 
 # ---- the page ----

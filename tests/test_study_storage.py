@@ -42,7 +42,7 @@ def test_another_question_is_refused(tmp_path: Path) -> None:
     with open_study(None, tmp_path, "qa", SIGNATURE, TRIAL_SIZE):
         pass
     other = {**SIGNATURE, "recipe": {"seed": 7}}
-    told = r"--study qa: that study was begun with something else \(recipe\)"
+    told = r"--study qa: that study was started with other settings \(recipe\)"
     with pytest.raises(SettingsError, match=told), open_study(None, tmp_path, "qa", other, TRIAL_SIZE):
         pass
 

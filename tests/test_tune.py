@@ -90,7 +90,7 @@ def test_a_search_ends_in_a_run_and_goes_on(qa: Path, base: Path, tmp_path: Path
     assert third["run"] is None
     assert contents(run.folder) == before
     assert cli([*command, "5", "--no-finish", "--study", first["study"], "--learning-rate", "1e-3"]) == 1
-    assert "that study was begun with something else" in capsys.readouterr().err
+    assert "that study was started with other settings" in capsys.readouterr().err
 
 
 def test_from_python_with_options(qa: Path, base: Path, tmp_path: Path) -> None:

@@ -87,9 +87,9 @@ def compare(
     run
         Two or more runs: number, folder, latest or best. The first is what the others are compared with.
     samples
-        Show so many questions that the runs answer differently.
+        Show this many questions that the runs answer differently.
     blind
-        Say yourself which of two answers is better, without knowing whose it is; every verdict is kept at once.
+        Choose the better of two answers without knowing which run gave it; every choice is saved at once.
     runs
         Folder of the runs.
     """
@@ -180,7 +180,9 @@ def _ask_preferences(runs: _RunPair, comparison: RunComparison) -> None:
         key=lambda pair: pair.id,
     )
     total, done = len(comparison.answers), len(comparison.answers) - len(waiting)
-    _print(translate("{count:,} questions are answered differently, {done:,} of them judged.", count=total, done=done))
+    _print(
+        translate("{count:,} questions are answered differently, {done:,} of them compared.", count=total, done=done)
+    )
     try:
         for number, pair in enumerate(waiting, start=done + 1):
             order = random.sample(runs.keys, 2)

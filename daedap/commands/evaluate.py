@@ -61,7 +61,7 @@ def evaluate(
     data
         Questions and answers to score on, instead of the run's test rows.
     rows
-        At most so many rows are ranked and answered; bits per character take all.
+        Rank and answer at most this many rows; bits per character use all.
     runs
         Folder of the runs.
     """

@@ -115,7 +115,7 @@ def _final_run(search: _FinishedSearch, unfinished: Run | None) -> tuple[Run, Ve
     """Train the run, and compare it with a full training with the defaults if there is time for one."""
     task, setup, runs = search.task, search.setup, search.task.tune_options.runs
     if unfinished:
-        tell([translate("Going on with run {number}, which this study had begun.", number=unfinished.number)])
+        tell([translate("Resuming run {number} of this study.", number=unfinished.number)])
         return train(place=RunOptions(runs=runs, resume=str(unfinished.folder))), None
     model_options, train_options = search.space.to_options(search.result.chosen.settings)
     plan = setup.context.expected_plan(model_options, train_options, setup.split.rows("train"))
@@ -141,7 +141,7 @@ def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] |
     if "whole" not in study.user_attrs:
         if search.task.seconds_left < setup.context.plan.seconds + plan.seconds + plan.scoring:
             return None
-        tell([translate("A whole training with the defaults, to compare with.")])
+        tell([translate("A full training with the defaults, for comparison.")])
         write_split(setup.context.run.folder, setup.split)
         model_options, train_options = search.space.to_options(search.space.defaults)
         model = setup.context.train(model_options, train_options, lambda epoch, model: None)
@@ -163,7 +163,7 @@ def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
     epochs = int(train_options.epochs * (left - plan.scoring) / (augmented * plan.seconds))
     if epochs >= train_options.epochs:
         return train_options.epochs
-    template = "In the time that is left: {epochs} of {asked} epochs."
+    template = "In the time left: {epochs} of {asked} epochs."
     tell([translate(template, epochs=max(1, epochs), asked=train_options.epochs)])
     return max(1, epochs)
 

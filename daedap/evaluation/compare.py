@@ -171,8 +171,9 @@ def common_rows(first: EvaluatedRun, second: EvaluatedRun) -> CommonRows:
     shared = sorted(first.rows.keys() & second.rows.keys() - leaked)
     if not shared:
         raise RunError(
-            "{first} and {second} have no test rows in common ({leaked:,} left out because one run has learned them).",
-            "Train both from the same file, or look at both on a third one: daedap evaluate --run RUN --data FILE",
+            "{first} and {second} have no test rows in common "
+            "({leaked:,} left out because one run was trained on them).",
+            "Train both from the same file, or evaluate both on a third one: daedap evaluate --run RUN --data FILE",
             first=first.run.folder,
             second=second.run.folder,
             leaked=len(leaked),

@@ -180,7 +180,7 @@ class RunComparison:
 
     def _head(self) -> list[str]:
         heading = translate(
-            "Run {second} beside run {first}, on the {rows:,} rows that both were tested on.",
+            "Run {second} compared with run {first}, on the {rows:,} rows that both were tested on.",
             first=self.first,
             second=self.second,
             rows=self.rows,
@@ -188,7 +188,7 @@ class RunComparison:
         lines = [heading]
         if self.leaked:
             left_out = (
-                "{count:,} test rows are left out: one of the runs has learned them, or nearly the same question."
+                "{count:,} test rows are left out: one of the runs was trained on them, or on nearly the same question."
             )
             lines.append(translate(left_out, count=self.leaked))
         if self.alone:
@@ -198,8 +198,8 @@ class RunComparison:
         if not self.same_test:
             lines.append(
                 translate(
-                    "Their tests differ, and so do the wrong answers to choose from: places and question gain can't be "
-                    "compared. Score both on one file for these: daedap evaluate --run RUN --data FILE"
+                    "Their test rows differ, and so do the wrong answers to choose from: ranks and question gain can't "
+                    "be compared. Score both on one file for these: daedap evaluate --run RUN --data FILE"
                 )
             )
         return lines
@@ -231,8 +231,8 @@ class RunComparison:
             return [translate(template, count=self.components)]
         return [
             translate(
-                "Difference: run {second} less run {first}, with its 95 % interval. Better and worse are said where "
-                "the interval leaves out 0; 1 in 20 does so by chance.",
+                "Difference: run {second} minus run {first}, with its 95 % interval. Better or worse: the interval "
+                "excludes 0, which 1 in 20 does by chance.",
                 first=self.first,
                 second=self.second,
             )
@@ -243,7 +243,7 @@ class RunComparison:
             return []
         if not self.answers:
             return [translate("All {answered:,} questions are answered alike.", answered=self.answered)]
-        template = "{different:,} of {answered:,} questions are answered differently. Where it matters most:"
+        template = "{different:,} of {answered:,} questions are answered differently. The largest differences in rank:"
         if not samples:
             template = "{different:,} of {answered:,} questions are answered differently."
         head = translate(template, different=len(self.answers), answered=self.answered)
@@ -252,7 +252,7 @@ class RunComparison:
     def _side_by_side(self, pair: ReplyPair) -> list[str]:
         grid = [[translate("right answer"), pair.right]]
         for run, name in enumerate((self.first, self.second)):
-            place = pair.places and translate("place {place:g}", place=round(pair.places[run], 1))
+            place = pair.places and translate("rank {place:g}", place=round(pair.places[run], 1))
             label = translate("run {name}", name=name)
             reply = pair.replies[run] or translate("(nothing)")
             grid.append([f"{label} ({place})" if place else label, reply])
@@ -265,11 +265,11 @@ class RunComparison:
         if not counts.first + counts.second + counts.ties:
             return []
         summary = translate(
-            "Judged blind: run {first} better {wins:,} times, run {second} better {others:,} times, {ties:,} ties.",
+            "Blind comparison: run {first} better {wins:,} times, run {second} better {losses:,} times, {ties:,} ties.",
             first=self.first,
             second=self.second,
             wins=counts.first,
-            others=counts.second,
+            losses=counts.second,
             ties=counts.ties,
         )
         return [summary, *self._share_lines()]
@@ -341,7 +341,7 @@ def _setting_name(name: str) -> str:
         "data.sha256": translate("digest of the file"),
         "data.rows": translate("rows of the file"),
         "data.usable": translate("usable rows"),
-        "data.train": translate("rows learned"),
+        "data.train": translate("training rows"),
         "data.dev": translate("dev rows"),
         "data.test": translate("test rows"),
         "base.name": translate("base"),

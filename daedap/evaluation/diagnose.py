@@ -1,7 +1,4 @@
-"""Diagnosis of a run: rules on its data, its training and its replies, each with the numbers it is based on.
-
-A rule is a function from the run record to a finding, or None if it does not apply.
-"""
+"""Diagnosis of a run: rules on its data, training and replies. A rule turns the run record into a finding or None."""
 
 from __future__ import annotations
 
@@ -62,7 +59,7 @@ def leak(record: RunRecord) -> Finding | None:
         "serious",
         translate("Test rows leak: the scores are better than the bot."),
         translate(
-            "{questions:.0%} of the {rows:,} test questions have a near-twin in training (--split {split}).",
+            "{questions:.0%} of the {rows:,} test questions have a near-duplicate in training (--split {split}).",
             questions=data["leak"]["questions"],
             rows=data["test"],
             split=data["split"],
@@ -79,9 +76,9 @@ def constant_answers(record: RunRecord) -> Finding | None:
     return Finding(
         "constant_answers",
         "serious" if share >= _VERY_CONSTANT else "warning",
-        translate("One answer stands everywhere: the model learns to say it always."),
+        translate("One answer is very frequent: the model learns to give it to any question."),
         translate("'{answer}' answers {share:.0%} of the training rows.", answer=answer, share=share),
-        translate("Give these questions answers of their own, or keep a few of the rows."),
+        translate("Write specific answers for these questions, or keep only a few of the rows."),
     )
 
 
@@ -107,13 +104,13 @@ def few_rows(record: RunRecord) -> Finding | None:
     return Finding(
         "few_rows",
         "warning" if rows < _VERY_FEW else "hint",
-        translate("There are few rows to learn from."),
+        translate("There are few training rows."),
         translate(
             "{rows:,} training rows. On ChatbotData, {few:,} rows instead of 9,000 cost 0.8 nats per token.",
             rows=rows,
             few=_FEW,
         ),
-        translate("Add rows, best of all several wordings of a question; look-up needs no more than one."),
+        translate("Add rows, best of all several wordings of a question; retrieval needs no more than one."),
     )
 
 
@@ -128,7 +125,7 @@ def few_for_label(record: RunRecord) -> Finding | None:
         "hint",
         translate("Some labels have too few rows to be learned or scored."),
         translate(
-            "{few} of {all} labels have less than {enough} training rows: {labels}.",
+            "{few} of {all} labels have fewer than {enough} training rows: {labels}.",
             few=len(few),
             all=len(record.labels),
             enough=_FEW_FOR_LABEL,
@@ -174,8 +171,8 @@ def rate_too_high(record: RunRecord) -> Finding | None:
         "serious",
         translate("The learning rate is too high: the loss jumps."),
         translate(
-            "Loss {low:.2f} at step {start:,}, {high:.2f} at step {end:,}; gradients up to {norm:.1f} long, "
-            "{cut:.0%} of them cut to {limit}; learning rate {rate:g}.",
+            "Loss {low:.2f} at step {start:,}, {high:.2f} at step {end:,}; gradient norms up to {norm:.1f}, "
+            "{cut:.0%} of them clipped to {limit}; learning rate {rate:g}.",
             low=lowest.loss,
             start=lowest.step,
             high=peak.loss,
@@ -271,7 +268,7 @@ def overfitting(record: RunRecord) -> Finding | None:
     return Finding(
         "overfitting",
         "hint" if best_kept else "serious",
-        translate("Overfitting since epoch {epoch}: rows are learned by heart.", epoch=best.epoch + 1),
+        translate("Overfitting from epoch {epoch} on: training rows are memorized.", epoch=best.epoch + 1),
         translate(
             "From epoch {best} to {last} the dev loss rose from {low:.3f} to {high:.3f} while the training loss fell "
             "from {before:.3f} to {after:.3f}.",
@@ -292,9 +289,9 @@ def overfitting(record: RunRecord) -> Finding | None:
 
 def _best_weights_kept(record: RunRecord, best: DevEval) -> str:
     if record.averaged:
-        template = "The average of the epochs up to {epoch} was kept, so nothing is lost. More rows carry further."
+        template = "The average of the epochs up to {epoch} was kept, so nothing is lost. More rows would help."
         return translate(template, epoch=record.training["best_epoch"])
-    template = "The weights of epoch {epoch} were kept, so nothing is lost. More rows, or --dropout 0.1, carry further."
+    template = "The weights of epoch {epoch} were kept, so nothing is lost. More rows, or --dropout 0.1, would help."
     return translate(template, epoch=best.epoch)
 
 
@@ -345,9 +342,9 @@ def unwatched(record: RunRecord) -> Finding | None:
     return Finding(
         "unwatched",
         "hint",
-        translate("Nobody watched the training: there are no dev rows."),
+        translate("There are no dev rows, so overfitting goes unnoticed."),
         translate("0 of {rows:,} usable rows decided when to stop.", rows=record.manifest["data"]["usable"]),
-        translate("Give --dev-size 0.05: overfitting is seen then, and the best epoch kept."),
+        translate("Try --dev-size 0.05: overfitting is detected then, and the best epoch kept."),
     )
 
 
@@ -373,7 +370,7 @@ def ignores_question(record: RunRecord) -> Finding | None:
         "serious" if no_gain else "warning",
         translate("The model ignores the question.")
         if no_gain
-        else translate("Whether the model listens to the question can't be told."),
+        else translate("It is unclear whether the model uses the question."),
         translate(
             "Question gain {gain} bits per character (n={rows:,}): its interval reaches 0. "
             "The right answer of {count} comes first in {right:.0%}; guessing: {chance:.0%}.",
@@ -383,7 +380,7 @@ def ignores_question(record: RunRecord) -> Finding | None:
             right=right.value,
             chance=record.chance["hits_at_1"],
         ),
-        translate("Try more epochs, more rows, or a larger --base. Until then, look-up answers better."),
+        translate("Try more epochs, more rows, or a larger --base. Until then, retrieval answers better."),
     )
 
 
@@ -398,13 +395,13 @@ def does_not_end(record: RunRecord) -> Finding | None:
         translate("Answers do not end: the end token was not learned."),
         translate(
             "{ended:.0%} of {rows:,} replies ended by themselves within {tokens} tokens; "
-            "a middling answer to learn has {length} characters.",
+            "the median training answer has {length} characters.",
             ended=ended.value,
             rows=ended.n,
             tokens=SHORT,
             length=median_length,
         ),
-        translate("Train for more epochs: the end is a token like any other, and learned with the answers."),
+        translate("Train for more epochs: the end token is learned with the answers."),
     )
 
 
@@ -422,13 +419,13 @@ def bland(record: RunRecord) -> Finding | None:
         "serious" if share < _HARDLY_DIVERSE else "warning",
         translate("Answers are bland: the model says the same things over and over."),
         translate(
-            "{mine:.0%} of {rows:,} replies are different from each other, people's own {people:.0%}; "
-            "{common:.0%} are among the most frequent training answers, people's own {peoples:.0%}.",
-            mine=unique.value,
+            "{unique:.0%} of {rows:,} replies are unique, of the written answers {human_unique:.0%}; {frequent:.0%} "
+            "are among the most frequent training answers, of the written answers {human_frequent:.0%}.",
+            unique=unique.value,
             rows=unique.n,
-            people=human_unique.value,
-            common=frequent.value,
-            peoples=human_frequent.value,
+            human_unique=human_unique.value,
+            frequent=frequent.value,
+            human_frequent=human_frequent.value,
         ),
         translate("Try more epochs or a larger base; give often repeated answers in more than one wording."),
     )
@@ -442,16 +439,16 @@ def retrieval_better(record: RunRecord) -> Finding | None:
     return Finding(
         "retrieval_better",
         "warning",
-        translate("Plain look-up is better than the model."),
+        translate("Retrieval is better than the model."),
         translate(
-            "The right answer of {count} comes first in {looked:.0%} by look-up, in {right:.0%} by the model "
+            "The right answer of {count} comes first in {retrieval:.0%} by retrieval, in {model:.0%} by the model "
             "(n={rows:,}).",
             count=record.candidates,
-            looked=retrieval.value,
-            right=model.value,
+            retrieval=retrieval.value,
+            model=model.value,
             rows=model.n,
         ),
-        translate("The bot looks up first anyway. For questions nobody asked before, a larger base or more epochs."),
+        translate("The bot uses retrieval first anyway. For unknown questions, try a larger base or more epochs."),
     )
 
 
@@ -462,7 +459,7 @@ def unscored(record: RunRecord) -> Finding | None:
     return Finding(
         "unscored",
         "hint",
-        translate("How it answers is not known: the run was not scored."),
+        translate("The quality of the replies is not known: the run was not scored."),
         translate("{rows:,} test rows.", rows=record.manifest["data"]["test"]),
         translate("Train with --test-size 0.1 and without --no-evaluate."),
     )
@@ -497,4 +494,4 @@ def diagnose(record: RunRecord) -> list[Finding]:
 
 def healthy() -> str:
     """The message if no rule applies."""
-    return translate("Nothing to complain about: none of the {rules} rules found anything.", rules=len(RULES))
+    return translate("No problem found by any of the {rules} rules.", rules=len(RULES))

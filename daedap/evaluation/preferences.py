@@ -71,7 +71,7 @@ def _parse(path: Path, number: int, line: bytes) -> Preference:
         return Preference(**{**record, "order": (first, second), "answers": dict(record["answers"])})
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(
-            "{file}, line {line}: not a verdict ({error}).",
+            "{file}, line {line}: not a preference ({error}).",
             "Take the line out, or restore the file from a backup.",
             file=path,
             line=number,

@@ -236,7 +236,7 @@ def outcome(record: RunRecord) -> list[tuple[str, str, str]]:
             format_duration(plan["scoring"]),
             format_duration(sum(seconds[part] for part in ("engine", "index", "evaluate"))),
         ),
-        (translate("in all"), total, format_duration(sum(seconds.values()))),
+        (translate("total"), total, format_duration(sum(seconds.values()))),
     ]
 
 
@@ -265,12 +265,12 @@ def charts(record: RunRecord) -> list[Chart]:
     ]
     rate = [Series(translate("learning rate"), [(window.step, window.learning_rate) for window in train])]
     norm = [Series(translate("gradient norm"), [(window.step, window.grad_norm) for window in train])]
-    speed = [Series(translate("rows a second"), [(window.step, window.samples_per_second) for window in train])]
+    speed = [Series(translate("rows per second"), [(window.step, window.samples_per_second) for window in train])]
     made = [
         make_chart(translate("Loss (nats per token)"), loss),
         make_chart(translate("Learning rate"), rate),
         make_chart(translate("Gradient norm"), norm, wide=True),
-        make_chart(translate("Rows a second"), speed),
+        make_chart(translate("Rows per second"), speed),
     ]
     return [chart for chart in made if chart]
 

@@ -99,8 +99,8 @@ def split_dev(dev: Sequence[Pair], components: Sequence[str]) -> tuple[DevRows, 
     selection, comparison = (_grouped([dev[row] for row in half], [components[row] for row in half]) for half in halves)
     if min(len(selection.pairs), len(comparison.pairs)) < _MIN_ROWS:
         raise SettingsError(
-            "{rows} dev rows are too few to tell settings apart.",
-            "Keep more apart: --dev-size 0.2, or add rows.",
+            "{rows} dev rows are too few to compare settings.",
+            "Try --dev-size 0.2, or add rows.",
             rows=len(dev),
         )
     return selection, comparison

@@ -112,7 +112,7 @@ class SearchResult:
         ]
         if self.importance:
             shares = (f"{as_flag(name, '').strip()} {share:.0%}" for name, share in self.importance.items())
-            lines.append(translate("What mattered: {shares}", shares=", ".join(shares)))
+            lines.append(translate("Option importance: {shares}", shares=", ".join(shares)))
         return lines
 
     @property
@@ -124,9 +124,11 @@ class SearchResult:
     def size_line(self) -> str:
         """Rows and epochs of a trial as a line of text."""
         if self.epochs is None:
-            template = "Each trial learned {rows:,} rows ({fraction:.0%})."
+            template = "Each trial was trained on {rows:,} rows ({fraction:.0%})."
             return translate(template, rows=self.rows, fraction=self.fraction)
-        template = "Each trial learned {rows:,} rows ({fraction:.0%}), {epochs} times: for more there was no time."
+        template = (
+            "Each trial was trained on {rows:,} rows ({fraction:.0%}) for {epochs} epochs: there was no time for more."
+        )
         return translate(template, rows=self.rows, fraction=self.fraction, epochs=self.epochs)
 
 
@@ -157,7 +159,7 @@ class TuneResult:
         """A summary for a terminal."""
         lines = [*self.search.lines(), str(self.page)]
         if self.whole:
-            lines.append(translate("Whole trainings:") + " " + self.whole.line())
+            lines.append(translate("Full trainings:") + " " + self.whole.line())
         if self.run:
             template = "Run {number} was trained with the settings of trial {trial}."
             lines.append(translate(template, number=self.run.number, trial=self.search.chosen.number))
@@ -250,4 +252,4 @@ def _history(search: SearchResult) -> Chart | None:
         best = min(best, value)
         best_so_far.append((number, best))
     series = [Series(translate("best so far"), best_so_far), Series(translate("trial"), differences, dotted=True)]
-    return make_chart(translate("Score less that of the defaults (below 0 is better)"), series)
+    return make_chart(translate("Score minus that of the defaults (below 0 is better)"), series)

@@ -49,15 +49,15 @@ class TuneOptions:
     """How a search is carried on, and where it is kept."""
 
     trials: int | None = None
-    """End after so many trials of the study. [default: as many as there is time for]"""
+    """End after this many trials of the study. [default: as many as there is time for]"""
     study: str | None = None
-    """Name of the study; the same one goes on. [default: from the file, the base and the options]"""
+    """Name of the study; an existing one is continued. [default: from the file, the base and the options]"""
     storage: str | None = None
     """Database of studies that many machines share, like postgresql://user@host/name. [default: a file in runs]"""
     finish: bool = True
-    """Train the run with the best settings in the end; machines that only help give --no-finish."""
+    """Train a run with the best settings in the end; for machines that only help: --no-finish."""
     runs: Path = FOLDER
-    """Folder of the runs; studies stand in its folder studies."""
+    """Folder of the runs; studies are kept in its subfolder studies."""
 
     def __post_init__(self) -> None:
         at_least_one(self, "trials")

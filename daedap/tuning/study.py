@@ -93,7 +93,7 @@ def _translate_database_errors(url: str) -> Iterator[None]:
         cause = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
         raise StorageError(
             "{where}: the database can't be used ({error}).",
-            "See that it runs and that the URL is right; the same command goes on with the study.",
+            "Check that it runs and that the URL is right; the same command continues the study.",
             where=_without_password(url),
             error=str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__,
         ) from error
@@ -169,7 +169,7 @@ def _create_or_load(database: RDBStorage, name: str, signature: Json, trial_size
 def _check_signature(stored: Json, signature: Json, name: str) -> None:
     if differing := [key for key in signature if stored.get(key) != signature[key]]:
         raise SettingsError(
-            "--study {name}: that study was begun with something else ({differing}).",
+            "--study {name}: that study was started with other settings ({differing}).",
             "Name another one, or leave --study out.",
             name=name,
             differing=", ".join(differing),
