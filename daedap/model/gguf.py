@@ -126,16 +126,15 @@ class _HeaderReader:
 
     def value(self) -> Any:
         (kind,) = self.unpack("<I")
-        return self._array() if kind == _ARRAY else next(self._values(kind, 1))
+        if kind != _ARRAY:
+            return next(self._values(kind, 1))
+        kind, count = self.unpack("<IQ")
+        return list(self._values(kind, count))
 
     def tensor(self) -> Tensor:
         (dimensions,) = self.unpack("<I")
         shape = self.unpack(f"<{dimensions}Q")
         return Tensor(tuple(reversed(shape)), *self.unpack("<IQ"))  # ggml names the fastest dimension first
-
-    def _array(self) -> list[Any]:
-        kind, count = self.unpack("<IQ")
-        return list(self._values(kind, count))
 
     def _values(self, kind: int, count: int) -> Iterator[Any]:
         if kind == _TEXT:

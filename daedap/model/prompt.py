@@ -196,7 +196,8 @@ def _parse_template(tokenizer: PreTrainedTokenizerFast) -> Template:
     turns = [{"role": role, "content": text} for role, text in zip(roles, _PLACEHOLDERS, strict=True)]
     try:
         texts = re.split("|".join(_PLACEHOLDERS), str(tokenizer.apply_chat_template(turns, tokenize=False)))
-        opening, past_assistant, user, assistant, closing = (_encode_control(tokenizer, text) for text in texts)
+        encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] if text else [] for text in texts]
+        opening, past_assistant, user, assistant, closing = encoded
     except Exception as error:  # jinja2 raises what the template's author chose
         raise BaseError(
             "The base's chat template can't be used ({error}).",
@@ -204,11 +205,6 @@ def _parse_template(tokenizer: PreTrainedTokenizerFast) -> Template:
             error=error,
         ) from error
     return Template(opening, past_assistant, user, assistant, _eos_id(tokenizer, closing))
-
-
-def _encode_control(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return ids
 
 
 def _eos_id(tokenizer: PreTrainedTokenizerFast, closing: Sequence[int]) -> int:

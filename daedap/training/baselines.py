@@ -223,7 +223,7 @@ def _trl_best(base: Base, examples: Sequence[Example], options: dict[str, Any]) 
         max_length=LENGTH,
     )
     chosen = examples if all_rows else _excerpt(examples, options)
-    rows = [{"input_ids": one.ids, "completion_mask": _completion(one)} for one in chosen]
+    rows = [{"input_ids": one.ids, "completion_mask": [0] * one.answer_start + [1] * one.n_labels} for one in chosen]
     trainer: Trainer = SFTTrainer(
         model=base.model,
         args=config,
@@ -255,10 +255,6 @@ def _lora(base: Base, target: str | list[str], *, rank: int, dropout: float) -> 
             isinstance(module, Conv1D) for module in base.model.modules()
         ),  # GPT-2's weights are (in, out)
     )
-
-
-def _completion(example: Example) -> list[int]:
-    return [0] * example.answer_start + [1] * (len(example.ids) - example.answer_start)
 
 
 BASELINES: dict[str, Baseline] = {

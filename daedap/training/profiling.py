@@ -114,7 +114,8 @@ def step_flops(model: nn.Module, *, rows: int, length: int, head_positions: int)
     """
     tokens, total = rows * length, 0.0
     attention = 4.0 * tokens * length * _attention_width(model)
-    gradient_below = _embedding_is_trained(model)
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    gradient_below = any(table.weight.requires_grad for table in embeddings)
     for block, group in groupby(_products(model), key=lambda product: product.block):
         products = list(group)
         if block >= 0:
@@ -141,11 +142,6 @@ def _weight(module: nn.Module) -> tuple[int, bool]:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     return weight.numel(), weight.requires_grad
-
-
-def _embedding_is_trained(model: nn.Module) -> bool:
-    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
-    return any(table.weight.requires_grad for table in tables)
 
 
 def _attention_width(model: nn.Module) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -29,7 +29,7 @@ from daedap.i18n import translate
 from daedap.model.batching import epoch_batches, sorted_batches
 from daedap.model.device import Machine
 from daedap.model.distributed import all_reduce_sum, barrier, broadcast, is_main, shard, world_size
-from daedap.model.loss import AnswerLoss, Batch, shortlist
+from daedap.model.loss import AnswerLoss, TokenizedRows, shortlist
 from daedap.model.prompt import Example, Prompt
 from daedap.runs import Json, Run
 from daedap.training.activation_cache import CachedRows, FrozenBlocks
@@ -165,15 +165,7 @@ class WeightAverage:
             mean.copy_(saved)
 
 
-class Rows(Protocol):
-    """Examples that can be collated: TokenizedRows or CachedRows."""
-
-    @property
-    def examples(self) -> Sequence[Example]:
-        """All of them."""
-
-    def batch(self, rows: Sequence[int]) -> Batch:
-        """The batch of these rows."""
+Rows = TokenizedRows | CachedRows
 
 
 @dataclass(frozen=True)
@@ -269,7 +261,8 @@ class Trainer(TrainingLoop):
         set_seed(self.train_options.seed)
         self._prepare(len(self._batches(0)) * self.train_options.epochs)
         self._resume()
-        with _progress_bar(self.progress.step, self.total_steps) as bar:
+        label, first = translate("training"), self.progress.step
+        with tqdm(total=self.total_steps, initial=first, unit="step", desc=label, disable=not is_main()) as bar:
             while not self.progress.done:
                 self._train_epoch(bar)
                 self._end_epoch()
@@ -315,9 +308,6 @@ class Trainer(TrainingLoop):
             self.fraction_done = min(1.0, max(self.fraction_done, by_clock))
         return self.fraction_done < 1
 
-    def _learning_rate(self) -> float:
-        return self.train_options.rate(self.progress.step, self.total_steps, self.fraction_done)
-
     def _batches(self, epoch: int) -> list[list[int]]:
         lengths = [len(example.ids) for example in self.task.train.examples]
         size = self.train_options.per_device_train_batch_size * self.machine.processes
@@ -350,7 +340,8 @@ class Trainer(TrainingLoop):
         norm = self._backward(mean, self.loss.parameters(), self.train_options.max_grad_norm)
         nats = all_reduce_sum(float(loss.detach()))
         check_finite(self.progress.step + 1, nats, norm)
-        self._apply_gradients([self.optimizer], self._learning_rate())
+        rate = self.train_options.rate(self.progress.step, self.total_steps, self.fraction_done)
+        self._apply_gradients([self.optimizer], rate)
         return nats, labels, norm
 
     def _end_epoch(self) -> None:
@@ -398,10 +389,6 @@ class Trainer(TrainingLoop):
         if is_main():
             Run(self.folder).note(event, step=self.progress.step, epoch=self.progress.epoch, **fields)
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
-
-
-def _progress_bar(done: int, total: int) -> tqdm[NoReturn]:
-    return tqdm(total=total, initial=done, unit="step", desc=translate("training"), disable=not is_main())
 
 
 @dataclass
