@@ -68,7 +68,7 @@ def prepare(pairs: Sequence[Pair], tokenizer: Path | None, questions: int, folde
     base = kogpt2_shape(tokenizer)
     prompt = base.prompt(_MAX_LENGTH)
     examples = [prompt.example(pair) for pair in pairs]
-    tokens = round(statistics.median(example.labels for example in examples))
+    tokens = round(statistics.median(example.n_labels for example in examples))
     convert(copy.deepcopy(base.model), prompt, folder / "whole")
     convert(copy.deepcopy(base.model), prompt, folder / "short", shortlist(prompt, examples))
     engines = (Engine.open(folder / name, prompt, tokens) for name in ("whole", "short"))

@@ -90,7 +90,7 @@ def _discounts(counts: Reals) -> Reals:
 
 def texts(corpus: Corpus, base: Base) -> list[str]:
     """What a corpus says, control tokens aside."""
-    controls = base.prompt(1).controls
+    controls = base.prompt(1).control_ids
     ends = np.flatnonzero(np.isin(corpus.ids, sorted(controls)))
     parts = np.split(corpus.ids, ends)
     said = [[number for number in part.tolist() if number not in controls] for part in parts]
