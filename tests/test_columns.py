@@ -172,6 +172,18 @@ def test_questions_that_are_numbers_are_refused_whatever_the_header_says() -> No
     assert chosen("질문,답변", "3 더하기 4는?,7", "1 더하기 1은?,2") == (0, 1, None, True)
 
 
+def test_answers_before_questions_are_refused_without_a_header() -> None:
+    rows = [f"{answer.replace(',', '')},{question}" for question, answer in DATA * 2]
+    with pytest.raises(DataError, match="--question-column 2 --answer-column 1"):
+        columns_of(*rows)
+    assert chosen("답변,질문", *rows) == (1, 0, None, True)
+
+
+def test_a_header_in_the_middle_of_the_data() -> None:
+    rows = [f"{answer.replace(',', '')},{question}" for question, answer in DATA]
+    assert chosen(*rows, "답변,질문", *rows) == (1, 0, None, True)
+
+
 def test_chosen_by_the_user() -> None:
     row = "1,언제 열어요?,아홉 시에 열어요.,시간"
     assert chosen("번호,글귀,댓글,분류", row, question="글귀", answer="댓글") == (1, 2, 3, True)

@@ -37,8 +37,14 @@ _SURNAMES = (
 )
 _NAME = re.compile(rf"[{_SURNAMES}][가-힣]{{2}}(?:씨|님)?")
 _QUESTION = re.compile(
-    r"[?？]|(?:나요|까요?|는지|은지|ㄴ지|은가요?|는가요?|인가요?|죠|려면|어요|아요|해요|돼요|요)[\s.!?~ㅠㅜㅋㅎ]*$"
+    r"[?？]|(?:나요|까요?|는지|은지|은가요?|는가요?|인가요?|죠|려면|어요|아요|해요|돼요|요)[\s.!?~ㅠㅜㅋㅎ]*$"
 )
+"""Ends as a question may; many answers end so, too."""
+_ASKS = re.compile(
+    r"[?？]|(?:나요|까요?|는지|은지|가요|니|냐|나|지|려면|을까|ㄹ까|대|래|싶어|싶다|방법)[\s.!~ㅠㅜㅋㅎ]*$"
+)
+_ANSWERS = re.compile(r"(?<!싶어)(?<!주세)(?<!돼)(?:요|다|죠|오)[.!]+$")
+"""Ends as a question hardly ever does, or an answer often does."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ class ColumnStats(NamedTuple):
     """Number of cells that are not empty."""
     questions: float
     """Share of cells that read like a question."""
-    mean_length: float
-    """In characters, of the cells that are not empty."""
+    asks: float
+    """Share of cells that end as questions do, less that of cells that end as polite answers do; -1 to 1."""
 
 
 def column_stats(rows: Sequence[Sequence[str]], index: int) -> ColumnStats:
@@ -103,6 +109,7 @@ def column_stats(rows: Sequence[Sequence[str]], index: int) -> ColumnStats:
     cells = [row[index].strip() for row in rows if index < len(row) and row[index].strip()]
     if not cells:
         return ColumnStats("empty", 0, 0.0, 0.0)
+    asks = sum(bool(_ASKS.search(cell)) - bool(_ANSWERS.search(cell)) for cell in cells) / len(cells)
     mean_length = sum(map(len, cells)) / len(cells)
     questions = sum(bool(_QUESTION.search(cell)) for cell in cells) / len(cells)
     kind: Kind = "text"
@@ -112,7 +119,7 @@ def column_stats(rows: Sequence[Sequence[str]], index: int) -> ColumnStats:
         kind = "name"
     elif len(cells) > 3 and mean_length <= 15 and questions < 0.3 and len(set(cells)) <= max(1, 0.5 * len(cells)):
         kind = "category"
-    return ColumnStats(kind, len(cells), questions, mean_length)
+    return ColumnStats(kind, len(cells), questions, asks)
 
 
 class Header(NamedTuple):
@@ -120,7 +127,7 @@ class Header(NamedTuple):
 
     names: list[str]
     row: int
-    """Index of its last row among the rows given."""
+    """Index of its last row among the rows given; -1 for one in the middle of the data, as in joined files."""
 
 
 def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
@@ -138,7 +145,8 @@ def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) ->
                 if len(rows) > index + 2 and is_second_header(below):
                     return Header(_join_headers(names, below), index + 1)
                 return Header(names, index)
-    return None
+    misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
+    return Header(list(misplaced), -1) if misplaced else None
 
 
 def _holds(row: Sequence[str], requested: Sequence[str]) -> bool:
@@ -184,7 +192,7 @@ def choose_columns(
     header = find_header(cells, named)
     data = cells[header.row + 1 :] if header else cells
     names = header.names if header else _typical(cells)
-    line = rows[header.row][0] if header else 0
+    line = rows[header.row][0] if header and header.row >= 0 else 0
     if len(names) < 2:
         raise _single_column(names, file)
     if header and not named and (turns := _turn_columns(names, line)):
@@ -263,6 +271,7 @@ class _Chooser:
         fixed = set(self.places)
         if self.header:
             self.add_named()
+        by_content = not {"question", "answer"} <= self.places.keys()
         self.add_by_content()
         if not {"question", "answer"} <= self.places.keys():
             raise self.unclear()
@@ -274,6 +283,8 @@ class _Chooser:
                 columns=_listed(self.names),
             )
         self.refuse_numbers(fixed)
+        if by_content and not fixed:
+            self.refuse_swapped()
         return self.result()
 
     def find(self, name: str) -> int:
@@ -359,6 +370,13 @@ class _Chooser:
             raise self.unclear()
         named = self.header and (role := self.roles[self.places["answer"]]) and role.role == "answer"
         if "answer" not in fixed and not named and answer.kind in ("number", "name") and question.questions < 0.5:
+            raise self.unclear()
+
+    def refuse_swapped(self) -> None:
+        """Refuse columns whose content says that the answers come first; few rows say so less surely than many."""
+        question, answer = (self.stats[self.places[part]] for part in ("question", "answer"))
+        if answer.asks - question.asks >= (0.3 if question.filled >= 8 else 1.0):
+            self.places["question"], self.places["answer"] = self.places["answer"], self.places["question"]
             raise self.unclear()
 
     def result(self) -> Columns:

@@ -35,13 +35,10 @@ _BINARY = {
     b"PAR1": "Parquet",
 }
 _HANGUL = re.compile("[가-힣]")
-_LEGIBLE = re.compile("[\t\r\n -~가-힣ㄱ-ㅣ]")
 # The 2,350 common syllables of KS X 1001. UTF-8 misread as CP949 gives Hanja and rare syllables instead.
-_COMMON_HANGUL = re.compile(
-    "["
-    + "".join(bytes((lead, trail)).decode("cp949") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF))
-    + "]"
-)
+_COMMON = "".join(bytes((lead, trail)).decode("cp949") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF))
+_COMMON_HANGUL = re.compile(f"[{_COMMON}]")
+_LEGIBLE = re.compile(f"[\t\r\n -~ㄱ-ㅣ{_COMMON}]")
 
 
 @dataclass(frozen=True)
@@ -221,7 +218,8 @@ def _guess(path: Path, lines_seen: _LineStatistics) -> Encoding:
     import charset_normalizer  # slow import, rarely needed
 
     best = charset_normalizer.from_bytes(bytes(lines_seen.sample)).best()
-    if best is None or not _decodes(path, best.encoding):
+    garbled = best is not None and bool(re.search("[\x80-\x9f]", str(best)))  # C1 controls occur in no text
+    if best is None or garbled or not _decodes(path, best.encoding):
         _refuse_undecodable(path, lines_seen.first_broken["utf-8"])
     return Encoding(best.encoding)
 
