@@ -20,7 +20,7 @@ def shared(first: Run, second: Run) -> CommonRows:
     return common_rows(read_evaluated_run(first), read_evaluated_run(second))
 
 
-def test_rows_come_back_as_they_were(trained: Run) -> None:
+def test_saved_rows_are_read_back(trained: Run) -> None:
     evaluated = read_evaluated_run(trained)
     assert evaluated.questions == {pair.id: pair.question for pair in read_rows(trained.folder, "test")}
     assert evaluated.rows.keys() == evaluated.questions.keys()
@@ -38,30 +38,30 @@ def test_a_score_that_is_no_number(tmp_path: Path) -> None:
 
 
 def test_the_same_test(tmp_path: Path) -> None:
-    found = shared(fake_run(tmp_path), fake_run(tmp_path, lambda row: row_terms(1)))
-    assert [mine.id for mine, _ in found.rows] == sorted(pair.id for pair in TEST)
-    assert all(mine.id == other.id and mine.shares != other.shares for mine, other in found.rows)
-    assert (found.leaked, found.alone, found.same_test, len(set(found.groups))) == (0, 0, True, 20)
+    common = shared(fake_run(tmp_path), fake_run(tmp_path, lambda row: row_terms(1)))
+    assert [one.id for one, _ in common.rows] == sorted(pair.id for pair in TEST)
+    assert all(one.id == other.id and one.shares != other.shares for one, other in common.rows)
+    assert (common.leaked, common.alone, common.same_test, len(set(common.groups))) == (0, 0, True, 20)
 
 
 def test_only_common_rows_count(tmp_path: Path) -> None:
-    found = shared(fake_run(tmp_path, test=TEST[:15]), fake_run(tmp_path, test=TEST[5:]))
-    assert {mine.id for mine, _ in found.rows} == {pair.id for pair in TEST[5:15]}
-    assert (found.leaked, found.alone, found.same_test) == (0, 10, False)
+    common = shared(fake_run(tmp_path, test=TEST[:15]), fake_run(tmp_path, test=TEST[5:]))
+    assert {one.id for one, _ in common.rows} == {pair.id for pair in TEST[5:15]}
+    assert (common.leaked, common.alone, common.same_test) == (0, 10, False)
 
 
-def test_what_one_run_has_learned_is_left_out(tmp_path: Path) -> None:
-    learned = [*TRAIN, TEST[0], Pair(f"{TEST[6].question}!!", "다른 답이에요.")]  # one row, and a near-twin of another
-    twin = Pair(TEST[1].question.replace("우리 ", "우리 집 "), "그럴 때가 있지요.")
-    second = fake_run(tmp_path, train=[*learned, twin], test=TEST[3:])
-    found = shared(fake_run(tmp_path), second)
-    assert {mine.id for mine, _ in found.rows} == {pair.id for pair in [*TEST[3:6], *TEST[7:]]}
-    assert (found.leaked, found.alone) == (3, 1)
+def test_rows_known_to_one_run_are_left_out(tmp_path: Path) -> None:
+    learned = [*TRAIN, TEST[0], Pair(f"{TEST[6].question}!!", "다른 답이에요.")]  # a test row and a near-duplicate
+    duplicate = Pair(TEST[1].question.replace("우리 ", "우리 집 "), "그럴 때가 있지요.")
+    second = fake_run(tmp_path, train=[*learned, duplicate], test=TEST[3:])
+    common = shared(fake_run(tmp_path), second)
+    assert {one.id for one, _ in common.rows} == {pair.id for pair in [*TEST[3:6], *TEST[7:]]}
+    assert (common.leaked, common.alone) == (3, 1)
 
 
-def test_what_both_have_learned_stays(tmp_path: Path) -> None:
-    twin = Pair(f"{TEST[6].question}?!", "다른 답이에요.")
-    first, second = (fake_run(tmp_path, train=[*TRAIN[:many], twin]) for many in (1, 2))
+def test_rows_known_to_both_runs_stay(tmp_path: Path) -> None:
+    duplicate = Pair(f"{TEST[6].question}?!", "다른 답이에요.")
+    first, second = (fake_run(tmp_path, train=[*TRAIN[:many], duplicate]) for many in (1, 2))
     assert (shared(first, second).leaked, len(shared(first, second).rows)) == (0, 20)
 
 
@@ -71,20 +71,20 @@ def test_the_conversation_before_a_question_counts(tmp_path: Path) -> None:
         for noun in ("사과", "수박", "레몬")
     ]
     second = fake_run(tmp_path, train=[Pair("네", "좋아요."), *TRAIN], test=talks)
-    found = shared(fake_run(tmp_path, test=talks), second)
-    assert (found.leaked, len(found.rows)) == (0, 3)
+    common = shared(fake_run(tmp_path, test=talks), second)
+    assert (common.leaked, len(common.rows)) == (0, 3)
 
 
 @pytest.mark.parametrize(
-    ("mine", "others", "groups"),
+    ("one", "others", "groups"),
     [
         ([0, 0, 2, 3], [0, 1, 2, 3], 3),
         ([0, 0, 2, 3], [0, 1, 1, 3], 2),
         ([0, 0, 2, 2], [0, 1, 1, 3], 1),
     ],
 )
-def test_components_are_joined(tmp_path: Path, mine: Sequence[int], others: Sequence[int], groups: int) -> None:
-    first, second = (fake_run(tmp_path, test=TEST[:4], components=names) for names in (mine, others))
+def test_components_are_joined(tmp_path: Path, one: Sequence[int], others: Sequence[int], groups: int) -> None:
+    first, second = (fake_run(tmp_path, test=TEST[:4], components=names) for names in (one, others))
     assert len(set(shared(first, second).groups.tolist())) == groups
 
 
@@ -94,7 +94,7 @@ def test_nothing_in_common(tmp_path: Path) -> None:
         shared(first, second)
 
 
-def test_runs_without_scores_are_told(tmp_path: Path) -> None:
+def test_runs_without_scores_are_refused(tmp_path: Path) -> None:
     unscored, empty, base, broken = (fake_run(tmp_path, all_second, test=test) for test in (TEST, [], TEST, TEST))
     (unscored.folder / "evaluation").rename(tmp_path / "gone")
     with pytest.raises(RunError, match=r"--no-evaluate.*daedap evaluate --run .*0001"):

@@ -43,13 +43,13 @@ def command_json(capsys: Output, *arguments: object) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_each_metric_has_its_good_direction(tmp_path: Path) -> None:
-    found = metrics(
+def test_each_metric_has_its_direction(tmp_path: Path) -> None:
+    result = metrics(
         tmp_path,
         lambda row: {**row_terms(2, bits=30), "ended": (1.0, 1.0)},
         lambda row: {**row_terms(1, bits=20, polite=False), "bland": (1.0, 1.0), "ended": (1.0, 1.0)},
     )
-    verdicts = {metric: one.verdict for metric, one in found.items()}
+    verdicts = {metric: one.verdict for metric, one in result.items()}
     assert verdicts == {
         "bpc": "better",
         "hits_at_1": "better",
@@ -59,16 +59,16 @@ def test_each_metric_has_its_good_direction(tmp_path: Path) -> None:
         "ended": "none",
         "unique": None,
     }
-    bits = found["bpc"]
+    bits = result["bpc"]
     assert (bits.first, bits.second, bits.difference, bits.low, bits.high, bits.n) == (3, 2, -1, -1, -1, 20)
 
 
 def test_the_interval_is_paired(tmp_path: Path) -> None:
     """Rows differ far more from each other than the two runs do on each of them."""
-    found = metrics(
+    result = metrics(
         tmp_path, lambda row: row_terms(2, bits=10 * row + 1), lambda row: row_terms(2, bits=10 * row + row % 3)
     )
-    bits = found["bpc"]
+    bits = result["bpc"]
     assert bits.difference == pytest.approx(-0.005)
     assert bits.low is not None
     assert bits.high is not None
@@ -76,13 +76,13 @@ def test_the_interval_is_paired(tmp_path: Path) -> None:
     assert bits.verdict == "none"
 
 
-def length(found: Difference) -> float:
-    assert found.low is not None
-    assert found.high is not None
-    return found.high - found.low
+def length(result: Difference) -> float:
+    assert result.low is not None
+    assert result.high is not None
+    return result.high - result.low
 
 
-def test_near_duplicates_are_drawn_together(tmp_path: Path) -> None:
+def test_components_are_resampled_as_a_whole(tmp_path: Path) -> None:
     def better(row: int) -> dict[str, tuple[float, float]]:
         return row_terms(2, bits=20 + (-8 if row % 10 < 6 else 8))
 
@@ -92,14 +92,14 @@ def test_near_duplicates_are_drawn_together(tmp_path: Path) -> None:
     assert length(grouped) > 1.2 * length(alone)
 
 
-def test_few_questions_say_nothing(tmp_path: Path) -> None:
-    found = metrics(tmp_path / "a", all_second, lambda row: row_terms(1), test=TEST[:9])
-    assert {(one.low, one.high, one.verdict) for one in found.values()} == {(None, None, None)}
+def test_few_components_have_no_interval(tmp_path: Path) -> None:
+    result = metrics(tmp_path / "a", all_second, lambda row: row_terms(1), test=TEST[:9])
+    assert {(one.low, one.high, one.verdict) for one in result.values()} == {(None, None, None)}
     ten = metrics(tmp_path / "b", all_second, lambda row: row_terms(1), test=TEST[:10])
     assert ten["mrr"].verdict == "better"
 
 
-def test_a_broken_run_is_no_number(tmp_path: Path, capsys: Output) -> None:
+def test_a_nan_score_is_null(tmp_path: Path, capsys: Output) -> None:
     fake_run(tmp_path)
     fake_run(tmp_path, lambda row: row_terms(2, bits=math.nan if row == 3 else 20))
     entry = command_json(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
@@ -112,20 +112,20 @@ def test_a_broken_run_is_no_number(tmp_path: Path, capsys: Output) -> None:
 
 def test_slices(tmp_path: Path) -> None:
     runs = fake_run(tmp_path), fake_run(tmp_path, lambda row: row_terms(1 if row % 2 else 2))
-    found = differences(shared(*runs))
-    assert {name: part["mrr"].second for name, part in found.items()} == {"all": 0.75, "seen": 0.5, "unseen": 1.0}
-    assert {name: part["mrr"].n for name, part in found.items()} == {"all": 20, "seen": 10, "unseen": 10}
+    result = differences(shared(*runs))
+    assert {name: part["mrr"].second for name, part in result.items()} == {"all": 0.75, "seen": 0.5, "unseen": 1.0}
+    assert {name: part["mrr"].n for name, part in result.items()} == {"all": 20, "seen": 10, "unseen": 10}
 
 
-def test_rows_that_one_run_alone_measured_do_not_count(tmp_path: Path) -> None:
+def test_rows_measured_by_one_run_only_do_not_count(tmp_path: Path) -> None:
     def ranks_five(row: int) -> dict[str, tuple[float, float]]:
         return row_terms(1) if row < 12 else {"bpc": (20.0, 10.0)}
 
-    found = metrics(tmp_path, all_second, ranks_five)
-    assert (found["mrr"].n, found["mrr"].first, found["mrr"].second, found["bpc"].n) == (12, 0.5, 1, 20)
+    result = metrics(tmp_path, all_second, ranks_five)
+    assert (result["mrr"].n, result["mrr"].first, result["mrr"].second, result["bpc"].n) == (12, 0.5, 1, 20)
 
 
-def test_other_tests_offer_other_wrong_answers(tmp_path: Path, capsys: Output) -> None:
+def test_rankings_on_other_test_rows_are_not_compared(tmp_path: Path, capsys: Output) -> None:
     fake_run(tmp_path)
     fake_run(tmp_path, lambda row: row_terms(1), test=TEST[2:])
     entry = command_json(capsys, "compare", 1, 2, "--runs", tmp_path)["comparisons"][0]
@@ -139,7 +139,7 @@ def test_other_tests_offer_other_wrong_answers(tmp_path: Path, capsys: Output) -
 
 
 def with_a_bot(run: Run) -> Run:
-    """The run, as if its bot had been tested beside its model: always right, and with nothing to say about bits."""
+    """The run with a bot in its evaluation: every answer right, no likelihoods."""
     path = run.folder / "evaluation" / "rows.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     for record in records:
@@ -151,16 +151,16 @@ def with_a_bot(run: Run) -> Run:
 
 def test_the_bot_is_compared_where_both_have_it(tmp_path: Path) -> None:
     first, second, model = with_a_bot(fake_run(tmp_path)), with_a_bot(fake_run(tmp_path)), fake_run(tmp_path)
-    found = shared(first, second)
-    systems = {metric: one.system for metric, one in differences(found)["all"].items()}
+    result = shared(first, second)
+    systems = {metric: one.system for metric, one in differences(result)["all"].items()}
     assert {name for name, system in systems.items() if system == "bot"} == {"mrr", "polite", "unique"}
     assert {name for name, system in systems.items() if system == "model"} == {"bpc", "hits_at_1", "bland"}
-    assert differing_replies(found, {})[0].replies == ("1번 봇의 대답", "2번 봇의 대답")
+    assert differing_replies(result, {})[0].replies == ("1번 봇의 대답", "2번 봇의 대답")
     assert {one.system for one in differences(shared(first, model))["all"].values()} == {"model"}
     assert differing_replies(shared(first, model), {}) == []
 
 
-def test_the_most_telling_answers_come_first(tmp_path: Path) -> None:
+def test_the_largest_rank_differences_come_first(tmp_path: Path) -> None:
     first = fake_run(tmp_path, reply=lambda row: f"첫째 {row}")
     second = fake_run(
         tmp_path,
@@ -168,9 +168,9 @@ def test_the_most_telling_answers_come_first(tmp_path: Path) -> None:
         reply=lambda row: "첫째 3!!" if row == 3 else f"둘째 {row}",
         rows=15,
     )
-    found = shared(first, second)
-    listed = differing_replies(found, {pair.id: pair.question for pair in TEST})
-    assert count_replied(found) == 15
+    result = shared(first, second)
+    listed = differing_replies(result, {pair.id: pair.question for pair in TEST})
+    assert count_replied(result) == 15
     assert len(listed) == 14, "punctuation is no difference"
     assert [one.id for one in listed[:3]] == [TEST[row].id for row in (4, 7, 9)]
     top = listed[0]
@@ -197,7 +197,7 @@ def test_settings_that_differ(tmp_path: Path, capsys: Output) -> None:
     assert ["training rows", "2", "2", "1"] in lines
 
 
-def test_tables_and_answers_for_people(tmp_path: Path, capsys: Output) -> None:
+def test_tables_and_replies_as_text(tmp_path: Path, capsys: Output) -> None:
     fake_run(tmp_path, reply=lambda row: "글쎄요")
     fake_run(tmp_path, lambda row: row_terms(1 if row == 5 else 3), reply=lambda row: TEST[row].answer)
     assert cli(["compare", "1", "2", "--samples", "1", "--runs", str(tmp_path)]) == 0
@@ -212,7 +212,7 @@ def test_tables_and_answers_for_people(tmp_path: Path, capsys: Output) -> None:
         "20 of 20 questions are answered differently. The largest differences in rank:",
         "",
         f"> {TEST[5].question}",
-        f"  right answer     {TEST[5].answer}",
+        f"  right answer    {TEST[5].answer}",
         "  run 1 (rank 2)  글쎄요",
         f"  run 2 (rank 1)  {TEST[5].answer}",
     ]
@@ -230,7 +230,7 @@ def test_korean(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch)
     assert not re.search("[a-z]{4,} [a-z]{3,} [a-z]{3,}", out)
 
 
-def test_runs_that_answer_alike(tmp_path: Path, capsys: Output) -> None:
+def test_runs_with_equal_replies(tmp_path: Path, capsys: Output) -> None:
     fake_run(tmp_path), fake_run(tmp_path)
     assert cli(["compare", "1", "2", "--runs", str(tmp_path)]) == 0
     assert "All 20 questions are answered alike." in capsys.readouterr().out
@@ -247,18 +247,18 @@ def test_real_runs(trained: Run, tmp_path: Path, capsys: Output) -> None:
     assert (entry["rows"], entry["answered"], entry["answered_differently"]) == (9, 9, 0)
     headline = trained.manifest["headline"]
     for metric in ("bpc", "question_gain", "hits_at_1", "mrr", "bland", "polite", "ended", "unique"):
-        found = entry["differences"]["all"][metric]
-        assert (found["first"], found["difference"]) == (pytest.approx(headline[metric]), 0)
+        result = entry["differences"]["all"][metric]
+        assert (result["first"], result["difference"]) == (pytest.approx(headline[metric]), 0)
     python = daedap.compare([1, tmp_path / "0002"], runs=str(tmp_path), samples=3)
     assert [run.number for run in python.runs] == [1, 2]
     assert "No intervals: 9 groups of questions" in "\n".join(python.lines())
 
 
-def test_runs_of_two_folders_are_told_apart(tmp_path: Path) -> None:
+def test_runs_of_two_folders_are_named_by_folder(tmp_path: Path) -> None:
     first, second = fake_run(tmp_path / "집"), fake_run(tmp_path / "회사", lambda row: row_terms(1))
-    found = daedap.compare([first.folder, second.folder], runs=tmp_path)
-    assert found.names == [str(first.folder), str(second.folder)]
-    assert found.lines()[-1] == "All 20 questions are answered alike."
+    result = daedap.compare([first.folder, second.folder], runs=tmp_path)
+    assert result.names == [str(first.folder), str(second.folder)]
+    assert result.lines()[-1] == "All 20 questions are answered alike."
 
 
 def test_mistakes(tmp_path: Path, capsys: Output) -> None:

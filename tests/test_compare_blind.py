@@ -29,7 +29,7 @@ def command_json(capsys: Output, *arguments: object) -> Any:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Two runs; the second one says nothing on the last question."""
+    """Two runs; the second one has an empty reply to the last question."""
     fake_run(tmp_path, reply=lambda row: f"첫째의 {row}", test=TEST[:4])
     fake_run(tmp_path, reply=lambda row: "" if row == 3 else f"둘째의 {row}", test=TEST[:4])
     return tmp_path
@@ -40,15 +40,15 @@ def compare_blind(runs: Path, keys: str, monkeypatch: pytest.MonkeyPatch, *optio
     return cli(["compare", "1", "2", "--blind", "--runs", str(runs), *options])
 
 
-def test_blind_keeps_what_is_said(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+def test_preferences_are_saved(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     assert compare_blind(runs, "1\n2\nhm\n=\nq\n", monkeypatch) == 0
     output = capsys.readouterr()
-    kept = read_preferences(runs / "verdicts.jsonl")
-    assert [one.id for one in kept] == sorted(pair.id for pair in TEST[:4])[:3]
-    assert [one.winner for one in kept] == [kept[0].order[0], kept[1].order[1], None]
+    preferences = read_preferences(runs / "verdicts.jsonl")
+    assert [one.id for one in preferences] == sorted(pair.id for pair in TEST[:4])[:3]
+    assert [one.winner for one in preferences] == [preferences[0].order[0], preferences[1].order[1], None]
     shown = re.findall(r"\n\[(\d)/4\] (.*)\n  1  (.*)\n  2  (.*)\n", output.err)
     assert [line[0] for line in shown] == ["1", "2", "3", "4"]
-    for one, (_, question, *replies) in zip(kept, shown, strict=False):
+    for one, (_, question, *replies) in zip(preferences, shown, strict=False):
         assert question == one.question
         assert replies == [one.answers[run] or "(nothing)" for run in one.order]
         assert set(one.answers) == {"0001", "0002"}
@@ -58,7 +58,7 @@ def test_blind_keeps_what_is_said(runs: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "no clear difference" in output.out
 
 
-def test_blind_never_tells_whose_answer_it_is(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_is_random(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     orders = set()
     for _ in range(8):
         compare_blind(runs, "=\n=\n=\n=\n", monkeypatch)
@@ -67,7 +67,7 @@ def test_blind_never_tells_whose_answer_it_is(runs: Path, monkeypatch: pytest.Mo
     assert orders == {("0001", "0002"), ("0002", "0001")}, "32 questions in one order: 1 in 2,000,000,000"
 
 
-def test_blind_asks_nothing_twice(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+def test_no_question_is_asked_twice(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     compare_blind(runs, "1\nㅂ\n", monkeypatch)
     capsys.readouterr()
     assert compare_blind(runs, "2\n2\n2\n2\n2\n", monkeypatch) == 0
@@ -77,7 +77,7 @@ def test_blind_asks_nothing_twice(runs: Path, monkeypatch: pytest.MonkeyPatch, c
     assert len(read_preferences(runs / "verdicts.jsonl")) == 4
 
 
-def test_verdicts_are_told_in_every_comparison(runs: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preferences_are_part_of_every_comparison(runs: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
     document = command_json(capsys, "compare", 1, 2, "--runs", runs)["comparisons"][0]
     assert document["verdicts"]["share"] is None
     for one in document["samples"]:
@@ -85,21 +85,19 @@ def test_verdicts_are_told_in_every_comparison(runs: Path, capsys: Output, monke
         append_preference(
             runs / "verdicts.jsonl", Preference("", one["id"], one["question"], both, ("0001", "0002"), "0002")
         )
-    found = command_json(capsys, "compare", 1, 2, "--runs", runs)["comparisons"][0]["verdicts"]
-    assert (found["first"], found["second"], found["ties"], found["p"]) == (0, 4, 0, 0.125)
-    turned = command_json(capsys, "compare", 2, 1, "--runs", runs)["comparisons"][0]["verdicts"]
-    assert (turned["first"], turned["second"], turned["share"]) == (4, 0, 0)
+    counts = command_json(capsys, "compare", 1, 2, "--runs", runs)["comparisons"][0]["verdicts"]
+    assert (counts["first"], counts["second"], counts["ties"], counts["p"]) == (0, 4, 0, 0.125)
+    swapped = command_json(capsys, "compare", 2, 1, "--runs", runs)["comparisons"][0]["verdicts"]
+    assert (swapped["first"], swapped["second"], swapped["share"]) == (4, 0, 0)
     assert cli(["compare", "1", "2", "--runs", str(runs)]) == 0
     assert "run 2 wins 100 % (95 % interval 40 to 100, sign test p = 0.12): no clear difference." in (
         capsys.readouterr().out
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
-    assert command_json(capsys, "compare", 1, 2, "--blind", "--runs", runs)["comparisons"][0]["verdicts"] == found
+    assert command_json(capsys, "compare", 1, 2, "--blind", "--runs", runs)["comparisons"][0]["verdicts"] == counts
 
 
-def test_verdicts_on_a_run_that_is_gone_do_not_count(
-    runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
-) -> None:
+def test_preferences_on_a_deleted_run_do_not_count(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     compare_blind(runs, "1\n1\n1\n1\n", monkeypatch)
     shutil.rmtree(runs / "0002")
     fake_run(runs, reply=lambda row: f"새 둘째의 {row}", test=TEST[:4])
@@ -117,7 +115,7 @@ def test_a_question_after_a_conversation_is_shown_with_it(
     assert f"[1/1] {TEST[0].question}\n{TEST[0].answer}\n네\n" in capsys.readouterr().err
 
 
-def test_killed_between_verdicts(runs: Path) -> None:
+def test_killed_between_questions(runs: Path) -> None:
     command = [sys.executable, "-m", "daedap", "compare", "1", "2", "--blind", "--runs", str(runs)]
     process = subprocess.Popen(
         command,
@@ -135,7 +133,7 @@ def test_killed_between_verdicts(runs: Path) -> None:
             if question != b"[3/4]":
                 process.stdin.write(b"1\n")
                 process.stdin.flush()
-        process.kill()  # two verdicts were given
+        process.kill()  # two preferences were given
         process.communicate()
     assert len(read_preferences(runs / "verdicts.jsonl")) == 2
     again = daedap_process("compare", "1", "2", "--blind", "--runs", str(runs), folder=runs)
@@ -143,7 +141,7 @@ def test_killed_between_verdicts(runs: Path) -> None:
     assert "4 questions are answered differently, 2 of them compared.\n\n[3/4]" in again.stderr
 
 
-def test_ctrl_c_ends_the_judging(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+def test_ctrl_c_ends_the_questions(runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     class Impatient(io.StringIO):
         def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override]
             if self.tell():

@@ -25,13 +25,13 @@ TEST = [
 COMPONENTS = list(range(25))
 
 
-def spoken(text: str, *, ended: bool = True, tokens: int = 5) -> Generation:
+def generation(text: str, *, ended: bool = True, tokens: int = 5) -> Generation:
     return Generation(text=text, ended=ended, tokens=tokens, log2_probability=-1.0)
 
 
 @dataclass
-class Knowing:
-    """Knows every right answer: 1 bit for each character of it, 3 for each of any other, and the end for free."""
+class OracleModel:
+    """1 bit for each character of the right answer, 3 of any other, 0 for the end."""
 
     truth: dict[str, str]
 
@@ -40,31 +40,31 @@ class Knowing:
         return np.array([[-b * len(pair.answer), len(pair.answer) + 1] for b, pair in zip(bits, pairs, strict=True)])
 
     def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
-        return [spoken(self.truth[pair.question]) for pair in pairs]
+        return [generation(self.truth[pair.question]) for pair in pairs]
 
 
-class Deaf:
-    """Never listens to the question: 2 bits for each character and the end."""
+class QuestionBlindModel:
+    """2 bits for each character and the end, whatever the question."""
 
     def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
         return np.array([[-2.0 * (len(pair.answer) + 1), len(pair.answer) + 1] for pair in pairs])
 
     def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
-        return [spoken("밥이라면 정말 좋지요", tokens=32 + i % 2) for i, _ in enumerate(pairs)]
+        return [generation("밥이라면 정말 좋지요", tokens=32 + i % 2) for i, _ in enumerate(pairs)]
 
 
-class Broken:
-    """Its weights have become NaN."""
+class NanModel:
+    """Its weights are NaN."""
 
     def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
         return np.array([[np.nan, len(pair.answer) + 1] for pair in pairs])
 
     def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
-        return [spoken("", ended=False) for _ in pairs]
+        return [generation("", ended=False) for _ in pairs]
 
 
-class Parrot:
-    """A bot that says the question back, but does not know a few; it prefers the longest answer."""
+class EchoBot:
+    """Repeats the question, or falls back for a few of them; prefers the longest answer."""
 
     def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
         unknown = set("밥물술옷")
@@ -79,17 +79,17 @@ class Parrot:
 
 
 def evaluated(test: Sequence[Pair] = TEST, options: EvalSettings | None = None, **models: ScorableModel) -> Evaluation:
-    components, bots = COMPONENTS[: len(test)], dict[str, ScorableBot](bot=Parrot())
+    components, bots = COMPONENTS[: len(test)], dict[str, ScorableBot](bot=EchoBot())
     index = LexicalIndex.build(TRAIN)
     return evaluate(test, components=components, systems=Systems(models, bots), index=index, options=options)
 
 
 @pytest.fixture(scope="module")
 def both() -> Evaluation:
-    return evaluated(model=Knowing({pair.question: pair.answer for pair in TEST}), base=Deaf())
+    return evaluated(model=OracleModel({pair.question: pair.answer for pair in TEST}), base=QuestionBlindModel())
 
 
-def test_a_model_that_knows_everything(both: Evaluation) -> None:
+def test_a_perfect_model(both: Evaluation) -> None:
     scores = both.scores["model"]["all"]
     assert scores["bpc"].value == 1
     assert scores["question_gain"].value == 2
@@ -115,7 +115,7 @@ def test_a_model_that_ignores_the_question_gains_exactly_nothing(both: Evaluatio
 
 
 def test_a_broken_model_can_not_win() -> None:
-    evaluation = evaluated(model=Broken())
+    evaluation = evaluated(model=NanModel())
     assert evaluation.scores["model"]["all"]["hits_at_1"].value == 0
     document = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert document["scores"]["model"]["all"]["bpc"] == {"value": None, "low": None, "high": None, "n": 25}
@@ -139,13 +139,13 @@ def test_retrieval_finds_known_answers(both: Evaluation) -> None:
     assert both.samples[0].replies["retrieval"] == both.samples[0].evidence.answer
 
 
-def test_people_are_the_yardstick(both: Evaluation) -> None:
+def test_human_answers_as_a_reference(both: Evaluation) -> None:
     scores = both.scores["human"]["all"]
     assert (scores["unique"].value, scores["polite"].value, scores["bland"].value) == (1, 15 / 25, 15 / 25)
     assert set(scores) == {"bland", "polite", "unique", "distinct_1", "distinct_2", "backward_hits_at_1"}
 
 
-def test_a_bot_is_asked_first_and_says_from_where_it_answers(both: Evaluation) -> None:
+def test_a_bot_comes_first_with_the_sources_of_its_replies(both: Evaluation) -> None:
     assert list(both.scores) == ["bot", "model", "base", "retrieval", "human"]
     scores = both.scores["bot"]["all"]
     sources = {name: score.value for name, score in scores.items() if name.startswith("source_")}
@@ -160,12 +160,12 @@ def test_a_bot_is_asked_first_and_says_from_where_it_answers(both: Evaluation) -
 
 
 def test_the_question_is_found_from_a_reply_that_fits(both: Evaluation) -> None:
-    found = {who: slices["all"]["backward_hits_at_1"] for who, slices in both.scores.items()}
-    assert found["model"].value == found["human"].value > 0.4  # it says just what people said
-    assert found["bot"].value > 0.75
-    assert found["base"].value <= 2 / 25  # it says the same to all
-    assert found["retrieval"].n == 25
-    assert found["human"].low is not None
+    hits = {system: slices["all"]["backward_hits_at_1"] for system, slices in both.scores.items()}
+    assert hits["model"].value == hits["human"].value > 0.4  # its replies are the written answers
+    assert hits["bot"].value > 0.75
+    assert hits["base"].value <= 2 / 25  # one reply to all
+    assert hits["retrieval"].n == 25
+    assert hits["human"].low is not None
 
 
 def test_chance_and_samples(both: Evaluation) -> None:
@@ -177,7 +177,7 @@ def test_chance_and_samples(both: Evaluation) -> None:
 
 
 def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
-    evaluation = evaluated(options=EvalSettings(rows=7, samples=3, resamples=10), model=Deaf())
+    evaluation = evaluated(options=EvalSettings(rows=7, samples=3, resamples=10), model=QuestionBlindModel())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["question_gain"].n, scores["hits_at_1"].n, scores["unique"].n) == (25, 25, 7, 7)
     assert sum("hits_at_1" in row.shares["model"] for row in evaluation.rows) == 7
@@ -185,7 +185,7 @@ def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
 
 
 def test_only_so_many_rows_count_for_likelihoods() -> None:
-    evaluation = evaluated(options=EvalSettings(rows=3, likelihood_rows=7, resamples=10), model=Deaf())
+    evaluation = evaluated(options=EvalSettings(rows=3, likelihood_rows=7, resamples=10), model=QuestionBlindModel())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["hits_at_1"].n) == (7, 3)
     ranked = [row for row in evaluation.rows if "hits_at_1" in row.shares["model"]]
@@ -193,7 +193,7 @@ def test_only_so_many_rows_count_for_likelihoods() -> None:
 
 
 def test_a_recorded_system_counts_on_the_rows_measured_now(both: Evaluation) -> None:
-    systems = Systems({"model": Deaf()}, recorded={"base": {row.id: row for row in both.rows}})
+    systems = Systems({"model": QuestionBlindModel()}, recorded={"base": {row.id: row for row in both.rows}})
     options = EvalSettings(rows=3, likelihood_rows=7, resamples=10)
     again = evaluate(TEST, components=COMPONENTS, systems=systems, index=LexicalIndex.build(TRAIN), options=options)
     now = {metric: score.n for metric, score in again.scores["model"]["all"].items()}
@@ -202,10 +202,10 @@ def test_a_recorded_system_counts_on_the_rows_measured_now(both: Evaluation) -> 
     assert (recorded["bpc"], recorded["hits_at_1"], recorded["bland"]) == (7, 3, 3)
 
 
-def test_systems_scored_before_are_not_asked_again(both: Evaluation) -> None:
+def test_recorded_systems_keep_their_scores(both: Evaluation) -> None:
     components, index = COMPONENTS[: len(TEST)], LexicalIndex.build(TRAIN)
     rows = {row.id: row for row in both.rows}
-    systems = Systems({"model": Deaf()}, recorded={"base": rows})
+    systems = Systems({"model": QuestionBlindModel()}, recorded={"base": rows})
     again = evaluate(TEST, components=components, systems=systems, index=index)
     timed = {"latency_p50_ms", "latency_p95_ms"}
     for name, scores in both.scores["base"].items():
@@ -223,13 +223,13 @@ def test_rows_add_up_to_the_scores(both: Evaluation) -> None:
 def test_the_same_again(both: Evaluation) -> None:
     untimed = EvalSettings(timed_questions=0)
     truth = {pair.question: pair.answer for pair in TEST}
-    first, again = (evaluated(options=untimed, model=Knowing(truth), base=Deaf()) for _ in range(2))
+    first, again = (evaluated(options=untimed, model=OracleModel(truth), base=QuestionBlindModel()) for _ in range(2))
     assert first == again
     assert first.rows == both.rows
 
 
 def test_one_pair_is_enough() -> None:
-    evaluation = evaluated(TEST[:1], model=Deaf())
+    evaluation = evaluated(TEST[:1], model=QuestionBlindModel())
     assert evaluation.chance == {"hits_at_1": 1, "recall_at_5": 1, "mrr": 1, "backward_hits_at_1": 1}
     assert "question_gain" not in evaluation.scores["model"]["all"]
     assert evaluation.scores["model"]["all"]["bpc"].low is None
@@ -241,16 +241,16 @@ def test_no_pairs_are_refused() -> None:
 
 
 def test_history_stays_when_the_question_is_swapped() -> None:
-    asked: list[Pair] = []
+    scored: list[Pair] = []
 
-    class Listening(Deaf):
+    class RecordingModel(QuestionBlindModel):
         def log2_probability(self, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-            asked.extend(pairs)
+            scored.extend(pairs)
             return super().log2_probability(pairs)
 
     talk = [replace(pair, history=pair.messages) for pair in TEST]
-    evaluated(talk, EvalSettings(rows=1), model=Listening())
-    swapped = asked[25:50]
+    evaluated(talk, EvalSettings(rows=1), model=RecordingModel())
+    swapped = scored[25:50]
     assert all(a.history == b.history and a.answer == b.answer for a, b in zip(swapped, talk, strict=True))
     assert all(a.question != b.question for a, b in zip(swapped, talk, strict=True))
 

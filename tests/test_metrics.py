@@ -114,14 +114,14 @@ def test_ended_within_32_tokens() -> None:
     assert metrics.ended(replies).tolist() == [1, 1, 0, 0]
 
 
-def test_where_replies_came_from() -> None:
-    def given(*sources: Source) -> dict[str, list[float]]:
+def test_sources_of_replies() -> None:
+    def rates(*sources: Source) -> dict[str, list[float]]:
         scores = metrics.sources([Reply("뭐 해?", "네", source, 0.0) for source in sources])
         return {name: values.tolist() for name, values in scores.items()}
 
-    told = {"retrieved": [1, 0], "generated": [0, 0], "fallback": [0, 1]}
-    assert given("retrieved", "fallback") == told
-    assert given("retrieved", "lesson") == {**told, "fallback": [0, 0], "lesson": [0, 1]}
+    expected = {"retrieved": [1, 0], "generated": [0, 0], "fallback": [0, 1]}
+    assert rates("retrieved", "fallback") == expected
+    assert rates("retrieved", "lesson") == {**expected, "fallback": [0, 0], "lesson": [0, 1]}
 
 
 def test_unique_replies_by_comparison_form() -> None:

@@ -17,17 +17,17 @@ def preference(winner: str | None = "0002", row: str = "a") -> Preference:
     return Preference("2026-01-02T03:04:05+00:00", row, "비 와?", ANSWERS, ("0002", "0001"), winner)
 
 
-def test_what_is_added_is_read(tmp_path: Path) -> None:
+def test_appended_preferences_are_read(tmp_path: Path) -> None:
     path = tmp_path / "새 폴더" / "verdicts.jsonl"
     assert read_preferences(path) == []
-    given = [preference(), preference(None), preference("0001", "b")]
-    for one in given:
+    preferences = [preference(), preference(None), preference("0001", "b")]
+    for one in preferences:
         append_preference(path, one)
-    assert read_preferences(path) == given
+    assert read_preferences(path) == preferences
     assert "우산을 챙기세요." in path.read_text(encoding="utf-8")
 
 
-def test_a_half_line_is_passed_over_and_goes(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_ignored_and_removed(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     append_preference(path, preference())
     whole = path.read_bytes()
@@ -41,7 +41,7 @@ def test_a_half_line_is_passed_over_and_goes(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_several_processes_add_at_once(tmp_path: Path) -> None:
+def test_several_processes_append_at_once(tmp_path: Path) -> None:
     path = tmp_path / "verdicts.jsonl"
     code = """
 import sys
@@ -71,23 +71,23 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
             work()
 
 
-def test_verdicts_on_other_answers_do_not_count() -> None:
-    given = [preference(), preference(row="b")]
-    assert on_answers(given, dict(reversed(ANSWERS.items())), "a") == [preference()]
-    assert on_answers(given, {**ANSWERS, "0002": "비가 와요"}, "a") == []
-    assert on_answers(given, {**ANSWERS, "0003": "비가 오네요"}, "a") == []
+def test_preferences_on_other_answers_do_not_count() -> None:
+    preferences = [preference(), preference(row="b")]
+    assert on_answers(preferences, dict(reversed(ANSWERS.items())), "a") == [preference()]
+    assert on_answers(preferences, {**ANSWERS, "0002": "비가 와요"}, "a") == []
+    assert on_answers(preferences, {**ANSWERS, "0003": "비가 오네요"}, "a") == []
 
 
 def test_count() -> None:
-    given = [preference("0002")] * 9 + [preference("0001")] + [preference(None)] * 4
-    found = count_preferences(given, "0001", "0002")
-    assert (found.first, found.second, found.ties, found.share) == (1, 9, 4, 0.9)
+    preferences = [preference("0002")] * 9 + [preference("0001")] + [preference(None)] * 4
+    counts = count_preferences(preferences, "0001", "0002")
+    assert (counts.first, counts.second, counts.ties, counts.share) == (1, 9, 4, 0.9)
     # Clopper-Pearson for 9 of 10, and 2 × (1 + 10) / 2^10.
-    assert (found.low, found.high) == pytest.approx((0.5550, 0.9975), abs=1e-4)
-    assert found.p == pytest.approx(22 / 1024)
-    assert found.clear
-    assert not count_preferences(given[5:], "0001", "0002").clear
-    ties = count_preferences(given[10:], "0001", "0002")
+    assert (counts.low, counts.high) == pytest.approx((0.5550, 0.9975), abs=1e-4)
+    assert counts.p == pytest.approx(22 / 1024)
+    assert counts.clear
+    assert not count_preferences(preferences[5:], "0001", "0002").clear
+    ties = count_preferences(preferences[10:], "0001", "0002")
     assert (ties.ties, ties.share, ties.p, ties.clear) == (4, None, None, False)
 
 

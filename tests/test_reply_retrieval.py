@@ -21,9 +21,9 @@ FEELS = {
 }
 WHO = ("동생이", "엄마가", "부장님이", "친구가", "강아지가", "선생님이", "애인이", "손님이", "의사가", "아이가")
 TRAIN = [
-    Pair(f"{who} {feels}대", f"{who[:-1]}한테 {told}, 꼭요 {number}", "0")
+    Pair(f"{who} {feels}대", f"{who[:-1]}한테 {answer}, 꼭요 {number}", "0")
     for number, who in enumerate(WHO)
-    for feels, told in FEELS.items()
+    for feels, answer in FEELS.items()
 ]
 QUESTIONS = ["조카가 피곤하대", "조카가 배고프대", "조카가 심심하대", "조카가 아프대"]
 
@@ -33,7 +33,7 @@ def scorer() -> ReplyToQuestionScorer:
     return ReplyToQuestionScorer.fit(TRAIN)
 
 
-def test_a_reply_that_fits_tells_its_question(scorer: ReplyToQuestionScorer) -> None:
+def test_a_fitting_reply_finds_its_question(scorer: ReplyToQuestionScorer) -> None:
     replies = ["좀 쉬엄쉬엄 하시라고 해요", "맛있는 밥이 최고죠", "친구가 있으면 좋을 텐데요", "얼른 병원에 가야죠"]
     scores = scorer.scores(replies, [QUESTIONS] * 4)
     assert scores.argmax(axis=1).tolist() == [0, 1, 2, 3]
@@ -46,26 +46,26 @@ def test_candidates_stand_in_any_order(scorer: ReplyToQuestionScorer) -> None:
     assert turned[0, ::-1] == pytest.approx(straight[0], abs=1e-5)
 
 
-def test_many_replies_are_judged_as_one_by_one(scorer: ReplyToQuestionScorer) -> None:
+def test_batches_give_the_same_scores(scorer: ReplyToQuestionScorer) -> None:
     replies = [f"{who} 병원에 갔어요" for who in WHO] * 60  # more than are taken at once
     scores = scorer.scores(replies, [QUESTIONS] * 600)
     assert scores[-10:] == pytest.approx(scores[:10], abs=1e-5)
     assert scores[3] == pytest.approx(scorer.scores(replies[3:4], [QUESTIONS])[0], abs=1e-5)
 
 
-def test_one_reply_to_all_is_worth_a_guess(scorer: ReplyToQuestionScorer) -> None:
-    asked = [pair.question for pair in TRAIN]
-    offered = [[question, *(other for other in asked if other != question)] for question in asked]
-    ranks = gold_ranks(scorer.scores(["힘내세요"] * len(asked), offered))
-    assert ranks.mean() == pytest.approx((len(asked) + 1) / 2, abs=0.1)
+def test_a_constant_reply_is_at_chance(scorer: ReplyToQuestionScorer) -> None:
+    questions = [pair.question for pair in TRAIN]
+    offered = [[question, *(other for other in questions if other != question)] for question in questions]
+    ranks = gold_ranks(scorer.scores(["힘내세요"] * len(questions), offered))
+    assert ranks.mean() == pytest.approx((len(questions) + 1) / 2, abs=0.1)
 
 
 @pytest.mark.parametrize("reply", ["", "zzz", "😀", "\x00"])
-def test_a_reply_that_says_nothing_is_no_error(scorer: ReplyToQuestionScorer, reply: str) -> None:
+def test_an_empty_reply_is_no_error(scorer: ReplyToQuestionScorer, reply: str) -> None:
     assert np.isfinite(scorer.scores([reply], [["", *QUESTIONS]])).all()
 
 
-def test_a_repeated_training_answer_is_not_known_by_heart() -> None:
+def test_a_training_answer_is_scored_without_its_own_rows() -> None:
     """Nothing but these pairs says that the password goes with the magic word."""
     secret = Pair("비밀번호가 뭐야", "열려라 참깨", "0")
     scorer = ReplyToQuestionScorer.fit([*TRAIN, secret, Pair("비밀번호가 뭐니", "열려라 참깨", "0")])
@@ -77,7 +77,7 @@ def test_a_repeated_training_answer_is_not_known_by_heart() -> None:
     assert repeated[0] < 0.1
 
 
-def test_leaving_out_is_what_learning_without_would_be() -> None:
+def test_leave_one_out_equals_a_regression_without_the_rows() -> None:
     """Against the regression itself, made again without the answer's pairs, whitening and word weights unchanged."""
     repeated = [*TRAIN, Pair("삼촌이 아프대", TRAIN[7].answer), Pair("삼촌이 지쳤대", TRAIN[7].answer)]
     reply = TRAIN[7].answer
@@ -109,14 +109,14 @@ def test_one_pair_is_enough() -> None:
 
 
 @pytest.mark.skipif(not CHATBOT.exists(), reason=f"needs {CHATBOT}")
-def test_it_finds_what_people_answered() -> None:
+def test_on_written_answers() -> None:
     parts = split(load(CHATBOT).pairs, SplitOptions())
     dev = parts.rows("dev")
     scorer = ReplyToQuestionScorer.fit(parts.rows("train"))
     offered = candidate_questions(dev)
-    found, shuffled = (
+    hits, shuffled = (
         float((gold_ranks(scorer.scores(replies, offered)) <= 1).mean())
         for replies in ([pair.answer for pair in dev], [pair.answer for pair in dev[200:] + dev[:200]])
     )
-    assert found > 0.33  # 36.5 % were measured
+    assert hits > 0.33  # 36.5 % were measured
     assert shuffled < 0.09

@@ -83,40 +83,40 @@ def html(run: Run) -> str:
     return daedap.report(1, runs=run.folder.parent).file.read_text(encoding="utf-8")
 
 
-def test_everything_is_there(run: Run, html: str) -> None:
-    found = Page(html)
-    assert [name for name in found.sections if name] == SECTIONS
+def test_sections_and_contents(run: Run, html: str) -> None:
+    page = Page(html)
+    assert [name for name in page.sections if name] == SECTIONS
     manifest = run.manifest
-    assert f"{manifest['headline']['bpc']:.3f}" in found.sections["scores"]
+    assert f"{manifest['headline']['bpc']:.3f}" in page.sections["scores"]
     assert all(
-        name in found.sections["scores"] for name in ("seen answers", "unseen answers", "label 0", "bot", "retrieval")
+        name in page.sections["scores"] for name in ("seen answers", "unseen answers", "label 0", "bot", "retrieval")
     )
     assert f"{100 * manifest['headline']['hits_at_1']:.1f}" in html.partition('<section id="diagnosis">')[0], (
         "the bot's"
     )
-    assert manifest["base"]["licence"] in found.sections["licence"]
-    assert "--num-train-epochs" in found.sections["settings"]
-    assert "rows/s" in found.sections["plan"]
-    assert found.tags["svg"] == 4
-    assert found.tags["circle"] == manifest["training"]["epochs"]
+    assert manifest["base"]["licence"] in page.sections["licence"]
+    assert "--num-train-epochs" in page.sections["settings"]
+    assert "rows/s" in page.sections["plan"]
+    assert page.tags["svg"] == 4
+    assert page.tags["circle"] == manifest["training"]["epochs"]
     shown = re.findall(r'<div class="question">(.*?)</div>', html)
     lines = (run.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert shown
     rows = {row["question"]: row for row in map(json.loads, lines)}
     assert set(shown) <= rows.keys()
-    assert all(rows[question]["replies"]["bot"] in found.sections["samples"] for question in shown)
+    assert all(rows[question]["replies"]["bot"] in page.sections["samples"] for question in shown)
 
 
-def test_it_needs_nothing_else(html: str) -> None:
-    found = Page(html)
-    assert not found.tags.keys() & {"script", "link", "img", "iframe", "object"}
-    assert not {name for name, _ in found.attributes} & {"src", "href", "srcset", "onload", "onclick"}
+def test_no_external_resources(html: str) -> None:
+    page = Page(html)
+    assert not page.tags.keys() & {"script", "link", "img", "iframe", "object"}
+    assert not {name for name, _ in page.attributes} & {"src", "href", "srcset", "onload", "onclick"}
     assert not re.search(r"https?://|url\(|@import", html)
     assert "default-src 'none'" in html
     assert "prefers-color-scheme: dark" in html
 
 
-def test_text_of_others_stays_text(run: Run) -> None:
+def test_text_is_escaped(run: Run) -> None:
     record = read_run_record(run)
     rows = tuple(
         {**row, "question": ATTACK, "replies": {"bot": ATTACK, "model": ATTACK}, "label": ATTACK} for row in record.rows
@@ -134,12 +134,12 @@ def test_text_of_others_stays_text(run: Run) -> None:
         common_share=0.9,
     )
     html = report_page(hostile, diagnose(hostile))
-    found = Page(html)
-    assert not found.tags["script"]
-    assert ATTACK in found.sections["samples"]
-    assert ATTACK in found.sections["diagnosis"]
-    assert ATTACK in found.sections["data"]
-    assert not any(ATTACK in value for _, value in found.attributes)
+    page = Page(html)
+    assert not page.tags["script"]
+    assert ATTACK in page.sections["samples"]
+    assert ATTACK in page.sections["diagnosis"]
+    assert ATTACK in page.sections["data"]
+    assert not any(ATTACK in value for _, value in page.attributes)
 
 
 def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +227,7 @@ def test_a_run_that_was_not_scored(tmp_path: Path) -> None:
     assert {"unscored", "unwatched"} <= {finding.rule for finding in report.findings}
 
 
-def test_what_can_not_be_reported_on(run: Run) -> None:
+def test_unreadable_runs_are_refused(run: Run) -> None:
     runs = run.folder.parent
     with pytest.raises(RunError, match="no such run"):
         daedap.report(7, runs=runs)
@@ -270,7 +270,7 @@ def points_of(chart: Chart) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in (pair.split() for pair in pairs)]
 
 
-def test_points_lie_where_they_should() -> None:
+def test_points_and_ticks() -> None:
     chart = chart_of(4.0, 1.0, 2.0)
     assert [tick.text for tick in chart.up] == ["0", "1", "2", "3", "4"]
     assert (chart.up[0].at, chart.up[-1].at) == (HEIGHT - BOTTOM, TOP)
@@ -286,13 +286,13 @@ def test_a_scale_is_logarithmic_only_where_it_may_be() -> None:
     assert chart_of(0.0, 900.0, wide=True).up[0].text == "0"
 
 
-def test_a_long_run_makes_no_heavy_page() -> None:
+def test_long_curves_are_downsampled() -> None:
     points = points_of(chart_of(*(1 + n % 2 for n in range(100_000))))
     assert len(points) <= 300
     assert len({y for _, y in points}) == 1, "neighbours are put together at their mean"
 
 
-def test_what_is_no_number_is_left_out() -> None:
+def test_nan_is_left_out() -> None:
     assert len(points_of(chart_of(2.0, math.nan, 1.0, math.inf))) == 2
     assert make_chart("손실", [Series("학습", []), Series("dev", [(1, math.nan)])]) is None
 

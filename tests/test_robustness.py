@@ -37,8 +37,8 @@ class ExactMatch:
         return [Reply(one.question, TRUTH.get(one.question, "글쎄요"), "retrieved", 1.0) for one in pairs]
 
     def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        asked = zip(pairs, candidates, strict=True)
-        return np.array([[float(TRUTH.get(one.question) == answer) for answer in offered] for one, offered in asked])
+        rows = zip(pairs, candidates, strict=True)
+        return np.array([[float(TRUTH.get(one.question) == answer) for answer in offered] for one, offered in rows])
 
 
 def without_space(question: str, rng: random.Random) -> str:

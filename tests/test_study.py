@@ -68,39 +68,39 @@ def runner(train_function: Any = train) -> TrialRunner:
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[optuna.Study]:
-    with study(tmp_path_factory.mktemp("study")) as found:
-        run_trials(found, runner(), seconds=60, max_trials=25, seed=1)
-        yield found
+    with study(tmp_path_factory.mktemp("study")) as opened:
+        run_trials(opened, runner(), seconds=60, max_trials=25, seed=1)
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def found(searched: optuna.Study) -> SearchResult:
+def result(searched: optuna.Study) -> SearchResult:
     return search_result(searched, 30, COMPARISON)
 
 
-def test_the_defaults_come_first_and_are_beaten(searched: optuna.Study, found: SearchResult) -> None:
+def test_the_defaults_come_first_and_are_beaten(searched: optuna.Study, result: SearchResult) -> None:
     assert searched.trials[0].user_attrs["default"]
     assert {name: searched.trials[0].params[name] for name in space().defaults} == space().defaults
-    assert (found.default.number, found.chosen) == (0, found.best)
-    assert float(found.best.settings["learning_rate"]) > 2e-3
-    assert found.against.verdict == "better"
-    assert found.against.high < 0
+    assert (result.default.number, result.chosen) == (0, result.best)
+    assert float(result.best.settings["learning_rate"]) > 2e-3
+    assert result.against.verdict == "better"
+    assert result.against.high < 0
 
 
-def test_trials_end_early_fail_and_are_counted(found: SearchResult) -> None:
-    counts = found.counts
+def test_trials_end_early_fail_and_are_counted(result: SearchResult) -> None:
+    counts = result.counts
     assert counts["pruned"] > 0
     assert counts["finished"] + counts["pruned"] == 25
-    assert sum(counts.values()) == len(found.trials)
-    assert all(one.score is not None for one in found.trials if one.state in ("complete", "pruned"))
+    assert sum(counts.values()) == len(result.trials)
+    assert all(one.score is not None for one in result.trials if one.state in ("complete", "pruned"))
 
 
-def test_what_mattered(found: SearchResult) -> None:
-    assert next(iter(found.importance)) == "learning_rate"
-    assert sum(found.importance.values()) == pytest.approx(1)
+def test_importance(result: SearchResult) -> None:
+    assert next(iter(result.importance)) == "learning_rate"
+    assert sum(result.importance.values()) == pytest.approx(1)
 
 
-def test_it_ends_in_time_and_goes_on(tmp_path: Path) -> None:
+def test_it_ends_in_time_and_is_continued(tmp_path: Path) -> None:
     with study(tmp_path) as opened:
         run_trials(opened, runner(), seconds=0, max_trials=None, seed=1)
         assert len(opened.trials) == 1, "the defaults are tried however little time there is"
@@ -132,7 +132,7 @@ def test_defaults_that_can_not_be_trained(tmp_path: Path) -> None:
         run_trials(opened, runner(refuse), seconds=60, max_trials=5, seed=1)
 
 
-def test_a_mistake_of_ours_is_not_swallowed(tmp_path: Path) -> None:
+def test_programming_errors_are_raised(tmp_path: Path) -> None:
     def wrong(model_options: ModelOptions, train_options: TrainOptions, watch: Any) -> TorchModel:
         raise ValueError("a mistake")
 
@@ -147,11 +147,11 @@ def test_a_model_that_writes_worse_is_not_chosen(tmp_path: Path) -> None:
 
     with study(tmp_path) as opened:
         run_trials(opened, runner(verbose), seconds=60, max_trials=6, seed=1)
-        found = search_result(opened, 30, COMPARISON)
-    assert min(one.score or 9 for one in found.trials) < (found.default.score or 0)
-    assert found.chosen == found.default == found.best
-    assert found.against.verdict == "defaults"
-    assert any(line.startswith("not better than the defaults: +0.000") for line in found.lines())
+        result = search_result(opened, 30, COMPARISON)
+    assert min(one.score or 9 for one in result.trials) < (result.default.score or 0)
+    assert result.chosen == result.default == result.best
+    assert result.against.verdict == "defaults"
+    assert any(line.startswith("not better than the defaults: +0.000") for line in result.lines())
 
 
 def test_verdicts() -> None:
@@ -160,38 +160,38 @@ def test_verdicts() -> None:
     assert VersusDefaults(0.1, -0.2, 0.3, 9).verdict == "defaults"
 
 
-def test_lines_and_json(found: SearchResult) -> None:
-    lines = found.lines()
-    assert lines[0].startswith(f"Study s: {len(found.trials)} trials (")
+def test_lines_and_json(result: SearchResult) -> None:
+    lines = result.lines()
+    assert lines[0].startswith(f"Study s: {len(result.trials)} trials (")
     assert lines[1] == "Each trial was trained on 30 rows (50%)."
-    assert lines[2].startswith(f"Best, trial {found.best.number}: score {found.best.score:.3f} (defaults ")
+    assert lines[2].startswith(f"Best, trial {result.best.number}: score {result.best.score:.3f} (defaults ")
     assert lines[3].startswith("better than the defaults: -")
     assert lines[4].startswith("Option importance: --learning-rate ")
-    document = json.loads(json.dumps(found.to_json()))
+    document = json.loads(json.dumps(result.to_json()))
     assert document["verdict"] == "better"
-    assert len(document["trials"]) == len(found.trials)
-    short = replace(found, epochs=2).lines()[1]
+    assert len(document["trials"]) == len(result.trials)
+    short = replace(result, epochs=2).lines()[1]
     assert short == "Each trial was trained on 30 rows (50%) for 2 epochs: there was no time for more."
 
 
 # ---- the page ----
 
 
-def test_the_page_needs_nothing_else(found: SearchResult) -> None:
-    html = study_page(found, None, None)
+def test_the_page_needs_nothing_else(result: SearchResult) -> None:
+    html = study_page(result, None, None)
     assert "default-src 'none'" in html
     assert not any(mark in html for mark in ("<script", "<link", "<img", "http://", "https://", "url(", "@import"))
     assert html.count("<svg") == 1
-    assert html.count("<circle") == found.counts["finished"]
-    assert html.count('class="track"') == len(found.importance)
+    assert html.count("<circle") == result.counts["finished"]
+    assert html.count('class="track"') == len(result.importance)
     rows = html.partition('id="trials"')[2]
-    assert rows.count("<tr") == len(found.trials) + 1
+    assert rows.count("<tr") == len(result.trials) + 1
     assert "prefers-color-scheme: dark" in html
 
 
-def test_the_page_in_korean(found: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_in_korean(result: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    html = study_page(replace(found, study="<b>봇</b>"), found.against, 7)
+    html = study_page(replace(result, study="<b>봇</b>"), result.against, 7)
     assert '<html lang="ko">' in html
     assert "<h1>탐색 &lt;b&gt;봇&lt;/b&gt;</h1>" in html
     assert "기본 설정보다 낫습니다" in html
