@@ -69,6 +69,12 @@ def test_no_other_evaluation_does(run: Run, ranked: int) -> None:
     assert saved(run) == before
 
 
+def test_a_damaged_evaluation_is_replaced(run: Run) -> None:
+    (run.folder / "evaluation" / "rows.jsonl").write_text("{", encoding="utf-8")
+    save_evaluation(run, evaluation([0.0] * 10, 3), {})
+    assert run.headline["hits_at_1"] == 0
+
+
 def test_evaluate_replaces_the_scores_of_the_end_of_the_training(tmp_path: Path) -> None:
     options = {"base": "fresh", "precision": "fp32", "num_train_epochs": 1, "test_size": 0.75, "dev_size": 0.1}
     run = daedap.train(write_csv(tmp_path / "qa.csv"), runs=tmp_path / "runs", **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ from cyclopts import Parameter
 import daedap.runs as store
 from daedap.data.reader import ReadOptions
 from daedap.data.split import SPLITS, read_rows
-from daedap.errors import SettingsError
+from daedap.errors import SettingsError, StorageError
 from daedap.evaluation.evaluate import Evaluation
 from daedap.evaluation.evaluate_run import (
     evaluate_robustness,
@@ -28,6 +29,8 @@ from daedap.evaluation.testset import EvalSettings
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import FOLDER, Run
+
+_log = logging.getLogger("daedap")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,10 @@ def evaluate(
         result = score_paraphrases(Bot.of(chosen, held_out=True), paraphrases)
         evaluation = replace(evaluation, paraphrases=result)
     if data is None:
-        save_evaluation(chosen, evaluation, bots)
+        try:
+            save_evaluation(chosen, evaluation, bots)
+        except StorageError as error:  # the scores are shown all the same
+            _log.warning(str(error))
     return evaluation
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,13 @@ from filelock import FileLock
 
 from daedap.data.doctor import load
 from daedap.data.split import SplitOptions, read_components, read_rows, split
+from daedap.errors import RunError
 from daedap.evaluation.compare import read_saved_rows
 from daedap.evaluation.comparison_report import ForgettingReport, differences_from_parent, exact_answer_rate
 from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate
 from daedap.evaluation.robustness import PerturbationEffect, measure_robustness
 from daedap.evaluation.testset import EvalSettings, make_eval_set
-from daedap.files import new_folder, write_json, write_lines, write_text
+from daedap.files import new_folder, storage, write_json, write_lines, write_text
 from daedap.i18n import translate
 from daedap.korean.perturb import KINDS, Kind, perturb
 from daedap.retrieval.bot import Bot
@@ -144,29 +145,29 @@ def evaluate_after_training(run: Run, model: LanguageModel) -> Json:
 def save_evaluation(run: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -> None:
     """Write `evaluation/`, unless the run has an evaluation on at least as many of its test rows.
 
-    The folder is written under another name and renamed, so that an old evaluation is replaced as a whole.
+    The folder is written under another name and renamed, so that an old evaluation is replaced as a whole. Raises
+    StorageError.
     """
     folder = run.folder / "evaluation"
-    with FileLock(run.folder / ".evaluation.lock"):
-        if folder.exists() and not _is_larger(evaluation.rows, read_saved_rows(run)[0]):
-            return
-        parent = _complete_parent(run)
-        forgetting = _forgetting(run, parent, evaluation, bots) if parent else None
-        with new_folder(folder) as new:
-            write_json(new / "scores.json", evaluation.to_json())
-            write_lines(new / "rows.jsonl", [row.to_json() for row in evaluation.rows])
-            write_text(new / "table.txt", "\n".join(evaluation.lines()) + "\n")
-            if forgetting:
-                write_json(new / "growth.json", forgetting.to_json())
+    try:
+        saved = read_saved_rows(run)[0]
+    except RunError:  # there is none, or it is damaged
+        saved = []
+    if _size(evaluation.rows) <= _size(saved):
+        return
+    parent = _complete_parent(run)
+    forgetting = _forgetting(run, parent, evaluation, bots) if parent else None
+    with storage(folder), FileLock(run.folder / ".evaluation.lock"), new_folder(folder) as new:
+        write_json(new / "scores.json", evaluation.to_json())
+        write_lines(new / "rows.jsonl", [row.to_json() for row in evaluation.rows])
+        write_text(new / "table.txt", "\n".join(evaluation.lines()) + "\n")
+        if forgetting:
+            write_json(new / "growth.json", forgetting.to_json())
 
 
-def _is_larger(rows: Iterable[Row], saved: Iterable[Row]) -> bool:
-    """Whether more rows were ranked, or as many and more have likelihoods."""
-    new, old = (
-        (sum(bool(row.replies) for row in some), sum("bpc" in row.shares.get("model", {}) for row in some))
-        for some in (list(rows), list(saved))
-    )
-    return new > old
+def _size(rows: Sequence[Row]) -> tuple[int, int]:
+    """Number of rows with replies, and of rows with likelihoods of the model."""
+    return sum(bool(row.replies) for row in rows), sum("bpc" in row.shares.get("model", {}) for row in rows)
 
 
 def _complete_parent(run: Run) -> Run | None:
