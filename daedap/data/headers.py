@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from daedap.korean.text import comparison_form
@@ -94,6 +95,7 @@ _BRACKETS = re.compile(r"[(\[（](.*?)[)\]）]")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[가-힣ㄱ-ㅎ]+|\d+")
 
 
+@lru_cache(4096)
 def header_role(name: str) -> HeaderRole | None:
     """The role of a header; None when it is unknown. Case, spacing, punctuation and numbering do not count."""
     for text in (_BRACKETS.sub(" ", name), _BRACKETS.sub(r"\1", name), *_BRACKETS.findall(name)):

@@ -18,12 +18,13 @@ _RESIDENT = re.compile(
 _CARD = re.compile(r"(?<![\d-])\d{4}[- ]?\d{4}[- ]?\d{4}[- ]?\d{4}(?![\d-])")
 _ACCOUNT = re.compile(r"(?<![\d-])\d{2,6}-\d{2,6}-\d{2,8}(?:-\d{1,3})?(?![\d-])|(?<![\d-])\d{10,14}(?![\d-])")
 _BANK = re.compile("은행|뱅크|계좌|입금|송금|농협|수협|신협|우체국|새마을금고|국민|신한|우리|하나|기업")
+_CANDIDATE = re.compile(r"\d{4}|\d[-. )]\d{3}|@")
 _LANDLINE = re.compile(r"0(?:2|[3-6]\d|70|80)-|1[5-9]\d\d-")
 
 
 def find_personal(text: str) -> list[tuple[int, int]]:
     """Start and end of all personal data in a text, in order."""
-    if not re.search(r"\d{3}|@", text):
+    if not _CANDIDATE.search(text):
         return []
     spans = [match.span() for match in (*_MOBILE.finditer(text), *_EMAIL.finditer(text))]
     spans += [match.span() for match in _RESIDENT.finditer(text) if _is_birthday(match)]
