@@ -44,6 +44,14 @@ def test_clean_text() -> None:
     assert clean_text(NFD) == ("한글", frozenset({"decomposed"}))
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a<b 이고 c>d", "</s><usr> 라고 씁니다", "<사진> ㅋㅋ <3", "2**3**4", "R&D; AT&T", "C:\\new\\노트", "안녕 #1"],
+)
+def test_what_only_looks_like_markup_stays(text: str) -> None:
+    assert clean_text(text) == (text, frozenset())
+
+
 def test_clean_names_each_repair_once() -> None:
     pair, repairs = clean(Pair(" 안녕", "반가\u200b워 ", "2   "))
     assert pair == Pair("안녕", "반가워", "2")

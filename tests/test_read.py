@@ -4,6 +4,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import openpyxl
 import pytest
@@ -24,7 +25,7 @@ def written(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-def read(path: Path, **read_options: str) -> list[Pair | BadRow]:
+def read(path: Path, **read_options: Any) -> list[Pair | BadRow]:
     return list(rows(open_source(path, ReadOptions(**read_options))))
 
 

@@ -22,7 +22,7 @@ from daedap.commands.shared import head, refuse_with_resume
 from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import Fits, load
 from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, write_split
+from daedap.data.split import SplitOptions, write_lookup, write_split
 from daedap.errors import SettingsError, StorageError
 from daedap.evaluation.evaluate_run import evaluate_after_training
 from daedap.files import write_json
@@ -116,6 +116,7 @@ def train(
     run = store.create(place.runs)
     with run.discard_if_not_started(), run.locked():
         write_split(run.folder, parted.parts, first=parted.new)
+        write_lookup(run.folder, loaded.lookup)
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)

@@ -40,9 +40,10 @@ _INVISIBLE = "\u00ad\u180e\u200b\u200c\u200e\u200f\u202a-\u202e\u2060-\u2064\u20
 _JOINER = "\u200d(?![\u2190-\u2bff\U0001f000-\U0001faff])"
 
 _TAGS = (
-    "a|abbr|b|big|blockquote|br|center|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|o:p|p|pre|s|small|span|strike"
+    "a|abbr|b|big|blockquote|br|center|code|dd|div|dl|dt|em|font|h[1-6]|hr|i|img|li|ol|o:p|p|pre|small|span|strike"
     "|strong|style|script|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul"
 )
+# Without <s>: </s> is also an end token that people write about.
 _ATTRIBUTES = r"""(?:\s+[a-z:-]+\s*=\s*(?:"[^"]*"|'[^']*'|[^\s<>"']+))*"""
 _TAG = re.compile(rf"</?(?:{_TAGS}){_ATTRIBUTES}\s*/?>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
 _MARKUP_CHARACTERS = re.compile(r"[<&*#\\\]]")

@@ -292,8 +292,10 @@ def read_split(folder: Path) -> Split:
 
 
 def write_lookup(folder: Path, pairs: Sequence[Pair]) -> None:
-    """Write the rows that are only looked up."""
-    write_lines(_file(folder, "lookup"), [{"id": pair.id, "component": pair.id, **asdict(pair)} for pair in pairs])
+    """Write the rows that are only looked up, if there are any."""
+    if pairs:
+        records = [{"id": pair.id, "component": pair.id, **asdict(pair)} for pair in pairs]
+        write_lines(_file(folder, "lookup"), records)
 
 
 def read_rows(folder: Path, name: StoredSplit) -> list[Pair]:
