@@ -24,7 +24,7 @@ import numpy as np
 
 import daedap
 from daedap.data.doctor import load
-from daedap.retrieval.hybrid import PeakMemory
+from daedap.retrieval.hybrid import HybridRetriever
 from daedap.runs import Run
 from daedap.training.profiling import PeakMemory
 from daedap.types import Pair
@@ -129,13 +129,13 @@ def ask(folder: Path) -> dict[str, float]:
     rng = np.random.default_rng(1)
     with PeakMemory() as watch:
         started = time.perf_counter()
-        memory = PeakMemory.open(run.folder / "index")
+        retriever = HybridRetriever.open(run.folder / "index")
         opened = time.perf_counter() - started
-        known, times = memory.index.pairs, []
+        known, times = retriever.index.pairs, []
         for _ in range(ASKED + 10):
             first, second = (known[row].question for row in rng.integers(len(known), size=2))
             started = time.perf_counter()
-            memory.near([_crossed(first, second)], NEAR)
+            retriever.search([_crossed(first, second)], NEAR)
             times.append(1000 * (time.perf_counter() - started))
     median, slow = np.percentile(times[10:], [50, 95])
     return {"open": opened, "ask_bytes": watch.peak_bytes, "median_ms": float(median), "slow_ms": float(slow)}

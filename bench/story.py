@@ -20,16 +20,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-
 import daedap
 import daedap.runs as store
-from daedap.evaluation.evaluate_run import save_evaluation
 from daedap.config import FRESH, ModelOptions, TrainOptions
 from daedap.data.doctor import load
 from daedap.data.reader import ReadOptions
 from daedap.data.split import SplitOptions, read_components, read_rows, split
 from daedap.evaluation.compare import Difference, common_rows, differences, read_evaluated_run
 from daedap.evaluation.evaluate import Row, Systems, evaluate
+from daedap.evaluation.evaluate_run import save_evaluation
 from daedap.evaluation.testset import EvalSettings
 from daedap.model.saved import open_trained
 from daedap.retrieval.bot import Bot

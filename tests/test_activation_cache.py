@@ -40,7 +40,7 @@ def cache_folder(folder: Path, base: Base, limit: int = GIGABYTE) -> CacheFolder
 
 
 def task_of(base: Base, folder: Path, *, layers: int | None, shortlisted: bool = False, limit: int = GIGABYTE) -> Task:
-    """A LoRA of the top layers that has already learned something."""
+    """LoRA on the top layers with random, non-zero weights."""
     torch.manual_seed(1)
     model = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=layers)
     for name, weight in model.named_parameters():

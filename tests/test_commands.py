@@ -253,7 +253,7 @@ def test_rows_that_just_fit_are_ranked_against_longer_answers(tmp_path: Path) ->
     rows = [Pair(f"{pair.question[:4]} {long}", "네", "") for pair in PAIRS[:40]]
     rows += [Pair(pair.question[:4], f"{pair.answer[:4]} {long}", "") for pair in PAIRS[40:]]
     with pytest.raises(DataError):
-        prompt.question(rows[0], room=64 - len(prompt.example(rows[-1]).ids))
+        prompt.question(rows[0], max_ids=64 - len(prompt.example(rows[-1]).ids))
     options = {"dev_size": 0.2, "test_size": 0.2, "num_train_epochs": 1, "precision": "fp32", "max_length": 64}
     run = daedap.train(write_csv(tmp_path / "qa.csv", rows), base=base, runs=tmp_path / "runs", **options)
     assert run.complete

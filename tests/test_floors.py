@@ -15,10 +15,10 @@ data: clean dedup inputs encoding split augment headers columns tables excel con
 data: json_stream json_layouts personal other_formats reader corpus findings doctor
 config
 model: batching distributed device gguf tokenizer prompt base trainable
-model: loss language_model saved engine verify convert
+model: loss language_model saved engine verify convert sentence_encoder
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
-retrieval: lexical encoder rerank hybrid small_talk bot build
+retrieval: lexical encoder rerank matcher hybrid small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables diagnose report testset robustness
 evaluation: evaluate compare comparison_report evaluate_run
 tuning: objective space study result search

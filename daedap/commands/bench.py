@@ -205,7 +205,12 @@ def _rows(
 
 def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[Measurement], list[Measurement]]:
     """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
-    from daedap.training.benchmark import choose_baseline_precision, measure_ours, measure_quality, measure_speed  # as above
+    from daedap.training.benchmark import (  # as above
+        choose_baseline_precision,
+        measure_ours,
+        measure_quality,
+        measure_speed,
+    )
 
     speed: list[Measurement] = []
     quality: list[Measurement] = []

@@ -61,7 +61,7 @@ class Talk:
     def take(self, line: str) -> bool:
         """Answer a line or obey a command; False ends the chat."""
         if not line.startswith("/"):
-            self._answer(line)
+            self._answer(self._suggested(line) or line)
         elif line in ("/good", "/bad"):
             self._judge(line[1:])
         elif line in ("/quit", "/exit", "/q"):
@@ -70,10 +70,17 @@ class Talk:
             _tell(translate("Commands: /good /bad /quit") + "\n")
         return True
 
+    def _suggested(self, line: str) -> str | None:
+        """The suggestion that a number stands for."""
+        suggestions = self.last.suggestions if self.last else ()
+        return suggestions[int(line) - 1] if line.isdecimal() and 0 < int(line) <= len(suggestions) else None
+
     def _answer(self, question: str) -> None:
         self.last = None  # an answer that is stopped can't be judged
-        self.last = self.bot.stream(question, _tell, self.turns[-_REMEMBERED:])
-        _tell("\n")
+        self.last = self.bot.reply(question, self.turns[-_REMEMBERED:])
+        _tell("\n".join(self.last.lines()) + "\n")
+        if self.last.suggestions:
+            _tell(translate("Type its number, or ask another way.") + "\n")
         self.turns += [Message("user", question), Message("assistant", self.last.text)]
 
     def _judge(self, verdict: str) -> None:

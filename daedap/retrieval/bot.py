@@ -1,4 +1,4 @@
-"""Question → Reply: what is known, what the model would say, and of all these the answer that fits best."""
+"""Question → Reply: match against what is known, decide, and where it helps let the language model propose answers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.data.split import HELD_OUT, read_side
+from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError, SettingsError
 from daedap.i18n import translate
 from daedap.korean.text import SpeechLevel, comparison_form, speech_level
 from daedap.retrieval.hybrid import Hits, HybridRetriever
+from daedap.retrieval.matcher import Match
 from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import FOLDER, Run, find
 from daedap.types import Evidence, Generation, Message, Pair, Reply
@@ -26,40 +27,56 @@ if TYPE_CHECKING:
     from daedap.retrieval.rerank import Reranker
 
 KNOWN = 0.6
-"""Similarity from which a question counts as known. Measured: docs/EXPERIMENTS.md, "When a question is known"."""
-_NEAR = 20
-_HEARD, _ONE_VOICE = 1000, 0.9
-_TEMPERATURE, _AMONG = 0.7, 40
+"""Similarity from which a question counts as known (docs/EXPERIMENTS.md, "When a question is known")."""
+_NEAREST = 20
+_SUGGESTIONS = 3
+_SAMPLES = 8
+_LEVEL_ROWS, _LEVEL_SHARE = 1000, 0.9
+"""Known answers looked at for the speech level, and the share from which on the bot keeps to it."""
+_TEMPERATURE, _TOP_K = 0.7, 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
     """How a bot answers."""
 
-    samples: int = 8
-    """Answers that the model proposes to a question that is not known; 0: what is known must do."""
+    samples: int | None = None
+    """Answers that the language model proposes to a question that is not known. [default: 8 where that was measured to
+    help when the run was made, else 0: then a question that is not understood gets suggestions]"""
     fallback: str | None = None
-    """What to say when nothing known is like the question: a text, or off. [default: a friendly request]"""
+    """What to say when a question is not understood: a text, or off. [default: a friendly request]"""
+    direct_answer_threshold: float = 0.5
+    """Probability of being right from which the best known answer is given at once."""
+    suggestion_threshold: float = 0.15
+    """Probability from which the nearest known questions are suggested instead of the fallback."""
     seed: int = 42
-    """Decides what the model proposes: the same questions get the same answers."""
+    """Of the answers that the model proposes: the same questions get the same answers."""
 
     def __post_init__(self) -> None:
-        if self.samples < 0:
+        if self.samples is not None and self.samples < 0:
             raise SettingsError("--samples {value}: must not be negative.", "Try 8.", value=self.samples)
+        for name in ("direct_answer_threshold", "suggestion_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(
+                    "--{name} {value}: must lie between 0 and 1.",
+                    "It is a probability: try 0.5.",
+                    name=name.replace("_", "-"),
+                    value=getattr(self, name),
+                )
 
 
 @dataclass
 class Bot:
-    """A run that answers. What it knows is read at once, the model when it is first needed."""
+    """A run that answers. The index is read when it is opened, the language model when it is first needed."""
 
     run: Run
-    memory: HybridRetriever
+    retriever: HybridRetriever
     answer_options: AnswerOptions = AnswerOptions()
-    unseen: frozenset[str] = frozenset()
-    """Ids of pairs that it must not know."""
+    hidden: frozenset[str] = frozenset()
+    """Ids of pairs that small talk must not answer with: held-out rows."""
     device: str = "cpu"
     model: LanguageModel | None = None
-    """The run's model where it is open already; else it is opened when it is first needed."""
+    """The run's model if it is open already."""
 
     @classmethod
     def open(
@@ -72,7 +89,7 @@ class Bot:
     ) -> Bot:
         """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged.
 
-        The bot also knows the answers of the rows that were held out for the scores: these are the user's, too.
+        `held_out`: also answer from the rows that were held out for the scores, which are the user's, too.
         """
         return cls.of(find(str(run), Path(runs)), answer_options=answer_options, held_out=held_out)
 
@@ -85,15 +102,15 @@ class Bot:
         held_out: bool,
         model: LanguageModel | None = None,
     ) -> Bot:
-        """The bot of a run that may lack nothing but its scores."""
-        apart = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-        memory = HybridRetriever.open(run.folder / "index", apart if held_out else [])
-        unseen = frozenset() if held_out else frozenset(pair.id for pair in apart)
-        return cls(run, memory, answer_options, unseen, model=model)
+        """The bot of a run whose index is there; its scores and manifest may still be missing."""
+        pairs = [pair for name in HELD_OUT for pair in read_rows(run.folder, name)]
+        retriever = HybridRetriever.open(run.folder / "index", pairs if held_out else [])
+        hidden = frozenset() if held_out else frozenset(pair.id for pair in pairs)
+        return cls(run, retriever, answer_options, hidden, model=model)
 
     @cached_property
-    def talker(self) -> LanguageModel:
-        """The run's model."""
+    def language_model(self) -> LanguageModel:
+        """The run's language model."""
         if self.model:
             return self.model
         from daedap.model.verify import open_engine
@@ -101,122 +118,171 @@ class Bot:
         return open_engine(self.run, self.device)
 
     @cached_property
-    def _ranker(self) -> Reranker:
-        return self.memory.ranker(self.talker)
+    def _reranker(self) -> Reranker:
+        return self.retriever.reranker(self.language_model)
 
     @cached_property
-    def _manners(self) -> SmallTalk:
-        return SmallTalk.built_in(self.memory.space.encoder, without=self.unseen)
+    def _small_talk(self) -> SmallTalk:
+        return SmallTalk.built_in(without=self.hidden)
+
+    @property
+    def _samples(self) -> int:
+        """Answers that the model proposes; without an option, none where it was not measured to help."""
+        if self.answer_options.samples is not None:
+            return self.answer_options.samples
+        return _SAMPLES if self.retriever.weights.generates or not self.retriever.matcher else 0
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
-        return self._answer([_asked(question, history)])[0]
+        return self._answer([_query(question, history)])[0]
 
     def reply_many(self, questions: Iterable[str]) -> list[Reply]:
-        """Answer many questions that have nothing to do with each other; faster than one by one."""
-        return self._answer([_asked(question) for question in questions])
+        """Answer independent questions in one batch."""
+        return self._answer([_query(question) for question in questions])
 
     def stream(self, question: str, on_text: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
-        """Like `reply`, telling each word; nothing can be told before the best of several answers is found."""
+        """Like `reply`; `on_text` gets the text line by line once it is chosen among the candidates."""
         reply = self.reply(question, history)
-        for word in reply.text.splitlines(keepends=True):
-            on_text(word)
+        for line in reply.text.splitlines(keepends=True):
+            on_text(line)
         return reply
 
     def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
-        """A reply to each pair's question, the turns before it heard; their own answers are not looked at."""
-        return self._answer([_asked(pair.question, pair.history) for pair in pairs])
+        """A reply to each pair's question and history; the pairs' own answers are ignored."""
+        return self._answer([_query(pair.question, pair.history) for pair in pairs])
 
     def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
-        """(pairs, candidates): how well each candidate fits. All lists of candidates are equally long."""
-        return np.stack(self._ranker.scores([_asked(pair.question, pair.history) for pair in pairs], candidates))
+        """(pairs, candidates): scores of candidate answers, equally many for each pair."""
+        return np.stack(self._reranker.scores([_query(pair.question, pair.history) for pair in pairs], candidates))
 
-    def _answer(self, pairs: Sequence[Pair]) -> list[Reply]:
-        found = dict[int, Reply]()
-        asked = [row for row, pair in enumerate(pairs) if pair.question.strip()]
-        near = dict(zip(asked, self.memory.near([pairs[row].question for row in asked], _NEAR), strict=True))
-        for row in asked:
-            if reply := self._at_once(pairs[row], near[row]):
-                found[row] = reply
-        rest = [row for row in asked if row not in found]
-        found |= zip(rest, self._choose([pairs[row] for row in rest], [near[row] for row in rest]), strict=True)
-        return [found.get(row) or self._fallback(pair, None) for row, pair in enumerate(pairs)]
+    def _answer(self, queries: Sequence[Pair]) -> list[Reply]:
+        rows = [row for row, query in enumerate(queries) if query.question.strip()]
+        decide = self._decide_by_reranking if self._samples else self._decide_by_match
+        replies = dict(zip(rows, decide([queries[row] for row in rows]), strict=True))
+        return [replies.get(row) or self._fallback(query) for row, query in enumerate(queries)]
 
-    def _at_once(self, pair: Pair, near: Hits) -> Reply | None:
-        """What needs no choice: a known question, a word of manners, or one that is like nothing known."""
-        best = self.memory.evidence(near)
-        if comparison_form(best.question) != comparison_form(pair.question):
-            if polite := self._manners.answer(pair.question, unless=best.similarity):
-                return Reply(pair.question, polite.answer, "retrieved", polite.similarity, polite)
-            if (
-                best.similarity < min(self.memory.weights.out_of_scope_threshold, KNOWN)
-                and self.answer_options.fallback != "off"
-            ):
-                return self._fallback(pair, best)
-        known = best.similarity >= KNOWN or not self._readable(pair)
-        return Reply(pair.question, best.answer, "retrieved", best.similarity, best) if known else None
+    def _decide_by_match(self, queries: Sequence[Pair]) -> list[Reply]:
+        """Without the language model: a known answer, small talk, suggestions, or the fallback."""
+        if not queries:
+            return []
+        questions = [query.question for query in queries]
+        if not self.retriever.matcher:
+            matches = [_as_match(hits) for hits in self.retriever.search(questions, _NEAREST)]
+        else:
+            matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS)
+        return [self._decide(query, match) for query, match in zip(queries, matches, strict=True)]
 
-    def _readable(self, pair: Pair) -> bool:
-        """Whether the model can read the question; one that is too long for it is still looked up."""
+    def _decide(self, query: Pair, match: Match) -> Reply:
+        evidence = [
+            self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
+        ]
+        best = evidence[0]
+        if match.probability == 1.0:
+            return Reply(query.question, best.answer, "retrieved", 1.0, best)
+        if courtesy := self._small_talk.answer(query.question, unless=max(best.similarity, match.probability)):
+            return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+        if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
+            return Reply(query.question, best.answer, "retrieved", match.probability, best)
+        suggestions = [one.question for one in evidence[:_SUGGESTIONS]]
+        if match.probability < self.answer_options.suggestion_threshold or self.answer_options.fallback:
+            return self._fallback(query, best, match.probability)
+        text = translate("I am not sure that I understand. Did you mean one of these?")
+        return Reply(query.question, text, "fallback", match.probability, best, tuple(suggestions))
+
+    def _evidence(self, row: int, similarity: float) -> Evidence:
+        pair = self.retriever.index.pairs[row]
+        return Evidence(pair.question, pair.answer, float(np.clip(similarity, 0, 1)))
+
+    def _decide_by_reranking(self, queries: Sequence[Pair]) -> list[Reply]:
+        """With the language model: what is not known is chosen among known answers and the model's proposals."""
+        hits = self.retriever.search([query.question for query in queries], _NEAREST)
+        replies = [self._known(*each) for each in zip(queries, hits, strict=True)]
+        rest = [row for row, reply in enumerate(replies) if reply is None]
+        chosen = dict(zip(rest, self._rerank([queries[row] for row in rest], [hits[row] for row in rest]), strict=True))
+        return [reply or chosen[row] for row, reply in enumerate(replies)]
+
+    def _known(self, query: Pair, hits: Hits) -> Reply | None:
+        """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
+        best = self.retriever.evidence(hits)
+        if comparison_form(best.question) != comparison_form(query.question):
+            if courtesy := self._small_talk.answer(query.question, unless=best.similarity):
+                return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+            out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
+            if out_of_scope and self.answer_options.fallback != "off":
+                return self._fallback(query, best, best.similarity)
+        known = best.similarity >= KNOWN or not self._fits_model(query)
+        return Reply(query.question, best.answer, "retrieved", best.similarity, best) if known else None
+
+    def _fits_model(self, query: Pair) -> bool:
+        """Whether the question fits into the model's context; a longer one is only looked up."""
+        prompt = self.language_model.prompt
         try:
-            self.talker.prompt.question(replace(pair, history=()), room=self.talker.prompt.max_length - 1)
+            prompt.question(replace(query, history=()), max_ids=prompt.max_length - 1)
         except DataError:
             return False
         return True
 
-    def _choose(self, pairs: Sequence[Pair], near: Sequence[Hits]) -> list[Reply]:
-        """Of what was answered to the nearest questions and of what the model proposes, what fits best."""
-        if not pairs:
+    def _rerank(self, queries: Sequence[Pair], hits: Sequence[Hits]) -> list[Reply]:
+        """The best of the nearest known questions' answers and of the model's proposals."""
+        if not queries:
             return []
-        near = [self._in_tone(found) for found in near]
-        known = [[self.memory.index.pairs[row].answer for row in found.rows] for found in near]
-        proposed = [
-            [one for one in spoken if one.ended and one.text and self._keeps_tone(one.text)]
-            for spoken in self._proposals(pairs)
+        hits = [self._in_speech_level(self._fitting_model(each)) for each in hits]
+        known = [[self.retriever.index.pairs[row].answer for row in each.rows] for each in hits]
+        proposals = [
+            [one for one in generations if one.ended and one.text and self._keeps_speech_level(one.text)]
+            for generations in self._proposals(queries)
         ]
-        texts = [[*old, *(one.text for one in new)] for old, new in zip(known, proposed, strict=True)]
-        best = self._ranker.best(pairs, texts)
-        return [self._chosen(*each) for each in zip(pairs, near, proposed, best, strict=True)]
+        texts = [[*old, *(one.text for one in new)] for old, new in zip(known, proposals, strict=True)]
+        best = self._reranker.best(queries, texts)
+        return [self._chosen(*each) for each in zip(queries, hits, proposals, best, strict=True)]
 
-    def _in_tone(self, near: Hits) -> Hits:
-        """Without answers that are out of tone, unless there are no others."""
-        keep = [place for place, row in enumerate(near.rows) if self._keeps_tone(self.memory.index.pairs[row].answer)]
-        return Hits(near.rows[keep], near.similarities[keep]) if keep else near
+    def _fitting_model(self, hits: Hits) -> Hits:
+        """Without pairs that are too long for the model to score, unless there are no others."""
+        fits, pairs = self.language_model.prompt.fits, self.retriever.index.pairs
+        keep = [place for place, row in enumerate(hits.rows) if fits(replace(pairs[row], history=()))]
+        return Hits(hits.rows[keep], hits.similarities[keep]) if keep else hits
 
-    def _keeps_tone(self, answer: str) -> bool:
-        return self._tone in (None, speech_level(answer))
+    def _in_speech_level(self, hits: Hits) -> Hits:
+        """Without answers in another speech level than the bot's, unless there are no others."""
+        pairs = self.retriever.index.pairs
+        keep = [place for place, row in enumerate(hits.rows) if self._keeps_speech_level(pairs[row].answer)]
+        return Hits(hits.rows[keep], hits.similarities[keep]) if keep else hits
+
+    def _keeps_speech_level(self, answer: str) -> bool:
+        return self._speech_level in (None, speech_level(answer))
 
     @cached_property
-    def _tone(self) -> SpeechLevel | None:
-        """The speech level of nearly all known answers, where they have one: what is chosen among many keeps to it."""
-        levels = Counter(speech_level(pair.answer) for pair in self.memory.index.pairs[:_HEARD])
+    def _speech_level(self) -> SpeechLevel | None:
+        """The speech level of nearly all known answers; None where they are mixed."""
+        levels = Counter(speech_level(pair.answer) for pair in self.retriever.index.pairs[:_LEVEL_ROWS])
         level, count = levels.most_common(1)[0]
-        return level if count >= _ONE_VOICE * levels.total() else None
+        return level if count >= _LEVEL_SHARE * levels.total() else None
 
-    def _proposals(self, pairs: Sequence[Pair]) -> list[list[Generation]]:
-        if not self.answer_options.samples:
-            return [[] for _ in pairs]
-        count, seed = self.answer_options.samples, self.answer_options.seed
-        return self.talker.sample(pairs, count, seed=seed, temperature=_TEMPERATURE, top_k=_AMONG)
+    def _proposals(self, queries: Sequence[Pair]) -> list[list[Generation]]:
+        seed = self.answer_options.seed
+        return self.language_model.sample(queries, self._samples, seed=seed, temperature=_TEMPERATURE, top_k=_TOP_K)
 
-    def _chosen(self, pair: Pair, near: Hits, proposed: Sequence[Generation], best: int) -> Reply:
-        if best < len(near.rows):
-            evidence = self.memory.evidence(near, best)
-            return Reply(pair.question, evidence.answer, "retrieved", evidence.similarity, evidence)
-        spoken = proposed[best - len(near.rows)]
-        return Reply(pair.question, spoken.text, "generated", spoken.log2_probability, self.memory.evidence(near))
+    def _chosen(self, query: Pair, hits: Hits, proposals: Sequence[Generation], best: int) -> Reply:
+        if best < len(hits.rows):
+            evidence = self.retriever.evidence(hits, best)
+            return Reply(query.question, evidence.answer, "retrieved", evidence.similarity, evidence)
+        proposal = proposals[best - len(hits.rows)]
+        nearest = self.retriever.evidence(hits)
+        return Reply(query.question, proposal.text, "generated", proposal.log2_probability, nearest)
 
-    def _fallback(self, pair: Pair, evidence: Evidence | None) -> Reply:
-        """Nothing was asked, or nothing is known of it."""
-        told = self.answer_options.fallback
-        text = (
-            translate("I didn't quite understand. Could you say it another way?")
-            if told in (None, "off")
-            else str(told)
-        )
-        return Reply(pair.question, text, "fallback", evidence.similarity if evidence else 0.0, evidence)
+    def _fallback(self, query: Pair, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
+        """The reply to an empty question, or to one that nothing known answers."""
+        text = self.answer_options.fallback
+        if text in (None, "off"):
+            text = translate("I didn't quite understand. Could you say it another way?")
+        return Reply(query.question, str(text), "fallback", score, evidence)
 
 
-def _asked(question: str, history: Sequence[Message] = ()) -> Pair:
+def _as_match(hits: Hits) -> Match:
+    """Where there are no sentence vectors, the similarity of the nearest question stands for the probability."""
+    return Match(hits.rows, hits.similarities, float(hits.similarities[0] >= KNOWN))
+
+
+def _query(question: str, history: Sequence[Message] = ()) -> Pair:
     """The question as a pair without an answer; bytes that a terminal could not decode become "?"."""
     return Pair(question.encode("utf-8", "replace").decode(), "", history=tuple(history))

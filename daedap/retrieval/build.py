@@ -1,4 +1,4 @@
-"""From a run's rows to what its bot knows: `index/`."""
+"""The index stage: a run's rows → `index/`, what its bot retrieves from."""
 
 from __future__ import annotations
 
@@ -6,70 +6,70 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from daedap.data.augment import augment
-from daedap.data.split import HELD_OUT, drawn, read_side
+from daedap.data.split import HELD_OUT, read_rows, sample_rows
 from daedap.files import new_folder
 from daedap.i18n import tell, translate
 from daedap.retrieval.encoder import MOST, BiEncoder
-from daedap.retrieval.hybrid import HybridRetriever, extend_retriever, fit_retriever
-from daedap.retrieval.small_talk import built_in
+from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
+from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 from daedap.types import Pair
 
 if TYPE_CHECKING:
     from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
-_SLIPS = 0.5
-"""Questions with a typing slip that the encoder learns, for each row: 2 points of Hits@1/20 under such slips."""
-_OUTGROWN = 1.1
-"""Times the rows that the encoder has learned from, beyond which it is learned anew."""
+_TYPO_SHARE = 0.5
+"""Questions with a typo that the bi-encoder is trained on, per row: 2 points of Hits@1/20 on questions with typos."""
+_REFIT_FROM = 1.1
+"""Rows per row that the bi-encoder was fitted on from which on it is fitted again."""
 
 
-def build_index(run: Run, speaker: LanguageModel) -> int:
-    """Write what the bot knows; returns how many rows its encoder has learned from.
+def build_index(run: Run, model: LanguageModel) -> int:
+    """Write `index/`; returns the number of rows that the bi-encoder was fitted on.
 
-    `speaker` is the run's model, by which the views of an answer are weighed.
-
-    The held-out rows are encoded by what was learned without them, for the bot that talks.
+    `model`: the run's language model, for fitting the rerank weights. Held-out rows are only encoded, never fitted on.
     """
-    held_out = [pair for side in HELD_OUT for pair in read_side(run.folder, side)]
-    beside = _built_in_not_in(held_out)
-    memory, encoded = (_grown(run) if beside else None) or _learned(run, speaker, held_out, beside)
+    held_out = [pair for name in HELD_OUT for pair in read_rows(run.folder, name)]
+    starter = _starter_pairs_beside(held_out)
+    retriever, rows = (_extended(run) if starter else None) or _fitted(run, model, held_out, starter)
     with new_folder(run.folder / "index") as folder:
-        memory.save(folder)
-        memory.space.extended(held_out).save(folder)
-    return encoded
+        retriever.save(folder, held_out)
+    return rows
 
 
-def _grown(run: Run) -> tuple[HybridRetriever, int] | None:
-    """The parent's memory with the new rows before its own; None when too much is new, or there is no parent."""
-    parent = run.parent
-    if parent is None:
+def _extended(run: Run) -> tuple[HybridRetriever, int] | None:
+    """The parent's retriever with the new rows; None when there is no parent, or too much is new."""
+    if run.parent is None:
         return None
-    train, encoded = read_side(run.folder, "train"), parent.manifest["memory"]["encoder_rows"]
-    if len(train) > _OUTGROWN * encoded:
+    train, rows = read_rows(run.folder, "train"), run.parent.manifest["memory"]["encoder_rows"]
+    if len(train) > _REFIT_FROM * rows:
         return None
-    return extend_retriever(HybridRetriever.open(parent.folder / "index"), train[: run.new_rows]), encoded
+    known = {pair.id for pair in read_rows(run.parent.folder, "lookup")}
+    lookup = [pair for pair in read_rows(run.folder, "lookup") if pair.id not in known]
+    return HybridRetriever.open(run.parent.folder / "index").with_new([*train[: run.new_rows], *lookup]), rows
 
 
-def _learned(
-    run: Run, speaker: LanguageModel, held_out: Sequence[Pair], beside: Sequence[Pair]
+def _fitted(
+    run: Run, model: LanguageModel, held_out: Sequence[Pair], starter: Sequence[Pair]
 ) -> tuple[HybridRetriever, int]:
     tell([translate("learning which answers go with which questions")])
-    train, dev, seed = read_side(run.folder, "train"), read_side(run.folder, "dev"), run.settings["recipe"]["seed"]
-    taught = drawn(train, MOST, seed)
-    slips = augment(taught, ("typo",), _SLIPS, seed, held_out=held_out)
+    train, dev, seed = read_rows(run.folder, "train"), read_rows(run.folder, "dev"), run.settings["recipe"]["seed"]
+    rows = sample_rows(train, MOST, seed)
+    typos = augment(rows, ("typo",), _TYPO_SHARE, seed, held_out=held_out)
     known = {pair.id for pair in train}
-    unknown = [pair for pair in beside if pair.id not in known]
-    more = [*unknown[: len(train)], *slips]  # no more than the file has rows
+    more = [
+        *[pair for pair in starter if pair.id not in known][: len(train)],
+        *typos,
+    ]  # at most as many as the file has
     machine = run.learned["machine"]
-    encoder = BiEncoder.fit([*taught, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
-    return fit_retriever(train, dev, encoder, speaker), len(train)
+    encoder = BiEncoder.fit([*rows, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
+    return fit_retriever(train, dev, encoder, model, read_rows(run.folder, "lookup")), len(train)
 
 
-def _built_in_not_in(held_out: Sequence[Pair]) -> list[Pair]:
-    """Built-in pairs to learn from, by id: none where some of them are what is scored on.
+def _starter_pairs_beside(held_out: Sequence[Pair]) -> list[Pair]:
+    """The built-in pairs, by id, as additional training data; none when some of them are held out.
 
-    Then a parent's encoder, which may know them, is of no use either.
+    In that case a parent's bi-encoder, which may have been fitted on them, must not be used either.
     """
-    pairs = {pair.id: pair for pair in built_in()}
+    pairs = {pair.id: pair for pair in built_in_pairs()}
     return [] if any(pair.id in pairs for pair in held_out) else [pairs[id_] for id_ in sorted(pairs)]

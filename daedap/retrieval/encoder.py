@@ -64,7 +64,7 @@ class TextVectorizer:
         if rank > 0:
             parts[:rank] = TruncatedSVD(rank, n_iter=1, random_state=seed).fit(counted).components_
         senses = KiwiWordVectors.recover()
-        vectors = senses.vectors(morpheme.number for text in cut for morpheme in text.morphemes)
+        vectors = senses.vectors(morpheme.morpheme_id for text in cut for morpheme in text.morphemes)
         middle = np.mean(list(vectors.values()) or [np.zeros(WIDTH, np.float32)], axis=0).astype(np.float32)
         return cls(
             tuple(tfidf.get_feature_names_out()),
@@ -95,11 +95,11 @@ class TextVectorizer:
 
     def _meaning(self, cut: Sequence[_Cut]) -> FloatArray:
         """(texts, 256): the sum of the word vectors, rare words counting more."""
-        asked = {morpheme.number for text in cut for morpheme in text.morphemes} - self._vectors.keys()
+        asked = {morpheme.morpheme_id for text in cut for morpheme in text.morphemes} - self._vectors.keys()
         missing = self.senses.vectors(asked)
         self._vectors.update({word: missing.get(word, self.middle) for word in asked})  # in the middle: no meaning
         words = [morpheme for text in cut for morpheme in text.morphemes]
-        numbers, place = np.unique([morpheme.number for morpheme in words], return_inverse=True)
+        numbers, place = np.unique([morpheme.morpheme_id for morpheme in words], return_inverse=True)
         apart = np.array([self._vectors[number] - self.middle for number in numbers.tolist()], np.float32)
         rows = np.repeat(np.arange(len(cut)), [len(text.morphemes) for text in cut])
         rarity = np.array([self._rarity(morpheme) for morpheme in words], np.float32)
@@ -244,52 +244,54 @@ class BiEncoder:
 
 @dataclass(frozen=True)
 class PairEmbeddings:
-    """Vectors of pairs, in the order of an index."""
+    """Bi-encoder vectors of known pairs, in the order of an index."""
 
     encoder: BiEncoder
-    asked: FloatArray
-    """(pairs, 256): their questions."""
-    said: FloatArray
-    """(pairs, 256): their answers."""
+    questions: FloatArray
+    """(pairs, 256)"""
+    answers: FloatArray
+    """(pairs, 256)"""
 
     @classmethod
     def of(cls, encoder: BiEncoder, pairs: Sequence[Pair]) -> PairEmbeddings:
         """Encode pairs."""
-        asked = encoder.questions([pair.question for pair in pairs])
-        return cls(encoder, asked, encoder.answers([pair.answer for pair in pairs]))
+        questions = encoder.questions([pair.question for pair in pairs])
+        return cls(encoder, questions, encoder.answers([pair.answer for pair in pairs]))
 
     def extended(self, pairs: Sequence[Pair]) -> PairEmbeddings:
-        """With more pairs behind its own."""
+        """With more pairs after its own."""
         return self.followed_by(PairEmbeddings.of(self.encoder, pairs))
 
     def followed_by(self, other: PairEmbeddings) -> PairEmbeddings:
-        """With the pairs of another space behind its own, that the same encoder has encoded."""
-        asked, said = (self.asked, other.asked), (self.said, other.said)
-        return PairEmbeddings(self.encoder, np.concatenate(asked), np.concatenate(said))
+        """With the pairs of other embeddings by the same encoder after its own."""
+        questions, answers = (self.questions, other.questions), (self.answers, other.answers)
+        return PairEmbeddings(self.encoder, np.concatenate(questions), np.concatenate(answers))
 
     def first(self, pairs: int) -> PairEmbeddings:
-        """The first so many pairs alone."""
-        return PairEmbeddings(self.encoder, self.asked[:pairs], self.said[:pairs])
+        """The first `pairs` rows alone."""
+        return PairEmbeddings(self.encoder, self.questions[:pairs], self.answers[:pairs])
 
     def search(self, vectors: FloatArray, k: int) -> LexicalHits:
-        """The `k` nearest known questions of each of the vectors, (questions, 256)."""
-        k = min(k, len(self.asked))
+        """The `k` nearest known questions of each vector, (queries, 256)."""
+        k = min(k, len(self.questions))
         rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
-        step = max(1, CELLS // len(self.asked))
+        step = max(1, CELLS // len(self.questions))
         for start in range(0, len(vectors), step):
             part = slice(start, start + step)
-            near = vectors[part] @ self.asked.T
-            rows[part] = largest(near, k)
-            cosines[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
+            similarities = vectors[part] @ self.questions.T
+            rows[part] = largest(similarities, k)
+            cosines[part] = np.take_along_axis(similarities, rows[part], axis=1).clip(0, 1)
         return LexicalHits(rows, cosines)
 
     def save(self, folder: Path) -> None:
-        """Write encoder and vectors; half precision is enough for these."""
+        """Write encoder and vectors, the latter in half precision."""
         self.encoder.save(folder)
-        np.savez(folder / "vectors.npz", asked=self.asked.astype(np.float16), said=self.said.astype(np.float16))
+        questions, answers = self.questions.astype(np.float16), self.answers.astype(np.float16)
+        np.savez(folder / "vectors.npz", questions=questions, answers=answers)
 
     @classmethod
     def open(cls, folder: Path) -> PairEmbeddings:
         """Read them."""
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
-            return cls(BiEncoder.open(folder), file["asked"].astype(np.float32), file["said"].astype(np.float32))
+            vectors = (file[name].astype(np.float32) for name in ("questions", "answers"))
+            return cls(BiEncoder.open(folder), *vectors)

@@ -1,9 +1,10 @@
-"""How well an answer fits a question: four views of it, weighed by what they were worth on the dev rows.
+"""Rerank candidate answers by a linear combination of four features, weighted by a regression on the dev rows.
 
-known    what was answered to questions that share its letters (nearest.py)
-fit      how near question and answer are in the encoder's space
-alike    what was answered to questions that are near in that space
-told     log2 p(answer | question) − log2 p(answer | no question) of the model, per token (PMI: Li et al. 2016)
+lexical_knn    similarity to the answers of lexically similar known questions (LexicalKnn)
+bi_encoder     cosine of question and answer in the bi-encoder's space
+semantic_knn   similarity to the answers of known questions that are near in that space
+pmi            log2 p(answer | question) − log2 p(answer | no question) of the language model, per token (PMI: Li et al.
+               2016, "A Diversity-Promoting Objective Function for Neural Conversation Models")
 """
 
 from __future__ import annotations
@@ -26,33 +27,36 @@ if TYPE_CHECKING:
     from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
 FloatArray = NDArray[np.float64]
-_NEAREST = 50
-ENOUGH = 100
-"""Dev rows from which on a run's weights are fitted on its own."""
-_FITTED_ON, _WRONG = 60, 9
-"""Dev rows that they are fitted on, and wrong answers beside each right one: docs/EXPERIMENTS.md."""
-_TOLD = 8
-"""Candidates that the model is asked about: those that look best without it."""
+_NEIGHBOURS = 50
+"""Nearest known questions that `semantic_knn` looks at."""
+ENOUGH_DEV_ROWS = 100
+"""Dev rows from which on a run fits weights of its own, and may let its language model propose answers."""
+_FITTED_ROWS, _NEGATIVES = 60, 9
+"""Dev rows used for fitting, and random wrong answers for each: more change nothing (docs/EXPERIMENTS.md)."""
+_SCORED_BY_MODEL = 8
+"""Candidates of a question that are scored by the language model: the best by the other features."""
 
 
 @dataclass(frozen=True)
 class RerankWeights:
-    """Of the four views. The defaults are those of ChatbotData (docs/EXPERIMENTS.md), for runs with few dev rows."""
+    """Weights of the four features; the defaults were fitted on ChatbotData's dev rows, for runs with few dev rows."""
 
-    known: float = 20.0
-    fit: float = 6.5
-    alike: float = 8.5
-    told: float = 0.5
+    lexical_knn: float = 20.0
+    bi_encoder: float = 6.5
+    semantic_knn: float = 8.5
+    pmi: float = 0.5
     out_of_scope_threshold: float = 0.3
-    """A question less similar than this to everything known is not understood."""
+    """Similarity to the nearest known question below which a question is out of scope."""
+    generates: bool = False
+    """Whether reranking with the language model beat look-up on the dev rows: only then the model proposes answers."""
 
     @property
-    def views(self) -> FloatArray:
+    def vector(self) -> FloatArray:
         """(4,)"""
-        return np.array([self.known, self.fit, self.alike, self.told])
+        return np.array([self.lexical_knn, self.bi_encoder, self.semantic_knn, self.pmi])
 
     def with_threshold(self, similarity: float) -> RerankWeights:
-        """The same, with another limit of what is understood."""
+        """A copy with another out-of-scope threshold."""
         return replace(self, out_of_scope_threshold=round(similarity, 4))
 
     def save(self, file: Path) -> None:
@@ -61,113 +65,131 @@ class RerankWeights:
 
     @classmethod
     def open(cls, file: Path) -> RerankWeights:
-        """Read them."""
+        """Read them. Raises TypeError when the file holds other fields."""
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
 class Reranker:
-    """Scores candidates; of two for the same question, the higher one fits better."""
+    """Scores candidate answers; of two answers to one question, the higher score fits better."""
 
-    nearest: LexicalKnn
-    space: PairEmbeddings
-    talker: LanguageModel
+    lexical_knn: LexicalKnn
+    embeddings: PairEmbeddings
+    model: LanguageModel
     weights: RerankWeights = RerankWeights()
 
-    def scores(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
-        """For each question (the answers of `asked` are not looked at) one score for each of its candidates."""
-        return [views @ self.weights.views for views in self.views(asked, candidates)]
+    def scores(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """(candidates,) for each query; the queries' own answers are ignored."""
+        return [features @ self.weights.vector for features in self.features(queries, candidates)]
 
-    def best(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[int]:
-        """For each question the number of the candidate that fits best; the model is asked about the likely ones.
+    def best(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[int]:
+        """The index of the best candidate for each query.
 
-        What is answered to many questions has to fit the better: less ln of how many, as a prior would have it.
+        Only the candidates that are best without the model are scored by it. An answer that many known questions share
+        is penalised by the logarithm of their number, as a uniform prior over questions would.
         """
-        weights = self.weights.views
-        fitting = zip(self._seen(asked, candidates), candidates, strict=True)
-        seen = [views @ weights[:-1] - np.log(self.nearest.often(texts)) for views, texts in fitting]
-        likely = [np.argsort(-scores, kind="stable")[:_TOLD] for scores in seen]
-        about = [[offered[n] for n in chosen] for offered, chosen in zip(candidates, likely, strict=True)]
-        owners, texts = _flat(about)
-        told = np.split(self._told(asked, owners, texts), np.cumsum([len(chosen) for chosen in likely])[:-1])
+        weights = self.weights.vector
+        by_query = zip(self._retrieval_features(queries, candidates), candidates, strict=True)
+        partial = [features @ weights[:-1] - np.log(self.lexical_knn.often(texts)) for features, texts in by_query]
+        shortlists = [np.argsort(-scores, kind="stable")[:_SCORED_BY_MODEL] for scores in partial]
+        shortlisted = [[texts[n] for n in chosen] for texts, chosen in zip(candidates, shortlists, strict=True)]
+        owners, texts = _flatten(shortlisted)
+        pmi = np.split(self._pmi(queries, owners, texts), np.cumsum([len(chosen) for chosen in shortlists])[:-1])
         return [
-            int(chosen[np.argmax(scores[chosen] + weights[-1] * heard)])
-            for scores, chosen, heard in zip(seen, likely, told, strict=True)
+            int(chosen[np.argmax(scores[chosen] + weights[-1] * information)])
+            for scores, chosen, information in zip(partial, shortlists, pmi, strict=True)
         ]
 
-    def views(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
-        """For each question (candidates, 4): the four views in the order of `RerankWeights`."""
-        owners, texts = _flat(candidates)
-        told = self._told(asked, owners, texts)[:, None]
-        return _parted(np.hstack([np.concatenate(self._seen(asked, candidates)), told]), candidates)
+    def features(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """(candidates, 4) for each query: the features in the order of `RerankWeights`."""
+        owners, texts = _flatten(candidates)
+        pmi = self._pmi(queries, owners, texts)[:, None]
+        return _split(np.hstack([np.concatenate(self._retrieval_features(queries, candidates)), pmi]), candidates)
 
-    def _seen(self, asked: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
-        """For each question (candidates, 3): the views that take no model."""
-        owners, texts = _flat(candidates)
-        known = self.nearest.each([pair.question for pair in asked], owners, texts)
-        return _parted(np.stack([known, *self._meant(asked, owners, texts)], axis=1), candidates)
+    def _retrieval_features(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """(candidates, 3) for each query: the features that need no language model."""
+        owners, texts = _flatten(candidates)
+        lexical = self.lexical_knn.each([pair.question for pair in queries], owners, texts)
+        return _split(np.stack([lexical, *self._semantic(queries, owners, texts)], axis=1), candidates)
 
-    def _meant(
-        self, asked: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]
+    def _semantic(
+        self, queries: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]
     ) -> tuple[FloatArray, FloatArray]:
-        """`fit` and `alike`, (texts,) each."""
-        questions = self.space.encoder.questions([pair.question for pair in asked])
-        answers = self.space.encoder.answers(texts)
-        near = self.space.search(questions, _NEAREST)
-        fit, alike = np.einsum("ij,ij->i", answers, questions[owners]), np.zeros(len(texts))
-        for row in range(len(asked)):
+        """`bi_encoder` and `semantic_knn`, (texts,) each."""
+        questions = self.embeddings.encoder.questions([pair.question for pair in queries])
+        answers = self.embeddings.encoder.answers(texts)
+        hits = self.embeddings.search(questions, _NEIGHBOURS)
+        cosines, knn = np.einsum("ij,ij->i", answers, questions[owners]), np.zeros(len(texts))
+        for row in range(len(queries)):
             mine = owners == row
-            cosines = answers[mine] @ self.space.said[near.rows[row]].T
-            alike[mine] = (cosines * near.similarities[row] ** 2).max(axis=1)
-        return fit.astype(np.float64), alike
+            to_known = answers[mine] @ self.embeddings.answers[hits.rows[row]].T
+            knn[mine] = (to_known * hits.similarities[row] ** 2).max(axis=1)
+        return cosines.astype(np.float64), knn
 
-    def _told(self, asked: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
-        offered = [replace(asked[owner], answer=text) for owner, text in zip(owners, texts, strict=True)]
-        given, number = self.talker.log2_probability(offered).T
-        different, place = np.unique(texts, return_inverse=True)
-        alone = self.talker.log2_probability([Pair("", str(text)) for text in different])[place, 0]
-        pmi: FloatArray = (given - alone) / np.maximum(number, 1)
+    def _pmi(self, queries: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
+        """(texts,)"""
+        pairs = [replace(queries[owner], answer=text) for owner, text in zip(owners, texts, strict=True)]
+        conditional, tokens = self.model.log2_probability(pairs).T
+        distinct, place = np.unique(texts, return_inverse=True)
+        unconditional = self.model.log2_probability([Pair("", str(text)) for text in distinct])[place, 0]
+        pmi: FloatArray = (conditional - unconditional) / np.maximum(tokens, 1)
         return pmi
 
 
-def _flat(candidates: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], list[str]]:
-    """The number of its question for each candidate, and the candidates, (texts,) both."""
+def _flatten(candidates: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], list[str]]:
+    """The index of its query for each candidate, (texts,), and all candidates."""
     owners = np.repeat(np.arange(len(candidates)), [len(texts) for texts in candidates])
     return owners, [text for texts in candidates for text in texts]
 
 
-def _parted(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
-    """Rows of all candidates, question by question."""
+def _split(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    """Rows of all candidates, query by query."""
     return np.split(rows, np.cumsum([len(texts) for texts in candidates])[:-1])
 
 
-def fit_weights(ranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
-    """Weights that put the right answers of dev rows before wrong ones; too few of either keep the defaults."""
-    if len(dev) < ENOUGH:
+def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
+    """Weights fitted on dev rows against random wrong `answers`; the defaults when there are too few of either."""
+    if len(dev) < ENOUGH_DEV_ROWS:
         return RerankWeights()
-    apart = differences(ranker, dev, answers)
-    return RerankWeights(*(round(float(weight), 4) for weight in weigh(apart))) if len(apart) else RerankWeights()
+    features = dev_features(reranker, dev, answers)
+    comparisons = differences(features)
+    if not len(comparisons):
+        return RerankWeights()
+    vector = fit_linear(comparisons)
+    look_up = _hits([rows[:, :1] for rows in features], np.ones(1))
+    lexical_knn, bi_encoder, semantic_knn, pmi = (round(float(weight), 4) for weight in vector)
+    generates = _hits(features, vector) > look_up
+    return RerankWeights(lexical_knn, bi_encoder, semantic_knn, pmi, generates=generates)
 
 
-def differences(ranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> FloatArray:
-    """(comparisons, 4): the views of dev rows' right answers less those of wrong ones, drawn from `answers`."""
-    dev = sorted(dev, key=lambda pair: pair.id)[:_FITTED_ON]
-    offered = [[pair.answer, *_wrong(pair, answers)] for pair in dev]
-    return np.concatenate([views[:1] - views[1:] for views in ranker.views(dev, offered)])
+def dev_features(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> list[FloatArray]:
+    """(candidates, 4) for each of the dev rows used for fitting, the right answer first."""
+    dev = sorted(dev, key=lambda pair: pair.id)[:_FITTED_ROWS]
+    return reranker.features(dev, [[pair.answer, *_negatives(pair, answers)] for pair in dev])
 
 
-def weigh(apart: FloatArray) -> FloatArray:
-    """(views,): how much each counts, by a logistic regression on differences (as in RankSVM: Joachims 2002)."""
-    from sklearn.linear_model import LogisticRegression  # 1 s
+def differences(features: Sequence[FloatArray]) -> FloatArray:
+    """(comparisons, 4): features of each right answer less those of each wrong one."""
+    return np.concatenate([rows[:1] - rows[1:] for rows in features])
 
-    scale = np.maximum(apart.std(axis=0), 1e-9)
-    sides, right = np.concatenate([apart, -apart]) / scale, np.repeat([1, 0], len(apart))
-    weights: FloatArray = LogisticRegression(fit_intercept=False).fit(sides, right).coef_[0] / scale
+
+def fit_linear(comparisons: FloatArray) -> FloatArray:
+    """(features,): weights by a logistic regression on differences (RankSVM's setting: Joachims 2002)."""
+    from sklearn.linear_model import LogisticRegression  # takes a second to import
+
+    scale = np.maximum(comparisons.std(axis=0), 1e-9)
+    both, right = np.concatenate([comparisons, -comparisons]) / scale, np.repeat([1, 0], len(comparisons))
+    weights: FloatArray = LogisticRegression(fit_intercept=False).fit(both, right).coef_[0] / scale
     return weights
 
 
-def _wrong(pair: Pair, answers: Sequence[str]) -> list[str]:
-    """Answers of other rows, drawn by the pair's own dice."""
+def _hits(features: Sequence[FloatArray], weights: FloatArray) -> float:
+    """Share of the rows whose right answer, the first candidate, scores strictly best."""
+    return float(np.mean([(rows[0] @ weights > rows[1:] @ weights).all() for rows in features]))
+
+
+def _negatives(pair: Pair, answers: Sequence[str]) -> list[str]:
+    """Random answers of other rows, seeded by the pair's id: independent of the other rows."""
     rng = np.random.RandomState(int(pair.id[:8], 16))
-    drawn = (answers[row] for row in rng.randint(len(answers), size=_WRONG))
-    return [text for text in drawn if comparison_form(text) != comparison_form(pair.answer)]
+    sampled = (answers[row] for row in rng.randint(len(answers), size=_NEGATIVES))
+    return [text for text in sampled if comparison_form(text) != comparison_form(pair.answer)]

@@ -1,4 +1,4 @@
-"""What every bot can answer, whatever it learned: greetings, thanks, insults, and people in distress."""
+"""Small talk that every bot answers, whatever it was trained on: greetings, thanks, insults, and people in distress."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from daedap.data.reader import open_source, rows
-from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
+from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.lexical import LexicalIndex
+from daedap.retrieval.matcher import AnswerMatcher
 from daedap.types import Evidence, Pair
 
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
@@ -28,54 +29,54 @@ _DISTRESS = re.compile(
     r"|(사라지|없어지)고 ?싶|내가 ?(사라지|없어지)면|(삶을?|인생을?|목숨을?) ?(끝내고|끊고) ?싶"
     r"|목을? ?매[고달]|손목을? ?(긋|그[었어])|약을? ?(한꺼번에|통째로) ?(먹|삼)"
 )
-_PERHAPS = re.compile(r"살 ?(이유|가치)[가도]? ?없|(?<![가-힣])다 ?끝내고 ?싶|뛰어내리")
-"""May be said of things to buy, homework or sports, too: heard as distress unless a bot knows the question."""
-_SURE, _CARING = 0.75, 0.65
-"""Similarity from which a courtesy is returned, and from which distress is heard: help too often harms nobody."""
+_AMBIGUOUS = re.compile(r"살 ?(이유|가치)[가도]? ?없|(?<![가-힣])다 ?끝내고 ?싶|뛰어내리")
+"""May be about shopping, homework or sports, too: taken for distress unless the bot knows the question."""
+_COURTESY_THRESHOLD, _DISTRESS_THRESHOLD = 0.75, 0.65
+"""Similarity from which small talk, and a pair that offers help, is answered: help too often does no harm."""
 
 
 @dataclass(frozen=True)
 class SmallTalk:
-    """Built-in pairs that stand behind what a bot has learned."""
+    """The built-in pairs about courtesies and distress, beside what a run knows."""
 
-    index: LexicalIndex
-    space: PairEmbeddings
+    matcher: AnswerMatcher
 
     @classmethod
-    def built_in(cls, encoder: BiEncoder, without: Collection[str] = ()) -> SmallTalk:
-        """Those of the starter pairs that are about manners, where a run's encoder puts them.
-
-        `without` these ids: what a run was trained to answer without having seen it must not be known from here.
-        """
-        polite = [pair for pair in built_in() if _helps(pair) or _COURTESY.search(pair.question)]
-        pairs = [pair for pair in polite if pair.id not in without]
-        return cls(LexicalIndex.build(pairs), PairEmbeddings.of(encoder, pairs))
+    def built_in(cls, without: Collection[str] = ()) -> SmallTalk:
+        """`without`: ids of pairs that are held out for a run's scores."""
+        pairs = [pair for pair in built_in_pairs() if _offers_help(pair) or _COURTESY.search(pair.question)]
+        index = LexicalIndex.build([pair for pair in pairs if pair.id not in without])
+        return cls(AnswerMatcher.build(index, built_in_encoder()))
 
     def answer(self, question: str, unless: float) -> Evidence | None:
-        """The pair to answer with, if there is one nearer than what the bot itself knows, `unless` so similar.
+        """The pair to answer with, if it is more similar than the run's best pair, whose similarity is `unless`.
 
-        Distress is answered even if nothing is near.
+        Words of distress are answered by a pair that offers help, however similar.
         """
-        letters = self.index.similarities([question])[0]
-        both = (letters + self.space.asked @ self.space.encoder.questions([question])[0]) / 2
-        distress = bool(_DISTRESS.search(question)) or bool(_PERHAPS.search(question) and unless < _CARING)
+        views, pairs = self.matcher.views([question])[:, 0], self.matcher.index.pairs
+        similarities = (views[0] + views[2].clip(0)) / 2
+        distress = bool(_DISTRESS.search(question)) or bool(
+            _AMBIGUOUS.search(question) and unless < _DISTRESS_THRESHOLD
+        )
         if distress:
-            both = np.where([_helps(pair) and _speaks_of_dying(pair.question) for pair in self.index.pairs], both, -1.0)
-        best = int(both.argmax())
-        pair, similarity = self.index.pairs[best], float(both[best].clip(0, 1))
-        enough = _CARING if _helps(pair) else _SURE
-        sure = distress or similarity >= max(enough, unless)  # whoever speaks of dying is never told something else
-        return Evidence(pair.question, pair.answer, similarity) if sure else None
+            helpful = [_offers_help(pair) and _mentions_suicide(pair.question) for pair in pairs]
+            similarities = np.where(helpful, similarities, -1.0)
+        best = int(similarities.argmax())
+        pair, similarity = pairs[best], float(similarities[best].clip(0, 1))
+        threshold = _DISTRESS_THRESHOLD if _offers_help(pair) else _COURTESY_THRESHOLD
+        if not distress and similarity < max(threshold, unless):
+            return None
+        return Evidence(pair.question, pair.answer, similarity)
 
 
-def built_in() -> list[Pair]:
+def built_in_pairs() -> list[Pair]:
     """All built-in pairs."""
     return [row for row in rows(open_source(STARTER)) if isinstance(row, Pair)]
 
 
-def _helps(pair: Pair) -> bool:
+def _offers_help(pair: Pair) -> bool:
     return bool(_HELPLINE.search(pair.answer))
 
 
-def _speaks_of_dying(question: str) -> bool:
-    return bool(_DISTRESS.search(question) or _PERHAPS.search(question))
+def _mentions_suicide(question: str) -> bool:
+    return bool(_DISTRESS.search(question) or _AMBIGUOUS.search(question))

@@ -14,8 +14,8 @@ from daedap.config import ModelOptions
 from daedap.data.doctor import Loaded
 from daedap.data.reader import ReadOptions
 from daedap.data.split import (
-    SPLITS,
     Split,
+    SplitName,
     SplitOptions,
     as_fraction,
     extend_split,
@@ -29,6 +29,7 @@ from daedap.i18n import tell, translate
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
+_USED: tuple[SplitName, ...] = ("train", "dev", "test")
 _FREE = ("dropout", "precision", "device", "cache_gb", "fraction")
 """Options that may differ from the parent's."""
 
@@ -84,7 +85,7 @@ def continue_split(
     known = {pair.id for pair in before.pairs}
     parts = extend_split(before, [pair for pair in pairs if pair.id not in known], split_options, seed=seed)
     used = known - {pair.id for pair in before.rows("unused")}
-    new = {side: {pair.id for pair in parts.rows(side)} - used for side in SPLITS}
+    new = {name: {pair.id for pair in parts.rows(name)} - used for name in _USED}
     if not new["train"]:
         raise DataError(
             "{file}: nothing to learn that run {parent} has not learned.",
@@ -106,7 +107,7 @@ class SplitRows:
 
     def count_new(self) -> Json:
         """So many rows of each side are new."""
-        return {side: sum(pair.id in self.new for pair in self.parts.rows(side)) for side in SPLITS}
+        return {name: sum(pair.id in self.new for pair in self.parts.rows(name)) for name in _USED}
 
 
 def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, parent: Run | None) -> SplitRows:

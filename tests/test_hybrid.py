@@ -9,16 +9,15 @@ from conftest import PAIRS
 
 from daedap.errors import RunError
 from daedap.model.loss import FloatArray
-from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
+from daedap.retrieval.encoder import BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
-from daedap.retrieval.lexical import LexicalIndex
 from daedap.retrieval.rerank import Reranker, RerankWeights, fit_weights
 from daedap.types import Generation, Pair
 
 ASKED = [pair.question for pair in PAIRS]
 
 
-class Mute:
+class UniformModel:
     """A model that finds every answer equally likely and says nothing."""
 
     def log2_probability(self, pairs: list[Pair]) -> FloatArray:
@@ -40,8 +39,8 @@ def encoder() -> BiEncoder:
 
 
 @pytest.fixture(scope="module")
-def memory(encoder: BiEncoder) -> HybridRetriever:
-    return HybridRetriever(LexicalIndex.build(PAIRS), PairEmbeddings.of(encoder, PAIRS), RerankWeights())
+def retriever(encoder: BiEncoder) -> HybridRetriever:
+    return HybridRetriever.build(PAIRS, encoder)
 
 
 def test_questions_are_near_their_answers(encoder: BiEncoder) -> None:
@@ -56,17 +55,17 @@ def test_the_same_seed_learns_the_same(encoder: BiEncoder) -> None:
     assert np.array_equal(again.questions(ASKED), encoder.questions(ASKED))
 
 
-def test_what_is_saved_is_read_again(memory: HybridRetriever, tmp_path: Path) -> None:
-    memory.save(tmp_path)
+def test_what_is_saved_is_read_again(retriever: HybridRetriever, tmp_path: Path) -> None:
+    retriever.save(tmp_path)
     again = HybridRetriever.open(tmp_path)
-    for one, other in zip(memory.near(ASKED[:9], 3), again.near(ASKED[:9], 3), strict=True):
+    for one, other in zip(retriever.search(ASKED[:9], 3), again.search(ASKED[:9], 3), strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         assert one.similarities == pytest.approx(other.similarities, abs=5e-3)
-    assert again.weights == memory.weights
+    assert again.weights == retriever.weights
 
 
-def test_another_model_of_kiwis_is_refused(memory: HybridRetriever, tmp_path: Path) -> None:
-    memory.save(tmp_path)
+def test_another_model_of_kiwis_is_refused(retriever: HybridRetriever, tmp_path: Path) -> None:
+    retriever.save(tmp_path)
     file = tmp_path / "features.json"
     file.write_text(file.read_text("utf-8").replace('"kiwi": "', '"kiwi": "9'), "utf-8")
     with pytest.raises(RunError, match=r"pip install kiwipiepy-model==9.*train again"):
@@ -77,8 +76,8 @@ def test_a_text_that_nothing_is_known_of(encoder: BiEncoder) -> None:
     assert np.isfinite(encoder.questions(["", "zzzz", "😀"])).all()
 
 
-def test_the_question_itself_is_nearest(memory: HybridRetriever) -> None:
-    for row, near in enumerate(memory.near(ASKED, 5)):
+def test_the_question_itself_is_nearest(retriever: HybridRetriever) -> None:
+    for row, near in enumerate(retriever.search(ASKED, 5)):
         assert near.rows[0] == row
         assert near.similarities[0] == pytest.approx(1, abs=1e-3)
         assert (np.diff(near.similarities) <= 0).all()
@@ -86,20 +85,19 @@ def test_the_question_itself_is_nearest(memory: HybridRetriever) -> None:
 
 def test_of_one_question_the_earliest_row_comes_first(encoder: BiEncoder) -> None:
     pairs = [Pair(ASKED[0] + "?", "새 답이에요."), *PAIRS]
-    space = PairEmbeddings.of(encoder, pairs)
-    space.asked[0] *= np.float32(0.999)  # as if by other rounding
-    near = HybridRetriever(LexicalIndex.build(pairs), space, RerankWeights()).near([ASKED[0]], 3)[0]
-    assert near.rows[:2].tolist() == [0, 1]
+    retriever = HybridRetriever.build(pairs, encoder)
+    retriever.embeddings.questions[0] *= np.float32(0.999)  # as another rounding would
+    assert retriever.search([ASKED[0]], 3)[0].rows[:2].tolist() == [0, 1]
 
 
-def test_a_word_of_the_same_meaning_is_near(memory: HybridRetriever) -> None:
-    near = memory.near(["내 멍멍이가 식사를 안 해"], 3)[0]
-    asked = [memory.index.pairs[row].question for row in near.rows]
+def test_a_word_of_the_same_meaning_is_near(retriever: HybridRetriever) -> None:
+    near = retriever.search(["내 멍멍이가 식사를 안 해"], 3)[0]
+    asked = [retriever.index.pairs[row].question for row in near.rows]
     assert any("밥을 안 먹" in question for question in asked)
 
 
-def test_the_right_answer_ranks_first(memory: HybridRetriever) -> None:
-    ranker = memory.ranker(Mute())  # type: ignore[arg-type]
+def test_the_right_answer_ranks_first(retriever: HybridRetriever) -> None:
+    ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     wrong = [pair.answer for pair in PAIRS[::7]]
     offered = [[pair.answer, *(text for text in wrong if text != pair.answer)] for pair in PAIRS[:20]]
     scores = ranker.scores(PAIRS[:20], offered)
@@ -108,45 +106,47 @@ def test_the_right_answer_ranks_first(memory: HybridRetriever) -> None:
     assert [len(found) for found in scores] == [len(texts) for texts in offered]
 
 
-def test_weights_are_fitted_when_there_are_enough_dev_rows(memory: HybridRetriever) -> None:
-    ranker: Reranker = memory.ranker(Mute())  # type: ignore[arg-type]
+def test_weights_are_fitted_when_there_are_enough_dev_rows(retriever: HybridRetriever) -> None:
+    ranker: Reranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     answers = [pair.answer for pair in PAIRS]
     assert fit_weights(ranker, PAIRS[:50], answers) == RerankWeights()
     many = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS for mark in ("", "요?")]
     fitted = fit_weights(ranker, many, answers)
     assert fitted != RerankWeights()
-    assert fitted.fit > 0
-    assert fitted.known > 0
-    assert fitted.told == 0, "a model that tells nothing counts for nothing"
+    assert fitted.bi_encoder > 0
+    assert fitted.lexical_knn > 0
+    assert fitted.pmi == 0, "a model without information counts for nothing"
 
 
-def test_what_is_strange_is_measured_on_the_dev_rows() -> None:
-    few = fit_retriever(PAIRS[:70], PAIRS[70:], BiEncoder.fit(PAIRS[:70], 1), Mute())  # type: ignore[arg-type]
+def test_the_out_of_scope_threshold_is_fitted_on_dev_rows() -> None:
+    few = fit_retriever(PAIRS[:70], PAIRS[70:], BiEncoder.fit(PAIRS[:70], 1), UniformModel())  # type: ignore[arg-type]
     assert few.weights.out_of_scope_threshold == RerankWeights().out_of_scope_threshold
     dev = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS[40:] for mark in ("", "?", "ㅠㅠ")]
-    learned = fit_retriever(PAIRS[:40], dev, BiEncoder.fit(PAIRS[:40], 1), Mute())  # type: ignore[arg-type]
-    likest = [near.similarities[0] for near in learned.near([pair.question for pair in dev], 1)]
-    assert min(likest) <= learned.weights.out_of_scope_threshold <= np.median(likest)
+    learned = fit_retriever(PAIRS[:40], dev, BiEncoder.fit(PAIRS[:40], 1), UniformModel())  # type: ignore[arg-type]
+    nearest = [hits.similarities[0] for hits in learned.search([pair.question for pair in dev], 1)]
+    assert min(nearest) <= learned.weights.out_of_scope_threshold <= np.median(nearest)
 
 
 def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: BiEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [*PAIRS, *(Pair(f"{pair.question} {word}", "그렇군요.") for pair in PAIRS[:20] for word in ("응", "네"))]
-    retriever = HybridRetriever(LexicalIndex.build(pairs), PairEmbeddings.of(encoder, pairs), RerankWeights())
-    ranker = retriever.ranker(Mute())  # type: ignore[arg-type]
-    assert ranker.nearest.often(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
+    retriever = HybridRetriever.build(pairs, encoder)
+    ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
+    assert ranker.lexical_knn.often(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
     asked, offered = Pair("처음 묻는 말", ""), ["그렇군요.", "그렇구나."]
-    monkeypatch.setattr(Reranker, "_seen", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
+    monkeypatch.setattr(Reranker, "_retrieval_features", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
     assert ranker.best([asked], [offered]) == [1]
 
 
-@pytest.mark.parametrize("name", ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json"])
-def test_a_damaged_file_is_told(memory: HybridRetriever, tmp_path: Path, name: str) -> None:
-    memory.save(tmp_path)
+@pytest.mark.parametrize(
+    "name", ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json", "sentences.npz"]
+)
+def test_a_damaged_file_is_told(retriever: HybridRetriever, tmp_path: Path, name: str) -> None:
+    retriever.save(tmp_path)
     (tmp_path / name).write_bytes(b"{")
     with pytest.raises(RunError, match="damaged"):
         HybridRetriever.open(tmp_path)
 
 
-def test_answers_that_are_all_alike_have_no_weights_to_learn(memory: HybridRetriever) -> None:
+def test_answers_that_are_all_alike_have_no_weights_to_learn(retriever: HybridRetriever) -> None:
     same = [replace(pair, answer="네.") for pair in PAIRS for _ in range(2)]
-    assert fit_weights(memory.ranker(Mute()), same, ["네."] * 9) == RerankWeights()  # type: ignore[arg-type]
+    assert fit_weights(retriever.reranker(UniformModel()), same, ["네."] * 9) == RerankWeights()  # type: ignore[arg-type]

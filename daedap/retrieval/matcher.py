@@ -1,0 +1,207 @@
+"""Which known pair answers a question, and how sure that is: lexical and sentence similarities, calibrated.
+
+Each known pair is compared with the query in four ways: character n-grams (TF-IDF cosine) and sentence vectors
+(cosine), both with its question and with its answer. A weighted sum ranks the pairs; a logistic regression over the
+best pair's similarities, its margin to the best pair with another answer, and how much of the query it covers gives the
+probability that its answer is right. Both were fitted on FAQs of held-out trades by bench/ranker.py, and are the same
+for every file (`matcher.json`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.korean.text import comparison_form
+from daedap.retrieval.lexical import CharTfidf, LexicalIndex, largest
+from daedap.types import Pair
+
+FloatArray = NDArray[np.float32]
+VIEWS = ("lexical_question", "lexical_answer", "sentence_question", "sentence_answer")
+SIGNALS = (*VIEWS, "score", "margin", "coverage", "length")
+PAIRS_AT_MOST = 50_000
+"""Pairs up to which a run keeps sentence vectors: encoding more would take many minutes."""
+_CELLS = 4_000_000
+_WEIGHTS = Path(__file__).with_name("matcher.json")
+
+
+class Encoder(Protocol):
+    """What encodes texts: model/sentence_encoder.py, or anything with the same method."""
+
+    def encode(self, texts: Sequence[str], /) -> FloatArray:
+        """(texts, width), rows of length 1."""
+
+
+class Match(NamedTuple):
+    """The known pairs that answer a question best."""
+
+    rows: NDArray[np.int64]
+    """(k,): rows with different answers, best first."""
+    similarities: FloatArray
+    """(k,): weighted mean of the four similarities."""
+    probability: float
+    """That the first one's answer is right."""
+
+
+class Signals(NamedTuple):
+    """What ranking and calibration are computed from; bench/ranker.py fits their weights."""
+
+    rows: NDArray[np.int64]
+    """(k,): rows with different answers, best first."""
+    similarities: FloatArray
+    """(k,)"""
+    calibration: FloatArray
+    """(signals,): in the order of SIGNALS."""
+
+
+@dataclass(frozen=True)
+class MatchWeights:
+    """How much each view counts in ranking, and the logistic regression of the probability."""
+
+    views: dict[str, float]
+    signals: dict[str, float]
+    intercept: float
+
+    @classmethod
+    @cache
+    def default(cls) -> MatchWeights:
+        """Those of the package."""
+        return cls(**json.loads(_WEIGHTS.read_text(encoding="utf-8")))
+
+    def probability(self, signals: FloatArray) -> float:
+        """Logistic regression over (signals,), in the order of SIGNALS."""
+        logit = self.intercept + float(np.dot([self.signals[name] for name in SIGNALS], signals))
+        return float(1 / (1 + np.exp(-logit)))
+
+
+@dataclass(frozen=True)
+class AnswerMatcher:
+    """Known pairs, ready to be compared with queries."""
+
+    index: LexicalIndex
+    encoder: Encoder
+    questions: FloatArray
+    """(pairs, width): sentence vectors of the known questions, rows of length 1."""
+    answers: FloatArray
+    """(pairs, width)"""
+    weights: MatchWeights
+
+    @classmethod
+    def build(cls, index: LexicalIndex, encoder: Encoder, weights: MatchWeights | None = None) -> AnswerMatcher:
+        """Encode the pairs of an index."""
+        texts = [text for pair in index.pairs for text in (pair.question, pair.answer)]
+        vectors = encoder.encode(texts)
+        return cls(index, encoder, vectors[::2], vectors[1::2], weights or MatchWeights.default())
+
+    def extended(self, index: LexicalIndex, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> AnswerMatcher:
+        """With new pairs before and after its own; `index` holds all of them in that order."""
+        texts = [text for pair in (*before, *after) for text in (pair.question, pair.answer)]
+        vectors, first = self.encoder.encode(texts), len(before)
+        questions = np.concatenate([vectors[: 2 * first : 2], self.questions, vectors[2 * first :: 2]])
+        answers = np.concatenate([vectors[1 : 2 * first : 2], self.answers, vectors[2 * first + 1 :: 2]])
+        return AnswerMatcher(index, self.encoder, questions, answers, self.weights)
+
+    def match(self, queries: Sequence[str], k: int = 4) -> list[Match]:
+        """The `k` best pairs with different answers for each query, and the probability that the first is right."""
+        return [self._match(*each) for each in zip(queries, self.signals(queries, k), strict=True)]
+
+    def _match(self, query: str, found: Signals) -> Match:
+        """A known question is certain, letter for letter; of rows with this question the first is taken, the newest."""
+        exact = self._rows_by_question.get(comparison_form(query))
+        if exact is None:
+            return Match(found.rows, found.similarities, self.weights.probability(found.calibration))
+        others = found.rows != exact
+        rows = np.concatenate([[exact], found.rows[others]])
+        return Match(rows, np.concatenate([[1.0], found.similarities[others]]).astype(np.float32), 1.0)
+
+    def signals(self, queries: Sequence[str], k: int = 4) -> list[Signals]:
+        """What the match of each query is decided by."""
+        found: list[Signals] = []
+        step = max(1, _CELLS // len(self.index.pairs))
+        for start in range(0, len(queries), step):
+            part = queries[start : start + step]
+            views = self.views(part)
+            found += [self._signals(query, views[:, row], k) for row, query in enumerate(part)]
+        return found
+
+    def views(self, queries: Sequence[str]) -> FloatArray:
+        """(views, queries, pairs): similarities in the order of VIEWS."""
+        vectors = self.encoder.encode(queries)
+        lexical_answers = (self._answer_tfidf.vectors(queries) @ self._answer_postings).toarray()
+        return np.stack(
+            [
+                self.index.similarities(queries),
+                lexical_answers,
+                vectors @ self.questions.T,
+                vectors @ self.answers.T,
+            ]
+        ).astype(np.float32)
+
+    def _signals(self, query: str, views: FloatArray, k: int) -> Signals:
+        weights = np.array([self.weights.views[name] for name in VIEWS], np.float32)
+        scores: FloatArray = weights @ views
+        rows = self._distinct(largest(scores[None], min(8 * k, len(scores)))[0], k)
+        best = rows[0]
+        margin = float(scores[best] - scores[rows[1]]) if len(rows) > 1 else float(scores[best])
+        calibration = [*views[:, best], scores[best], margin, self._coverage(query, best), np.log1p(len(query))]
+        return Signals(rows, scores[rows], np.array(calibration, np.float32))
+
+    def _distinct(self, rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
+        """The first `k` rows whose answers differ."""
+        first: dict[int, int] = {}
+        for row in rows.tolist():
+            first.setdefault(int(self._answer_groups[row]), row)
+        return np.array(list(first.values())[:k], np.int64)
+
+    def _coverage(self, query: str, row: int) -> float:
+        """Share of the query's n-grams, weighted by rarity, that the pair's question or answer contains."""
+        pair = self.index.pairs[row]
+        asked = self.index.ngrams.vectors([query])
+        known = set(self.index.ngrams.vectors([f"{pair.question} {pair.answer}"]).indices.tolist())
+        total = float((asked.data**2).sum())
+        inside = float(sum(value**2 for place, value in zip(asked.indices, asked.data, strict=True) if place in known))
+        return inside / total if total else 0.0
+
+    @cached_property
+    def _answer_groups(self) -> NDArray[np.int64]:
+        """(pairs,): the same number for the same answer."""
+        forms = [comparison_form(pair.answer) for pair in self.index.pairs]
+        return np.unique(forms, return_inverse=True)[1].astype(np.int64)
+
+    @cached_property
+    def _rows_by_question(self) -> dict[str, int]:
+        """The first row of each question's comparison form; an empty form equals nothing."""
+        rows = reversed(list(enumerate(self.index.pairs)))
+        return {form: row for row, pair in rows if (form := comparison_form(pair.question))}
+
+    @cached_property
+    def _answer_tfidf(self) -> CharTfidf:
+        return CharTfidf.fit([pair.answer for pair in self.index.pairs])
+
+    @cached_property
+    def _answer_postings(self) -> Any:
+        return self._answer_tfidf.vectors([pair.answer for pair in self.index.pairs]).T.tocsr()
+
+    def save(self, folder: Path) -> None:
+        """Write `sentences.npz`, in half precision."""
+        np.savez(
+            folder / "sentences.npz",
+            questions=self.questions.astype(np.float16),
+            answers=self.answers.astype(np.float16),
+        )
+
+    @classmethod
+    def open(cls, folder: Path, index: LexicalIndex, encoder: Encoder) -> AnswerMatcher:
+        """Read the vectors of an index's pairs; the file may hold those of more pairs behind them."""
+        pairs = len(index.pairs)
+        with np.load(folder / "sentences.npz", allow_pickle=False) as file:
+            vectors = (file[name][:pairs].astype(np.float32) for name in ("questions", "answers"))
+            questions, answers = vectors
+            return cls(index, encoder, questions, answers, MatchWeights.default())
