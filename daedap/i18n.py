@@ -19,9 +19,12 @@ _CATALOG = Path(__file__).with_name("ko.json")
 
 def translate(template: str, /, **fields: object) -> str:
     """The message in the user's language, with its `{fields}` filled in."""
-    if speaks_korean():
-        template = _korean().get(template, template)
-    return template.format(**fields)
+    return translate_to(speaks_korean(), template).format(**fields)
+
+
+def translate_to(korean: bool, template: str) -> str:
+    """The message in Korean or in English, whatever the user's language; without fields."""
+    return _korean().get(template, template) if korean else template
 
 
 def speaks_korean() -> bool:

@@ -101,13 +101,36 @@ def test_a_judge_may_ask_for_preferences(bot: Bot) -> None:
 def test_nothing_asked(bot: Bot, question: str) -> None:
     reply = bot.reply(question)
     assert (reply.source, reply.score, reply.evidence) == ("fallback", 0.0, None)
-    assert reply.text == "I didn't quite understand. Could you say it another way?"
+    assert reply.text == "잘 이해하지 못했어요. 다르게 말해 주시겠어요?"
 
 
-def test_nothing_asked_in_korean(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
-    english = bot.reply("").text
+def test_a_bots_own_sentences_are_in_the_language_of_its_file(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
+    english = [Pair("When do you open?", "At nine."), Pair("Where are you?", "Next to the station.")]
+    retriever = HybridRetriever.build(english, bot.retriever.embeddings.encoder)
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    assert bot.reply("").text != english
+    assert Bot(bot.run, retriever).reply("").text == "I didn't quite understand. Could you say it another way?"
+
+
+def test_an_unsure_bot_suggests_the_nearest_questions(bot: Bot) -> None:
+    faq = [
+        Pair("환불은 언제 되나요?", "3영업일 안에 돌려 드려요."),
+        Pair("해외 배송도 되나요?", "국내로만 보내 드려요."),
+        Pair("매장은 어디에 있나요?", "솔빛시 단풍로 12에 있어요."),
+        Pair("비밀번호를 잊어버렸어요.", "로그인 화면에서 새로 정하실 수 있어요."),
+    ]
+    retriever = HybridRetriever.build(faq, bot.retriever.embeddings.encoder)
+    unsure = Bot(bot.run, retriever, AnswerOptions(direct_answer_threshold=1.0, suggestion_threshold=0.0))
+    reply = unsure.reply("암호가 기억이 안 나요")
+    assert (reply.source, reply.text) == ("fallback", "제가 잘 이해했는지 모르겠어요. 혹시 이 질문인가요?")
+    assert reply.suggestions[0] == "비밀번호를 잊어버렸어요."
+    assert len(reply.suggestions) == 3
+    assert reply.lines()[1] == "  1. 비밀번호를 잊어버렸어요."
+    assert reply.to_json()["suggestions"] == list(reply.suggestions)
+    assert unsure.reply("환불은 언제 되나요").text == "3영업일 안에 돌려 드려요.", "a known question is certain"
+    sure = Bot(bot.run, retriever, AnswerOptions(direct_answer_threshold=0.0))
+    assert sure.reply("암호가 기억이 안 나요").text == "로그인 화면에서 새로 정하실 수 있어요."
+    silent = Bot(bot.run, retriever, AnswerOptions(direct_answer_threshold=1.0, suggestion_threshold=1.0))
+    assert silent.reply("암호가 기억이 안 나요").suggestions == ()
 
 
 def test_many_at_once_are_answered_as_one_by_one(bot: Bot) -> None:

@@ -119,7 +119,11 @@ def templates() -> dict[str, str]:
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            spoken = node.args[:1] if called(node) == "translate" else node.args[:2] if called(node) in ERRORS else []
+            name, spoken = called(node), list[ast.expr]()
+            if name in ("translate", "translate_to"):
+                spoken = node.args[:1] if name == "translate" else node.args[1:]
+            elif name in ERRORS:
+                spoken = node.args[:2]
             for argument in spoken:
                 literal = [*texts(argument)]
                 if not literal and isinstance(argument, ast.Name):

@@ -1,11 +1,11 @@
-"""Sentences as vectors: what means the same is near, whatever its words. One small transformer, run by CTranslate2.
+"""Sentence embeddings: texts of the same meaning are near each other. A small transformer, run by CTranslate2 in int8.
 
     daedap/encoder/model.bin config.json vocabulary.json    the transformer, weights in eight bits
                    tokenizer.json                           as the package tokenizers writes it
                    encoder.json                             {"prefix": "", "max_length": 128}
 
-bench/sentence_encoder made it, and writes other BERT-style encoders to the same layout. encoder/MODEL_CARD.md tells
-what it learned from and how good it is.
+bench/sentence_encoder made it, and converts other BERT-style encoders to the same layout. encoder/MODEL_CARD.md holds
+data, licences and figures.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class SentenceEncoder:
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """(texts, width), rows of length 1, in the order of the texts; whatever is longer than max_length is cut off.
 
-        A text's vector doesn't depend on what stands beside it, but for rounding (1e-3 in each number at most).
+        The other texts of a batch change a vector by rounding alone: not at all with VNNI, else to a cosine of 0.998 in
+        the worst of 140 texts, as sums in another order make a few activations round to another step.
         """
         tokens = [one.ids for one in self.tokenizer.encode_batch_fast([self.prefix + text for text in texts])]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))

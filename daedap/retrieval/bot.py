@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError, SettingsError
-from daedap.i18n import translate
+from daedap.i18n import translate_to
 from daedap.korean.text import SpeechLevel, comparison_form, speech_level
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.matcher import Match
@@ -32,8 +33,9 @@ _NEAREST = 20
 _SUGGESTIONS = 3
 _SAMPLES = 8
 _LEVEL_ROWS, _LEVEL_SHARE = 1000, 0.9
-"""Known answers looked at for the speech level, and the share from which on the bot keeps to it."""
+"""Known answers looked at for language and speech level, and the share from which on the bot keeps to it."""
 _TEMPERATURE, _TOP_K = 0.7, 40
+_HANGUL = re.compile("[가-힣]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +188,7 @@ class Bot:
         suggestions = [one.question for one in evidence[:_SUGGESTIONS]]
         if match.probability < self.answer_options.suggestion_threshold or self.answer_options.fallback:
             return self._fallback(query, best, match.probability)
-        text = translate("I am not sure that I understand. Did you mean one of these?")
+        text = translate_to(self._speaks_korean, "I am not sure that I understand. Did you mean one of these?")
         return Reply(query.question, text, "fallback", match.probability, best, tuple(suggestions))
 
     def _evidence(self, row: int, similarity: float) -> Evidence:
@@ -258,6 +260,12 @@ class Bot:
         level, count = levels.most_common(1)[0]
         return level if count >= _LEVEL_SHARE * levels.total() else None
 
+    @cached_property
+    def _speaks_korean(self) -> bool:
+        """Whether the bot's own sentences are Korean: those of its file are, most of them."""
+        answers = [pair.answer for pair in self.retriever.index.pairs[:_LEVEL_ROWS]]
+        return 2 * sum(bool(_HANGUL.search(answer)) for answer in answers) > len(answers)
+
     def _proposals(self, queries: Sequence[Pair]) -> list[list[Generation]]:
         seed = self.answer_options.seed
         return self.language_model.sample(queries, self._samples, seed=seed, temperature=_TEMPERATURE, top_k=_TOP_K)
@@ -274,7 +282,7 @@ class Bot:
         """The reply to an empty question, or to one that nothing known answers."""
         text = self.answer_options.fallback
         if text in (None, "off"):
-            text = translate("I didn't quite understand. Could you say it another way?")
+            text = translate_to(self._speaks_korean, "I didn't quite understand. Could you say it another way?")
         return Reply(query.question, str(text), "fallback", score, evidence)
 
 

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from daedap.model.sentence_encoder import built_in_encoder
+from daedap.retrieval.lexical import LexicalIndex
+from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights
+from daedap.types import Pair
+
+FAQ = [
+    Pair("환불은 언제 되나요?", "검수가 끝나면 3영업일 안에 돌려 드려요."),
+    Pair("해외 배송도 되나요?", "지금은 국내 주소로만 보내 드려요."),
+    Pair("매장은 어디에 있나요?", "솔빛시 단풍로 12, 2층에 있어요."),
+    Pair("비밀번호를 잊어버렸어요.", "로그인 화면의 비밀번호 찾기에서 새로 정하실 수 있어요."),
+    Pair("돈은 며칠 뒤에 들어와요?", "검수가 끝나면 3영업일 안에 돌려 드려요."),
+]
+
+
+def matcher(pairs: list[Pair]) -> AnswerMatcher:
+    return AnswerMatcher.build(LexicalIndex.build(pairs), built_in_encoder())
+
+
+@pytest.mark.parametrize(
+    ("query", "row"),
+    [("외국에 사는데 받아 볼 수 있어요?", 1), ("암호가 기억이 안 나요", 3), ("가게 위치 좀 알려 주세요", 2)],
+)
+def test_a_paraphrase_matches_its_row(query: str, row: int) -> None:
+    match = matcher(FAQ).match([query])[0]
+    assert match.rows[0] == row
+    assert 0 < match.probability < 1
+
+
+def test_rows_with_the_same_answer_are_matched_once() -> None:
+    match = matcher(FAQ).match(["환불 받으려면 얼마나 걸려요?"], k=4)[0]
+    answers = [FAQ[row].answer for row in match.rows]
+    assert len(set(answers)) == len(answers) == 4
+
+
+def test_what_nobody_answers_is_less_probable_than_a_paraphrase() -> None:
+    asked, chat, nonsense = matcher(FAQ).match(["암호를 까먹었어요", "오늘 점심 뭐 먹지", "asdfqwer"])
+    assert asked.probability > 2 * max(chat.probability, nonsense.probability)
+
+
+def test_a_known_question_is_certain_and_the_newest_of_its_rows_is_taken() -> None:
+    match = matcher([Pair("해외배송도 되나요", "이제 일본에도 보내 드려요."), *FAQ]).match(["해외 배송도 되나요?"])[0]
+    assert (match.rows[0], match.probability, match.similarities[0]) == (0, 1.0, 1.0)
+
+
+def test_a_query_alone_and_in_a_batch_are_the_same() -> None:
+    queries = ["암호가 기억이 안 나요", "", "가게 위치", "돈 언제 들어와"]
+    many, one = matcher(FAQ).match(queries), [matcher(FAQ).match([query])[0] for query in queries]
+    assert [match.rows.tolist() for match in many] == [match.rows.tolist() for match in one]
+    assert [match.probability for match in many] == pytest.approx([match.probability for match in one], abs=1e-2)
+
+
+def test_extended_and_saved_vectors_are_those_of_the_whole_file(tmp_path: Path) -> None:
+    whole, index = matcher(FAQ), LexicalIndex.build(FAQ)
+    grown = matcher(FAQ[1:4]).extended(index, before=FAQ[:1], after=FAQ[4:])
+    assert np.abs(grown.questions - whole.questions).max() < 1e-2
+    assert np.abs(grown.answers - whole.answers).max() < 1e-2
+    whole.save(tmp_path)
+    again = AnswerMatcher.open(tmp_path, index, built_in_encoder())
+    assert [match.rows.tolist() for match in again.match(["암호"])] == [
+        match.rows.tolist() for match in whole.match(["암호"])
+    ]
+
+
+def test_a_single_pair() -> None:
+    assert matcher(FAQ[:1]).match(["환불"])[0].rows.tolist() == [0]
+
+
+def test_the_weights_of_the_package_are_complete() -> None:
+    weights = MatchWeights.default()
+    assert tuple(weights.views) == VIEWS
+    assert tuple(weights.signals) == SIGNALS
+    assert sum(weights.views.values()) == pytest.approx(1, abs=1e-3)
