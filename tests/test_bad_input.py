@@ -232,7 +232,7 @@ def test_a_damaged_run(trained: Run, tmp_path: Path, capsys: Output) -> None:
     weights.write_bytes(whole)
     engine = tmp_path / "0001" / "engine" / "model.bin"
     engine.write_bytes(bytes(engine.stat().st_size))  # the size is right, the content isn't
-    asked = ("answer", "모르는 질문", "--fallback", "off", "--runs", tmp_path)
+    asked = ("answer", "모르는 질문", "--fallback", "off", "--samples", 8, "--runs", tmp_path)
     assert "weights can't be read" in refused(capsys, *asked)
 
 

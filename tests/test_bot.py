@@ -82,6 +82,16 @@ def test_without_samples_only_what_is_known_is_said(trained: Run) -> None:
     assert {reply.text for reply in replies} <= {pair.answer for pair in PAIRS}
 
 
+def test_with_samples_known_questions_are_answered_and_others_reranked(trained: Run) -> None:
+    bot = Bot.open(trained.folder, answer_options=AnswerOptions(samples=8, fallback="off"))
+    questions = [PAIRS[3].question, "양자역학을 설명해 봐", "", *STRANGE]
+    many, single = bot.reply_many(questions), [bot.reply(question) for question in questions]
+    assert (many[0].text, many[0].source) == (PAIRS[3].answer, "retrieved")
+    assert [(reply.text, reply.source) for reply in many] == [(reply.text, reply.source) for reply in single]
+    assert not any(reply.suggestions for reply in many)
+    assert all(reply.source in ("retrieved", "generated") for reply in [many[1], *many[3:]])
+
+
 def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
     near = bot.retriever.search(["양자역학을 설명해 봐"], 3)[0]
     spoken = Generation("양자역학은 어려워요.", True, 5, -2.0)
@@ -198,7 +208,7 @@ def test_a_judged_bot_hears_the_turns_before(bot: Bot, monkeypatch: pytest.Monke
 
 
 def test_known_questions_are_answered_however_strange_the_others_are(trained: Run) -> None:
-    bot = daedap.Bot.open(trained.folder)
+    bot = Bot.open(trained.folder, answer_options=AnswerOptions(samples=8))
     bot.retriever = replace(bot.retriever, weights=bot.retriever.weights.with_threshold(0.99))
     reply = bot.reply("우리강아지가  자꾸 화를 내요ㅠㅠ?")
     assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")
