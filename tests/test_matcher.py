@@ -68,6 +68,14 @@ def test_extended_and_saved_vectors_are_those_of_the_whole_file(tmp_path: Path) 
     ]
 
 
+def test_answers_count_where_they_fit_their_questions() -> None:
+    answers = [VIEWS.index("lexical_answer"), VIEWS.index("sentence_answer")]
+    assert (matcher(FAQ).view_weights[answers] > 0).all()
+    shuffled = [Pair(pair.question, other.answer) for pair, other in zip(FAQ, FAQ[1:4] + FAQ[:1], strict=False)]
+    assert (matcher(shuffled).view_weights[answers] == 0).all()
+    assert matcher(shuffled).view_weights.sum() == pytest.approx(matcher(FAQ).view_weights.sum())
+
+
 def test_a_single_pair() -> None:
     assert matcher(FAQ[:1]).match(["환불"])[0].rows.tolist() == [0]
 
