@@ -153,7 +153,8 @@ def test_answer_a_file_of_questions(trained: Run, tmp_path: Path, capsys: Output
     replies = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [reply["question"] for reply in replies] == [question.strip() for question in questions if question]
     assert [replies[0]["answer"], replies[2]["answer"]] == [PAIRS[9].answer, PAIRS[2].answer]
-    assert all(reply.keys() == {"question", "answer", "source", "score", "evidence", "suggestions"} for reply in replies)
+    keys = {"question", "answer", "source", "score", "evidence", "suggestions"}
+    assert all(reply.keys() == keys for reply in replies)
 
 
 def test_evaluate_own_rows_and_a_file(trained: Run, qa: Path, capsys: Output) -> None:

@@ -57,6 +57,9 @@ def test_reply_for_programs_and_for_people() -> None:
         "source": "retrieved",
         "score": 0.876543,
         "evidence": {"question": "날씨 어때?", "answer": "맑아요.", "similarity": 0.9},
+        "suggestions": [],
     }
     assert reply.lines() == ["맑아요.", "따뜻해요."]
     assert Reply("", "네?", "fallback", 0.0).to_json()["evidence"] is None
+    unsure = Reply("", "혹시?", "fallback", 0.3, suggestions=("날씨 어때?", "비 와?"))
+    assert unsure.lines() == ["혹시?", "  1. 날씨 어때?", "  2. 비 와?"]
