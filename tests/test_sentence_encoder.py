@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,3 +105,11 @@ def test_a_prefix_is_put_before_each_text(tmp_path: Path, encoder: SentenceEncod
     (folder / "encoder.json").write_text(json.dumps({"prefix": "질문: ", "max_length": 128}), encoding="utf-8")
     prefixed = SentenceEncoder.open(folder).encode(["배송비는?"])
     np.testing.assert_allclose(prefixed, encoder.encode(["질문: 배송비는?"]), atol=1e-3)
+
+
+def test_ctranslate2_is_not_loaded_before_torch() -> None:
+    """In that order, its OpenMP runtime makes a training five times as slow, and some crash."""
+    loaded = "import sys, daedap.commands.train, daedap.retrieval.bot; print('ctranslate2' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "False\n"
+    )

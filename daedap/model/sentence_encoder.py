@@ -19,7 +19,6 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
@@ -60,6 +59,8 @@ class SentenceEncoder:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             tokenizer.no_padding()
             tokenizer.enable_truncation(settings["max_length"])
+            import ctranslate2  # not at the top: loaded before torch, its OpenMP runtime makes torch slow, and crash
+
             model = ctranslate2.Encoder(str(folder), inter_threads=workers, intra_threads=1)
             return cls(model, tokenizer, settings["prefix"], workers)
         except Exception as error:  # tokenizers raises Exception itself, CTranslate2 RuntimeError and ValueError
