@@ -227,3 +227,20 @@ def test_lora_in_bf16_begins_alike_whenever_it_is_begun(lora: Run, tmp_path: Pat
     assert first.keys() == again.keys()
     assert {weight.dtype for weight in first.values()} == {torch.float32}
     assert all(torch.equal(first[name], again[name]) for name in first), "the second one finds its plan made"
+
+
+def test_rows_too_long_to_learn_are_found_and_stay_found(tmp_path: Path) -> None:
+    terms = Pair("환불 약관 전문을 보여 주세요", "제1조 환불은 이렇게 합니다. " * 60)
+    more = Pair("배송 약관 전문을 보여 주세요", "제2조 배송은 이렇게 합니다. " * 60)
+    options = {**QUICK, "base": str(toys.kogpt2(tmp_path / "base")), "runs": tmp_path / "runs", "evaluate": False}
+    first = daedap.train(write_csv(tmp_path / "qa.csv", [*PAIRS[:30], terms]), num_train_epochs=1, **options)
+    assert [pair.question for pair in read_rows(first.folder, "lookup")] == [terms.question]
+    assert daedap.Bot.open(first.folder).reply("환불 약관 전문을 보여 주세요!").text == terms.answer.strip()
+    second = daedap.train(write_csv(tmp_path / "new.csv", [*NEW, more]), parent="1", num_train_epochs=1, **options)
+    bot = daedap.Bot.open(second.folder)
+    for pair in (terms, more):
+        assert bot.reply(pair.question).text == pair.answer.strip()
+    third = daedap.train(write_csv(tmp_path / "newer.csv", PAIRS[30:70]), parent="2", num_train_epochs=1, **options)
+    assert daedap.Bot.open(third.folder).reply(terms.question).text == terms.answer.strip(), (
+        "the encoder is fitted anew"
+    )

@@ -30,7 +30,7 @@ from daedap.i18n import tell, translate
 from daedap.retrieval.build import build_index
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import FOLDER, Json, Run
-from daedap.training.split_rows import describe_source, parent_file, parent_options, part
+from daedap.training.split_rows import describe_source, parent_file, parent_options, part, with_parents_lookup
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
@@ -116,7 +116,7 @@ def train(
     run = store.create(place.runs)
     with run.discard_if_not_started(), run.locked():
         write_split(run.folder, parted.parts, first=parted.new)
-        write_lookup(run.folder, loaded.lookup)
+        write_lookup(run.folder, with_parents_lookup(loaded.lookup, parent))
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)

@@ -19,6 +19,7 @@ from daedap.data.split import (
     SplitOptions,
     as_fraction,
     extend_split,
+    read_rows,
     read_split,
     require_training_rows,
     split,
@@ -95,6 +96,13 @@ def continue_split(
             held_out=len(new["dev"] | new["test"]),
         )
     return parts, frozenset().union(*new.values())
+
+
+def with_parents_lookup(pairs: Sequence[Pair], parent: Run | None) -> list[Pair]:
+    """The pairs that are only looked up, then those of the parent that the file does not hold."""
+    known = {pair.id for pair in pairs}
+    before = read_rows(parent.folder, "lookup") if parent else []
+    return [*pairs, *(pair for pair in before if pair.id not in known)]
 
 
 @dataclass(frozen=True)
