@@ -154,7 +154,7 @@ def main() -> None:
     trades = [read_trade(path) for path in sorted(options.faq.glob("*.jsonl")) if path.name[:2] in HELD_OUT]
     faqs = [*trades, *(merged(*two) for two in list(combinations(trades, 2))[::3])]
     matchers = {id(faq): AnswerMatcher.build(LexicalIndex.build(faq.pairs), cached) for faq in faqs}
-    views = {id(faq): matchers[id(faq)].views(faq.queries) for faq in faqs}
+    views = {id(faq): matchers[id(faq)].views(faq.queries, cached.encode(faq.queries)) for faq in faqs}
     rows = []
     for trade in trades:
         weights = fit([faq for faq in faqs if not faq.trades & trade.trades], matchers, views)

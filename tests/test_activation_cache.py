@@ -14,7 +14,6 @@ from daedap.errors import StorageError
 from daedap.model.base import Base, load_base
 from daedap.model.device import Machine
 from daedap.model.loss import AnswerLoss, TokenizedRows, collate
-from daedap.model.prompt import Example
 from daedap.model.trainable import frozen_lower, train_in_full, with_lora
 from daedap.training.activation_cache import CachedRows, CacheFolder, FrozenBlocks, cached_rows, find_frozen
 from daedap.training.trainer import Task, build_task
@@ -25,14 +24,7 @@ GIGABYTE = 10**9
 
 @pytest.fixture(params=list(toys.BASES))
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
-    loaded = load_base(str(toys.BASES[request.param](tmp_path / "base")))
-    loaded.model.eval()
-    return loaded
-
-
-def rendered(base: Base, count: int = 12) -> list[Example]:
-    prompt = base.prompt(100)
-    return [prompt.example(pair) for pair in toys.PAIRS[:count]]
+    return toys.loaded(request.param, tmp_path / "base")
 
 
 def cache_folder(folder: Path, base: Base, limit: int = GIGABYTE) -> CacheFolder:
@@ -47,7 +39,7 @@ def task_of(base: Base, folder: Path, *, layers: int | None, shortlisted: bool =
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.1)
     frozen = find_frozen(model, base.digest, CPU, folder, limit)
-    examples = rendered(base)
+    examples = toys.rendered(base)
     return build_task(model, base.prompt(100), [examples, examples[:3]], frozen, shortlisted=shortlisted)
 
 
@@ -96,7 +88,7 @@ def test_the_cache_is_filled_once(base: Base, tmp_path: Path) -> None:
             states: Tensor = frozen_lower(base.model, 1)(ids)
         return states
 
-    examples = rendered(base, 30)
+    examples = toys.rendered(base, 30)
     first, again = (cached_rows(examples, lower, cache_folder(tmp_path, base), "cpu") for _ in range(2))
     assert sum(calls) == 30
     for row in (0, 29, 13):
@@ -109,7 +101,7 @@ def test_the_cache_is_filled_once(base: Base, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["rows", "order", "key"])
 def test_another_base_or_other_rows_use_another_file(base: Base, tmp_path: Path, change: str) -> None:
-    examples, cache = rendered(base), cache_folder(tmp_path, base)
+    examples, cache = toys.rendered(base), cache_folder(tmp_path, base)
     cached_rows(examples, frozen_lower(base.model, 1), cache, "cpu")
     other = {"rows": examples[:-1], "order": examples[::-1], "key": examples}[change]
     key = "another" if change == "key" else base.digest
@@ -121,7 +113,7 @@ def test_another_base_or_other_rows_use_another_file(base: Base, tmp_path: Path,
 
 def test_the_least_recently_used_file_is_deleted_first(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "base")))
-    sides = [rendered(base, count) for count in (10, 11, 12)]
+    sides = [toys.rendered(base, count) for count in (10, 11, 12)]
     room = cache_folder(tmp_path, base).size(sides[0]) + cache_folder(tmp_path, base).size(sides[2])
     cache, lower = cache_folder(tmp_path, base, limit=room), frozen_lower(base.model, 1)
     for number, side in enumerate((sides[0], sides[1], sides[0])):
@@ -142,7 +134,7 @@ def test_an_interrupted_cache_leaves_no_file(base: Base, tmp_path: Path) -> None
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        cached_rows(rendered(base), stopped, cache_folder(tmp_path / "cache", base), "cpu")
+        cached_rows(toys.rendered(base), stopped, cache_folder(tmp_path / "cache", base), "cpu")
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -150,7 +142,9 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     base = load_base(str(toys.llama(tmp_path / "base")))
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(StorageError, match="can't be written"):
-        cached_rows(rendered(base), frozen_lower(base.model, 1), cache_folder(tmp_path / "file" / "cache", base), "cpu")
+        cached_rows(
+            toys.rendered(base), frozen_lower(base.model, 1), cache_folder(tmp_path / "file" / "cache", base), "cpu"
+        )
 
 
 def test_the_cache_key_depends_on_base_and_precision(base: Base, tmp_path: Path) -> None:

@@ -66,4 +66,4 @@ def test_held_out_pairs_are_not_known() -> None:
     hidden = {pair.id for pair in built_in_pairs() if pair.question == "안녕"}
     assert hidden
     without = SmallTalk.built_in(without=hidden)
-    assert all(pair.question != "안녕" for pair in without.matcher.index.pairs)
+    assert all(pair.question != "안녕" for pair in without.index.pairs)

@@ -39,18 +39,11 @@ LINEAR = {
 
 @pytest.fixture(params=list(toys.BASES))
 def base(request: pytest.FixtureRequest, tmp_path: Path) -> Base:
-    loaded = load_base(str(toys.BASES[request.param](tmp_path / "base")))
-    loaded.model.eval()
-    return loaded
-
-
-def rendered(base: Base, count: int = 12) -> list[Example]:
-    prompt = base.prompt(100)
-    return [prompt.example(pair) for pair in toys.PAIRS[:count]]
+    return toys.loaded(request.param, tmp_path / "base")
 
 
 def test_lower_and_upper_blocks_compute_the_whole_model(base: Base) -> None:
-    batch = collate(rendered(base), "cpu")
+    batch = collate(toys.rendered(base), "cpu")
     with torch.no_grad():
         whole = AnswerLoss(base.model)(batch)
         states = frozen_lower(base.model, 1)(batch.inputs)
@@ -61,7 +54,7 @@ def test_lower_and_upper_blocks_compute_the_whole_model(base: Base) -> None:
 
 
 def test_a_shortlist_is_the_softmax_among_its_tokens(base: Base) -> None:
-    batch = collate(rendered(base), "cpu")
+    batch = collate(toys.rendered(base), "cpu")
     tokens = torch.unique(torch.cat([batch.label, torch.arange(20, 40)]))
     with torch.no_grad():
         ours = AnswerLoss(base.model, shortlist=tokens)(batch)
@@ -75,7 +68,7 @@ def test_a_shortlist_is_the_softmax_among_its_tokens(base: Base) -> None:
 def test_a_shortlist_has_the_gradients_of_its_tokens(tmp_path: Path, trained: bool) -> None:
     base = load_base(str(toys.llama(tmp_path / "base")))
     base.model.get_input_embeddings().weight.requires_grad = trained
-    batch = collate(rendered(base), "cpu")
+    batch = collate(toys.rendered(base), "cpu")
     tokens = torch.unique(batch.label)
     weights = [weight for weight in base.model.parameters() if weight.requires_grad]
     ours = torch.autograd.grad(AnswerLoss(base.model, shortlist=tokens)(batch).mean(), weights)
@@ -87,7 +80,7 @@ def test_a_shortlist_has_the_gradients_of_its_tokens(tmp_path: Path, trained: bo
 
 def test_the_shortlist_contains_answer_tokens_and_characters(tmp_path: Path) -> None:
     base = load_base(str(toys.kogpt2(tmp_path / "base")))
-    prompt, examples = base.prompt(100), rendered(base, 2)
+    prompt, examples = base.prompt(100), toys.rendered(base, 2)
     tokens = shortlist(prompt, examples)
     assert tokens is not None
     chosen = set(tokens.tolist())
@@ -97,7 +90,7 @@ def test_the_shortlist_contains_answer_tokens_and_characters(tmp_path: Path) -> 
     texts = {str(prompt.tokenizer.decode([token])).strip() for token in chosen}
     assert {"오", "?", "7"} <= texts
     assert tokens.tolist() == sorted(chosen)
-    assert shortlist(prompt, rendered(base, len(toys.PAIRS))) is None, "answers use nearly the whole vocabulary"
+    assert shortlist(prompt, toys.rendered(base, len(toys.PAIRS))) is None, "answers use nearly the whole vocabulary"
 
 
 def test_the_lowest_trained_block(base: Base) -> None:

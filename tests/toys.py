@@ -32,6 +32,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from daedap.model.base import Base, load_base
 from daedap.model.loss import AnswerLoss, TokenizedRows
 from daedap.model.prompt import Example
 from daedap.model.tokenizer import save_tokenizer, train_tokenizer
@@ -284,3 +285,16 @@ def _save(folder: Path, model: object, tokenizer: PreTrainedTokenizerFast) -> Pa
 
 def _special(name: str) -> AddedToken:
     return AddedToken(name, normalized=False, special=True)
+
+
+def loaded(kind: str, folder: Path) -> Base:
+    """A base of this kind, made in the folder, in evaluation mode."""
+    base = load_base(str(BASES[kind](folder)))
+    base.model.eval()
+    return base
+
+
+def rendered(base: Base, count: int = 12) -> list[Example]:
+    """The first pairs as examples."""
+    prompt = base.prompt(100)
+    return [prompt.example(pair) for pair in PAIRS[:count]]

@@ -12,6 +12,7 @@ from typing import NoReturn, TextIO
 
 from daedap.data.inputs import open_binary
 from daedap.errors import DataError
+from daedap.korean.text import HANGUL
 
 _CHUNK = 1 << 20
 _BOMS = (  # UTF-32-LE's byte order mark begins with UTF-16-LE's, so it is tested first
@@ -34,7 +35,6 @@ _BINARY = {
     b"SQLite format 3": "SQLite",
     b"PAR1": "Parquet",
 }
-_HANGUL = re.compile("[가-힣]")
 # The 2,350 common syllables of KS X 1001. UTF-8 misread as CP949 gives Hanja and rare syllables instead.
 _COMMON = "".join(bytes((lead, trail)).decode("cp949") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF))
 _COMMON_HANGUL = re.compile(f"[{_COMMON}]")
@@ -183,7 +183,7 @@ def _decoded(line: bytes, name: str) -> str | None:
 
 def _korean_in(texts: dict[str, str | None], size: int) -> str:
     """The encoding in which a line of `size` bytes is Korean; empty when undecided."""
-    if _HANGUL.search(texts["utf-8"] or ""):
+    if HANGUL.search(texts["utf-8"] or ""):
         return "utf-8"
     text = texts["cp949"] or ""
     # Non-ASCII characters take two bytes in CP949, so bytes minus characters is their number.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from kiwipiepy import Kiwi
 
 SpeechLevel = Literal["polite", "casual"]
+HANGUL = re.compile("[가-힣]")
+"""A precomposed syllable."""
 
 # Conjoining jamo (what NFKC makes of ㅋㅋ and ㅠㅠ) → the compatibility jamo that people type.
 _COMPATIBILITY = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError, SettingsError
 from daedap.i18n import translate_to
-from daedap.korean.text import SpeechLevel, comparison_form, speech_level
+from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
+from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.small_talk import SmallTalk
@@ -35,7 +35,6 @@ _SAMPLES = 8
 _LEVEL_ROWS, _LEVEL_SHARE = 1000, 0.9
 """Known answers looked at for language and speech level, and the share from which on the bot keeps to it."""
 _TEMPERATURE, _TOP_K = 0.7, 40
-_HANGUL = re.compile("[가-힣]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,23 +164,23 @@ class Bot:
 
     def _decide_by_match(self, queries: Sequence[Pair]) -> list[Reply]:
         """Without the language model: a known answer, small talk, suggestions, or the fallback."""
-        if not queries:
-            return []
         questions = [query.question for query in queries]
-        if not self.retriever.matcher:
-            matches = [_as_match(hits) for hits in self.retriever.search(questions, _NEAREST)]
+        vectors = built_in_encoder().encode(questions)
+        if self.retriever.matcher:
+            matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors)
         else:
-            matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS)
-        return [self._decide(query, match) for query, match in zip(queries, matches, strict=True)]
+            matches = [self._as_match(*each) for each in zip(queries, self._search(queries), strict=True)]
+        return [self._decide(*each) for each in zip(queries, vectors, matches, strict=True)]
 
-    def _decide(self, query: Pair, match: Match) -> Reply:
+    def _decide(self, query: Pair, vector: NDArray[np.float32], match: Match) -> Reply:
         evidence = [
             self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
         ]
         best = evidence[0]
-        if match.probability == 1.0:
+        if match.exact:
             return Reply(query.question, best.answer, "retrieved", 1.0, best)
-        if courtesy := self._small_talk.answer(query.question, unless=max(best.similarity, match.probability)):
+        unless = max(best.similarity, match.probability)
+        if courtesy := self._small_talk.answer(query.question, unless, vector):
             return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
         if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
             return Reply(query.question, best.answer, "retrieved", match.probability, best)
@@ -191,23 +190,31 @@ class Bot:
         text = translate_to(self._speaks_korean, "I am not sure that I understand. Did you mean one of these?")
         return Reply(query.question, text, "fallback", match.probability, best, tuple(suggestions))
 
+    def _as_match(self, query: Pair, hits: Hits) -> Match:
+        """Without sentence vectors nothing is calibrated: what is similar enough counts as right, all else as wrong."""
+        exact = _same_question(self.retriever.evidence(hits), query)
+        return Match(hits.rows, hits.similarities, float(hits.similarities[0] >= KNOWN), exact)
+
     def _evidence(self, row: int, similarity: float) -> Evidence:
         pair = self.retriever.index.pairs[row]
         return Evidence(pair.question, pair.answer, float(np.clip(similarity, 0, 1)))
 
     def _decide_by_reranking(self, queries: Sequence[Pair]) -> list[Reply]:
         """With the language model: what is not known is chosen among known answers and the model's proposals."""
-        hits = self.retriever.search([query.question for query in queries], _NEAREST)
-        replies = [self._known(*each) for each in zip(queries, hits, strict=True)]
+        hits, vectors = self._search(queries), built_in_encoder().encode([query.question for query in queries])
+        replies = [self._known(*each) for each in zip(queries, vectors, hits, strict=True)]
         rest = [row for row, reply in enumerate(replies) if reply is None]
         chosen = dict(zip(rest, self._rerank([queries[row] for row in rest], [hits[row] for row in rest]), strict=True))
         return [reply or chosen[row] for row, reply in enumerate(replies)]
 
-    def _known(self, query: Pair, hits: Hits) -> Reply | None:
+    def _search(self, queries: Sequence[Pair]) -> list[Hits]:
+        return self.retriever.search([query.question for query in queries], _NEAREST)
+
+    def _known(self, query: Pair, vector: NDArray[np.float32], hits: Hits) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
         best = self.retriever.evidence(hits)
-        if comparison_form(best.question) != comparison_form(query.question):
-            if courtesy := self._small_talk.answer(query.question, unless=best.similarity):
+        if not _same_question(best, query):
+            if courtesy := self._small_talk.answer(query.question, best.similarity, vector):
                 return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
             out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
             if out_of_scope and self.answer_options.fallback != "off":
@@ -264,7 +271,7 @@ class Bot:
     def _speaks_korean(self) -> bool:
         """Whether the bot's own sentences are Korean: those of its file are, most of them."""
         answers = [pair.answer for pair in self.retriever.index.pairs[:_LEVEL_ROWS]]
-        return 2 * sum(bool(_HANGUL.search(answer)) for answer in answers) > len(answers)
+        return 2 * sum(bool(HANGUL.search(answer)) for answer in answers) > len(answers)
 
     def _proposals(self, queries: Sequence[Pair]) -> list[list[Generation]]:
         seed = self.answer_options.seed
@@ -286,9 +293,8 @@ class Bot:
         return Reply(query.question, str(text), "fallback", score, evidence)
 
 
-def _as_match(hits: Hits) -> Match:
-    """Where there are no sentence vectors, the similarity of the nearest question stands for the probability."""
-    return Match(hits.rows, hits.similarities, float(hits.similarities[0] >= KNOWN))
+def _same_question(known: Evidence, query: Pair) -> bool:
+    return comparison_form(known.question) == comparison_form(query.question)
 
 
 def _query(question: str, history: Sequence[Message] = ()) -> Pair:

@@ -57,12 +57,11 @@ def _fitted(
     rows = sample_rows(train, MOST, seed)
     typos = augment(rows, ("typo",), _TYPO_SHARE, seed, held_out=held_out)
     known = {pair.id for pair in train}
-    more = [
-        *[pair for pair in starter if pair.id not in known][: len(train)],
-        *typos,
-    ]  # at most as many as the file has
+    new = [pair for pair in starter if pair.id not in known][: len(train)]  # at most as many as the file has
     machine = run.learned["machine"]
-    encoder = BiEncoder.fit([*rows, *more], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16")
+    encoder = BiEncoder.fit(
+        [*rows, *new, *typos], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16"
+    )
     return fit_retriever(train, dev, encoder, model, read_rows(run.folder, "lookup")), len(train)
 
 

@@ -22,7 +22,7 @@ from scipy import sparse
 from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
-from daedap.retrieval.lexical import CELLS, LexicalHits, largest
+from daedap.retrieval.lexical import LexicalHits, chunks, largest
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
@@ -275,9 +275,7 @@ class PairEmbeddings:
         """The `k` nearest known questions of each vector, (queries, 256)."""
         k = min(k, len(self.questions))
         rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
-        step = max(1, CELLS // len(self.questions))
-        for start in range(0, len(vectors), step):
-            part = slice(start, start + step)
+        for part in chunks(len(vectors), len(self.questions)):
             similarities = vectors[part] @ self.questions.T
             rows[part] = largest(similarities, k)
             cosines[part] = np.take_along_axis(similarities, rows[part], axis=1).clip(0, 1)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
-from daedap.retrieval.lexical import CELLS, DAMAGE, LexicalIndex, LexicalKnn, damaged, largest
+from daedap.retrieval.lexical import DAMAGE, LexicalIndex, LexicalKnn, chunks, damaged, largest
 from daedap.retrieval.matcher import PAIRS_AT_MOST, AnswerMatcher
 from daedap.retrieval.rerank import ENOUGH_DEV_ROWS, Reranker, RerankWeights, fit_weights
 from daedap.types import Evidence, Pair
@@ -61,10 +61,9 @@ class HybridRetriever:
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """The `k` nearest known questions of each question."""
-        step = max(1, CELLS // len(self.index.pairs))
         hits = []
-        for start in range(0, len(questions), step):
-            part = questions[start : start + step]
+        for rows in chunks(len(questions), len(self.index.pairs)):
+            part = questions[rows]
             lexical, vectors = self.index.similarities(part), self.embeddings.encoder.questions(part)
             hits += [self._nearest(*each, k) for each in zip(lexical, vectors, strict=True)]
         return [self._earliest_first(*each) for each in zip(questions, hits, strict=True)]

@@ -24,7 +24,7 @@ from daedap.korean.text import comparison_form, strip_emoticons
 from daedap.types import Evidence, Message, Pair
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -108,9 +108,7 @@ class LexicalIndex:
         k = min(k, len(self.pairs))
         rows = np.zeros((len(questions), k), dtype=np.int64)
         similarities = np.zeros((len(questions), k), dtype=np.float32)
-        step = max(1, cells // len(self.pairs))
-        for start in range(0, len(questions), step):
-            part = slice(start, start + step)
+        for part in chunks(len(questions), len(self.pairs), cells):
             near = self.similarities(questions[part])
             rows[part] = largest(near, k)
             similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
@@ -178,6 +176,12 @@ def _hasher() -> Any:
 
     shape = {"analyzer": "char", "ngram_range": (1, 2), "n_features": FEATURES, "lowercase": False}
     return HashingVectorizer(**shape, norm=None, alternate_sign=False, dtype=np.float32)
+
+
+def chunks(queries: int, pairs: int, cells: int = CELLS) -> Iterator[slice]:
+    """Slices of the queries whose similarities to all pairs are computed together: at most `cells` numbers each."""
+    step = max(1, cells // pairs)
+    return (slice(start, start + step) for start in range(0, queries, step))
 
 
 def largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
-from daedap.retrieval.lexical import CharTfidf, LexicalIndex, largest
+from daedap.retrieval.lexical import CELLS, CharTfidf, LexicalIndex, chunks, largest
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
@@ -28,7 +28,6 @@ VIEWS = ("lexical_question", "lexical_answer", "sentence_question", "sentence_an
 SIGNALS = (*VIEWS, "score", "margin", "coverage", "length")
 PAIRS_AT_MOST = 50_000
 """Pairs up to which a run keeps sentence vectors: encoding more would take many minutes."""
-_CELLS = 4_000_000
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
 """Known questions looked at; from the first to the second share of them near their own answer, the weight of answers
 grows from nothing to the whole: FAQs of held-out trades lie at 0.45 to 0.85, the built-in small talk at 0.18."""
@@ -51,6 +50,8 @@ class Match(NamedTuple):
     """(k,): weighted mean of the four similarities."""
     probability: float
     """That the first one's answer is right."""
+    exact: bool = False
+    """The first one's question is the query, letter for letter."""
 
 
 class Signals(NamedTuple):
@@ -111,9 +112,12 @@ class AnswerMatcher:
         answers = np.concatenate([vectors[1 : 2 * first : 2], self.answers, vectors[2 * first + 1 :: 2]])
         return AnswerMatcher(index, self.encoder, questions, answers, self.weights)
 
-    def match(self, queries: Sequence[str], k: int = 4) -> list[Match]:
-        """The `k` best pairs with different answers for each query, and the probability that the first is right."""
-        return [self._match(*each) for each in zip(queries, self.signals(queries, k), strict=True)]
+    def match(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Match]:
+        """The `k` best pairs with different answers for each query, and the probability that the first is right.
+
+        `vectors`: the queries' sentence vectors, (queries, width), where they are known already.
+        """
+        return [self._match(*each) for each in zip(queries, self.signals(queries, k, vectors), strict=True)]
 
     def _match(self, query: str, found: Signals) -> Match:
         """A known question is certain, letter for letter; of rows with this question the first is taken, the newest."""
@@ -122,21 +126,18 @@ class AnswerMatcher:
             return Match(found.rows, found.similarities, self.weights.probability(found.calibration))
         others = found.rows != exact
         rows = np.concatenate([[exact], found.rows[others]])
-        return Match(rows, np.concatenate([[1.0], found.similarities[others]]).astype(np.float32), 1.0)
+        return Match(rows, np.concatenate([[1.0], found.similarities[others]]).astype(np.float32), 1.0, exact=True)
 
-    def signals(self, queries: Sequence[str], k: int = 4) -> list[Signals]:
-        """What the match of each query is decided by."""
+    def signals(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Signals]:
+        """What the match of each query is decided by; `vectors` as in `match`."""
+        vectors = self.encoder.encode(queries) if vectors is None else vectors
         found: list[Signals] = []
-        step = max(1, _CELLS // len(self.index.pairs))
-        for start in range(0, len(queries), step):
-            part = queries[start : start + step]
-            views = self.views(part)
-            found += [self._signals(query, views[:, row], k) for row, query in enumerate(part)]
+        for part in chunks(len(queries), len(self.index.pairs), CELLS // 2):
+            found += self._signals(queries[part], self.views(queries[part], vectors[part]), k)
         return found
 
-    def views(self, queries: Sequence[str]) -> FloatArray:
+    def views(self, queries: Sequence[str], vectors: FloatArray) -> FloatArray:
         """(views, queries, pairs): similarities in the order of VIEWS."""
-        vectors = self.encoder.encode(queries)
         lexical_answers = (self._answer_tfidf.vectors(queries) @ self._answer_postings).toarray()
         return np.stack(
             [
@@ -147,12 +148,19 @@ class AnswerMatcher:
             ]
         ).astype(np.float32)
 
-    def _signals(self, query: str, views: FloatArray, k: int) -> Signals:
-        scores: FloatArray = self.view_weights @ views
-        rows = self._distinct(largest(scores[None], min(8 * k, len(scores)))[0], k)
+    def _signals(self, queries: Sequence[str], views: FloatArray, k: int) -> list[Signals]:
+        """views: (views, queries, pairs)."""
+        scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, views)
+        rows = [self._distinct(best, k) for best in largest(scores, min(8 * k, scores.shape[1]))]
+        coverage = self._coverage(queries, [best[0] for best in rows])
+        return [self._signal(views[:, n], scores[n], rows[n], coverage[n], query) for n, query in enumerate(queries)]
+
+    @staticmethod
+    def _signal(views: FloatArray, scores: FloatArray, rows: NDArray[np.int64], coverage: float, query: str) -> Signals:
+        """views: (views, pairs), scores: (pairs,), rows: (k,) of one query."""
         best = rows[0]
-        margin = float(scores[best] - scores[rows[1]]) if len(rows) > 1 else float(scores[best])
-        calibration = [*views[:, best], scores[best], margin, self._coverage(query, best), np.log1p(len(query))]
+        margin = scores[best] - scores[rows[1]] if len(rows) > 1 else scores[best]
+        calibration = [*views[:, best], scores[best], margin, coverage, np.log1p(len(query))]
         return Signals(rows, scores[rows], np.array(calibration, np.float32))
 
     @cached_property
@@ -183,14 +191,14 @@ class AnswerMatcher:
             first.setdefault(int(self._answer_groups[row]), row)
         return np.array(list(first.values())[:k], np.int64)
 
-    def _coverage(self, query: str, row: int) -> float:
-        """Share of the query's n-grams, weighted by rarity, that the pair's question or answer contains."""
-        pair = self.index.pairs[row]
-        asked = self.index.ngrams.vectors([query])
-        known = set(self.index.ngrams.vectors([f"{pair.question} {pair.answer}"]).indices.tolist())
-        total = float((asked.data**2).sum())
-        inside = float(sum(value**2 for place, value in zip(asked.indices, asked.data, strict=True) if place in known))
-        return inside / total if total else 0.0
+    def _coverage(self, queries: Sequence[str], rows: Sequence[int]) -> FloatArray:
+        """(queries,): share of each query's n-grams, weighted by rarity, that question or answer of its row contain."""
+        pairs = [self.index.pairs[row] for row in rows]
+        weights = self.index.ngrams.vectors(queries).power(2)
+        known = self.index.ngrams.vectors([f"{pair.question} {pair.answer}" for pair in pairs])
+        inside, total = weights.multiply(known.astype(bool)).sum(axis=1), weights.sum(axis=1)
+        covered: FloatArray = np.asarray(inside) / np.maximum(np.asarray(total), 1e-9)
+        return covered
 
     @cached_property
     def _answer_groups(self) -> NDArray[np.int64]:

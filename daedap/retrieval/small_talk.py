@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from daedap.data.reader import open_source, rows
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.lexical import LexicalIndex
-from daedap.retrieval.matcher import AnswerMatcher
 from daedap.types import Evidence, Pair
 
+FloatArray = NDArray[np.float32]
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 """The built-in pairs."""
 # A number ends before a Hangul letter, which is a word character: \b would not see it in "109에".
@@ -39,22 +40,26 @@ _COURTESY_THRESHOLD, _DISTRESS_THRESHOLD = 0.75, 0.65
 class SmallTalk:
     """The built-in pairs about courtesies and distress, beside what a run knows."""
 
-    matcher: AnswerMatcher
+    index: LexicalIndex
+    vectors: FloatArray
+    """(pairs, width): sentence vectors of the questions."""
 
     @classmethod
     def built_in(cls, without: Collection[str] = ()) -> SmallTalk:
         """`without`: ids of pairs that are held out for a run's scores."""
         pairs = [pair for pair in built_in_pairs() if _offers_help(pair) or _COURTESY.search(pair.question)]
         index = LexicalIndex.build([pair for pair in pairs if pair.id not in without])
-        return cls(AnswerMatcher.build(index, built_in_encoder()))
+        return cls(index, built_in_encoder().encode([pair.question for pair in index.pairs]))
 
-    def answer(self, question: str, unless: float) -> Evidence | None:
+    def answer(self, question: str, unless: float, vector: FloatArray | None = None) -> Evidence | None:
         """The pair to answer with, if it is more similar than the run's best pair, whose similarity is `unless`.
 
-        Words of distress are answered by a pair that offers help, however similar.
+        Words of distress are answered by a pair that offers help, however similar. `vector`: the question's sentence
+        vector, (width,), where it is known already.
         """
-        views, pairs = self.matcher.views([question])[:, 0], self.matcher.index.pairs
-        similarities = (views[0] + views[2].clip(0)) / 2
+        vector = built_in_encoder().encode([question])[0] if vector is None else vector
+        similarities = (self.index.similarities([question])[0] + (self.vectors @ vector).clip(0)) / 2
+        pairs = self.index.pairs
         distress = bool(_DISTRESS.search(question)) or bool(
             _AMBIGUOUS.search(question) and unless < _DISTRESS_THRESHOLD
         )
