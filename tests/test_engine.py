@@ -34,7 +34,7 @@ from daedap.model.saved import open_trained
 from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
 from daedap.model.verify import open_engine
 from daedap.runs import Run, create
-from daedap.training.finetune import learn
+from daedap.training.finetune import finetune
 from daedap.training.trainer import Trainer
 from daedap.types import Message, Pair
 
@@ -252,7 +252,7 @@ def train_run(place: Path, base: Path) -> Run:
     model_options = ModelOptions(base=str(base), max_length=96, precision="fp32", device="cpu")
     train_options = TrainOptions(num_train_epochs=20, learning_rate=1e-2, per_device_train_batch_size=4)
     write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
-    learn(run)
+    finetune(run)
     return run
 
 

@@ -20,7 +20,7 @@ from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
 from daedap.model.saved import open_trained
 from daedap.runs import Run
-from daedap.training.finetune import begin
+from daedap.training.finetune import setup_training
 from daedap.types import Pair
 
 NEW = [
@@ -168,7 +168,7 @@ def test_nothing_new(trained: Run, qa: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"base": "daedap-mini"}, "--base daedap-mini: run 0001 was made with fresh"),
         ({"layers": 1}, "--layers 1: run 0001 was made with 4"),
@@ -178,13 +178,13 @@ def test_nothing_new(trained: Run, qa: Path, tmp_path: Path) -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_what_a_run_goes_on_from_is_kept(trained: Run, tmp_path: Path, options: dict[str, Any], told: str) -> None:
+def test_what_a_run_goes_on_from_is_kept(trained: Run, tmp_path: Path, options: dict[str, Any], message: str) -> None:
     copied(trained, tmp_path)
     file = write_csv(tmp_path / "more.csv", NEW)
     if "base" in options:
         options = {"base": str(tmp_path / "다른-베이스")}
-        told = "run 0001 was made with fresh"
-    with pytest.raises(SettingsError, match=told.replace("(", r"\(")):
+        message = "run 0001 was made with fresh"
+    with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
         daedap.train(file, parent=1, runs=tmp_path, **options)
     assert not (tmp_path / "0002").exists()
 
@@ -203,9 +203,9 @@ def test_the_parent_s_file_is_read_as_it_was(tmp_path: Path) -> None:
     rows = [f"{number},쓸모없음,{pair.question},x,{pair.answer}" for number, pair in enumerate(PAIRS)]
     file = tmp_path / "구식.csv"
     file.write_text("\n".join(["번호,분류,물음,비고,대꾸", *rows]) + "\n", encoding="utf-8")
-    told = {"question_column": "3", "answer_column": "5", "dev_size": 0, "test_size": 0}
+    columns = {"question_column": "3", "answer_column": "5", "dev_size": 0, "test_size": 0}
     quick = {"num_train_epochs": 1, "evaluate": False, "runs": tmp_path}
-    first = daedap.train(file, base="fresh", precision="fp32", fraction=0.5, **told, **quick)
+    first = daedap.train(file, base="fresh", precision="fp32", fraction=0.5, **columns, **quick)
     second = daedap.train(parent=first.folder, fraction=1.0, **quick)
     assert {pair.question for pair in read_rows(second.folder, "train")} == {pair.question for pair in PAIRS}
 
@@ -219,7 +219,7 @@ def test_lora_in_bf16_begins_alike_whenever_it_is_begun(lora: Run, tmp_path: Pat
     first, again = (
         {
             name: weight.detach().clone()
-            for name, weight in begin(Run(folder)).fitting.task.model.named_parameters()
+            for name, weight in setup_training(Run(folder)).trainer.task.model.named_parameters()
             if weight.requires_grad
         }
         for _ in range(2)

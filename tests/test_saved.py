@@ -22,7 +22,7 @@ from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained, open_untuned
 from daedap.model.tokenizer import decode, encode
 from daedap.runs import Run, create
-from daedap.training.finetune import learn
+from daedap.training.finetune import finetune
 from daedap.types import Pair
 
 RECIPE = TrainOptions(
@@ -54,7 +54,7 @@ def train_run(folder: Path, kind: str, train_options: TrainOptions = RECIPE) -> 
         device="cpu",
     )
     write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
-    learn(run)
+    finetune(run)
     return TrainedRun(run, base)
 
 
@@ -150,7 +150,7 @@ def test_a_fresh_model_is_opened_again(tmp_path: Path) -> None:
     write_json(
         run.folder / "settings.json", {"learner": model_options, "recipe": asdict(TrainOptions(num_train_epochs=4))}
     )
-    learn(run)
+    finetune(run)
     stored = load_file(run.folder / "model" / "model.safetensors")
     state = open_trained(run).model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in stored.items())

@@ -400,10 +400,10 @@ def command(*words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8", env=own)
 
 
-def kill_and_resume(begin: list[str], runs: Path, moments: list[int]) -> list[int]:
+def kill_and_resume(setup_training: list[str], runs: Path, moments: list[int]) -> list[int]:
     """Kill the command at each of these steps, then let it finish. Returns the last logged steps at the kills."""
     at, run = [], runs / "0001"
-    for words, moment in zip([begin, *(["--resume"] for _ in moments)], moments, strict=False):
+    for words, moment in zip([setup_training, *(["--resume"] for _ in moments)], moments, strict=False):
         process = command(*words, "--runs", str(runs))
         while process.poll() is None and last_step(run) < moment:
             time.sleep(0.002)
@@ -436,8 +436,8 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KillTrial]:
     with ThreadPoolExecutor() as pool:
         ends = {}
         for name, model_options in learners.items():
-            begin = [str(file), *options(SPLITTING, model_options, train_options), "--no-evaluate"]
-            ends[name] = pool.submit(kill_and_resume, begin, folder / f"{name}-killed", moments[name])
+            setup_training = [str(file), *options(SPLITTING, model_options, train_options), "--no-evaluate"]
+            ends[name] = pool.submit(kill_and_resume, setup_training, folder / f"{name}-killed", moments[name])
         straight = {}
         for name, model_options in learners.items():
             recipes = [train_options, train_options, replace(train_options, seed=2)]

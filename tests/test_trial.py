@@ -17,7 +17,7 @@ from daedap.files import write_json
 from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained
 from daedap.runs import Run
-from daedap.training.finetune import learn
+from daedap.training.finetune import finetune
 from daedap.training.trial import TrialContext, prepare_trials
 
 PARTS = split(PAIRS, SplitOptions(dev_size=0.2, test_size=0.1))
@@ -74,7 +74,7 @@ def test_a_trial_trains_like_a_run(context: TrialContext, model_options: ModelOp
     write_split(run.folder, PARTS)
     settings = json.loads((context.run.folder / "settings.json").read_text(encoding="utf-8"))
     write_json(run.folder / "settings.json", settings)
-    learn(run)
+    finetune(run)
     np.testing.assert_allclose(trial, open_trained(run).log2_probability(PAIRS), rtol=1e-3)
 
 

@@ -30,7 +30,7 @@ from daedap.i18n import tell, translate
 from daedap.retrieval.build import build_index
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import FOLDER, Json, Run
-from daedap.training.split_rows import describe_source, parent_file, parent_options, part, with_parents_lookup
+from daedap.training.split_rows import describe_source, parent_file, parent_options, split_rows, with_parents_lookup
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("daedap")
 STARTER_EPOCHS = 1
-"""So that a first bot is there in a minute or so: what it says is mostly looked up (docs/EXPERIMENTS.md)."""
+"""Epochs on the built-in pairs: their answers are mostly retrieved, and the first bot is to be ready soon."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +76,14 @@ def train(
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs; with --from, its file.
     """
     if os.environ.get("RANK", "0") != "0":
-        _help(model_options)
+        _run_as_worker(model_options)
     if place.resume:
         refuse_with_resume(
             file, place.parent and f"--from {place.parent}", read_options, split_options, model_options, train_options
         )
         run = store.interrupted(place.resume, place.runs)
         with run.locked():
-            return _finish(run)
+            return _run_stages(run)
     started = time.perf_counter()
     parent = store.find(place.parent, place.runs) if place.parent else None
     if parent:
@@ -95,39 +95,39 @@ def train(
             STARTER,
             replace(train_options, num_train_epochs=train_options.num_train_epochs or STARTER_EPOCHS),
         )
-    _need_tracker(train_options)
+    _require_tracker(train_options)
     settings: Json = {
         "command": "train",
         "file": str(file),
         **_options(read_options, split_options, model_options, train_options),
-        "from": parent and _named(parent, place.runs),
+        "from": parent and _parent_name(parent, place.runs),
         "evaluate": place.evaluate,
         "study": place.study,
-        "launch": _launch(),
+        "launch": _launch_id(),
     }
-    if begun := _begun_before(settings, place.runs):
-        with begun.locked():
-            return _finish(begun)
+    if earlier := _earlier_attempt(settings, place.runs):
+        with earlier.locked():
+            return _run_stages(earlier)
     base = _load_base(model_options, parent)
     loaded = load(file, read_options, fits=_fits(model_options, base))
     tell(loaded.report.lines())
-    parted = part(file, loaded.pairs, split_options, train_options.seed, parent)
-    source = describe_source(file, loaded, split_options, parted)
+    split_result = split_rows(file, loaded.pairs, split_options, train_options.seed, parent)
+    source = describe_source(file, loaded, split_options, split_result)
     run = store.create(place.runs)
     with run.discard_if_not_started(), run.locked():
-        write_split(run.folder, parted.parts, first=parted.new)
+        write_split(run.folder, split_result.parts, first=split_result.new)
         write_lookup(run.folder, with_parents_lookup(loaded.lookup, parent))
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         settings["prepare_seconds"] = round(time.perf_counter() - started, 1)
         write_json(run.folder / "settings.json", settings)
-        return _finish(run, base)
+        return _run_stages(run, base)
 
 
 def _options(
     read_options: ReadOptions, split_options: SplitOptions, model_options: ModelOptions, train_options: TrainOptions
 ) -> Json:
-    """As JSON has them: the budget in seconds."""
+    """The options as JSON values; the budget in seconds."""
     return {
         "layout": asdict(read_options),
         "splitting": asdict(split_options),
@@ -136,36 +136,36 @@ def _options(
     }
 
 
-def _named(parent: Run, runs: Path) -> str:
-    """What a run calls its parent: the folder beside its own, or one elsewhere."""
+def _parent_name(parent: Run, runs: Path) -> str:
+    """The parent's folder name where it lies in the same folder of runs, else its absolute path."""
     beside = parent.folder.resolve().parent == runs.resolve()
     return parent.folder.name if beside else str(parent.folder.resolve())
 
 
-def _help(model_options: ModelOptions) -> NoReturn:
-    """What `torchrun` and `accelerate launch` start beside the first process learns with it, and does nothing else."""
+def _run_as_worker(model_options: ModelOptions) -> NoReturn:
+    """Training alone, in the processes with a rank above 0 of `torchrun` and `accelerate launch`."""
     from daedap.training.finetune import run_worker  # torch takes seconds to import
 
     run_worker(model_options.device)
 
 
-def _launch() -> str | None:
-    """What all attempts of a training have in common that torchrun restarts when a process dies; None without it."""
+def _launch_id() -> str | None:
+    """An id shared by all attempts of a training that torchrun restarts when a process dies; None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     return f"{socket.gethostname()} {os.getppid()}" if name == "none" else name
 
 
-def _begun_before(settings: Json, runs: Path) -> Run | None:
-    """The unfinished run of an earlier attempt at this very training."""
-    told = json.loads(json.dumps(settings))
+def _earlier_attempt(settings: Json, runs: Path) -> Run | None:
+    """The unfinished run of an earlier attempt with the same launch id and settings."""
+    message = json.loads(json.dumps(settings))
     same = (
-        run for run in store.unfinished(runs) if all(run.settings.get(name) == value for name, value in told.items())
+        run for run in store.unfinished(runs) if all(run.settings.get(name) == value for name, value in message.items())
     )
     return next(same, None) if settings["launch"] else None
 
 
-def _need_tracker(train_options: TrainOptions) -> None:
-    """Without the package, accelerate would only warn, and the curves be nowhere."""
+def _require_tracker(train_options: TrainOptions) -> None:
+    """Raise SettingsError when the tracker is not installed: accelerate would only warn, and log nowhere."""
     found = None if train_options.report_to == "none" else find_spec(train_options.report_to)
     if train_options.report_to != "none" and not (found and found.origin):  # a folder of that name has no origin
         raise SettingsError(
@@ -176,7 +176,7 @@ def _need_tracker(train_options: TrainOptions) -> None:
 
 
 def _load_base(model_options: ModelOptions, parent: Run | None) -> Base | None:
-    """The parent's base or the named one; None when a fresh model will be made, which needs the training rows first."""
+    """The parent's base or the named one; None for a fresh model, which needs the training rows first."""
     if model_options.base == FRESH and not parent:
         return None
     from daedap.model.base import load_base  # torch takes seconds to import
@@ -185,72 +185,72 @@ def _load_base(model_options: ModelOptions, parent: Run | None) -> Base | None:
     base = parent_base(parent) if parent else load_base(model_options.base)
     tell([translate("Base {name}, licence: {licence}", name=model_options.base, licence=base.licence)])
     if model_options.max_length > base.max_positions:
-        told = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
-        tell([translate(told, length=model_options.max_length, places=int(base.max_positions))])
+        message = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
+        tell([translate(message, length=model_options.max_length, places=int(base.max_positions))])
     return base
 
 
 def _fits(model_options: ModelOptions, base: Base | None) -> Fits:
-    """Whether question, answer and end token fit: by the base's own tokenizer, or as if a character were a token."""
+    """Whether question, answer and end token fit: by the base's tokenizer, or counting a character as a token."""
     if base:
         return base.prompt(model_options.max_length).fits
     return lambda pair: len(pair.question) + len(pair.answer) + 8 <= model_options.max_length
 
 
-def _finish(run: Run, base: Base | None = None) -> Run:
-    """Train, convert, index, score; the manifest comes last."""
+def _run_stages(run: Run, base: Base | None = None) -> Run:
+    """The stages after the split: train, convert, index, evaluate; the manifest is written last."""
     from daedap.model.convert import write_engine
     from daedap.model.language_model import CachedScorer  # torch takes seconds to import
     from daedap.model.saved import open_trained
-    from daedap.training.finetune import learn
+    from daedap.training.finetune import finetune
 
     seconds: dict[str, float] = {"prepare": run.settings["prepare_seconds"]}
     with _timed(seconds, "plan"):
-        learn(run, base)
+        finetune(run, base)
     seconds["train"] = run.learned["training"]["seconds"]
     seconds["plan"] = round(max(0.0, seconds["plan"] - seconds["train"]), 1)
     with _timed(seconds, "engine"):
         learned = open_trained(run)
         write_engine(run, learned)
-    speaker = CachedScorer(learned)
+    model = CachedScorer(learned)
     with _timed(seconds, "index"):
-        encoded = build_index(run, speaker)
+        encoder_rows = build_index(run, model)
     with _timed(seconds, "evaluate"):
-        headline = _scores(run, speaker) if run.settings["evaluate"] else {}
-    write_json(run.folder / "manifest.json", _manifest(run, encoded, seconds, headline))
+        headline = _evaluate(run, model) if run.settings["evaluate"] else {}
+    write_json(run.folder / "manifest.json", _manifest(run, encoder_rows, seconds, headline))
     tell([translate("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Keep how long a stage takes."""
+    """Record the seconds that a stage takes."""
     started = time.perf_counter()
     yield
     seconds[stage] = round(time.perf_counter() - started, 1)
 
 
-def _scores(run: Run, speaker: LanguageModel) -> Json:
-    """The headline of the run's scores; a failure costs no more than these, for the training is done."""
+def _evaluate(run: Run, model: LanguageModel) -> Json:
+    """The headline scores. Any failure but a full disk or memory is logged, and the run is complete without scores."""
     try:
-        return evaluate_after_training(run, speaker)
+        return evaluate_after_training(run, model)
     except (StorageError, MemoryError):
         raise
     except Exception as error:
-        told = (
+        message = (
             "The scores failed ({error}), the run is complete without them. Try again: daedap evaluate --run {number}"
         )
-        _log.warning(translate(told, error=f"{type(error).__name__}: {error}", number=run.number))
+        _log.warning(translate(message, error=f"{type(error).__name__}: {error}", number=run.number))
         run.note("scores_failed", traceback=traceback.format_exc())
         return {}
 
 
-def _manifest(run: Run, encoded: int, seconds: Json, headline: Json) -> Json:
+def _manifest(run: Run, encoder_rows: int, seconds: Json, headline: Json) -> Json:
     parent = run.settings["from"]
     return {
         **head(run),
         "parent": int(parent) if parent and parent.isdecimal() else parent,
-        "memory": {"encoder_rows": encoded},
+        "memory": {"encoder_rows": encoder_rows},
         "data": run.document("data/source.json"),
         **run.learned,
         "seconds": seconds,
@@ -261,7 +261,7 @@ def _manifest(run: Run, encoded: int, seconds: Json, headline: Json) -> Json:
 
 
 def _engine(run: Run) -> Json:
-    """What answers on this processor, and how closely it agrees with the trained model."""
+    """The verified engine of this kind of processor, and its agreement with the trained model."""
     from daedap.model.device import processor_kind
     from daedap.model.engine import ENGINE
     from daedap.model.verify import PYTORCH, verified

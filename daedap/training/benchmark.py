@@ -27,7 +27,7 @@ from daedap.model.prompt import Prompt
 from daedap.model.trainable import unwrap_peft
 from daedap.runs import Run
 from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_baseline
-from daedap.training.finetune import learn
+from daedap.training.finetune import finetune
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.training.trainer import Task
 from daedap.types import Pair
@@ -145,21 +145,21 @@ def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measur
     run = _prepare_run(variant, context, folder / "0001", epochs)
     with PeakMemory() as memory:
         started = time.perf_counter()
-        begun = learn(run, base)
+        setup = finetune(run, base)
         seconds = time.perf_counter() - started
-    fitting = begun.fitting
+    trainer = setup.trainer
     events = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     rates = [event["samples_per_second"] for event in events if event["event"] == "train"]
     measured = Measurement(
         variant.name,
-        fitting.machine.precision,
+        trainer.machine.precision,
         epochs * len(context.train),
         seconds,
         tuple(rates[1:] or rates),
         memory.peak_bytes,
-        _flops_per_row(fitting.task, fitting.train_options.per_device_train_batch_size),
+        _flops_per_row(trainer.task, trainer.train_options.per_device_train_batch_size),
         True,
-        bits_per_character(unwrap_peft(fitting.task.model).float(), begun.prompt, context.dev, context.device)
+        bits_per_character(unwrap_peft(trainer.task.model).float(), setup.prompt, context.dev, context.device)
         if context.dev
         else None,
     )

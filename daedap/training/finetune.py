@@ -1,8 +1,7 @@
-"""What a run that goes on from another one begins with: its parent's base, weights, adapter, and some of its rows.
+"""The training stage: a run's settings and rows → its model, read from and written to the run's folder.
 
-What a training computes and nothing else: the trained blocks over what the frozen ones said, on a shortlist.
-
-The training stage: a run's settings and pairs → its model, all read from and written to the run's folder.
+A run that continues another one (`--from`) starts with the parent's base, weights or adapter and
+replays some of its rows.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import torch
 from accelerate.utils import set_seed
@@ -49,28 +48,26 @@ from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure
 from daedap.training.trainer import Trainer, TrainResult, build_task
 from daedap.types import Pair
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-_AGAIN, _FEWEST_AGAIN = 10, 32
-"""Known rows learned again for each new one, and at least: a few new rows take few steps, which forget little."""
-_LEAST_RATE = 0.1
-"""Share of the learning rate for a few new rows: the whole of it costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
+_log = logging.getLogger("daedap")
+_REPLAYED_PER_NEW_ROW, _LEAST_REPLAYED = 10, 32
+"""Replayed rows per new row, and the fewest: a few new rows take few steps, in which little is forgotten."""
+_LEAST_RATE_SHARE = 0.1
+"""Share of the learning rate for a few new rows: the full rate costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
 
 def parent_base(parent: Run) -> Base:
-    """The parent's base, with what the parent has learned in full. Raises BaseError and RunError."""
+    """The parent's base, or its full weights where it was trained in full. Raises BaseError and RunError."""
     recorded, folder = parent.learned["base"], weights_folder(parent)
     if folder.name == "adapter":
         return load_recorded_base(parent, recorded)
     if recorded["name"] != FRESH:
-        load_recorded_base(parent, recorded)  # so that the run can still be held against its untuned base
+        load_recorded_base(parent, recorded)  # raises now if it is gone: the run is evaluated beside its untuned base
     licence, digest = recorded["licence"], recorded["digest"]
     return Base(recorded["name"], load_full_model(folder), load_tokenizer(folder), licence, digest)
 
 
 def load_parent_adapter(model: PeftModel, parent: Run) -> None:
-    """Give new LoRA matrices the parent's values. Raises RunError when these can't be read, or have other shapes."""
+    """Load the parent's LoRA matrices. Raises RunError when they can't be read or have other shapes."""
     folder = parent.folder / "adapter"
     try:
         values = load_file(folder / "adapter_model.safetensors")
@@ -81,95 +78,93 @@ def load_parent_adapter(model: PeftModel, parent: Run) -> None:
 
 
 def rows_to_learn(run: Run) -> list[Pair]:
-    """The training rows; of a run that goes on from another one, the new ones and some of the others again."""
+    """The training rows; in a run that continues another one the new rows and a sample of the others (replay)."""
     train = read_rows(run.folder, "train")
     if not run.parent:
         return train
     new, train_options = run.new_rows, run.settings["recipe"]
     return [
         *train[:new],
-        *sample_rows(train[new:], _again(len(train) - new, new, train_options["replay"]), train_options["seed"]),
+        *sample_rows(
+            train[new:], _replayed_rows(len(train) - new, new, train_options["replay"]), train_options["seed"]
+        ),
     ]
 
 
-def _again(known: int, new: int, share: float | None) -> int:
-    """So many known rows: this share; or ten for each new row, up to a tenth of them; or as many as are new."""
+def _replayed_rows(known: int, new: int, share: float | None) -> int:
+    """How many known rows are replayed: the given share; else ten per new row, up to a tenth of the known rows."""
     if share is not None:
         return round(share * known)
-    return max(min(-(-known // 10), max(_FEWEST_AGAIN, _AGAIN * new)), new)
+    return max(min(-(-known // 10), max(_LEAST_REPLAYED, _REPLAYED_PER_NEW_ROW * new)), new)
 
 
 def parent_learning_rate(run: Run, usual: float) -> float:
-    """Of a run that goes on from another one only as much as its rows are new: the rest is to stay as it is."""
+    """The learning rate of a run that continues another one: reduced in proportion to its share of new rows."""
     if not run.parent:
         return usual
     new, known = run.new_rows, int(run.document("data/source.json")["train"]) - run.new_rows
-    return usual * min(1.0, max(_LEAST_RATE, new / max(1, known)))
+    return usual * min(1.0, max(_LEAST_RATE_SHARE, new / max(1, known)))
 
 
-_log = logging.getLogger("daedap")
-
-
-_log = logging.getLogger("daedap")
-_SMALL = 50_000_000
-"""Weights below which a base is trained in full, as fast as a new one: LoRA would save nothing there."""
-_SHORT = 64
-"""Tokens of a row up to which plain attention is the faster one."""
+_SMALL_MODEL_WEIGHTS = 50_000_000
+"""Weights below which a base is trained in full by default: LoRA would save nothing there."""
+_SHORT_ROW_TOKENS = 64
+"""Mean tokens per row below which eager attention is faster than the fused kernel."""
 _RATES = {"lora": 5e-4, "full": 5e-5}
 _RATE_OF_SMALL = 1e-3
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A run's rows as the model sees them."""
+    """A run's rows as token ids."""
 
     train: list[Example]
     dev: list[Example]
     too_long: int
     """Rows left out because question, answer and end token do not fit."""
     augmented: int
-    """Training rows that were made from others."""
+    """Training rows made by augmentation."""
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A training that stands before its first step; afterwards, its model has learned."""
+    """Everything that a training needs before its first step; the trainer updates its model in place."""
 
     base: Base
     model_options: ModelOptions
     prompt: Prompt
     examples: Examples
-    fitting: Trainer
+    trainer: Trainer
 
 
-def learn(run: Run, base: Base | None = None) -> TrainingSetup:
-    """Train what the run's settings ask for, from its newest checkpoint on; write the model and `learned.json`."""
+def finetune(run: Run, base: Base | None = None) -> TrainingSetup:
+    """Train by the run's settings, from its newest checkpoint on; write the model and `learned.json`."""
     init_distributed(choose_device(run.settings["learner"]["device"]))
-    begun = begin(broadcast(lambda: run), base)
-    fitted = begun.fitting.run()
-    save_trained(begun.fitting.task.model, begun.prompt, run.folder)
-    write_json(run.folder / "learned.json", _record(run, begun, fitted))
-    return begun
+    setup = setup_training(broadcast(lambda: run), base)
+    result = setup.trainer.run()
+    save_trained(setup.trainer.task.model, setup.prompt, run.folder)
+    write_json(run.folder / "learned.json", _record(run, setup, result))
+    return setup
 
 
 def run_worker(device: DeviceName) -> NoReturn:
-    """What the processes beside the first one do: they learn with it, write nothing, and end."""
+    """The processes with a rank above 0: they compute gradients, write nothing, and exit."""
     _log.setLevel(logging.WARNING)
     init_distributed(choose_device(device))
-    begun = begin(receive())
-    begun.fitting.run()
+    setup = setup_training(receive())
+    setup.trainer.run()
     sys.stderr.flush()
     os._exit(0)  # gloo may wait for the first process, which is gone, when the model is put away
 
 
-def begin(run: Run, base: Base | None = None) -> TrainingSetup:
-    """Everything that comes before the first step: the plan, and what the frozen layers say."""
+def setup_training(run: Run, base: Base | None = None) -> TrainingSetup:
+    """Load the base, tokenize the rows, plan, and compute the activations of the frozen layers."""
     started = time.perf_counter()
     model_options, train_options = ModelOptions(**run.settings["learner"]), read_train_options(run.settings["recipe"])
     train, dev = rows_to_learn(run), read_rows(run.folder, "dev")
     base = base or (parent_base(run.parent) if run.parent else choose_base(model_options, train_options, train))
     prompt = base.prompt(model_options.max_length)
-    examples = render(prompt, train, dev, _more(run, train_options, train))
+    examples = render(prompt, train, dev, _augmented_rows(run, train_options, train))
     train_options = replace(
         train_options,
         learning_rate=train_options.learning_rate or parent_learning_rate(run, default_rate(model_options, base)),
@@ -179,10 +174,10 @@ def begin(run: Run, base: Base | None = None) -> TrainingSetup:
     _choose_attention(base.model, examples.train)
     fuse_activations(base.model)
     plan = broadcast(
-        partial(_settle_plan, run, partial(plan_for, run, base, model_options, train_options, examples, machine))
+        partial(_resolve_plan, run, partial(make_plan, run, base, model_options, train_options, examples, machine))
     )
     _log.info("\n".join([machine.summary(), *plan.lines()]))
-    examples, train_options = _as_planned(examples, train_options, plan)
+    examples, train_options = _apply_plan(examples, train_options, plan)
     model = _trainable(base, model_options, train_options, machine, layers=plan.trained_layers)
     if run.parent and isinstance(model, PeftModel):
         load_parent_adapter(model, run.parent)
@@ -197,17 +192,17 @@ def begin(run: Run, base: Base | None = None) -> TrainingSetup:
     )
 
 
-def _settle_plan(run: Run, choose_plan: Callable[[], Plan]) -> Plan:
-    """What the run was begun with, or what is chosen now."""
+def _resolve_plan(run: Run, choose_plan: Callable[[], Plan]) -> Plan:
+    """The plan recorded in the run, or a new one, which is recorded."""
     if "plan" not in run.settings:
         write_json(run.folder / "settings.json", {**run.settings, "plan": asdict(choose_plan())})
     return Plan(**run.settings["plan"])
 
 
-def plan_for(
+def make_plan(
     run: Run, base: Base, model_options: ModelOptions, train_options: TrainOptions, examples: Examples, machine: Machine
 ) -> Plan:
-    """The default, or what fits into the budget best, by a few steps on this machine."""
+    """The default plan, or the one that fits into the budget at the least cost; costs are measured by a few steps."""
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
     top_blocks(base.model, model_options.layers)  # refuses more than there are before anything is tried
     model = _trainable(base, model_options, train_options, machine, layers=None)
@@ -221,14 +216,14 @@ def plan_for(
         epochs=train_options.epochs,
         layers=model_options.layers or _default_layers(model_options, base, blocks),
         blocks=blocks,
-        scoring=indexing_seconds(_remembered(run, examples)) + scoring_seconds(costs, blocks, scored),
+        scoring=indexing_seconds(_indexed_rows(run, examples)) + scoring_seconds(costs, blocks, scored),
         budget=train_options.budget.total_seconds() if train_options.budget else None,
     )
     return choose_plan(costs, wish, layers=model_options.layers, epochs=train_options.num_train_epochs)
 
 
-def _remembered(run: Run, examples: Examples) -> int:
-    """Rows that the bot will know: of a run that goes on from another one, more than it learns now."""
+def _indexed_rows(run: Run, examples: Examples) -> int:
+    """Rows that will be indexed: in a run that continues another one, more than it is trained on."""
     if run.parent:
         return int(run.document("data/source.json")["train"])
     return len(examples.train) - examples.augmented
@@ -239,59 +234,59 @@ def _default_layers(model_options: ModelOptions, base: Base, blocks: int) -> int
     return blocks if method_of(model_options, base) == "full" else math.ceil(blocks / 3)
 
 
-def _as_planned(examples: Examples, train_options: TrainOptions, plan: Plan) -> tuple[Examples, TrainOptions]:
-    """The share of the rows, the same ones for the same seed, and the epochs that the plan has time for."""
+def _apply_plan(examples: Examples, train_options: TrainOptions, plan: Plan) -> tuple[Examples, TrainOptions]:
+    """The plan's fraction of the training rows, sampled by the seed, and its number of epochs."""
     count = max(1, round(plan.fraction * len(examples.train)))
     fewer = replace(examples, train=sample_rows(examples.train, count, train_options.seed))
     return fewer, replace(train_options, num_train_epochs=plan.epochs)
 
 
-def _record(run: Run, begun: TrainingSetup, fitted: TrainResult) -> Json:
-    base, examples, fitting = begun.base, begun.examples, begun.fitting
+def _record(run: Run, setup: TrainingSetup, result: TrainResult) -> Json:
+    base, examples, trainer = setup.base, setup.examples, setup.trainer
     parent = run.parent.learned if run.parent else None
-    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": fitting.train_options.seed}
+    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": trainer.train_options.seed}
     longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
     return {
         "base": parent["base"] if parent else started,
-        "method": method_of(begun.model_options, base),
-        "learning_rate": fitting.train_options.learning_rate,
-        "limits": {"max_length": begun.prompt.max_length, "max_new_tokens": longest},
-        "augmentation": {name: getattr(fitting.train_options, name) for name in Augmentation.__dataclass_fields__},
+        "method": method_of(setup.model_options, base),
+        "learning_rate": trainer.train_options.learning_rate,
+        "limits": {"max_length": setup.prompt.max_length, "max_new_tokens": longest},
+        "augmentation": {name: getattr(trainer.train_options, name) for name in Augmentation.__dataclass_fields__},
         "rows": {
             "train": len(examples.train),
             "augmented": examples.augmented,
             "dev": len(examples.dev),
             "too_long": examples.too_long,
         },
-        "parameters": _count(fitting.task.model),
-        "training": fitted._asdict(),
-        "machine": asdict(fitting.machine),
+        "parameters": _count_weights(trainer.task.model),
+        "training": result._asdict(),
+        "machine": asdict(trainer.machine),
     }
 
 
 def choose_base(model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Base:
-    """The named base, or a fresh one fitted on the training rows alone. Raises BaseError."""
+    """The named base, or one with random weights whose tokenizer is fitted on the training rows. Raises BaseError."""
     if model_options.base == FRESH:
         return random_init_base([text for pair in train for text in (pair.question, pair.answer)], train_options.seed)
     return load_base(model_options.base)
 
 
 def method_of(model_options: ModelOptions, base: Base) -> Method:
-    """As told, or the default."""
-    return model_options.method or ("full" if _small(base) else "lora")
+    """The chosen method, or the default for the size of the base."""
+    return model_options.method or ("full" if _is_small(base) else "lora")
 
 
 def default_rate(model_options: ModelOptions, base: Base) -> float:
-    """The peak learning rate where none was told."""
-    return _RATE_OF_SMALL if _small(base) else _RATES[method_of(model_options, base)]
+    """The default peak learning rate."""
+    return _RATE_OF_SMALL if _is_small(base) else _RATES[method_of(model_options, base)]
 
 
-def _small(base: Base) -> bool:
-    return base.model.num_parameters() < _SMALL
+def _is_small(base: Base) -> bool:
+    return base.model.num_parameters() < _SMALL_MODEL_WEIGHTS
 
 
-def _more(run: Run, train_options: TrainOptions, train: Sequence[Pair]) -> list[Pair]:
-    """Rows made from training rows, as the recipe asks; the same ones whenever the run goes on."""
+def _augmented_rows(run: Run, train_options: TrainOptions, train: Sequence[Pair]) -> list[Pair]:
+    """Augmented rows, as the options ask; the same ones when the run is resumed."""
     more = without_question(train, train_options.null_question_share, train_options.seed)
     if train_options.augment:
         held_out = [pair for side in HELD_OUT for pair in read_rows(run.folder, side)]
@@ -304,7 +299,7 @@ def _more(run: Run, train_options: TrainOptions, train: Sequence[Pair]) -> list[
 
 
 def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
-    """Rows that fit, as ids; `more`: training rows made from others. Raises SettingsError when none fits."""
+    """Tokenize the rows that fit; `more`: augmented training rows. Raises SettingsError when no row fits."""
     sides = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev, more))
     learned, watched, augmented = sides
     if not learned:
@@ -318,13 +313,13 @@ def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Seq
 def _trainable(
     base: Base, model_options: ModelOptions, train_options: TrainOptions, machine: Machine, layers: int | None
 ) -> PreTrainedModel | PeftModel:
-    """The base with what learns, on the machine's device; with LoRA, what is frozen is kept in half the memory."""
+    """The base with its trainable weights, on the device; with LoRA and bf16, frozen weights are cast to bf16."""
     set_seed(train_options.seed)  # LoRA's matrices start at random
     base.model.to(machine.device)  # type: ignore[arg-type]
     if method_of(model_options, base) == "full":
         set_dropout(base.model, model_options.dropout)
         return train_in_full(base.model, layers=layers)
-    set_dropout(base.model, 0.0)  # the base is frozen: noise in it teaches the adapter nothing
+    set_dropout(base.model, 0.0)  # the base is frozen: dropout in it would only add noise
     if machine.precision == "bf16":
         cast_to_bf16(base.model)  # before LoRA: its first values follow its layers' precision, resumed or not
     return with_lora(
@@ -337,8 +332,8 @@ def _trainable(
 
 
 def _choose_attention(model: PreTrainedModel, train: Sequence[Example]) -> None:
-    """Plain products for short rows: PyTorch's fused attention spends ten times as long on 17 tokens (RESULTS.md)."""
-    if statistics.mean(len(example.ids) for example in train) < _SHORT:
+    """Eager attention for short rows: PyTorch's fused kernel takes ten times as long at 17 tokens (RESULTS.md)."""
+    if statistics.mean(len(example.ids) for example in train) < _SHORT_ROW_TOKENS:
         model.set_attn_implementation("eager")
 
 
@@ -350,7 +345,7 @@ def _longest_answer(train: Sequence[Example]) -> int:
     return max(len(example.ids) - example.answer_start for example in train)
 
 
-def _count(model: torch.nn.Module) -> Json:
+def _count_weights(model: torch.nn.Module) -> Json:
     weights = list(model.parameters())
     return {
         "total": sum(weight.numel() for weight in weights),

@@ -1,7 +1,4 @@
-"""`daedap train --from RUN`: what a run takes over from the one it goes on from.
-
-From a file's rows to the sides that a run learns from, stops by and is scored on.
-"""
+"""Split a file's rows into training, dev and test rows; with `--from`, extend the parent's split."""
 
 from __future__ import annotations
 
@@ -31,14 +28,14 @@ from daedap.runs import Json, Run
 from daedap.types import Pair
 
 _USED: tuple[SplitName, ...] = ("train", "dev", "test")
-_FREE = ("dropout", "precision", "device", "cache_gb", "fraction")
-"""Options that may differ from the parent's."""
+_CHANGEABLE = ("dropout", "precision", "device", "cache_gb", "fraction")
+"""Options that may differ from the parent's; all others are taken over."""
 
 
 def parent_options(
     parent: Run, model_options: ModelOptions, split_options: SplitOptions
 ) -> tuple[ModelOptions, SplitOptions]:
-    """The parent's way of learning and of parting rows. Raises SettingsError when another is asked for."""
+    """The parent's model and split options. Raises SettingsError when other values are given, RunError for a base."""
     if parent.command != "train":
         raise RunError(
             "--from {folder}: this is a base, not a run.",
@@ -47,23 +44,23 @@ def parent_options(
             model=parent.folder / "model",
         )
     settings, data = parent.settings, parent.document("data/source.json")
-    theirs = ModelOptions(**{**settings["learner"], "layers": settings["plan"]["layers"]})
+    inherited = ModelOptions(**{**settings["learner"], "layers": settings["plan"]["layers"]})
     sizes = {name: as_fraction(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
-    parted = SplitOptions(**{**settings["splitting"], **sizes})
-    return _taken_over(parent, model_options, theirs), _taken_over(parent, split_options, parted)
+    split_result = SplitOptions(**{**settings["splitting"], **sizes})
+    return _inherit(parent, model_options, inherited), _inherit(parent, split_options, split_result)
 
 
 def parent_file(parent: Run, read_options: ReadOptions) -> tuple[Path, ReadOptions]:
-    """The parent's file, read as it was read then unless it is to be read otherwise."""
+    """The parent's file and, unless others are given, the options it was read with."""
     settings = parent.settings
     return Path(settings["file"]), ReadOptions(**settings["layout"]) if read_options == ReadOptions() else read_options
 
 
-def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
-    """The parent's options with the asked ones that are free; an option that was left out is not asked for."""
-    for option in fields(asked):
-        wish, was = getattr(asked, option.name), getattr(theirs, option.name)
-        if option.name not in _FREE and wish not in (option.default, was):
+def _inherit(parent: Run, wanted: Any, inherited: Any) -> Any:
+    """The parent's options with the changeable ones that were given; a default value counts as not given."""
+    for option in fields(wanted):
+        wish, was = getattr(wanted, option.name), getattr(inherited, option.name)
+        if option.name not in _CHANGEABLE and wish not in (option.default, was):
             raise SettingsError(
                 "--{option} {wish}: run {parent} was made with {was}, and what goes on from it keeps that.",
                 "Leave --{option} out, or train without --from.",
@@ -72,15 +69,15 @@ def _taken_over(parent: Run, asked: Any, theirs: Any) -> Any:
                 parent=parent.folder.name,
                 was=was,
             )
-    return replace(theirs, **{name: getattr(asked, name) for name in _FREE if hasattr(asked, name)})
+    return replace(inherited, **{name: getattr(wanted, name) for name in _CHANGEABLE if hasattr(wanted, name)})
 
 
 def continue_split(
     parent: Run, file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int
 ) -> tuple[Split, frozenset[str]]:
-    """The parent's rows, each on its side, with those of the file's pairs that it does not know.
+    """The parent's split, extended by the pairs of the file that it does not hold.
 
-    Also the ids of all rows that it had on no side it used. Raises DataError when none of them is to be learned.
+    Also the ids of the rows that are new to training, dev or test. Raises DataError when no training row is new.
     """
     before = read_split(parent.folder)
     known = {pair.id for pair in before.pairs}
@@ -107,19 +104,21 @@ def with_parents_lookup(pairs: Sequence[Pair], parent: Run | None) -> list[Pair]
 
 @dataclass(frozen=True)
 class SplitRows:
-    """Rows on their sides."""
+    """A split, and what is new in it."""
 
     parts: Split
     new: frozenset[str] = frozenset()
-    """Ids of those that the parent has not used."""
+    """Ids of the rows that the parent did not use."""
 
     def count_new(self) -> Json:
-        """So many rows of each side are new."""
+        """The number of new rows in each split."""
         return {name: sum(pair.id in self.new for pair in self.parts.rows(name)) for name in _USED}
 
 
-def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, parent: Run | None) -> SplitRows:
-    """Part a file's rows, or add those that are new to the parent's. Raises DataError when there is none to learn."""
+def split_rows(
+    file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, parent: Run | None
+) -> SplitRows:
+    """Split a file's rows, or extend the parent's split. Raises DataError when there is no training row."""
     nothing = frozenset[str]()
     parts, new = (
         continue_split(parent, file, pairs, split_options, seed)
@@ -132,17 +131,17 @@ def part(file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: i
     return SplitRows(parts, new)
 
 
-def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, parted: SplitRows) -> Json:
-    """What a run keeps of where its rows come from; told at once."""
-    parts, new = parted.parts, parted.count_new()
+def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, split_result: SplitRows) -> Json:
+    """`data/source.json`: file, digest, counts and leakage of the rows; also logged."""
+    parts, new = split_result.parts, split_result.count_new()
     counts = {side: parts.assignments.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
     leak = asdict(parts.leak)
-    told = (
+    message = (
         "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
         "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training."
     )
-    tell([translate(told, **counts, **leak)])
-    if parted.new:
+    tell([translate(message, **counts, **leak)])
+    if split_result.new:
         tell(
             [
                 translate(
@@ -159,7 +158,7 @@ def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, par
         "rows": loaded.report.rows,
         "usable": loaded.report.usable,
         **counts,
-        **({"new": new} if parted.new else {}),
+        **({"new": new} if split_result.new else {}),
         "components": len(set(parts.components)),
         "split": split_options.split,
         "leak": leak,

@@ -15,7 +15,7 @@ from daedap.model.base import Base
 from daedap.model.device import Machine, choose_device, choose_precision, describe_machine
 from daedap.model.language_model import TorchModel
 from daedap.runs import Run
-from daedap.training.finetune import begin, choose_base, default_rate, method_of, plan_for, render
+from daedap.training.finetune import choose_base, default_rate, make_plan, method_of, render, setup_training
 from daedap.training.planner import Plan
 from daedap.types import Pair
 
@@ -66,11 +66,11 @@ class TrialContext:
         machine = replace(self.machine, compiled=False)  # torch.compile takes as long as a trial
         write_json(self.run.folder / "settings.json", {**settings, "plan": asdict(plan), "machine": asdict(machine)})
         with _warnings_only():
-            begun = begin(self.run, base)
-        model, prompt, fitting = begun.fitting.task.model, begun.prompt, begun.fitting
+            setup = setup_training(self.run, base)
+        model, prompt, trainer = setup.trainer.task.model, setup.prompt, setup.trainer
         torch_model = TorchModel(model, prompt, prompt.max_length, machine.device, machine.precision)  # type: ignore[arg-type]
-        fitting.resumable, fitting.on_epoch_end = False, lambda epoch: on_epoch_end(epoch, torch_model)
-        fitting.run()
+        trainer.resumable, trainer.on_epoch_end = False, lambda epoch: on_epoch_end(epoch, torch_model)
+        trainer.run()
         return torch_model
 
     def _copy_base(self) -> Base:
@@ -100,7 +100,7 @@ def _plan(
     machine: Machine,
 ) -> Plan:
     examples = render(base.prompt(model_options.max_length), train, [], [])
-    return plan_for(run, base, model_options, replace(train_options, budget=None), examples, machine)
+    return make_plan(run, base, model_options, replace(train_options, budget=None), examples, machine)
 
 
 @contextmanager
