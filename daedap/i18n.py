@@ -9,12 +9,15 @@ import json
 import locale
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 
 _log = logging.getLogger("daedap")
 _CATALOG = Path(__file__).with_name("ko.json")
+_korean_file: ContextVar[bool] = ContextVar("korean_file", default=False)
 
 
 def translate(template: str, /, **fields: object) -> str:
@@ -28,11 +31,23 @@ def translate_to(korean: bool, template: str) -> str:
 
 
 def speaks_korean() -> bool:
-    """Whether the user reads Korean: `DAEDAP_LANG`, then the POSIX variables, then the system's own setting."""
+    """Whether messages are Korean: `DAEDAP_LANG`, then `about_file`, the POSIX variables, the system's own setting."""
+    if not os.environ.get("DAEDAP_LANG") and _korean_file.get():
+        return True
     for name in ("DAEDAP_LANG", "LC_ALL", "LC_MESSAGES", "LANG"):
         if value := os.environ.get(name):
             return value.lower().startswith("ko")
     return (locale.getlocale()[0] or "").lower().startswith("ko")
+
+
+@contextmanager
+def about_file(*, korean: bool) -> Iterator[None]:
+    """Within: messages about a Korean file are Korean in any locale, unless `DAEDAP_LANG` asks for another language."""
+    token = _korean_file.set(korean)
+    try:
+        yield
+    finally:
+        _korean_file.reset(token)
 
 
 @cache

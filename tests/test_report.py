@@ -31,6 +31,7 @@ from daedap.evaluation.report import (
 )
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
+from daedap.i18n import speaks_korean
 from daedap.runs import Json, Run
 
 Output = pytest.CaptureFixture[str]
@@ -113,7 +114,7 @@ def test_no_external_resources(html: str) -> None:
     assert not {name for name, _ in page.attributes} & {"src", "href", "srcset", "onload", "onclick"}
     assert not re.search(r"https?://|url\(|@import", html)
     assert "default-src 'none'" in html
-    assert "prefers-color-scheme: dark" in html
+    assert "color-scheme: light dark" in html
 
 
 def test_text_is_escaped(run: Run) -> None:
@@ -150,6 +151,15 @@ def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     headings = re.findall(r"<h2>(.*?)</h2>", html)
     assert headings == ["진단", "계획과 실제", "곡선", "점수", "답 보기", "데이터", "설정", "기반 모델과 라이선스"]
     assert any(line.startswith(("심각: ", "주의: ")) for line in report.lines())
+
+
+def test_a_korean_run_is_reported_in_korean_in_any_locale(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAEDAP_LANG")
+    monkeypatch.setenv("LC_ALL", "en_US.UTF-8")
+    report = daedap.report(runs=run.folder.parent)
+    assert '<html lang="ko">' in report.file.read_text(encoding="utf-8")
+    assert any(line.startswith(("심각: ", "주의: ")) for line in report.lines())
+    assert not speaks_korean()
 
 
 def test_lines_and_json(run: Run, capsys: Output) -> None:

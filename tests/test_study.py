@@ -186,7 +186,7 @@ def test_the_page_needs_nothing_else(result: SearchResult) -> None:
     assert html.count('class="track"') == len(result.importance)
     rows = html.partition('id="trials"')[2]
     assert rows.count("<tr") == len(result.trials) + 1
-    assert "prefers-color-scheme: dark" in html
+    assert "color-scheme: light dark" in html
 
 
 def test_the_page_in_korean(result: SearchResult, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from daedap.evaluation.diagnose import Finding, diagnose, healthy
 from daedap.evaluation.report import REPORT_MARKER, report_page
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.files import write_text
-from daedap.i18n import translate
+from daedap.i18n import about_file, translate
 from daedap.runs import FOLDER
 
 
@@ -35,9 +35,10 @@ class Reported:
 
     def lines(self) -> list[str]:
         """The file and the findings, for a terminal."""
-        names = {"serious": translate("serious"), "warning": translate("warning"), "hint": translate("hint")}
-        lines = [f"{names[finding.severity]}: {finding.line()}" for finding in self.findings]
-        return [str(self.file), *(lines or [healthy()])]
+        with about_file(korean=self.record.korean):
+            names = {"serious": translate("serious"), "warning": translate("warning"), "hint": translate("hint")}
+            lines = [f"{names[finding.severity]}: {finding.line()}" for finding in self.findings]
+            return [str(self.file), *(lines or [healthy()])]
 
 
 def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER) -> Reported:
@@ -58,8 +59,10 @@ def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER)
     file = out or chosen.folder / "report.html"
     _refuse_other_files(file)
     record = read_run_record(chosen)
-    findings = diagnose(record)
-    write_text(file, report_page(record, findings))
+    with about_file(korean=record.korean):
+        findings = diagnose(record)
+        page = report_page(record, findings)
+    write_text(file, page)
     return Reported(file, record, findings)
 
 

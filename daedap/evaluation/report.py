@@ -386,6 +386,8 @@ def _quality(sample: SampleRow) -> tuple[float, float]:
 
 
 _HERE = Path(__file__).parent
+_STYLESHEET = _HERE.parent / "serve" / "static" / "daedap.css"
+"""That of the chat page; a report holds a copy."""
 _FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
 
 
@@ -403,6 +405,7 @@ def render(template: Path, **values: Any) -> str:
         format_duration=format_duration,
         language="ko" if speaks_korean() else "en",
         frame=_FRAME,
+        stylesheet=_STYLESHEET.read_text(encoding="utf-8"),
         **values,
     )
     return environment.get_template(template.name).render()

@@ -11,7 +11,7 @@ from pathlib import Path
 from daedap.data.split import read_rows
 from daedap.errors import RunError
 from daedap.evaluation.metrics import Score
-from daedap.korean.text import comparison_form
+from daedap.korean.text import HANGUL, comparison_form
 from daedap.runs import Json, Run
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
@@ -85,6 +85,12 @@ class RunRecord:
     def score(self, system: str, metric: str, name: str = "all") -> Score | None:
         """A score; None if it was not measured or is not finite."""
         return self.scores.get(system, {}).get(name, {}).get(metric)
+
+    @property
+    def korean(self) -> bool:
+        """Whether the run's file is Korean: most answers of its test rows are, or its most frequent answer."""
+        answers = [row["answer"] for row in self.rows] or [self.common_answer]
+        return 2 * sum(bool(HANGUL.search(answer)) for answer in answers) > len(answers)
 
     @property
     def plan(self) -> Json:
