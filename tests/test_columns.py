@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.columns import Columns, Part, TurnColumns, choose_columns, choose_keys, column_stats, find_header
+from daedap.data.column_stats import column_stats
+from daedap.data.columns import Columns, Part, choose_columns, choose_keys, find_header
 from daedap.data.headers import header_role, is_header
+from daedap.data.turn_columns import TurnColumns
 from daedap.errors import DataError
 
 FILE = Path("말뭉치.csv")

@@ -94,7 +94,7 @@ def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:
     answer, more = clean_text(pair.answer)
     label, label_kinds = clean_text(pair.label)
     history = tuple(Message(message.role, clean_text(message.content)[0]) for message in pair.history)
-    if not (kinds or more or label_kinds) and history == pair.history:
+    if (question, answer, label, history) == (pair.question, pair.answer, pair.label, pair.history):
         return pair, ()
     repaired = replace(pair, question=question, answer=answer, label=label, history=history)
     return repaired, tuple(sorted(kinds | more | ({"label"} if label_kinds else frozenset())))

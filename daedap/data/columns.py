@@ -16,45 +16,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from daedap.data.clean import excerpt
+from daedap.data.column_stats import Column, column_stats
 from daedap.data.headers import HeaderRole, header_role, is_header, is_second_header, names_other_data
+from daedap.data.turn_columns import TurnColumns, turn_columns, turns_by_content
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 
 Part = Literal["question", "answer", "label"]
-Kind = Literal["empty", "number", "name", "category", "text"]
 
 _HEADER_ROWS = 20
 """Rows at the beginning of a table among which its header is looked for."""
-_NUMBER = re.compile(
-    r"[-+]?[\d.,:/\s%~()-]*\d[\d.,:/\s%~()-]*(?:원|개|명|세|살|호|점|년|월|일|시|분|초|AM|PM|am|pm)?"
-    r"|\d{2,4}\s*년\s*\d{1,2}\s*월.*|\d{4}[-./]\s?\d{1,2}[-./]\s?\d{1,2}.*|[A-Za-z]{0,4}[-_]?\d+|true|false|예|아니오|[YNyn]"
-    r"|[\w.+-]+@[\w-]+\.[\w.]+"
-)
-"""Numbers, dates, times, amounts, codes, flags and e-mail addresses: no text to answer."""
-_SURNAMES = (
-    "김이박최정강조윤장임한오서신권황안송류전홍고문양손배백허유남심노하곽성차주우구민진지엄채원천방공현함변염여추도소석"
-    "선설마길연위표명기반왕금옥육인맹제모탁국"
-)
-_NAME = re.compile(rf"[{_SURNAMES}][가-힣]{{2}}(?:씨|님)?")
-_QUESTION = re.compile(
-    r"[?？]|(?:나요|까요?|는지|은지|은가요?|는가요?|인가요?|죠|려면|어요|아요|해요|돼요|요)[\s.!?~ㅠㅜㅋㅎ]*$"
-)
-"""Ends as a question may; many answers end so, too."""
-_ASKS = re.compile(
-    r"[?？]|(?:나요|까요?|는지|은지|가요|니|냐|나|지|려면|을까|ㄹ까|대|래|싶어|싶다|방법)[\s.!~ㅠㅜㅋㅎ]*$"
-)
-_ANSWERS = re.compile(r"(?<!싶어)(?<!주세)(?<!돼)(?:요|다|죠|오)[.!]+$")
-"""Ends as a question hardly ever does, or an answer often does."""
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table, or one key of JSON objects."""
-
-    index: int
-    """From 0."""
-    name: str
-    """Its header; its number from 1 when there is no header."""
 
 
 @dataclass(frozen=True)
@@ -76,50 +47,6 @@ class Columns:
     """Question and answer columns of a conversation that stands in one row: 사람문장1, 시스템문장1, 사람문장2, …"""
     names: tuple[str, ...] = ()
     """The header."""
-
-
-@dataclass(frozen=True)
-class TurnColumns:
-    """The columns of a table in which every row is one message of a conversation."""
-
-    text: Column
-    speaker: Column | None
-    """None: two speakers take turns."""
-    conversation: Column | None
-    turn: Column | None
-    """Number of the message in its conversation; a smaller number begins a new one."""
-    width: int
-    header_line: int
-
-
-class ColumnStats(NamedTuple):
-    """Content of one column."""
-
-    kind: Kind
-    filled: int
-    """Number of cells that are not empty."""
-    questions: float
-    """Share of cells that read like a question."""
-    asks: float
-    """Share of cells that end as questions do, less that of cells that end as polite answers do; -1 to 1."""
-
-
-def column_stats(rows: Sequence[Sequence[str]], index: int) -> ColumnStats:
-    """Statistics of one column over sample rows (without the header)."""
-    cells = [row[index].strip() for row in rows if index < len(row) and row[index].strip()]
-    if not cells:
-        return ColumnStats("empty", 0, 0.0, 0.0)
-    asks = sum(bool(_ASKS.search(cell)) - bool(_ANSWERS.search(cell)) for cell in cells) / len(cells)
-    mean_length = sum(map(len, cells)) / len(cells)
-    questions = sum(bool(_QUESTION.search(cell)) for cell in cells) / len(cells)
-    kind: Kind = "text"
-    if sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) >= 0.8 * len(cells):
-        kind = "number"
-    elif len(cells) > 2 and sum(bool(_NAME.fullmatch(cell)) for cell in cells) >= 0.8 * len(cells):
-        kind = "name"
-    elif len(cells) > 3 and mean_length <= 15 and questions < 0.3 and len(set(cells)) <= max(1, 0.5 * len(cells)):
-        kind = "category"
-    return ColumnStats(kind, len(cells), questions, asks)
 
 
 class Header(NamedTuple):
@@ -195,7 +122,7 @@ def choose_columns(
     line = rows[header.row][0] if header and header.row >= 0 else 0
     if len(names) < 2:
         raise _single_column(names, file)
-    if header and not named and (turns := _turn_columns(names, line)):
+    if not named and (turns := (header and turn_columns(names, line)) or turns_by_content(names, data, line)):
         return turns
     chooser = _Chooser(names, data, file, header is not None)
     return replace(chooser.choose(requested), header_line=line)
@@ -236,22 +163,6 @@ def _typical(rows: Sequence[Sequence[str]]) -> list[str]:
         return []
     width = Counter(map(len, filled)).most_common(1)[0][0]
     return next(list(row) for row in filled if len(row) == width)
-
-
-def _turn_columns(names: Sequence[str], line: int) -> TurnColumns | None:
-    """Columns of a table of messages: speaker and text, or dialogue and text; None when there are answers."""
-    found: dict[str, Column] = {}
-    ranks: dict[str, float] = {}
-    for index, name in enumerate(names):
-        if (role := header_role(name)) and name.strip():
-            found.setdefault(role.role, Column(index, name))
-            ranks[role.role] = min(role.rank, ranks.get(role.role, 9))
-    speaker, conversation = found.get("speaker"), found.get("conversation")
-    text = found.get("utterance") or (found.get("question") if ranks.get("question") == 1 else None)
-    text = text or (found.get("content") if speaker else None)
-    if not text or not (speaker or conversation) or ranks.get("answer", 9) < 2:
-        return None
-    return TurnColumns(text, speaker, conversation, found.get("turn"), len(names), line)
 
 
 class _Chooser:
@@ -333,6 +244,7 @@ class _Chooser:
             title, content = self.best("title"), self.best("content")
             if title is not None and content is not None:
                 self.places |= {"question": title, "answer": content}
+                self.refuse_third_text()
 
     def add(self, part: Part, index: int | None) -> None:
         """Set a column unless it is None."""
@@ -373,10 +285,17 @@ class _Chooser:
             raise self.unclear()
 
     def refuse_swapped(self) -> None:
-        """Refuse columns whose content says that the answers come first; few rows say so less surely than many."""
+        """Refuse columns whose content says that the answers come first."""
         question, answer = (self.stats[self.places[part]] for part in ("question", "answer"))
-        if answer.asks - question.asks >= (0.3 if question.filled >= 8 else 1.0):
+        if question.asks < answer.asks:
             self.places["question"], self.places["answer"] = self.places["answer"], self.places["question"]
+            raise self.unclear()
+
+    def refuse_third_text(self) -> None:
+        """Refuse 제목 and 내용 as a pair where a third column of texts may hold the answers."""
+        others = (index for index in range(len(self.names)) if self.is_open(index) and self.roles[index] is None)
+        if any(self.stats[index].kind == "text" for index in others):
+            self.places = {"question": self.places["answer"]}
             raise self.unclear()
 
     def result(self) -> Columns:
@@ -400,6 +319,20 @@ class _Chooser:
         more += [index for index, role in enumerate(self.roles) if role and role.role == "alternatives"]
         return replace(result, alternatives=tuple(Column(index, names[index]) for index in more))
 
+    def likely(self) -> tuple[int, int]:
+        """The columns that a refusal suggests: of the texts, the one that asks most and the one that asks least."""
+        texts = [index for index, stats in enumerate(self.stats) if stats.kind == "text"]
+        order = sorted(texts, key=lambda index: -self.stats[index].asks)
+        order += [index for index in range(len(self.names)) if index not in texts]
+        question, answer = (self.places.get(part, -1) for part in ("question", "answer"))
+        if question < 0 or self.stats[question].kind == "number":
+            question = next(index for index in order if index != answer)
+        if answer < 0:
+            last = [index for index in reversed(texts) if index > question] or texts[::-1]
+            order = [*sorted(last, key=lambda index: self.stats[index].asks), *order]
+            answer = next(index for index in order if index != question)
+        return question, answer
+
     def unclear(self) -> DataError:
         """Refusal with a sample of every column and the command that names them."""
         shown = []
@@ -408,12 +341,7 @@ class _Chooser:
             sample = excerpt(next(cells, ""))[:30]
             title = f"{index + 1} {excerpt(name.strip())[:30]}".rstrip() if self.header else str(index + 1)
             shown.append(f"{title} '{sample}'" if sample else title)
-        texts = sorted(range(len(self.names)), key=lambda index: (self.stats[index].kind != "text", index))
-        question, answer = (self.places.get(part, -1) for part in ("question", "answer"))
-        if question < 0 or self.stats[question].kind == "number":
-            question = next(index for index in texts if index != answer)
-        if answer < 0:
-            answer = next(index for index in texts if index != question)
+        question, answer = self.likely()
         values = (self.names[question].strip(), self.names[answer].strip()) if self.keys else (question + 1, answer + 1)
         return DataError(
             "{file}: it is not clear which column holds the questions and which the answers. Columns: {columns}.",

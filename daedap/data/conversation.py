@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 from daedap.data.clean import BadRow
-from daedap.data.columns import TurnColumns
-from daedap.data.headers import header_role
+from daedap.data.headers import speaker_side
 from daedap.data.tables import Record, bad_record
+from daedap.data.turn_columns import TurnColumns
 from daedap.korean.text import nfc
 from daedap.types import Message, Pair, Role
 
@@ -75,14 +75,15 @@ def assistant_among(speakers: Sequence[str]) -> str | None:
 
     Returns: None when the names do not tell and there are more than two of them; of two unknown ones the second.
     """
-    # Of A and B, A is no answer.
-    roles = {name: role.role if (role := header_role(name)) and len(name) > 1 else None for name in speakers}
-    answering = [speaker for speaker, role in roles.items() if role == "answer"]
+    # Of A and B, A is no answer; beside Q it is.
+    marks = {name.casefold() for name in speakers} == {"q", "a"}
+    sides = {name: speaker_side(name) if len(name) > 1 or marks else None for name in speakers}
+    answering = [speaker for speaker, side in sides.items() if side == "answer"]
     if len(answering) == 1:
         return answering[0]
     if len(speakers) != 2:
         return None
-    asking = [speaker for speaker, role in roles.items() if role == "question"]
+    asking = [speaker for speaker, side in sides.items() if side == "question"]
     return next(speaker for speaker in speakers if speaker != (asking[0] if len(asking) == 1 else speakers[0]))
 
 
@@ -114,7 +115,7 @@ def table_conversations(
         last, previous = key, place
         if turns.speaker:
             answers = nfc(fields[turns.speaker.index].strip()) == speaker
-        text = fields[turns.text.index]
+        text = turns.text_of(fields)
         if text.strip():
             yield from conversation.add("assistant" if answers else "user", text, record.line)
         answers = not answers

@@ -40,7 +40,7 @@ class HeaderRole(NamedTuple):
 _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also match the end of a longer word
     "question": (
         "질문 question questions q ques quest",
-        "질의 물음 문의 발화 궁금한점 궁금한것 궁금증 query utterance inquiry enquiry",
+        "질의 물음 문의 발화 궁금한점 궁금한것 궁금증 query utterance inquiry enquiry patterns",
         "민원 상담 요청 고민 사연 건의 제안 의뢰 신고 문제 지시 지시문 명령 명령문 명령어 프롬프트 쿼리 faq prompt"
         " instruction ask request problem",
         "",
@@ -48,7 +48,7 @@ _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also ma
     ),
     "answer": (
         "답변 대답 응답 answer answers a ans reponse",
-        "답 회신 회답 답장 해답 정답 답글 completion output outputs response reply",
+        "답 회신 회답 답장 해답 정답 답글 completion output outputs response responses reply",
         "처리결과 조치결과 처리 조치 결과 해설 풀이 안내 안내문 해결 해결책 해결방법 solution resolution target chosen",
         "",
         "출력 챗봇 봇 상담사 상담원 시스템 점원 직원 에이전트 chatbot bot assistant gpt system agent model ss",
@@ -61,8 +61,11 @@ _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also ma
     "title": ("제목 표제 타이틀 title subject headline",),
     "content": ("내용 본문 상세 설명 글 content contents body description detail details",),
     "alternatives": ("유사질문 동의질문 변형질문 alternatives phrasings paraphrases variants",),
-    "speaker": ("화자 발화자 speaker participant sender role from 역할 발신자 대화자 participantid",),
-    "utterance": ("문장 발화문 대화 대사 메시지 메세지 텍스트 sentence text message msg line",),
+    "speaker": (
+        "화자 발화자 speaker participant sender role from 역할 발신자 대화자 participantid"
+        " 보낸사람 보낸이 발신인 발송인 persontype sendertype usertype senderrole",
+    ),
+    "utterance": ("문장 발화문 대화 대사 메시지 메세지 텍스트 sentence text plaintext message msg line",),
     "conversation": (
         "대화번호 대화id 대화세트 세션 dialog dialogue dialogid dialogueid conversationid talkid session sessionid",
     ),
@@ -90,6 +93,11 @@ _GENERIC = {"text", "content", "contents", "body", "sentence", "string", "str", 
 _LANGUAGES = {"kr", "ko", "kor", "korean", "korea", "en", "eng", "english", "clean", "raw", "full"}
 _FOLLOW_UP = {"suggested", "related", "next", "followup", "관련", "추천", "연관", "후속", "이전"}
 """Before a question: neither the question of the row nor another wording of it."""
+_FORM_REQUEST = re.compile(
+    "[을를은는]?(?:간단히|자세히|모두)?(?:적어|입력해|작성해|써|남겨|알려|말씀해)(?:주세요|주십시오|주시기바랍니다)$"
+)
+"""Ends the titles of a form's fields: 문의하실 내용을 적어 주세요."""
+_FORM_VERB = re.compile(r"(?<=문의|질문|상담|신고|건의|요청|제안)하(?:실|신|는|고싶은)")
 _ENGLISH_OTHER = re.compile("(?:id|idx|no|num|date|time|name|type|count|url)$")
 _BRACKETS = re.compile(r"[(\[（](.*?)[)\]）]")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[가-힣ㄱ-ㅎ]+|\d+")
@@ -109,6 +117,7 @@ def _role(text: str) -> HeaderRole | None:
         return _ROLES[whole]
     # A Korean header without its spaces: `자주 하는 질문` and `자주하는질문` are the same.
     joined = re.sub(r"(?<=[가-힣])[\s_/·.-]+(?=[가-힣])", "", text)
+    joined = _FORM_VERB.sub("", _FORM_REQUEST.sub("", joined.strip(" .!*?:")))
     words = [word.casefold() for word in _WORD.findall(joined) if not word.isdecimal()]
     words = [word for word in words if word not in _LANGUAGES] or words
     if words[1:] and words[0] in ("faq", "qna", "qa"):
@@ -148,6 +157,19 @@ def _compound_role(base: str, ending: str) -> HeaderRole | None:
     return None if len(ending) == 1 and role.role in ("question", "answer") else role
 
 
+_STAFF = ["매니저", "운영자", "관리자", "담당자", "판매자", "사장", "manager", "operator", "admin", "staff", "seller"]
+
+
+def speaker_side(name: str) -> Literal["question", "answer"] | None:
+    """Whether somebody of this name (고객, 상담원, user, Q) asks or answers; None when the name does not tell."""
+    if comparison_form(name) in _STAFF:
+        return "answer"
+    role = header_role(name)
+    if role and role.role == "question":
+        return "question"
+    return "answer" if role and role.role == "answer" else None
+
+
 def is_header(names: Sequence[str]) -> bool:
     """Whether a row names a question or an answer column; letters as short as Q and A only beside each other."""
     filled = [name for name in names if comparison_form(name)]
@@ -160,7 +182,7 @@ def is_header(names: Sequence[str]) -> bool:
         role in ("question", "answer") and len(comparison_form(name)) > 1
         for name, role in zip(filled, roles, strict=True)
     ]
-    return any(named) and not any(_is_sentence(name) for name, known in zip(filled, named, strict=True) if not known)
+    return any(named) and not any(is_sentence(name) for name, known in zip(filled, named, strict=True) if not known)
 
 
 _ROLE_PAIRS = (
@@ -180,16 +202,17 @@ def names_other_data(names: Sequence[str]) -> bool:
     filled = [name for name in names if comparison_form(name)]
     known = [bool(header_role(name)) and len(comparison_form(name)) > 1 for name in filled]
     needed = max(2, len(filled) / 2)
-    return sum(known) >= needed and not any(map(_is_sentence, filled))
+    return sum(known) >= needed and not any(map(is_sentence, filled))
 
 
 def is_second_header(names: Sequence[str]) -> bool:
     """Whether the row below a header continues it: all its cells are header words, such as question, answer."""
     filled = [name for name in names if comparison_form(name)]
     return len(filled) > 1 and all(
-        header_role(name) and not _is_sentence(name) and not re.search(r"\d", name) for name in filled
+        header_role(name) and not is_sentence(name) and not re.search(r"\d", name) for name in filled
     )
 
 
-def _is_sentence(text: str) -> bool:
+def is_sentence(text: str) -> bool:
+    """Whether a text is too long for a header, or ends as a sentence does."""
     return len(text) > 20 or bool(re.search(r"[?!.…~]|(?:요|다|까|죠|네|해|어|아|지)$", text.strip()))

@@ -12,10 +12,10 @@ from typing import Any
 
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.columns import Columns
-from daedap.data.conversation import Conversation, assistant_among, pairs_of
-from daedap.data.headers import header_role
+from daedap.data.conversation import HISTORY, Conversation, assistant_among, pairs_of
+from daedap.data.headers import header_role, is_sentence
 from daedap.data.json_stream import CONVERSATIONS
-from daedap.types import Pair, Role
+from daedap.types import Message, Pair, Role
 
 Chooser = Callable[[tuple[str, ...]], Columns | None]
 """Keys of an object → the keys of question and answer, or None."""
@@ -37,11 +37,35 @@ _TOOLS = {
     "ipython",
 }
 _ROLE_KEYS = ("role", "from", "speaker", "participantID", "speaker_id", "speakerId", "sender", "화자", "발화자")
-_TEXT_KEYS = ("content", "value", "text", "utterance", "message", "sentence", "form", "발화", "발화문", "문장", "내용")
+_TEXT_KEYS = (
+    "norm_text",
+    "content",
+    "value",
+    "text",
+    "utterance",
+    "message",
+    "sentence",
+    "form",
+    "발화",
+    "발화문",
+    "문장",
+    "내용",
+)
 _SYSTEM_KEYS = ("system", "system_prompt", "systemPrompt")
 _DEPTH = 6
 """Levels of objects inside objects that are searched."""
-_SECTION = re.compile(r"^#{2,} *([^\n:：]{1,20}?) *[:：]? *(?:\n|(?<=[:：] )|(?<=[:：]))", re.MULTILINE)
+_PHRASES = ("userSays", "trainingPhrases", "training_phrases", "patterns", "utterances", "examples", "phrases")
+_RESPONSES = ("responses", "messages", "response", "answers", "answer")
+"""Keys of an intent: the wordings of a question, and its answers."""
+_MARK = re.compile(
+    r"#{2,}[ \t]*([^\n:：#]{1,20}?)[ \t]*[:：]|^#{2,}[ \t]*([^\n:：#]{1,20}?)[ \t]*$"
+    r"|<\|im_start\|>(\w+)|<\|(user|assistant|system)\|>|(\[/?INST\]|<usr>|<sys>)"
+    r"|^(질문|답변|사용자|챗봇|Q|A|User|Human|Assistant|Bot)[ \t]*[:：]",
+    re.MULTILINE | re.IGNORECASE,
+)
+"""Begins a turn in a text that was rendered for training: ### 명령문:, <|im_start|>user, [INST], <usr>, 질문: …"""
+_MARK_ROLES: dict[str, Role] = {"[inst]": "user", "[/inst]": "assistant", "<usr>": "user", "<sys>": "assistant"}
+_END_MARK = re.compile(r"</?s>|<\|(?:im_end|endoftext|end)\|>|\[EOS\]")
 _LEGACY_PROMPT = re.compile(r"\s*(?:###|-+>)\s*$")
 _LEGACY_END = re.compile(r"\s*(?:END|###)\s*$")
 
@@ -73,21 +97,31 @@ def _is_label(key: str) -> bool:
 def _pairs(row: Mapping[str, Any], line: int, choose: Chooser, conversation: Conversation) -> Iterator[Pair | BadRow]:
     """The pairs of an object itself, without those of objects in it; nothing when it holds none."""
     messages = conversation_of(row)
-    if messages is not None:
+    if intent := _intent_texts(row):
+        names = (row.get(key) for key in ("intent", "tag", "name", "displayName"))
+        label = next((name for name in names if isinstance(name, str)), "")
+        yield from (Pair(question, reply, label, line=line) for question in intent[0] for reply in intent[1])
+    elif messages is not None:
         system = next((text for key in _SYSTEM_KEYS if isinstance(text := row.get(key), str) and text), "")
         yield from _conversation_pairs(messages, line, conversation, system)
+    elif pair := _web_page_pair(row, line):
+        yield pair
     elif columns := choose(tuple(row)):
         if columns.rounds:
             values = [_text(value) or "" for value in row.values()]
             yield from round_pairs(values, columns, line, conversation)
         else:
             yield from _single(row, line, columns)
-    elif isinstance(text := row.get("text"), str) and (pair := _of_sections(text, line)):
-        yield pair
+    elif turns := next((turns for key in ("text", "prompt") if (turns := marked_turns(row.get(key), line))), None):
+        yield from pairs_of(turns, conversation)
+    elif _maps_questions(row):
+        yield from (Pair(question, str(reply), line=line) for question, reply in row.items())
 
 
 def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
     """The messages of an object that holds a conversation."""
+    if _intent_texts(row):
+        return None
     prompt, completion = row.get("prompt"), row.get("completion", row.get("chosen"))
     if isinstance(completion, list) and _is_messages(completion):
         if isinstance(prompt, list) and _is_messages(prompt):
@@ -191,6 +225,10 @@ def round_pairs(values: Sequence[str], columns: Columns, line: int, conversation
 
 
 def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pair | BadRow]:
+    both = _parallel(row[columns.question.name], row[columns.answer.name])
+    if both:
+        yield from (Pair(question, reply, line=line) for question, reply in both)
+        return
     questions, answers = _texts(row[columns.question.name]), _texts(row[columns.answer.name])
     for column in columns.alternatives:
         questions += [text for text in _texts(row.get(column.name)) if text]
@@ -198,11 +236,35 @@ def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pai
     if not questions or not answers:
         yield BadRow(line, "keys", excerpt(str(dict(row))))
     subject = _text(row.get("input")) if columns.question.name == "instruction" else ""
+    history = _history(row)
     for question in questions:
         for answer in answers:
-            asked, replied = _without_markers(question, answer)
+            prompt, reply = _without_markers(question, answer)
             # what the instruction is about, in Alpaca's layout
-            yield Pair(f"{asked}\n{subject}" if subject else asked, replied, label or "", line=line)
+            yield Pair(f"{prompt}\n{subject}" if subject else prompt, reply, label or "", history, line)
+
+
+def _parallel(questions: object, answers: object) -> list[tuple[str, str]] | None:
+    """Whole columns in one object, as pandas writes them: lists of one length, or objects with the same row numbers."""
+    if isinstance(questions, dict) and isinstance(answers, dict):
+        same = questions.keys() == answers.keys() and all(key.isdecimal() for key in questions)
+        questions, answers = (list(questions.values()), list(answers.values())) if same else (None, None)
+    if not (isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers) > 1):
+        return None
+    texts = [(_text(question), _text(answer)) for question, answer in zip(questions, answers, strict=True)]
+    return [(question, answer) for question, answer in texts if question is not None and answer is not None]
+
+
+def _history(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The exchanges before an instruction: [["question", "answer"], …], in LLaMA-Factory's layout."""
+    exchanges = row.get("history")
+    if not isinstance(exchanges, list):
+        return ()
+    both = [
+        one for one in exchanges if isinstance(one, list) and len(one) == 2 and all(isinstance(t, str) for t in one)
+    ]
+    turns = [Message(role, text) for one in both for role, text in zip(("user", "assistant"), one, strict=True)]
+    return tuple(turns[-HISTORY:]) if len(both) == len(exchanges) else ()
 
 
 def _without_markers(question: str, answer: str) -> tuple[str, str]:
@@ -211,14 +273,72 @@ def _without_markers(question: str, answer: str) -> tuple[str, str]:
     return (prompt, _LEGACY_END.sub("", answer).strip()) if prompt != question else (question, answer)
 
 
-def _of_sections(text: str, line: int) -> Pair | None:
-    """A text with headings: ### 명령문: …, ### 입력: …, ### 답변: … (KoAlpaca, Alpaca)."""
-    sections = _SECTION.split(text)
-    named = list(zip(sections[1::2], sections[2::2], strict=False))
-    roles = [(header_role(name), body.strip()) for name, body in named]
-    questions = [body for role, body in roles if role and role.role == "question" and body]
-    answers = [body for role, body in roles if role and role.role == "answer" and body]
-    return Pair("\n".join(questions), answers[-1], line=line) if questions and answers else None
+def _web_page_pair(row: Mapping[str, Any], line: int) -> Pair | None:
+    """The pair of a question in schema.org's FAQPage, as web pages carry it for search engines."""
+    question, accepted = row.get("name", row.get("text")), row.get("acceptedAnswer")
+    reply = _text(accepted[0] if isinstance(accepted, list) and accepted else accepted) if accepted else None
+    return Pair(question, reply, line=line) if isinstance(question, str) and reply else None
+
+
+def _maps_questions(row: Mapping[str, Any]) -> bool:
+    """Whether an object maps questions to answers: {"주차 되나요?": "네", …}."""
+    texts = all(isinstance(value, str) for value in row.values())
+    return texts and bool(row) and sum(is_sentence(key) for key in row) > 0.6 * len(row)
+
+
+def _intent_texts(row: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
+    """The wordings and the answers of an intent: of Dialogflow, or of a chatbot tutorial's intents.json."""
+    found = [
+        next((texts for key in keys if isinstance(row.get(key), list) and (texts := _intent_list(row[key]))), [])
+        for keys in (_PHRASES, _RESPONSES)
+    ]
+    return (found[0], found[1]) if all(found) else None
+
+
+def _intent_list(values: Sequence[Any]) -> list[str]:
+    """Texts; Dialogflow splits a wording into parts and keeps the variants of an answer in `speech` or `text`."""
+    texts: list[str] = []
+    for value in values:
+        if isinstance(value, str):
+            texts.append(value)
+        elif isinstance(value, dict) and _speaker(value) is None:
+            parts = value.get("data", value.get("parts"))
+            inner = next((value[key] for key in ("messages", "speech", "text") if key in value), None)
+            if isinstance(parts, list):
+                texts.append("".join(str(part.get("text", "")) for part in parts if isinstance(part, dict)))
+            elif isinstance(inner, dict):
+                texts += _intent_list([inner])
+            elif inner is not None:
+                texts += _intent_list(inner if isinstance(inner, list) else [inner])
+    return [text for text in texts if text.strip()]
+
+
+def marked_turns(text: object, line: int) -> list[Turn]:
+    """The turns of a text that was rendered for training, such as `### 명령문: … ### 답변: …` (KoAlpaca).
+
+    Returns: Role, text and line of each; empty when there is no question with its answer.
+    """
+    if not isinstance(text, str) or not (marks := list(_MARK.finditer(text))):
+        return []
+    turns: list[Turn] = []
+    for mark, following in zip(marks, [*marks[1:], None], strict=True):
+        name = next(group for group in mark.groups() if group)
+        body = _END_MARK.sub("", text[mark.end() : following.start() if following else len(text)]).strip()
+        if (role := _mark_role(name)) and body:
+            turns.append((role, body, line))
+        elif role is None and turns:  # a heading inside an answer
+            turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{mark[0].strip()} {body}".strip(), line)
+    roles = [role for role, _, _ in turns]
+    return turns if "user" in roles and "assistant" in roles[roles.index("user") :] else []
+
+
+def _mark_role(name: str) -> Role | None:
+    if known := _MARK_ROLES.get(name.casefold()) or _role(name):
+        return known
+    role = header_role(name)
+    if role and role.role == "question":
+        return "user"
+    return "assistant" if role and role.role == "answer" else None
 
 
 def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth: int) -> Iterator[Pair | BadRow]:

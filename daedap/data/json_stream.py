@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.headers import header_role
+from daedap.data.headers import header_role, is_second_header
 
 Row = dict[str, Any]
 
@@ -42,10 +42,15 @@ def objects(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadRow]]:
             break
     first = skipped[-1].strip("\ufeff \t\r\n") if skipped else ""
     whole = chain(skipped, rest)
-    if first.startswith("[") or (first.startswith("{") and not _is_row(first)):
+    if (first.startswith("[") and not _is_list_of_texts(first)) or (first.startswith("{") and not _is_row(first)):
         yield from _document(_Buffer(whole))
     else:
         yield from _by_lines(whole)
+
+
+def _is_list_of_texts(line: str) -> bool:
+    """Whether a line is a list of texts by itself: a pair or a conversation, with others on the lines below it."""
+    return bool(re.match(r'\[\s*"', line)) and line.rstrip(", ").endswith("]")
 
 
 def _is_row(line: str) -> bool:
@@ -74,7 +79,14 @@ def _parse_line(number: int, line: str) -> Row | BadRow:
         row = json.loads(text)
     except (ValueError, RecursionError):
         row = _python_literal(text)
-    return row if isinstance(row, dict) else BadRow(number, "json", excerpt(line.strip()))
+    return _as_row(row, number, line.strip())
+
+
+def _as_row(value: Any, line: int, text: str) -> Row | BadRow:
+    """An object, or a list of texts as the conversation that it is; BadRow for other values."""
+    if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value):
+        return BadRow(line, "header", excerpt(text)) if is_second_header(value) else {"conversation": value}
+    return value if isinstance(value, dict) else BadRow(line, "json", excerpt(text))
 
 
 def _python_literal(text: str) -> object:
@@ -192,7 +204,7 @@ def _elements(buffer: _Buffer) -> Iterator[tuple[int, Row | BadRow]]:
             if not buffer.skip_object():
                 return
         else:
-            yield line, value if isinstance(value, dict) else BadRow(line, "json", excerpt(str(value)))
+            yield line, _as_row(value, line, str(value))
     if character:
         buffer.skip()
 

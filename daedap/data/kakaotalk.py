@@ -21,15 +21,15 @@ from daedap.types import Pair
 PAUSE = timedelta(hours=1)
 """A longer silence begins a new conversation: later messages seldom answer earlier ones."""
 
-_AM_PM = r"오전|오후|[AaPp]\.?\s?[Mm]\.?"
+_AM_PM = r"오전|오후|午前|午後|上午|下午|[AaPp]\.?\s?[Mm]\.?"
 _TIME = rf"(?:(?P<half>{_AM_PM})\s?)?(?P<hour>\d{{1,2}}):(?P<minute>\d{{2}})(?::\d{{2}})?(?:\s?(?P<half2>{_AM_PM}))?"
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*\.?"
 _WEEKDAY_EN = r"(?:(?:Mon|Tues?|Wed(?:nes)?|Thu(?:rs)?|Fri|Sat(?:ur)?|Sun)(?:day)?\.?,? )?"
-_WEEKDAY_KO = r"(?: ?\(?[월화수목금토일](?:요일)?\)?)?"
+_WEEKDAY_KO = r"(?: ?\(?(?:[월화수목금토일](?:요일)?|[月火水木金土日]曜日|星期[一二三四五六日])\)?)?"
 _DATE = (
     rf"{_WEEKDAY_EN}(?:"
-    r"(?P<year>\d{4}) ?[년./-] ?(?P<month>\d{1,2}) ?[월./-] ?(?P<day>\d{1,2})(?:일|\.(?!\d))?"
+    r"(?P<year>\d{4}) ?[년年./-] ?(?P<month>\d{1,2}) ?[월月./-] ?(?P<day>\d{1,2})(?:일|日|\.(?!\d))?"
     r"|(?P<first>\d{1,2})[./-] ?(?P<second>\d{1,2})[./-] ?(?P<year2>\d{4}|\d{2})\.?"
     rf"|(?P<name>{_MONTH}) (?P<day2>\d{{1,2}})(?:st|nd|rd|th)?,? (?P<year3>\d{{4}})"
     rf"|(?P<day3>\d{{1,2}})(?:st|nd|rd|th)? (?P<name2>{_MONTH}),? (?P<year4>\d{{4}})"
@@ -73,6 +73,14 @@ _ATTACHMENT = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 """What the export writes in place of photos, files, calls and deleted messages."""
+_HEADER = {
+    **dict.fromkeys(("date", "날짜", "일시", "日付"), "date"),
+    **dict.fromkeys(("user", "사용자", "유저", "보낸사람", "ユーザー"), "user"),
+    **dict.fromkeys(("message", "메시지", "메세지", "メッセージ"), "message"),
+}
+"""Headers of the table that the Mac's app writes."""
+_PROGRAMS = frozenset({"오픈채팅봇", "방장봇", "Open Chat Bot", "OpenChat Bot"})
+"""Names under which KakaoTalk itself greets and counts the members of an open chat."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def is_chat(sample: Sequence[str]) -> bool:
 
 def chat_columns(names: Sequence[str]) -> tuple[int, int, int] | None:
     """Columns of date, user and message when a row is the header of an exported chat, else None."""
-    folded = [name.strip().lstrip("\ufeff").casefold() for name in names]
+    folded = [_HEADER.get(name.strip().lstrip("\ufeff").casefold(), "") for name in names]
     wanted = ("date", "user", "message")
     return (folded.index("date"), folded.index("user"), folded.index("message")) if {*wanted} <= {*folded} else None
 
@@ -207,7 +215,7 @@ def _moment(match: re.Match[str], day: date | None) -> datetime | None:
     if half := match["half"] or match["half2"]:
         if hour > 12:
             return None
-        hour = hour % 12 + 12 * (half == "오후" or half[0] in "Pp")
+        hour = hour % 12 + 12 * (half in ("오후", "午後", "下午") or half[0] in "Pp")
     if day is None or hour > 23 or int(match["minute"]) > 59:
         return None
     return datetime.combine(day, time(hour, int(match["minute"])))
@@ -230,6 +238,9 @@ def chat_pairs(chat: Iterable[ChatMessage | BadRow], speaker: str, name: str) ->
     for item in chat:
         if isinstance(item, BadRow):
             yield item
+            continue
+        if item.speaker in _PROGRAMS and item.speaker != speaker:
+            yield BadRow(item.line, "system", excerpt(item.text))
             continue
         if last is None or abs(item.at - last) > PAUSE:
             yield from conversation.end()

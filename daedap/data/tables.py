@@ -17,6 +17,8 @@ MULTI_SPACE = "  "
 """Stands for two or more spaces: columns of text that was pasted from a web page."""
 _LONGEST_RECORD = 1_000
 """Lines. A quote that is not closed by then never will be."""
+_RULE = re.compile(r"[\s|:+-]*-{2,}[\s|:+-]*$")
+"""Below the header of a Markdown table."""
 _SEP_LINE = re.compile(r'\ufeff?"?sep=(.)"?[\s,;]*$')
 
 csv.field_size_limit(1 << 24)  # the default of 131,072 characters refuses long documents
@@ -36,8 +38,8 @@ class Record(NamedTuple):
 def records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
     """The records of a text table.
 
-    An unclosed quote costs its own line only: reading continues with the next one. Blank lines at the end and a first
-    line `sep=,` are skipped.
+    An unclosed quote costs its own line only: reading continues with the next one. Blank lines at the end, a first line
+    `sep=,` and the rule below the header of a Markdown table are skipped.
     """
     ahead: deque[str] = deque()  # lines that were read in search of a closing quote and put back
     rest = iter(lines)
@@ -47,7 +49,7 @@ def records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
         taken = [line]
         if not line.strip():
             blank.append(Record(number, [], ""))
-        elif not (number == 1 and _SEP_LINE.match(line)):
+        elif not (number == 1 and _SEP_LINE.match(line)) and not (delimiter == "|" and _RULE.match(line)):
             yield from blank
             blank.clear()
             yield Record(number, _fields(taken, ahead, rest, delimiter), line)
@@ -59,6 +61,8 @@ def _fields(taken: list[str], ahead: deque[str], rest: Iterator[str], delimiter:
     line = taken[0].rstrip("\r\n")
     if delimiter == MULTI_SPACE:
         return re.split(r" {2,}", line.strip())
+    if delimiter == "|" and line.strip().startswith("|"):  # a Markdown table
+        return [field.strip() for field in line.strip().strip("|").split("|")]
     if '"' not in line:
         return line.split(delimiter)
 
