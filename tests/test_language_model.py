@@ -47,7 +47,7 @@ def favour(model: TorchModel, ids: list[int]) -> TorchModel:
     assert isinstance(head, nn.Linear)
     bias = torch.zeros(head.out_features)
     bias[ids] = 1000.0
-    head.register_forward_hook(lambda _module, _inputs, logits: logits + bias)
+    head.bias = nn.Parameter(bias)
     return model
 
 
@@ -113,6 +113,27 @@ def test_a_reply_has_the_probability_of_its_score(trained: TorchModel) -> None:
             assert bits == pytest.approx(reply.log2_probability * reply.tokens, rel=1e-3, abs=1e-3)
             compared += 1
     assert compared >= 14
+
+
+def test_the_margin_is_the_smallest_lead(trained: TorchModel) -> None:
+    reply, margin = trained.greedy(LEARNED[:1])[0]
+    example = trained.prompt.example(replace(LEARNED[0], answer=reply.text))
+    assert example.n_labels == reply.tokens
+    with torch.no_grad():
+        logits = trained.model(input_ids=torch.tensor([example.ids])).logits[0, example.answer_start - 1 : -1]
+    logits[:, sorted(trained.prompt.control_ids - {trained.prompt.template.eos_id})] = -torch.inf
+    best = logits.topk(2, dim=1).values
+    assert margin == pytest.approx(float((best[:, 0] - best[:, 1]).min()), rel=1e-3)
+
+
+def test_sampled_replies_have_the_probability_of_their_scores(trained: TorchModel) -> None:
+    pair, compared = LEARNED[1], 0
+    for reply in trained.sample([pair], 4, seed=0, temperature=2.0, top_k=5)[0]:
+        bits, labels = trained.log2_probability([replace(pair, answer=reply.text)])[0]
+        if reply.ended and labels == reply.tokens:  # else it is spelled with other tokens
+            assert bits == pytest.approx(reply.log2_probability * reply.tokens, rel=1e-3, abs=1e-3)
+            compared += 1
+    assert compared
 
 
 def test_suppressed_tokens_keep_their_probability(kogpt2: TorchModel) -> None:

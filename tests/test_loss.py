@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import toys
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from daedap.model.base import Base, load_base
-from daedap.model.loss import AnswerLoss, collate, score_answers
+from daedap.model.loss import AnswerLoss, collate, cross_entropy_in_chunks, score_answers
 from daedap.model.prompt import Example
 from daedap.model.trainable import with_lora
 from daedap.types import Pair
@@ -101,6 +102,37 @@ def test_packed_answers_have_the_same_scores(base: Base, attention: str) -> None
     alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in grouped[::7]])
     np.testing.assert_allclose(shared[::7], alone, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(shared[:, 1], [len(example.ids) - example.answer_start for example in grouped])
+
+
+def test_answers_within_the_sliding_window_are_packed(tmp_path: Path) -> None:
+    base = toys.loaded("gemma3", tmp_path)
+    prompt = base.prompt(128)
+    examples = [prompt.example(Pair("심심해", pair.answer)) for pair in toys.PAIRS[:8]]
+    longest = max(len(example.ids) for example in examples)
+    scores, lengths = [], []
+    for window in (longest - 1, longest):
+        base.model.config.sliding_window = window
+        seen: list[int] = []
+        handle = base.model.model.layers[0].register_forward_pre_hook(
+            lambda _layer, inputs, seen=seen: seen.append(inputs[0].shape[0])
+        )
+        scores.append(score_answers(base.model, examples, "cpu"))
+        handle.remove()
+        lengths.append(seen)
+    assert lengths == [[8], [1]], "rows: one for each answer where a window would hide a part of the prompt, else one"
+    base.model.config.sliding_window = longest
+    alone = np.concatenate([score_answers(base.model, [example], "cpu") for example in examples])
+    np.testing.assert_allclose(scores[1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_vocabulary_in_chunks(*, bias: bool) -> None:
+    torch.manual_seed(0)
+    head, states = nn.Linear(6, 23, bias=bias), 3 * torch.randn(4, 6)
+    index, label = torch.tensor([0, 0, 1, 3, 2, 3]), torch.tensor([0, 22, 7, 8, 20, 21])
+    expected = cross_entropy(head(states)[index], label, reduction="none")
+    for chunk in (5, 23, 100):
+        torch.testing.assert_close(cross_entropy_in_chunks(head, states, index, label, chunk), expected)
 
 
 def test_more_examples_than_a_batch_keep_their_order(base: Base, examples: list[Example]) -> None:
