@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from daedap.config import ReadOptions
 from daedap.data.doctor import load
-from daedap.data.reader import ReadOptions
 from daedap.model.base import Base, load_base
 from daedap.model.device import processor_features, processor_name
 from daedap.runs import Run

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 import daedap
+from daedap.config import AnswerOptions
 from daedap.data.split import read_components, read_rows
 from daedap.evaluation.metrics import bootstrap, gold_ranks
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
 from daedap.evaluation.testset import EvalSet, EvalSettings, make_eval_set
-from daedap.retrieval.bot import AnswerOptions, Bot
+from daedap.retrieval.bot import Bot
 from daedap.retrieval.rerank import RerankWeights, dev_features, differences, fit_linear
 from daedap.runs import Run
 from daedap.types import Pair

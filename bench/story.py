@@ -22,10 +22,9 @@ from typing import Any
 
 import daedap
 import daedap.runs as store
-from daedap.config import FRESH, ModelOptions, TrainOptions
+from daedap.config import FRESH, ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.doctor import load
-from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, read_components, read_rows, split
+from daedap.data.split import read_components, read_rows, split
 from daedap.evaluation.compare import Difference, common_rows, differences, read_evaluated_run
 from daedap.evaluation.evaluate import Row, Systems, evaluate
 from daedap.evaluation.evaluate_run import save_evaluation

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import DaedapError
@@ -35,6 +35,9 @@ COMMANDS = {
     "tune": "Search for better settings within a time budget.",
     "bench": "Measure how fast this machine trains, with the usual recipes and with daedap's.",
 }
+
+
+_LIST_OPTIONS = frozenset({"--augment", "--recipes"})
 
 
 class Result(Protocol):
@@ -95,10 +98,16 @@ def _app() -> App:
         suppress_keyboard_interrupt=False,
         result_action="return_value",
         help_formatter=_HelpPage(),
+        default_parameter=Parameter(negative_iterable=(), show_default=_shown_default),
     )
     for name, purpose in COMMANDS.items():
         app.command(f"daedap.commands.{name}:{name}", name=name, help=translate(purpose))
     return app
+
+
+def _shown_default(value: Any) -> Any:
+    """Show no default for options that are off or empty."""
+    return "" if value in ((), "") else value
 
 
 class _HelpPage(DefaultFormatter):
@@ -116,7 +125,16 @@ def _told(text: Any) -> Any:
 
 
 def _completed(words: list[str]) -> list[str]:
-    """`--resume` may stand alone: it then means the latest interrupted run."""
+    """Words as cyclopts reads them.
+
+    `--resume` may stand alone: it then means the latest interrupted run. The values of a list option may be joined by
+    commas: `--augment typo,spacing` is `--augment typo --augment spacing`.
+    """
+    for option in _LIST_OPTIONS.intersection(words):
+        place = words.index(option)
+        values = words[place + 1].split(",") if place + 1 < len(words) else []
+        each = [word for value in values for word in (option, value.strip())]
+        words = [*words[:place], *(each or [option]), *words[place + 2 :]]
     for place, word in enumerate(words):
         alone = place + 1 == len(words) or words[place + 1].startswith("--")
         if word == "--resume" and alone:

@@ -1,14 +1,22 @@
-"""What a user may decide about training, named as in Hugging Face's TrainingArguments and PEFT's LoraConfig."""
+"""Every option, declared once: the command line, the Python API and the reference page are made from these classes.
+
+Names are those of Hugging Face's TrainingArguments, PEFT's LoraConfig and LlamaConfig, and scikit-learn. An option that
+is out of range raises SettingsError, from the command line and from Python alike.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from daedap.data.augment import Augmentation
+from cyclopts import Parameter
+
 from daedap.errors import SettingsError
 
 Method = Literal["lora", "full"]
@@ -16,10 +24,57 @@ Precision = Literal["auto", "fp32", "bf16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Tracker = Literal["none", "tensorboard", "wandb", "mlflow", "comet_ml", "trackio"]
 
+SplitMethod = Literal["components", "random"]
+Perturbation = Literal["typo", "spacing", "particles", "polite", "casual", "laughter"]
+PERTURBATIONS: tuple[Perturbation, ...] = get_args(Perturbation)
+"""Ways in which other people would type a question."""
+RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2", "ours_compiled"]
+
+RUNS = Path(os.environ.get("DAEDAP_RUNS") or "runs")
+"""Folder of the runs unless the user names another one."""
 MINI = "daedap-mini"
 """Name of the built-in base."""
 FRESH = "fresh"
 """Name of a small model with random weights, and a tokenizer fitted on the training rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Where questions and answers are, as far as the user says."""
+
+    question_column: str | None = None
+    """Name of the questions' column or key, or its number counted from 1; None: told by its name or position."""
+    answer_column: str | None = None
+    """The same for the answers."""
+    label_column: str | None = None
+    """The same for the labels, which are optional."""
+    speaker: str | None = None
+    """In a KakaoTalk chat: whose messages are the answers."""
+    sheet: str | None = None
+    """In a workbook: the sheet to read, by its name or its number counted from 1; None: all that hold pairs."""
+    mask_personal: bool = False
+    """Replace mobile, card, account and resident numbers and e-mail addresses by asterisks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """How rows are assigned to splits. Sizes are fractions (0.1) or numbers of rows (1000), as in scikit-learn."""
+
+    split: SplitMethod = "components"
+    """components keeps near-duplicates together; random is the usual practice, and the run says how much leaks."""
+    dev_size: float = 0.05
+    """Rows that decide when to stop: a share, or about so many rows."""
+    test_size: float = 0.1
+    """Rows that are never learned, for the scores: a share, or about so many rows."""
+    fraction: float = 1.0
+    """Learn only this share of the training rows; a smaller share is part of a larger one."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise SettingsError("--fraction {value}: must be above 0 and at most 1.", "Try 0.2.", value=self.fraction)
+        for name, value in (("dev-size", self.dev_size), ("test-size", self.test_size)):
+            if not value >= 0:  # also refuses NaN
+                raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=name, value=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +106,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         at_least_one(self, "lora_r", "lora_alpha", "max_length")
-        _share(self, "dropout")
+        _fraction(self, "dropout")
         _not_negative(self, "cache_gb")
         if self.method == "lora" and self.base == FRESH:
             raise SettingsError(
@@ -61,7 +116,37 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions(Augmentation):
+class AugmentOptions:
+    """Training rows that are generated in addition to those of the file."""
+
+    augment: Sequence[Perturbation] = ()
+    """Learn questions also as other people would type them; several kinds are joined by commas."""
+    augment_share: float = 0.5
+    """So many more rows of each of these kinds, in relation to the training rows."""
+    null_question_share: float = 0.0
+    """Share of the training rows to learn once more without their question: what an answer is worth by itself."""
+
+    def __post_init__(self) -> None:
+        for kind in self.augment:
+            if kind not in PERTURBATIONS:
+                raise SettingsError(
+                    "--augment {kind}: there is no such kind.",
+                    "There are: {kinds}",
+                    kind=kind,
+                    kinds=", ".join(PERTURBATIONS),
+                )
+        if not 0 < self.augment_share <= 10:
+            raise SettingsError(
+                "--augment-share {value}: must be above 0 and at most 10.", "Try 0.5.", value=self.augment_share
+            )
+        if not 0 <= self.null_question_share <= 1:
+            raise SettingsError(
+                "--null-question-share {value}: must lie between 0 and 1.", "Try 0.1.", value=self.null_question_share
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(AugmentOptions):
     """How it is trained."""
 
     num_train_epochs: int | None = None
@@ -105,7 +190,7 @@ class TrainOptions(Augmentation):
         super().__post_init__()
         at_least_one(self, "num_train_epochs", "per_device_train_batch_size")
         at_least_one(self, "save_steps", "save_total_limit", "logging_steps")
-        _share(self, "warmup_ratio")
+        _fraction(self, "warmup_ratio")
         _not_negative(self, "weight_decay", "swa_epoch_start")
         _seed(self.seed)
         _budget(self.budget)
@@ -123,7 +208,7 @@ class TrainOptions(Augmentation):
 
     @property
     def epochs(self) -> int:
-        """As told, or the default."""
+        """As given, or the default."""
         return 5 if self.num_train_epochs is None else self.num_train_epochs
 
     def rate(self, step: int, steps: int, share: float) -> float:
@@ -137,9 +222,26 @@ class TrainOptions(Augmentation):
         return peak * min(1.0, falling[self.lr_scheduler_type])
 
 
-def read_train_options(told: Mapping[str, Any]) -> TrainOptions:
-    """A recipe from a run's settings, where the budget is in seconds."""
-    return TrainOptions(**{**told, "budget": told["budget"] and timedelta(seconds=told["budget"])})
+def read_train_options(recorded: Mapping[str, Any]) -> TrainOptions:
+    """The options that a run was started with, recorded as JSON with the budget in seconds."""
+    budget = recorded["budget"]
+    return TrainOptions(**{**recorded, "budget": budget and timedelta(seconds=budget)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where runs are kept."""
+
+    runs: Path = RUNS
+    """Folder of the runs."""
+    from_: str | None = None
+    """Go on from a finished run with the rows that it has not learned: its number, folder, latest or best."""
+    resume: str | None = None
+    """Go on with an interrupted run: its number or folder; without a value, the latest one."""
+    evaluate: bool = True
+    """Score the finished run on its test rows."""
+    study: Annotated[str | None, Parameter(parse=False)] = None
+    """The study that found its settings, and the trial: `name:14`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +320,7 @@ class PretrainOptions:
         at_least_one(self, "block_size", "per_device_train_batch_size", "num_train_epochs", "max_steps")
         at_least_one(self, "save_steps", "eval_steps", "save_total_limit", "logging_steps")
         _not_negative(self, "warmup_steps", "weight_decay")
-        _share(self, "decay_ratio")
+        _fraction(self, "decay_ratio")
         _seed(self.seed)
         _rate(self.learning_rate)
         _budget(self.budget)
@@ -235,6 +337,124 @@ class PretrainOptions:
         rising = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
         falling = min(1.0, (1 - share) / self.decay_ratio) if self.decay_ratio else 1.0
         return self.learning_rate * rising * falling
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseOptions:
+    """Where bases are kept, which one to go on from, and what is kept apart to measure them."""
+
+    base: str = FRESH
+    """Go on from this base's weights, with its tokenizer and shape: daedap-mini, a folder, or a name on the hub."""
+    runs: Path = RUNS
+    """Folder of the runs; bases stand in its folder bases."""
+    resume: str | None = None
+    """Go on with an interrupted base: its number or folder; without a value, the latest one."""
+    dev_size: float = 0.01
+    """Share of each file that is held out, in whole documents, to measure on; 0: none."""
+
+    @property
+    def bases(self) -> Path:
+        """Folder of the bases."""
+        return self.runs / "bases"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dev_size <= 0.5:
+            raise SettingsError("--dev-size {value}: must lie between 0 and 0.5.", "Try 0.01.", value=self.dev_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions:
+    """How a bot answers."""
+
+    samples: int | None = None
+    """Answers that the language model proposes to a question that is not known. [default: 8 where that was measured to
+    help when the run was made, else 0: then a question that is not understood gets suggestions]"""
+    fallback: str | None = None
+    """What to say when a question is not understood: a text, or off. [default: a friendly request]"""
+    direct_answer_threshold: float = 0.5
+    """Probability of being right from which the best known answer is given at once."""
+    suggestion_threshold: float = 0.15
+    """Probability from which the nearest known questions are suggested instead of the fallback."""
+    seed: int = 42
+    """Of the answers that the model proposes: the same questions get the same answers."""
+
+    def __post_init__(self) -> None:
+        if self.samples is not None and self.samples < 0:
+            raise SettingsError("--samples {value}: must not be negative.", "Try 8.", value=self.samples)
+        for name in ("direct_answer_threshold", "suggestion_threshold"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SettingsError(
+                    "--{name} {value}: must lie between 0 and 1.",
+                    "It is a probability: try 0.5.",
+                    name=name.replace("_", "-"),
+                    value=getattr(self, name),
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """Further tests of the bot."""
+
+    paraphrases: Path | None = None
+    """A CSV with the columns question and answers (| between several): known questions in other words."""
+    disturbed: bool = False
+    """Ask the test questions as other people type them, too: typos, spaces, particles, speech level, laughter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """How a search is carried on, and where it is kept."""
+
+    trials: int | None = None
+    """End after this many trials of the study. [default: as many as there is time for]"""
+    study: str | None = None
+    """Name of the study; an existing one is continued. [default: from the file, the base and the options]"""
+    storage: str | None = None
+    """Database of studies that many machines share, like postgresql://user@host/name. [default: a file in runs]"""
+    finish: bool = True
+    """Train a run with the best settings in the end; for machines that only help: --no-finish."""
+    runs: Path = RUNS
+    """Folder of the runs; studies are kept in its subfolder studies."""
+
+    def __post_init__(self) -> None:
+        at_least_one(self, "trials")
+        if self.study and not re.fullmatch(r"[\w.-]*\w", self.study):
+            raise SettingsError(
+                "--study {name}: a name has letters, digits, dots and dashes only.", "Try my-study.", name=self.study
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured, and for how long."""
+
+    base: str | None = None
+    """Base model: a folder, a hub name or daedap-mini. [default: random weights in the shape of skt/kogpt2-base-v2]"""
+    tokenizer: Path | None = None
+    """Folder with the tokenizer.json for that shape. [default: daedap-mini's]"""
+    recipes: Sequence[RecipeName] | None = None
+    """The recipes to measure, joined by commas; the others are compared with the first. [default: all]"""
+    steps: int = 6
+    """Steps of each usual recipe; the first one warms up and isn't counted."""
+    rows: int | None = None
+    """Learn from so many rows, drawn at random. [default: all]"""
+    quality: bool = False
+    """Train for whole epochs too, and score the dev rows: minutes to hours."""
+    epochs: int = 3
+    """How often every row is learned for that, and by daedap's own training, which is always measured whole."""
+    device: DeviceName = "auto"
+    """Where to compute; auto takes the best there is."""
+    runs: Path = RUNS
+    """Folder of the runs; scratch files are kept there meanwhile."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise SettingsError("--steps {value}: the first one isn't counted.", "Give at least 2.", value=self.steps)
+        at_least_one(self, "rows", "epochs")
+        if self.base and self.tokenizer:
+            raise SettingsError(
+                "--base {base} has its own shape and tokenizer.", "Leave --tokenizer out.", base=self.base
+            )
 
 
 def _not_negative(options: object, *names: str) -> None:
@@ -270,7 +490,7 @@ def at_least_one(options: object, *names: str) -> None:
             raise SettingsError("--{name} {value}: must be at least 1.", name=name.replace("_", "-"), value=value)
 
 
-def _share(options: object, name: str) -> None:
+def _fraction(options: object, name: str) -> None:
     value = getattr(options, name)
     if not 0 <= value < 1:
         raise SettingsError(

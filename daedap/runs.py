@@ -10,7 +10,6 @@ Every file and folder is made under a temporary name and renamed, so that what b
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,8 +23,6 @@ from daedap.errors import BaseError, DataError, RunError, SettingsError, Storage
 from daedap.files import add_line, storage, sweep
 
 Json = dict[str, Any]
-FOLDER = Path(os.environ.get("DAEDAP_RUNS") or "runs")
-"""Where runs are kept unless the user says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ import pytest
 from conftest import PAIRS, daedap_process, write_csv
 
 from daedap.cli import run as cli
-from daedap.data.split import SplitOptions, split
+from daedap.config import SplitOptions
+from daedap.data.split import split
 from daedap.runs import Run
 from daedap.types import Pair
 

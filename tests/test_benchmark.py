@@ -14,7 +14,8 @@ from conftest import write_csv
 from peft import PeftModel
 
 from daedap.cli import run as cli
-from daedap.commands.bench import Bench, BenchOptions, RecipeName, _as_long, _possible
+from daedap.commands.bench import Bench, _as_long, _possible
+from daedap.config import BenchOptions, RecipeName
 from daedap.errors import BaseError, SettingsError
 from daedap.model.base import load_base
 from daedap.training.baselines import BASELINES, NAMES, Step, kogpt2_shape
@@ -156,7 +157,7 @@ def test_the_table() -> None:
 def test_the_command(folder: Path, file: Path, tmp_path: Path, capsys: Output) -> None:
     runs = tmp_path / "runs"
     words = ["bench", str(file), "--base", str(folder), "--steps", "2", "--rows", "30", "--runs", str(runs)]
-    words += ["--recipes", "full_padded", "lora_padded", "ours_fp32", "--quality", "--epochs", "1"]
+    words += ["--recipes", "full_padded,lora_padded,ours_fp32", "--quality", "--epochs", "1"]
     words += ["--device", "cpu", "--json"]
     assert cli(words) == 0
     result = json.loads(capsys.readouterr().out)

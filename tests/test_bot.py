@@ -7,9 +7,10 @@ import pytest
 from conftest import PAIRS
 
 import daedap
+from daedap.config import AnswerOptions
 from daedap.data.split import read_rows
 from daedap.errors import RunError
-from daedap.retrieval.bot import KNOWN, AnswerOptions, Bot
+from daedap.retrieval.bot import KNOWN, Bot
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.runs import Run
 from daedap.types import Generation, Message, Pair

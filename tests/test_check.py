@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from daedap.config import ReadOptions
 from daedap.data.clean import clean, clean_text
 from daedap.data.doctor import LONGEST, check, load, percentile
 from daedap.data.findings import KINDS, Report
-from daedap.data.reader import ReadOptions
 from daedap.errors import DataError
 from daedap.types import Pair
 

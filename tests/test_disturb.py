@@ -10,7 +10,8 @@ from typing import get_args
 
 import pytest
 
-from daedap.korean.perturb import KINDS, NEGATION, Kind, _strokes, _typed, perturb, perturb_each
+from daedap.config import PERTURBATIONS, Perturbation
+from daedap.korean.perturb import NEGATION, _strokes, _typed, perturb, perturb_each
 from daedap.korean.text import analyse, comparison_form, speech_level
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"
@@ -18,7 +19,7 @@ TYPED = re.compile(r"[가-힣ㄱ-ㅎㅏ-ㅣ\x20-\x7e…‘’“”~]*")
 DENIED = {"안/MAG", "못/MAG", "않/VX", "없/VA", "아니/VCN", "말/VX", "모르/VV", "싫/VA", "못하/VX"}
 
 
-def disturbed(question: str, kind: Kind, times: int = 40) -> set[str]:
+def disturbed(question: str, kind: Perturbation, times: int = 40) -> set[str]:
     return {perturb(question, kind, random.Random(seed)) for seed in range(times)}
 
 
@@ -179,15 +180,15 @@ def test_laughter() -> None:
     assert all(re.fullmatch("뭐 해\\? ?[ㅋㅎ]{2,3}", said) for said in disturbed("뭐 해?", "laughter"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_many_at_once_are_as_one_by_one(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", PERTURBATIONS)
+def test_many_at_once_are_as_one_by_one(kind: Perturbation) -> None:
     questions = ["내가 밥을 안 먹었어?", "오늘 뭐 해요?", "12시 땡!", "배고파ㅋㅋ"] * 3
     at_once = [*perturb_each(questions, kind, [random.Random(n) for n in range(12)])]
     assert at_once == [perturb(question, kind, random.Random(n)) for n, question in enumerate(questions)]
 
 
 def test_all_kinds_are_named() -> None:
-    assert get_args(Kind) == KINDS
+    assert get_args(Perturbation) == PERTURBATIONS
 
 
 # ---- 500 real questions --------------------------------------------------------------------------------------------
@@ -204,12 +205,12 @@ def real() -> tuple[str, ...]:
 
 
 @cache
-def real_disturbed(kind: Kind) -> tuple[str, ...]:
+def real_disturbed(kind: Perturbation) -> tuple[str, ...]:
     return tuple(perturb_each(real(), kind, [random.Random(n) for n in range(len(real()))]))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_comes_out_is_text_that_people_type(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", PERTURBATIONS)
+def test_what_comes_out_is_text_that_people_type(kind: Perturbation) -> None:
     for question, said in zip(real(), real_disturbed(kind), strict=True):
         assert said.strip() == said != ""
         assert unicodedata.is_normalized("NFC", said)
@@ -217,8 +218,8 @@ def test_what_comes_out_is_text_that_people_type(kind: Kind) -> None:
         assert abs(len(said) - len(question)) <= max(4, question.count(" "))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "spacing"])
-def test_no_negation_is_lost_or_made(kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [kind for kind in PERTURBATIONS if kind != "spacing"])
+def test_no_negation_is_lost_or_made(kind: Perturbation) -> None:
     for question, said in zip(real(), real_disturbed(kind), strict=True):
         if kind in ("typo", "laughter"):
             assert NEGATION.findall(said) == NEGATION.findall(question), said
@@ -251,7 +252,7 @@ def test_each_kind_finds_enough_to_change() -> None:
     assert changed("particles", have) > 0.5
 
 
-def changed(kind: Kind, among: list[bool] | None = None) -> float:
+def changed(kind: Perturbation, among: list[bool] | None = None) -> float:
     pairs = zip(real(), real_disturbed(kind), among or [True] * len(real()), strict=True)
     counted = [question != said for question, said, counts in pairs if counts]
     return sum(counted) / len(counted)

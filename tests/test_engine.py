@@ -21,8 +21,8 @@ from transformers import (
     Olmo2ForCausalLM,
 )
 
-from daedap.config import ModelOptions, TrainOptions
-from daedap.data.split import SplitOptions, split, write_split
+from daedap.config import ModelOptions, SplitOptions, TrainOptions
+from daedap.data.split import split, write_split
 from daedap.errors import DataError, EngineError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base

@@ -8,9 +8,10 @@ from typing import Any
 import openpyxl
 import pytest
 
+from daedap.config import ReadOptions
 from daedap.data.doctor import check
 from daedap.data.excel import format_cell
-from daedap.data.reader import BadRow, ReadOptions, open_source, rows
+from daedap.data.reader import BadRow, open_source, rows
 from daedap.errors import DataError
 from daedap.types import Pair
 

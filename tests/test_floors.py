@@ -9,11 +9,10 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
-i18n errors files runs types
+i18n errors files types config runs
 korean: text speech_level perturb word_vectors
-data: clean dedup inputs encoding split augment headers columns tables excel conversation kakaotalk
+data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel conversation kakaotalk
 data: json_stream json_layouts personal other_formats reader corpus findings doctor
-config
 model: batching distributed device gguf tokenizer prompt base trainable
 model: loss language_model saved engine verify convert sentence_encoder
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows

@@ -66,7 +66,7 @@ def test_new_rows_are_learned_and_old_ones_stay_where_they_were(trained: Run, tm
     parent = copied(trained, tmp_path)
     before = (parent.folder / "manifest.json").read_bytes()
     file = write_csv(tmp_path / "more.csv", [*PAIRS[:20], *NEW])
-    run = daedap.train(file, parent=1, runs=tmp_path, num_train_epochs=2)
+    run = daedap.train(file, from_=1, runs=tmp_path, num_train_epochs=2)
     assert (run.number, run.manifest["parent"], run.parent) == (2, 1, parent)
     assert (parent.folder / "manifest.json").read_bytes() == before
     for side in ("train", "dev", "test"):
@@ -106,7 +106,7 @@ def test_a_new_answer_goes_before_an_old_one(trained: Run, tmp_path: Path) -> No
     known = read_rows(trained.folder, "train")[4]
     other = Pair(known.question, "그건 이제 달라졌어요.", known.label)
     file = write_csv(tmp_path / "more.csv", [other])
-    run = daedap.train(file, parent=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
+    run = daedap.train(file, from_=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
     assert daedap.Bot.open(run.folder).reply(known.question).text == other.answer
 
 
@@ -115,7 +115,7 @@ def test_weights_go_on(trained: Run, tmp_path: Path) -> None:
     copied(trained, tmp_path)
     file = write_csv(tmp_path / "more.csv", NEW)
     options = {"learning_rate": 1e-9, "num_train_epochs": 1, "evaluate": False, "replay": 0, "precision": "fp32"}
-    run = daedap.train(file, parent=1, runs=tmp_path, **options)
+    run = daedap.train(file, from_=1, runs=tmp_path, **options)
     new = run.manifest["data"]["new"]["train"]
     assert run.manifest["rows"]["train"] == new
     old, now = (open_trained(one).log2_probability(PAIRS)[:, 0] for one in (trained, run))
@@ -126,11 +126,11 @@ def test_an_adapter_goes_on(lora: Run, tmp_path: Path) -> None:
     copied(lora, tmp_path)
     file = write_csv(tmp_path / "more.csv", PAIRS[60:])
     options = {"num_train_epochs": 1, "evaluate": False}
-    still = daedap.train(file, parent=1, runs=tmp_path, learning_rate=1e-9, **options)
+    still = daedap.train(file, from_=1, runs=tmp_path, learning_rate=1e-9, **options)
     old, now = (open_trained(one).log2_probability(PAIRS)[:, 0] for one in (lora, still))
     assert now == pytest.approx(old, rel=1e-3)
     assert still.settings["learner"]["layers"] == 1
-    moved = daedap.train(file, parent=1, runs=tmp_path, learning_rate=1e-2, **options)
+    moved = daedap.train(file, from_=1, runs=tmp_path, learning_rate=1e-2, **options)
     assert abs(open_trained(moved).log2_probability(PAIRS)[:, 0] - old).max() > 0.1
 
 
@@ -139,7 +139,7 @@ def test_the_rest_of_a_fraction_is_new(qa: Path, tmp_path: Path) -> None:
     options = {**QUICK, "base": "fresh", "num_train_epochs": 1, "evaluate": False}
     whole = daedap.train(qa, runs=tmp_path / "whole", **options)
     first = daedap.train(qa, runs=tmp_path, fraction=0.2, **options)
-    second = daedap.train(parent=1, runs=tmp_path, fraction=0.5, num_train_epochs=1, evaluate=False)
+    second = daedap.train(from_=1, runs=tmp_path, fraction=0.5, num_train_epochs=1, evaluate=False)
     third = daedap.train(parent="latest", runs=tmp_path, num_train_epochs=1, evaluate=False)
     assert set(ids(first, "train")) < set(ids(second, "train")) < set(ids(third, "train"))
     for side in ("train", "dev", "test"):
@@ -150,7 +150,7 @@ def test_the_rest_of_a_fraction_is_new(qa: Path, tmp_path: Path) -> None:
 
 def test_what_is_interrupted_goes_on(trained: Run, tmp_path: Path) -> None:
     copied(trained, tmp_path)
-    run = daedap.train(write_csv(tmp_path / "more.csv", NEW), parent=1, runs=tmp_path, num_train_epochs=1)
+    run = daedap.train(write_csv(tmp_path / "more.csv", NEW), from_=1, runs=tmp_path, num_train_epochs=1)
     learned = (run.folder / "model" / "model.safetensors").read_bytes()
     for name in ("manifest.json", "learned.json"):
         (run.folder / name).unlink()
@@ -163,7 +163,7 @@ def test_what_is_interrupted_goes_on(trained: Run, tmp_path: Path) -> None:
 def test_nothing_new(trained: Run, qa: Path, tmp_path: Path) -> None:
     copied(trained, tmp_path)
     with pytest.raises(DataError, match="nothing to learn that run 0001 has not learned"):
-        daedap.train(qa, parent=1, runs=tmp_path)
+        daedap.train(qa, from_=1, runs=tmp_path)
     assert not (tmp_path / "0002").exists()
 
 
@@ -185,15 +185,15 @@ def test_what_a_run_goes_on_from_is_kept(trained: Run, tmp_path: Path, options: 
         options = {"base": str(tmp_path / "다른-베이스")}
         message = "run 0001 was made with fresh"
     with pytest.raises(SettingsError, match=message.replace("(", r"\(")):
-        daedap.train(file, parent=1, runs=tmp_path, **options)
+        daedap.train(file, from_=1, runs=tmp_path, **options)
     assert not (tmp_path / "0002").exists()
 
 
 def test_a_parent_that_is_gone(trained: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such run"):
-        daedap.train(write_csv(tmp_path / "more.csv", NEW), parent=7, runs=tmp_path)
+        daedap.train(write_csv(tmp_path / "more.csv", NEW), from_=7, runs=tmp_path)
     copied(trained, tmp_path)
-    run = daedap.train(tmp_path / "more.csv", parent=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
+    run = daedap.train(tmp_path / "more.csv", from_=1, runs=tmp_path, num_train_epochs=1, evaluate=False)
     shutil.rmtree(tmp_path / "0001")
     assert daedap.Bot.open(run.folder).reply(NEW[0].question).text == NEW[0].answer
     assert cli(["evaluate", "--run", "2", "--rows", "5", "--runs", str(tmp_path)]) == 0
@@ -206,7 +206,7 @@ def test_the_parent_s_file_is_read_as_it_was(tmp_path: Path) -> None:
     columns = {"question_column": "3", "answer_column": "5", "dev_size": 0, "test_size": 0}
     quick = {"num_train_epochs": 1, "evaluate": False, "runs": tmp_path}
     first = daedap.train(file, base="fresh", precision="fp32", fraction=0.5, **columns, **quick)
-    second = daedap.train(parent=first.folder, fraction=1.0, **quick)
+    second = daedap.train(from_=first.folder, fraction=1.0, **quick)
     assert {pair.question for pair in read_rows(second.folder, "train")} == {pair.question for pair in PAIRS}
 
 

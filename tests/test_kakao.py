@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.reader import BadRow, ReadOptions, Source, open_source, rows
+from daedap.config import ReadOptions
+from daedap.data.reader import BadRow, Source, open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 

@@ -41,7 +41,7 @@ RECIPE += ["--num-train-epochs", "3", "--per-device-train-batch-size", "8", "--s
 
 
 @dataclass(frozen=True)
-class RunOptions:
+class Runs:
     """Runs, the first of which was fake_run without being disturbed."""
 
     file: Path
@@ -98,13 +98,13 @@ def unfinished(runs: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> RunOptions:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("killed")
     file, runs = write_csv(folder / "대화.csv"), folder / "runs"
-    return RunOptions(file, runs, finish(["train", str(file), *RECIPE], runs))
+    return Runs(file, runs, finish(["train", str(file), *RECIPE], runs))
 
 
-def test_train(place: RunOptions, tmp_path: Path) -> None:
+def test_train(place: Runs, tmp_path: Path) -> None:
     """Killed, gone on with, killed again, …: what comes out is what comes out undisturbed, byte for byte."""
     runs = tmp_path / "runs"
     shutil.copytree(place.first.folder, runs / "0001")
@@ -134,7 +134,7 @@ def begun(runs: Path) -> bool:
     return any(not run.complete and (run.folder / "settings.json").exists() for run in store.every(runs))
 
 
-def test_evaluate(place: RunOptions, tmp_path: Path) -> None:
+def test_evaluate(place: Runs, tmp_path: Path) -> None:
     run = unscored(place, tmp_path)
     words = ["evaluate", "--rows", "5"]
     seconds = finish(words, tmp_path)
@@ -151,7 +151,7 @@ def test_evaluate(place: RunOptions, tmp_path: Path) -> None:
     assert not unfinished(tmp_path)
 
 
-def unscored(place: RunOptions, runs: Path) -> Run:
+def unscored(place: Runs, runs: Path) -> Run:
     """The first run, as `--no-evaluate` would have left it."""
     run = Run(Path(shutil.copytree(place.first.folder, runs / "0001")))
     shutil.rmtree(run.folder / "evaluation")
@@ -168,7 +168,7 @@ def steady(run: Run) -> dict[str, Any]:
     return {system: {m: s for m, s in found["all"].items() if "latency" not in m} for system, found in scores.items()}
 
 
-def test_report(place: RunOptions, tmp_path: Path) -> None:
+def test_report(place: Runs, tmp_path: Path) -> None:
     run = Run(Path(shutil.copytree(place.first.folder, tmp_path / "0001")))
     page = run.folder / "report.html"
     seconds = finish(["report"], tmp_path)

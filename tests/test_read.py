@@ -9,7 +9,8 @@ from typing import Any
 import openpyxl
 import pytest
 
-from daedap.data.reader import BadRow, ReadOptions, open_source, rows
+from daedap.config import ReadOptions
+from daedap.data.reader import BadRow, open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 

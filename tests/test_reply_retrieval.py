@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from daedap.config import SplitOptions
 from daedap.data.doctor import load
-from daedap.data.split import SplitOptions, split
+from daedap.data.split import split
 from daedap.evaluation.metrics import gold_ranks
 from daedap.evaluation.reply_retrieval import OVERLAP_WEIGHT, RIDGE, ReplyToQuestionScorer, split_morphemes
 from daedap.evaluation.testset import candidate_questions

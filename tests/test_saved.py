@@ -13,8 +13,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from daedap.config import ModelOptions, TrainOptions
-from daedap.data.split import SplitOptions, split, write_split
+from daedap.config import ModelOptions, SplitOptions, TrainOptions
+from daedap.data.split import split, write_split
 from daedap.errors import BaseError, DaedapError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base

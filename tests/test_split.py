@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 from test_similar import cosine, questions
 
+from daedap.config import SplitOptions
 from daedap.data.dedup import THRESHOLD
-from daedap.data.split import Leakage, Method, Split, SplitName, SplitOptions, extend_split, question_in_context, split
+from daedap.data.split import Leakage, Method, Split, SplitName, extend_split, question_in_context, split
 from daedap.errors import SettingsError
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair

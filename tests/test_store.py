@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.split import SplitOptions, read_components, read_rows, split, write_lookup, write_split
+from daedap.config import SplitOptions
+from daedap.data.split import read_components, read_rows, split, write_lookup, write_split
 from daedap.errors import RunError
 from daedap.types import Message, Pair
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from daedap.config import ReadOptions
 from daedap.data.corpus import Document, hold_out, read_texts
-from daedap.data.reader import ReadOptions
 from daedap.errors import DataError
 
 FILMS = [[f"{film}번째 영화의 {n}번째 감상이에요" for n in range(10)] for film in range(40)]

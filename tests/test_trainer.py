@@ -21,10 +21,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from daedap.commands.train import RunOptions, train
-from daedap.config import ModelOptions, TrainOptions
-from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions
+from daedap.commands.train import train
+from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions
 from daedap.errors import RunError, SettingsError
 from daedap.model.base import load_base, random_init_base
 from daedap.model.device import Machine

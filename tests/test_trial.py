@@ -11,8 +11,8 @@ import pytest
 import toys
 from conftest import PAIRS
 
-from daedap.config import ModelOptions, TrainOptions
-from daedap.data.split import SplitOptions, split, write_split
+from daedap.config import ModelOptions, SplitOptions, TrainOptions
+from daedap.data.split import split, write_split
 from daedap.files import write_json
 from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained

@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from daedap.korean.perturb import Kind, perturb_each
+from daedap.config import Perturbation
+from daedap.korean.perturb import perturb_each
 from daedap.korean.text import comparison_form
 
 DATA = Path(__file__).parents[2] / "daedap" / "data"
 HELD_OUT = frozenset({"05", "11", "17", "23", "29", "35", "41", "43", "47", "53"})
 """Trades for validation, by the number of their file: nothing learns from them."""
-KINDS = ("words", "casual", "messy", "long")
+PERTURBATIONS = ("words", "casual", "messy", "long")
 """Paraphrases of a row: other words; short and informal; typos; with a situation."""
 Pairs = list[tuple[str, str]]
 
@@ -34,7 +35,7 @@ class Trade:
     questions: list[str]
     answers: list[str]
     asked: list[list[str]]
-    """Each row's paraphrases, in the order of KINDS."""
+    """Each row's paraphrases, in the order of PERTURBATIONS."""
     out_of_scope: list[str]
     """Questions that no row answers."""
 
@@ -84,7 +85,7 @@ def _trade(path: Path) -> Trade:
         path.stem,
         [row["question"] for row in rows],
         [row["answer"] for row in rows],
-        [[row[kind] for kind in KINDS] for row in rows],
+        [[row[kind] for kind in PERTURBATIONS] for row in rows],
         [line["out_of_scope"] for line in lines if "out_of_scope" in line],
     )
 
@@ -148,7 +149,7 @@ def sentences(corpus: Path, forbidden: Forbidden, reviews: int, seed: int) -> li
     return [text for form, text in found.items() if form not in forbidden.forms]
 
 
-def disturbed(texts: Sequence[str], seed: int, kinds: Sequence[Kind] = ("typo", "spacing", "casual")) -> Pairs:
+def disturbed(texts: Sequence[str], seed: int, kinds: Sequence[Perturbation] = ("typo", "spacing", "casual")) -> Pairs:
     """Each text beside itself as somebody else might type it, by one of the kinds; those that change."""
     dice = random.Random(seed)
     chosen = [dice.choice(kinds) for _ in texts]

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from daedap.config import RUNS, AnswerOptions
 from daedap.data.encoding import detect, open_text
 from daedap.errors import DataError, SettingsError
 from daedap.files import write_lines
 from daedap.i18n import translate
-from daedap.retrieval.bot import AnswerOptions, Bot
-from daedap.runs import FOLDER
+from daedap.retrieval.bot import Bot
 from daedap.types import Reply
 
 _AT_ONCE = 512
@@ -46,7 +46,7 @@ def answer(
     in_: Path | None = None,
     out: Path | None = None,
     answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
-    runs: Path = FOLDER,
+    runs: Path = RUNS,
 ) -> Reply | Answered:
     """Answer one question, or a file with one question a line.
 

@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
-from daedap.config import DeviceName, at_least_one
+from daedap.config import BenchOptions, ReadOptions, RecipeName, SplitOptions
 from daedap.data.doctor import load
-from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, split
-from daedap.errors import DataError, SettingsError
+from daedap.data.split import split
+from daedap.errors import DataError
 from daedap.evaluation.tables import align_columns
 from daedap.files import storage
 from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
-from daedap.runs import FOLDER, Json
+from daedap.runs import Json
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
@@ -30,42 +29,8 @@ if TYPE_CHECKING:
     from daedap.training.benchmark import BenchContext, MachineInfo, Measurement, Variant
     from daedap.types import Pair
 
-RecipeName = Literal["lora_padded", "full_padded", "trl_best", "ours", "ours_fp32", "ours_top_2", "ours_compiled"]
 _SEED = 42
 _AS_LONG = "_as_long"
-
-
-@dataclass(frozen=True, kw_only=True)
-class BenchOptions:
-    """What is measured, and for how long."""
-
-    base: str | None = None
-    """Base model: a folder, a hub name or daedap-mini. [default: random weights in the shape of skt/kogpt2-base-v2]"""
-    tokenizer: Path | None = None
-    """Folder with the tokenizer.json for that shape. [default: daedap-mini's]"""
-    recipes: Annotated[tuple[RecipeName, ...] | None, Parameter(consume_multiple=True, negative=())] = None
-    """The recipes to measure; the others are compared with the first. [default: all]"""
-    steps: int = 6
-    """Steps of each usual recipe; the first one warms up and isn't counted."""
-    rows: int | None = None
-    """Learn from so many rows, drawn at random. [default: all]"""
-    quality: bool = False
-    """Train for whole epochs too, and score the dev rows: minutes to hours."""
-    epochs: int = 3
-    """How often every row is learned for that, and by daedap's own training, which is always measured whole."""
-    device: DeviceName = "auto"
-    """Where to compute; auto takes the best there is."""
-    runs: Path = FOLDER
-    """Folder of the runs; scratch files are kept there meanwhile."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise SettingsError("--steps {value}: the first one isn't counted.", "Give at least 2.", value=self.steps)
-        at_least_one(self, "rows", "epochs")
-        if self.base and self.tokenizer:
-            raise SettingsError(
-                "--base {base} has its own shape and tokenizer.", "Leave --tokenizer out.", base=self.base
-            )
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daedap.config import RUNS, AnswerOptions
 from daedap.errors import DataError
 from daedap.i18n import translate
-from daedap.retrieval.bot import AnswerOptions, Bot
-from daedap.runs import FOLDER
+from daedap.retrieval.bot import Bot
 from daedap.types import Message, Reply
 
 _REMEMBERED = 6
@@ -23,7 +23,7 @@ def chat(
     *,
     run: str = "latest",
     answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
-    runs: Path = FOLDER,
+    runs: Path = RUNS,
 ) -> None:
     """Talk with a run. /good and /bad judge the last answer, /quit ends; Ctrl-C stops an answer.
 

@@ -9,10 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daedap.config import ReadOptions
 from daedap.data.dedup import near_duplicates
 from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
-from daedap.data.reader import ReadOptions, rows
+from daedap.data.reader import rows
 from daedap.types import Pair
 
 COMPARED = 100_000

@@ -13,6 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
+from daedap.config import RUNS
 from daedap.errors import SettingsError
 from daedap.evaluation.compare import (
     EvaluatedRun,
@@ -33,7 +34,7 @@ from daedap.evaluation.preferences import (
     read_preferences,
 )
 from daedap.i18n import translate
-from daedap.runs import FOLDER, Json, Run
+from daedap.runs import Json, Run
 
 PREFERENCES = "verdicts.jsonl"
 """The file of preferences, in the folder of the runs."""
@@ -76,7 +77,7 @@ def compare(
     *,
     samples: int = 10,
     blind: bool = False,
-    runs: Path = FOLDER,
+    runs: Path = RUNS,
 ) -> Comparison:
     """Compare runs with the first of them: scores with paired intervals, settings, answers side by side.
 

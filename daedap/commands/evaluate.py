@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.data.reader import ReadOptions
+from daedap.config import RUNS, EvalOptions, ReadOptions
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import SettingsError, StorageError
 from daedap.evaluation.evaluate import Evaluation
@@ -28,19 +28,9 @@ from daedap.evaluation.robustness import Paraphrase, read_paraphrases, score_par
 from daedap.evaluation.testset import EvalSettings
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.small_talk import built_in_pairs
-from daedap.runs import FOLDER, Run
+from daedap.runs import Run
 
 _log = logging.getLogger("daedap")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """Further tests of the bot."""
-
-    paraphrases: Path | None = None
-    """A CSV with the columns question and answers (| between several): known questions in other words."""
-    disturbed: bool = False
-    """Ask the test questions as other people type them, too: typos, spaces, particles, speech level, laughter."""
 
 
 def evaluate(
@@ -50,7 +40,7 @@ def evaluate(
     read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
     eval_options: Annotated[EvalOptions, Parameter(name="*")] = EvalOptions(),
     rows: int = 500,
-    runs: Path = FOLDER,
+    runs: Path = RUNS,
 ) -> Evaluation:
     """Score a run on its own test rows, or on a file.
 

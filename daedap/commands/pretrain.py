@@ -12,42 +12,18 @@ from cyclopts import Parameter
 
 import daedap.runs as store
 from daedap.commands.shared import head, refuse_with_resume
-from daedap.config import FRESH, ArchitectureOptions, PretrainOptions
+from daedap.config import FRESH, ArchitectureOptions, BaseOptions, PretrainOptions, ReadOptions
 from daedap.data.corpus import Document, hold_out, read_texts
-from daedap.data.reader import ReadOptions
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
 from daedap.i18n import tell, translate
-from daedap.runs import FOLDER, Json, Run
+from daedap.runs import Json, Run
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
 
 _WORSE = 1.005
 """How much worse than at its best a base must have become for a word about it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class BaseOptions:
-    """Where bases are kept, which one to go on from, and what is kept apart to measure them."""
-
-    base: str = FRESH
-    """Go on from this base's weights, with its tokenizer and shape: daedap-mini, a folder, or a name on the hub."""
-    runs: Path = FOLDER
-    """Folder of the runs; bases stand in its folder bases."""
-    resume: str | None = None
-    """Go on with an interrupted base: its number or folder; without a value, the latest one."""
-    dev_size: float = 0.01
-    """Share of each file that is held out, in whole documents, to measure on; 0: none."""
-
-    @property
-    def bases(self) -> Path:
-        """Folder of the bases."""
-        return self.runs / "bases"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.dev_size <= 0.5:
-            raise SettingsError("--dev-size {value}: must lie between 0 and 0.5.", "Try 0.01.", value=self.dev_size)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import daedap.runs as store
+from daedap.config import RUNS
 from daedap.errors import SettingsError
 from daedap.evaluation.diagnose import Finding, diagnose, healthy
 from daedap.evaluation.report import REPORT_MARKER, report_page
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.files import write_text
 from daedap.i18n import about_file, translate
-from daedap.runs import FOLDER
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Reported:
             return [str(self.file), *(lines or [healthy()])]
 
 
-def report(run: str = "latest", *, out: Path | None = None, runs: Path = FOLDER) -> Reported:
+def report(run: str = "latest", *, out: Path | None = None, runs: Path = RUNS) -> Reported:
     """Write a run's report: curves, scores, samples, settings, and what went wrong.
 
     Raises RunError, SettingsError and StorageError.

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import daedap.runs as store
+from daedap.config import RUNS
 from daedap.errors import RunError
 from daedap.evaluation.tables import align_columns
 from daedap.i18n import translate
-from daedap.runs import FOLDER, Json, Run
+from daedap.runs import Json, Run
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class RunList:
         return [*lines, *(["", *_base_lines(self.bases)] if self.bases else [])]
 
 
-def runs(*, runs: Path = FOLDER) -> RunList:
+def runs(*, runs: Path = RUNS) -> RunList:
     """List all runs.
 
     Parameters

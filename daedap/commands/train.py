@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -19,17 +19,16 @@ from cyclopts import Parameter
 
 import daedap.runs as store
 from daedap.commands.shared import head, refuse_with_resume
-from daedap.config import FRESH, ModelOptions, TrainOptions
+from daedap.config import FRESH, ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions
 from daedap.data.doctor import Fits, load
-from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, write_lookup, write_split
+from daedap.data.split import write_lookup, write_split
 from daedap.errors import SettingsError, StorageError
 from daedap.evaluation.evaluate_run import evaluate_after_training
 from daedap.files import write_json
 from daedap.i18n import tell, translate
 from daedap.retrieval.build import build_index
 from daedap.retrieval.small_talk import STARTER
-from daedap.runs import FOLDER, Json, Run
+from daedap.runs import Json, Run
 from daedap.training.split_rows import describe_source, parent_file, parent_options, split_rows, with_parents_lookup
 
 if TYPE_CHECKING:
@@ -39,22 +38,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("daedap")
 STARTER_EPOCHS = 1
 """Epochs on the built-in pairs: their answers are mostly retrieved, and the first bot is to be ready soon."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where runs are kept."""
-
-    runs: Path = FOLDER
-    """Folder of the runs."""
-    parent: Annotated[str | None, Parameter(name="--from")] = None
-    """Go on from a finished run with the rows that it has not learned: its number, folder, latest or best."""
-    resume: str | None = None
-    """Go on with an interrupted run: its number or folder; without a value, the latest one."""
-    evaluate: bool = True
-    """Score the finished run on its test rows."""
-    study: Annotated[str | None, Parameter(parse=False)] = None
-    """The study that found its settings, and the trial: `name:14`."""
 
 
 def train(
@@ -79,13 +62,13 @@ def train(
         _run_as_worker(model_options)
     if place.resume:
         refuse_with_resume(
-            file, place.parent and f"--from {place.parent}", read_options, split_options, model_options, train_options
+            file, place.from_ and f"--from {place.from_}", read_options, split_options, model_options, train_options
         )
         run = store.interrupted(place.resume, place.runs)
         with run.locked():
             return _run_stages(run)
     started = time.perf_counter()
-    parent = store.find(place.parent, place.runs) if place.parent else None
+    parent = store.find(place.from_, place.runs) if place.from_ else None
     if parent:
         model_options, split_options = parent_options(parent, model_options, split_options)
         if file is None:

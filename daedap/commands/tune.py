@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.commands.train import STARTER_EPOCHS, RunOptions, train
-from daedap.config import ModelOptions, TrainOptions
-from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions, write_split
+from daedap.commands.train import STARTER_EPOCHS, train
+from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions, TuneOptions
+from daedap.data.split import write_split
 from daedap.files import storage, write_text
 from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
@@ -28,7 +27,6 @@ from daedap.tuning.search import (
     SearchSetup,
     SearchTask,
     TimeBudget,
-    TuneOptions,
     divide_budget,
     open_task_study,
     prepare_search,

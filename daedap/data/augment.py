@@ -1,60 +1,22 @@
 """Data augmentation: copies of training rows with a perturbed question and the same answer."""
 
+from __future__ import annotations
+
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import replace
 
-from cyclopts import Parameter, Token
-
+from daedap.config import Perturbation
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context
-from daedap.errors import SettingsError
-from daedap.korean.perturb import KINDS, Kind, perturb_each
+from daedap.korean.perturb import perturb_each
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
 
-# No `from __future__ import annotations`: cyclopts resolves the type names of inherited options in the module of the
-# subclass.
-
-
-def _split_names(_: object, tokens: Sequence[Token]) -> list[str]:
-    """Split `--augment typo,spacing`; names are validated in __post_init__, as those given from Python are."""
-    return [name.strip() for token in tokens for name in token.value.split(",")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmentation:
-    """Training rows that are generated in addition to those of the file."""
-
-    augment: Annotated[
-        Sequence[Kind], Parameter(converter=_split_names, n_tokens=1, negative=(), show_default=False)
-    ] = ()
-    """Learn questions also as other people would type them; several kinds are joined by commas."""
-    augment_share: float = 0.5
-    """So many more rows of each of these kinds, in relation to the training rows."""
-    null_question_share: float = 0.0
-    """Share of the training rows to learn once more without their question: what an answer is worth by itself."""
-
-    def __post_init__(self) -> None:
-        for kind in self.augment:
-            if kind not in KINDS:
-                raise SettingsError(
-                    "--augment {kind}: there is no such kind.", "There are: {kinds}", kind=kind, kinds=", ".join(KINDS)
-                )
-        if not 0 < self.augment_share <= 10:
-            raise SettingsError(
-                "--augment-share {value}: must be above 0 and at most 10.", "Try 0.5.", value=self.augment_share
-            )
-        if not 0 <= self.null_question_share <= 1:
-            raise SettingsError(
-                "--null-question-share {value}: must lie between 0 and 1.", "Try 0.1.", value=self.null_question_share
-            )
-
 
 def augment(
-    pairs: Sequence[Pair], kinds: Sequence[Kind], share: float, seed: int, *, held_out: Sequence[Pair] = ()
+    pairs: Sequence[Pair], kinds: Sequence[Perturbation], share: float, seed: int, *, held_out: Sequence[Pair] = ()
 ) -> list[Pair]:
     """Copies of pairs with perturbed questions, `share` per pair and kind, without the pairs themselves.
 
@@ -76,7 +38,7 @@ def without_question(pairs: Sequence[Pair], share: float, seed: int) -> list[Pai
     return [replace(pair, question="", history=()) for pair in sampled]
 
 
-def _copies(pairs: Sequence[Pair], kind: Kind, share: float, seed: int) -> Iterator[Pair]:
+def _copies(pairs: Sequence[Pair], kind: Perturbation, share: float, seed: int) -> Iterator[Pair]:
     sampled: list[tuple[Pair, random.Random]] = []
     for pair in pairs:
         rng = random.Random(f"{seed} {kind} {pair.id}")

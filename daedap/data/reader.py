@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from daedap.config import ReadOptions
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.columns import Columns, Part, TurnColumns, choose_columns, choose_keys
 from daedap.data.conversation import Conversation, assistant_among, table_conversations
@@ -30,34 +31,6 @@ Format = Literal["csv", "tsv", "jsonl", "xlsx", "kakaotalk", "text", "yaml", "pa
 
 _SAMPLE = 200
 """Lines or rows read to detect the delimiter and the columns."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReadOptions:
-    """Where questions and answers are, as far as the user says."""
-
-    question_column: str | None = None
-    """Name of the questions' column or key, or its number counted from 1; None: told by its name or position."""
-    answer_column: str | None = None
-    """The same for the answers."""
-    label_column: str | None = None
-    """The same for the labels, which are optional."""
-    speaker: str | None = None
-    """In a KakaoTalk chat: whose messages are the answers."""
-    sheet: str | None = None
-    """In a workbook: the sheet to read, by its name or its number counted from 1; None: all that hold pairs."""
-    mask_personal: bool = False
-    """Replace mobile, card, account and resident numbers and e-mail addresses by asterisks."""
-
-    @property
-    def requested(self) -> dict[Part, str | None]:
-        """The columns the user named, by what they hold."""
-        return {"question": self.question_column, "answer": self.answer_column, "label": self.label_column}
-
-    @property
-    def answerer(self) -> str:
-        """The speaker's name in NFC, as in the parsed chat."""
-        return nfc((self.speaker or "").strip())
 
 
 DEFAULT_READ_OPTIONS = ReadOptions()
@@ -166,7 +139,7 @@ def _chosen_sheets(path: Path, sheets: Sequence[Sheet], read_options: ReadOption
 
 def _sheet_columns(path: Path, sheet: Sheet, read_options: ReadOptions) -> Columns | TurnColumns:
     rows = [(record.line, record.fields or []) for record in sheet.records[:_SAMPLE]]
-    columns = choose_columns(rows, read_options.requested, path)
+    columns = choose_columns(rows, _requested(read_options), path)
     _refuse_lone_header(path, columns, [line for line, fields in rows if fields])
     return columns
 
@@ -240,7 +213,7 @@ def _open_text(path: Path, read_options: ReadOptions) -> Source:
             "Open it in Excel and save it as .xlsx or as CSV (UTF-8).",
             file=path,
         )
-    if has_marked_lines(sample) and not any(read_options.requested.values()):
+    if has_marked_lines(sample) and not any(_requested(read_options).values()):
         return Source(path=path, format="text", text=encoding, read_options=read_options)
     return _open_table(path, encoding, sample, read_options)
 
@@ -255,7 +228,7 @@ def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_opti
             Source(path=path, format="kakaotalk", text=encoding, delimiter=delimiter, read_options=read_options)
         )
     rows = [(record.line, record.fields if record.fields is not None else [record.text.strip()]) for record in filled]
-    columns = choose_columns(rows, read_options.requested, path)
+    columns = choose_columns(rows, _requested(read_options), path)
     _refuse_lone_header(path, columns, [line for line, _ in rows])
     source = Source(
         path=path,
@@ -299,11 +272,11 @@ def _object_columns(path: Path, rows: Sequence[dict[str, Any]], read_options: Re
     refusal: DataError | None = None
     for row in {tuple(row): row for row in reversed(rows)}.values():
         try:
-            return choose_keys(list(row), read_options.requested, path, [str(value) for value in row.values()])
+            return choose_keys(list(row), _requested(read_options), path, [str(value) for value in row.values()])
         except DataError as error:
             refusal = error
     assert refusal, "there are rows"
-    if any(read_options.requested.values()):
+    if any(_requested(read_options).values()):
         raise refusal
     choose = _key_chooser(path, read_options)
     pairs = (pair for number, row in enumerate(rows) for pair in object_pairs(row, number, choose, path.name))
@@ -320,7 +293,7 @@ def _open_chat(source: Source) -> Source:
     assert source.text, "a chat is text"
     with open_text(source.path, source.text) as lines:
         chat = messages(lines, source.delimiter)
-        if any(isinstance(item, ChatMessage) and item.speaker == source.read_options.answerer for item in chat):
+        if any(isinstance(item, ChatMessage) and item.speaker == _answerer(source.read_options) for item in chat):
             return source
     with open_text(source.path, source.text) as lines:
         counts = speakers(messages(lines, source.delimiter))
@@ -356,8 +329,8 @@ def _answering(path: Path, table: Iterable[Record], turns: TurnColumns, read_opt
     index = turns.speaker.index
     names = (record.fields[index].strip() for record in table if record.fields and index < len(record.fields))
     counts = Counter(nfc(name) for name in names if name)
-    if read_options.answerer in counts:
-        return read_options.answerer
+    if _answerer(read_options) in counts:
+        return _answerer(read_options)
     speaker = assistant_among(list(counts))
     if read_options.speaker or speaker is None:
         raise _wrong_speaker(path, counts, read_options)
@@ -382,7 +355,7 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
         elif source.format == "text":
             yield from marked_lines(lines)
         elif source.format == "kakaotalk":
-            yield from chat_pairs(messages(lines, source.delimiter), source.read_options.answerer, source.path.name)
+            yield from chat_pairs(messages(lines, source.delimiter), _answerer(source.read_options), source.path.name)
         else:
             columns = source.columns or source.turns
             assert columns, "a table has columns"
@@ -405,7 +378,7 @@ def _key_chooser(path: Path, read_options: ReadOptions) -> Chooser:
     @lru_cache(256)
     def choose(keys: tuple[str, ...]) -> Columns | None:
         try:
-            return choose_keys(keys, read_options.requested, path)
+            return choose_keys(keys, _requested(read_options), path)
         except DataError:
             return None
 
@@ -468,3 +441,17 @@ def _fitted(fields: list[str], columns: Columns, source: Source) -> list[str] | 
 
 
 __all__ = ["DEFAULT_READ_OPTIONS", "BadRow", "ReadOptions", "Source", "open_source", "rows"]
+
+
+def _requested(read_options: ReadOptions) -> dict[Part, str | None]:
+    """The columns that the user named, by what they hold."""
+    return {
+        "question": read_options.question_column,
+        "answer": read_options.answer_column,
+        "label": read_options.label_column,
+    }
+
+
+def _answerer(read_options: ReadOptions) -> str:
+    """The name of the speaker whose messages are the answers, in NFC as in the parsed chat."""
+    return nfc((read_options.speaker or "").strip())

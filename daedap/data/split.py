@@ -22,6 +22,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
+from daedap.config import SplitOptions
 from daedap.data.dedup import near_duplicates
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import write_lines
@@ -35,27 +36,6 @@ Method = Literal["components", "random"]
 HELD_OUT: tuple[StoredSplit, ...] = ("dev", "test")
 SPLITS: tuple[StoredSplit, ...] = ("train", *HELD_OUT)
 _ASSIGNED: tuple[Literal["train", "dev", "test", "unused"], ...] = ("train", "dev", "test", "unused")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SplitOptions:
-    """How rows are assigned to splits. Sizes are fractions (0.1) or numbers of rows (1000), as in scikit-learn."""
-
-    split: Method = "components"
-    """components keeps near-duplicates together; random is the usual practice, and the run says how much leaks."""
-    dev_size: float = 0.05
-    """Rows that decide when to stop: a share, or about so many rows."""
-    test_size: float = 0.1
-    """Rows that are never learned, for the scores: a share, or about so many rows."""
-    fraction: float = 1.0
-    """Learn only this share of the training rows; a smaller share is part of a larger one."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise SettingsError("--fraction {value}: must be above 0 and at most 1.", "Try 0.2.", value=self.fraction)
-        for name, value in (("dev-size", self.dev_size), ("test-size", self.test_size)):
-            if not value >= 0:  # also refuses NaN
-                raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=name, value=value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,20 +4,23 @@ evaluation/scores.json   all scores and samples
            rows.jsonl    one test row a line, for paired comparisons
            table.txt     the scores as a table
            growth.json   a run with a parent: forgetting on the parent's test rows, gain on the new ones
+           faq.json      paraphrases and questions out of scope, where daedap evaluate was given any
 """
 
 from __future__ import annotations
 
 import logging
 import random
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from daedap.config import PERTURBATIONS, Perturbation, ReadOptions, SplitOptions
 from daedap.data.doctor import load
-from daedap.data.split import SplitOptions, read_components, read_rows, split
+from daedap.data.split import read_components, read_rows, split
 from daedap.errors import RunError
 from daedap.evaluation.compare import read_saved_rows
 from daedap.evaluation.comparison_report import ForgettingReport, differences_from_parent, exact_answer_rate
@@ -26,18 +29,19 @@ from daedap.evaluation.robustness import PerturbationEffect, measure_robustness
 from daedap.evaluation.testset import EvalSettings, make_eval_set
 from daedap.files import new_folder, storage, write_json, write_lines, write_text
 from daedap.i18n import translate
-from daedap.korean.perturb import KINDS, Kind, perturb
+from daedap.korean.perturb import perturb
 from daedap.retrieval.bot import Bot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daedap.data.reader import ReadOptions
+    from daedap.evaluation.faq import FaqEvaluation
     from daedap.model.language_model import LanguageModel  # torch takes seconds to import
     from daedap.runs import Json, Run
     from daedap.types import Pair
 
 _log = logging.getLogger("daedap")
+FAQ = "faq.json"
 _ROWS_AFTER_TRAINING, _LIKELIHOOD_ROWS_AFTER_TRAINING = 50, 150
 """Rows that are ranked and answered, and rows with likelihoods, at the end of a training, where the user waits for the
 bot. `daedap evaluate` takes 500 and all."""
@@ -107,7 +111,7 @@ def evaluate_robustness(bot: Bot, rows: EvalRows, count: int) -> tuple[Perturbat
     """The bot on at most `count` of the rows with every kind of perturbation."""
     options = EvalSettings(rows=count)
     eval_set = make_eval_set(rows.pairs, rows.components, bot.retriever.index.pairs, options)
-    return tuple(measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in KINDS}))
+    return tuple(measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS}))
 
 
 def timed_questions(rows: int) -> int:
@@ -163,6 +167,14 @@ def save_evaluation(run: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -
         write_text(new / "table.txt", "\n".join(evaluation.lines()) + "\n")
         if forgetting:
             write_json(new / "growth.json", forgetting.to_json())
+        if (faq := folder / FAQ).is_file():
+            shutil.copyfile(faq, new / FAQ)
+
+
+def save_faq(run: Run, faq: FaqEvaluation) -> None:
+    """Write `evaluation/faq.json` in place of an earlier one. Raises StorageError."""
+    with FileLock(run.folder / ".evaluation.lock"):
+        write_json(run.folder / "evaluation" / FAQ, faq.to_json())
 
 
 def _size(rows: Sequence[Row]) -> tuple[int, int]:
@@ -183,7 +195,7 @@ def _open_bot(run: Run, model: LanguageModel) -> Bot:
 
 def _recorded_by_parent(parent: Run, rows: EvalRows, options: EvalSettings) -> dict[str, dict[str, Row]]:
     """System → pair id → the row in the parent's saved evaluation; {} if that was on other test rows, or fewer."""
-    if not (parent.folder / "evaluation").is_dir():
+    if not (parent.folder / "evaluation" / "scores.json").is_file():
         return {}
     saved = {row.id: row for row in read_saved_rows(parent)[0]}
     ids = {pair.id for pair in rows.pairs}
@@ -219,5 +231,5 @@ def _forgetting(run: Run, parent: Run, evaluation: Evaluation, bots: Mapping[str
     return report
 
 
-def _perturbation(kind: Kind) -> Callable[[str, random.Random], str]:
+def _perturbation(kind: Perturbation) -> Callable[[str, random.Random], str]:
     return lambda question, rng: perturb(question, kind, rng)

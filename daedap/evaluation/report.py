@@ -15,10 +15,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from daedap.config import ModelOptions, TrainOptions
+from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.findings import KINDS
-from daedap.data.reader import ReadOptions
-from daedap.data.split import SplitOptions
 from daedap.evaluation.diagnose import Finding, healthy
 from daedap.evaluation.run_record import RunRecord
 from daedap.evaluation.tables import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
 
+from daedap.config import Perturbation
 from daedap.korean.speech_level import Edit, casual, polite
 from daedap.korean.text import Morpheme, analyse
 
@@ -175,9 +175,6 @@ def _syllable(initial: str, vowel: str, final: str) -> str:
     return chr(ord("가") + number + _FINALS.index(final))
 
 
-Kind = Literal["typo", "spacing", "particles", "polite", "casual", "laughter"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-
 _SPACE = re.compile("(?<![0-9A-Za-z]) +| +(?![0-9A-Za-z])")
 _WORD = re.compile("[가-힣]{2,}")
 _LAUGHTER = re.compile(r" ?(?:([ㅠㅜ])\.\1|[ㅋㅎㅠㅜ]+)(?![가-힣])")
@@ -199,12 +196,12 @@ _FIXED = ("위하", "비롯하", "통하", "향하", "무릅쓰", "막론하")
 """을 위해, 를 통해: the particle is never dropped before these verbs."""
 
 
-def perturb(question: str, kind: Kind, rng: random.Random) -> str:
+def perturb(question: str, kind: Perturbation, rng: random.Random) -> str:
     """One perturbed version of a question; unchanged when there is nothing of that kind to change."""
     return next(perturb_each([question], kind, [rng]))
 
 
-def perturb_each(questions: Sequence[str], kind: Kind, rng: Sequence[random.Random]) -> Iterator[str]:
+def perturb_each(questions: Sequence[str], kind: Perturbation, rng: Sequence[random.Random]) -> Iterator[str]:
     """`perturb` for many questions, with one generator each, analysed as a batch (about 1,000 a second)."""
     if kind in _BY_LETTERS:
         yield from map(_BY_LETTERS[kind], questions, rng)
@@ -272,12 +269,12 @@ def _is_unambiguous(morphemes: Sequence[Morpheme], at: int) -> bool:
     return any(one.tag == "JKO" for one in rest[: rest.index(verb)])
 
 
-_BY_LETTERS: dict[Kind, Callable[[str, random.Random], str]] = {
+_BY_LETTERS: dict[Perturbation, Callable[[str, random.Random], str]] = {
     "typo": add_typo,
     "spacing": _spacing,
     "laughter": _laughter,
 }
-_BY_MORPHEMES: dict[Kind, Callable[[str, Sequence[Morpheme], random.Random], str]] = {
+_BY_MORPHEMES: dict[Perturbation, Callable[[str, Sequence[Morpheme], random.Random], str]] = {
     "particles": _particles,
     "polite": lambda text, morphemes, _: polite(text, morphemes),
     "casual": lambda text, morphemes, _: casual(text, morphemes),

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from daedap.config import RUNS, AnswerOptions
 from daedap.data.split import HELD_OUT, read_rows
-from daedap.errors import DataError, SettingsError
+from daedap.errors import DataError
 from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.small_talk import SmallTalk
-from daedap.runs import FOLDER, Run, find
+from daedap.runs import Run, find
 from daedap.types import Evidence, Generation, Message, Pair, Reply
 
 if TYPE_CHECKING:
@@ -35,35 +36,6 @@ _SAMPLES = 8
 _LEVEL_ROWS, _LEVEL_SHARE = 1000, 0.9
 """Known answers looked at for language and speech level, and the share from which on the bot keeps to it."""
 _TEMPERATURE, _TOP_K = 0.7, 40
-
-
-@dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
-    """How a bot answers."""
-
-    samples: int | None = None
-    """Answers that the language model proposes to a question that is not known. [default: 8 where that was measured to
-    help when the run was made, else 0: then a question that is not understood gets suggestions]"""
-    fallback: str | None = None
-    """What to say when a question is not understood: a text, or off. [default: a friendly request]"""
-    direct_answer_threshold: float = 0.5
-    """Probability of being right from which the best known answer is given at once."""
-    suggestion_threshold: float = 0.15
-    """Probability from which the nearest known questions are suggested instead of the fallback."""
-    seed: int = 42
-    """Of the answers that the model proposes: the same questions get the same answers."""
-
-    def __post_init__(self) -> None:
-        if self.samples is not None and self.samples < 0:
-            raise SettingsError("--samples {value}: must not be negative.", "Try 8.", value=self.samples)
-        for name in ("direct_answer_threshold", "suggestion_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SettingsError(
-                    "--{name} {value}: must lie between 0 and 1.",
-                    "It is a probability: try 0.5.",
-                    name=name.replace("_", "-"),
-                    value=getattr(self, name),
-                )
 
 
 @dataclass
@@ -84,7 +56,7 @@ class Bot:
         cls,
         run: str | int | Path = "latest",
         *,
-        runs: str | Path = FOLDER,
+        runs: str | Path = RUNS,
         answer_options: AnswerOptions = AnswerOptions(),
         held_out: bool = True,
     ) -> Bot:

@@ -23,8 +23,8 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from daedap.config import FRESH, DeviceName, Method, ModelOptions, TrainOptions, read_train_options
-from daedap.data.augment import Augmentation, augment, without_question
+from daedap.config import FRESH, AugmentOptions, DeviceName, Method, ModelOptions, TrainOptions, read_train_options
+from daedap.data.augment import augment, without_question
 from daedap.data.split import HELD_OUT, read_rows, sample_rows
 from daedap.errors import SettingsError
 from daedap.files import write_json
@@ -251,7 +251,7 @@ def _record(run: Run, setup: TrainingSetup, result: TrainResult) -> Json:
         "method": method_of(setup.model_options, base),
         "learning_rate": trainer.train_options.learning_rate,
         "limits": {"max_length": setup.prompt.max_length, "max_new_tokens": longest},
-        "augmentation": {name: getattr(trainer.train_options, name) for name in Augmentation.__dataclass_fields__},
+        "augmentation": {name: getattr(trainer.train_options, name) for name in AugmentOptions.__dataclass_fields__},
         "rows": {
             "train": len(examples.train),
             "augmented": examples.augmented,

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from daedap.config import ModelOptions
+from daedap.config import ModelOptions, ReadOptions, SplitOptions
 from daedap.data.doctor import Loaded
-from daedap.data.reader import ReadOptions
 from daedap.data.split import (
     Split,
     SplitName,
-    SplitOptions,
     as_fraction,
     extend_split,
     read_rows,

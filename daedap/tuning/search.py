@@ -11,13 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daedap.config import FRESH, ModelOptions, TrainOptions, at_least_one
+from daedap.config import FRESH, ModelOptions, ReadOptions, SplitOptions, TrainOptions, TuneOptions
 from daedap.data.doctor import load
-from daedap.data.reader import ReadOptions
-from daedap.data.split import Split, SplitOptions, require_training_rows, sample_rows, split, write_split
-from daedap.errors import SettingsError
+from daedap.data.split import Split, require_training_rows, sample_rows, split, write_split
 from daedap.files import digest, write_json
-from daedap.runs import FOLDER, Json, Run
+from daedap.runs import Json, Run
 from daedap.tuning.objective import GROUP, WEIGHT, DevRows, split_dev
 from daedap.tuning.result import SearchResult, search_result
 from daedap.tuning.space import SearchSpace, space_around
@@ -42,29 +40,6 @@ _MIN_SHARE, _MIN_TRIAL_ROWS = 0.2, 2000
 _FEWEST_ROWS = 64
 _FORWARD = 1 / 3
 """Time to score a row ÷ time to train on it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneOptions:
-    """How a search is carried on, and where it is kept."""
-
-    trials: int | None = None
-    """End after this many trials of the study. [default: as many as there is time for]"""
-    study: str | None = None
-    """Name of the study; an existing one is continued. [default: from the file, the base and the options]"""
-    storage: str | None = None
-    """Database of studies that many machines share, like postgresql://user@host/name. [default: a file in runs]"""
-    finish: bool = True
-    """Train a run with the best settings in the end; for machines that only help: --no-finish."""
-    runs: Path = FOLDER
-    """Folder of the runs; studies are kept in its subfolder studies."""
-
-    def __post_init__(self) -> None:
-        at_least_one(self, "trials")
-        if self.study and not re.fullmatch(r"[\w.-]*\w", self.study):
-            raise SettingsError(
-                "--study {name}: a name has letters, digits, dots and dashes only.", "Try my-study.", name=self.study
-            )
 
 
 @dataclass(frozen=True)
