@@ -112,8 +112,8 @@ def _pairs(row: Mapping[str, Any], line: int, choose: Chooser, conversation: Con
             yield from round_pairs(values, columns, line, conversation)
         else:
             yield from _single(row, line, columns)
-    elif turns := next((turns for key in ("text", "prompt") if (turns := marked_turns(row.get(key), line))), None):
-        yield from pairs_of(turns, conversation)
+    elif marked := marked_turns(row.get("text"), line) or marked_turns(row.get("prompt"), line):
+        yield from pairs_of(marked, conversation)
     elif _maps_questions(row):
         yield from (Pair(question, str(reply), line=line) for question, reply in row.items())
 
@@ -260,11 +260,12 @@ def _history(row: Mapping[str, Any]) -> tuple[Message, ...]:
     exchanges = row.get("history")
     if not isinstance(exchanges, list):
         return ()
-    both = [
-        one for one in exchanges if isinstance(one, list) and len(one) == 2 and all(isinstance(t, str) for t in one)
-    ]
-    turns = [Message(role, text) for one in both for role, text in zip(("user", "assistant"), one, strict=True)]
-    return tuple(turns[-HISTORY:]) if len(both) == len(exchanges) else ()
+    turns: list[Message] = []
+    for both in exchanges:
+        if not (isinstance(both, list) and len(both) == 2 and all(isinstance(text, str) for text in both)):
+            return ()
+        turns += [Message("user", both[0]), Message("assistant", both[1])]
+    return tuple(turns[-HISTORY:])
 
 
 def _without_markers(question: str, answer: str) -> tuple[str, str]:

@@ -4,54 +4,113 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
+from daedap.data.tables import DELIMITERS
 from daedap.errors import DataError
 from daedap.types import Pair
 
 Row = dict[str, Any]
 
-_QUESTION = re.compile(
-    r"\s*(?:[#>*-]\s*)*\**\s*(?:Q|질문|질의|물음|문)\s*\d*\s*\**\s*[.:)>：]\**\s*(.*)$", re.IGNORECASE
-)
-_ANSWER = re.compile(r"\s*(?:[#>*-]\s*)*\**\s*(?:A|답변|대답|응답|답)\s*\d*\s*\**\s*[.:)>：]\**\s*(.*)$", re.IGNORECASE)
+_FRONT = r"\s*(?:[#>*-]\s*)*\**\s*"
+
+
+class _Style(NamedTuple):
+    """How a text marks its questions and answers."""
+
+    question: re.Pattern[str]
+    answer: re.Pattern[str] | None
+    """None: the answer is whatever follows the question."""
+
+
+def _word_mark(words: str) -> re.Pattern[str]:
+    """A line that begins with Q., 질문 1), [답변] and the like."""
+    return re.compile(rf"{_FRONT}[\[<【(]?(?:{words})\s*\d*\s*\**\s*[\]>】.:)：]\**\s*:?\s*(.*)$", re.IGNORECASE)
+
+
+_WORDS = _Style(_word_mark("Q|질문|질의|물음|문"), _word_mark("A|답변|대답|응답|답"))
+_NUMBERS = _Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
+_HEADINGS = _Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
+_QUESTION_MARKS = _Style(re.compile(r"\s*(.+[?？])\s*$"), None)
+_SAMPLE = 200
+"""Lines by which the style is recognized."""
+
+
+def _style_of(sample: Sequence[str]) -> _Style | None:
+    """The style in which the questions of the first lines have their answers; None for tables and other texts."""
+    lines = [line.rstrip("\r\n").lstrip("\ufeff") for line in sample if line.strip()]
+    for style in (_WORDS, _NUMBERS):
+        assert style.answer, "these styles mark answers"
+        questions, answers = (sum(bool(mark.match(line)) for line in lines) for mark in (style.question, style.answer))
+        if (
+            questions - 1 <= answers <= questions + 1
+            and questions > (style is _NUMBERS)
+            and style.question.match(lines[0])
+        ):
+            return style
+    if any(all(delimiter in line for line in lines) for delimiter in DELIMITERS):
+        return None
+    for style in (_HEADINGS, _QUESTION_MARKS):
+        marks = [bool(style.question.match(line)) for line in lines]
+        # An answer stands below each of them; only headings of sections may follow each other.
+        unanswered = sum(mark and following for mark, following in zip(marks, [*marks[1:], False], strict=True))
+        allowed = sum(marks) // 2 if style is _HEADINGS else 0
+        if marks[:1] == [True] and sum(marks) - unanswered > 1 and unanswered <= allowed:
+            return style
+    return None
 
 
 def has_marked_lines(sample: Sequence[str]) -> bool:
-    """Whether a text has questions and answers on lines of their own: Q. …, A. …"""
-    lines = [line for line in sample if line.strip()]
-    questions, answers = (sum(bool(mark.match(line)) for line in lines) for mark in (_QUESTION, _ANSWER))
-    return questions > 0 and questions - 1 <= answers <= questions + 1 and bool(_QUESTION.match(lines[0]))
+    """Whether a text has questions and answers on lines of their own: Q. …, A. …, or a question above its answer."""
+    return _style_of(sample) is not None
 
 
 def marked_lines(lines: Iterable[str]) -> Iterator[Pair | BadRow]:
-    """The pairs of a text with Q. and A. lines; lines without a mark go on with the one before."""
-    question: list[str] = []
-    answer: list[str] = []
-    start, current = 0, question
+    """The pairs of such a text; lines without a mark go on with the one before."""
+    rest = iter(lines)
+    sample = list(islice(rest, _SAMPLE))
+    style = _style_of(sample)
+    assert style, "the text was recognized"
+    section = ""
+    for block in _blocks(chain(sample, rest), style):
+        if isinstance(block, BadRow):
+            yield block
+        elif style is _HEADINGS and not any(map(str.strip, block.answer)):
+            section = block.question[0]  # a heading above other headings
+        else:
+            question, answer = ("\n".join(part).strip() for part in (block.question, block.answer))
+            yield Pair(question, answer, section, line=block.line)
+
+
+class _Block(NamedTuple):
+    """A question and its answer as lines."""
+
+    line: int
+    question: list[str]
+    answer: list[str]
+
+
+def _blocks(lines: Iterable[str], style: _Style) -> Iterator[_Block | BadRow]:
+    block: _Block | None = None
+    current: list[str] = []
     for number, raw in enumerate(lines, 1):
         line = raw.rstrip("\r\n").lstrip("\ufeff")
-        if match := _QUESTION.match(line):
-            if start:
-                yield _marked_pair(start, question, answer)
-            question, answer, start = [match[1]], [], number
-            current = question
-        elif start and (match := _ANSWER.match(line)):
-            answer.append(match[1])
-            current = answer
-        elif start:
-            current.append(line)
+        if match := style.question.match(line):
+            if block:
+                yield block
+            block = _Block(number, [match[1].lstrip("# ")], [])
+            current = block.question if style.answer else block.answer
+        elif block:
+            match = style.answer.match(line) if style.answer else None
+            current = block.answer if match else current
+            current.append(match[1] if match else line)
         elif line.strip():
             yield BadRow(number, "fields", excerpt(line.strip()))
-    if start:
-        yield _marked_pair(start, question, answer)
-
-
-def _marked_pair(line: int, question: Sequence[str], answer: Sequence[str]) -> Pair:
-    return Pair("\n".join(question).strip(), "\n".join(answer).strip(), line=line)
+    if block:
+        yield block
 
 
 def yaml_objects(path: Path, text: str) -> Iterator[tuple[int, Row]]:
