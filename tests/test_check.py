@@ -182,10 +182,8 @@ def test_nothing_usable(tmp_path: Path) -> None:
 
 def test_a_chat_in_which_nobody_asks(tmp_path: Path) -> None:
     path = written(tmp_path, "[철수] [오후 3:12] 안녕\n[영희] [오후 3:13] 사진\n", "a.txt")
-    report = check(path, ReadOptions(speaker="철수"))
-    assert (report.rows, found(report)) == (0, {"attachment": [2]})
-    with pytest.raises(DataError, match="no answered question"):
-        load(path, ReadOptions(speaker="철수"))
+    with pytest.raises(DataError, match="only 철수 writes: there are no questions"):
+        check(path, ReadOptions(speaker="철수"))
 
 
 def test_report_as_json_and_text(tmp_path: Path) -> None:

@@ -9,11 +9,15 @@ from daedap.data.clean import BadRow
 from daedap.data.headers import speaker_side
 from daedap.data.tables import Record, bad_record
 from daedap.data.turn_columns import TurnColumns
-from daedap.korean.text import nfc
+from daedap.korean.text import comparison_form, nfc
 from daedap.types import Message, Pair, Role
 
 HISTORY = 6
 """Messages kept before a question, besides the system message; older ones hardly matter for the answer."""
+
+
+_ANSWER_MARKS = ("a", "답변", "답", "answer")
+"""Instead of a speaker's name: then every question stands for itself."""
 
 
 class Conversation:
@@ -100,6 +104,7 @@ def table_conversations(
     """
     conversation, last, previous = Conversation(f"{name}:0"), "", -1
     answers = False
+    unrelated = comparison_form(speaker) in _ANSWER_MARKS
     for record in table:
         if not record.fields or len(record.fields) < turns.text.index + 1:
             yield bad_record(record)
@@ -114,9 +119,13 @@ def table_conversations(
             conversation, answers = Conversation(f"{name}:{record.line}"), False
         last, previous = key, place
         if turns.speaker:
-            answers = nfc(fields[turns.speaker.index].strip()) == speaker
+            answered, answers = answers, nfc(fields[turns.speaker.index].strip()) == speaker
+            if unrelated and answered and not answers:
+                yield from conversation.end()
+                conversation = Conversation(f"{name}:{record.line}")
         text = turns.text_of(fields)
         if text.strip():
             yield from conversation.add("assistant" if answers else "user", text, record.line)
-        answers = not answers
+        if not turns.speaker:
+            answers = not answers
     yield from conversation.end()

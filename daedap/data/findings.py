@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from daedap.data.clean import excerpt
-from daedap.data.reader import Source
+from daedap.data.source import Source
 from daedap.i18n import translate
 from daedap.types import Pair
 
@@ -43,6 +43,7 @@ KINDS: dict[str, Kind] = {
     "empty_answer": Kind("dropped", "empty answer"),
     "duplicate": Kind("dropped", "exact duplicate of an earlier pair"),
     # repaired rows
+    "category": Kind("repaired", "rows without an answer get one of their category"),
     "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
     "markup": Kind("repaired", "HTML, entities or Markdown"),
     "control": Kind("repaired", "control characters"),
@@ -59,7 +60,7 @@ KINDS: dict[str, Kind] = {
     "similar_label": Kind("kept", "label that looks like a more frequent one"),
     "very_long": Kind("kept", "much longer than the others"),
 }
-NOT_ROWS = frozenset({"attachment", "system", "header", "tool", "sheet", "hidden"})
+NOT_ROWS = frozenset({"attachment", "system", "header", "tool", "sheet", "hidden", "category"})
 """Kinds of lines that are not counted as rows."""
 
 

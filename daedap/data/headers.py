@@ -67,7 +67,8 @@ _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also ma
     ),
     "utterance": ("문장 발화문 대화 대사 메시지 메세지 텍스트 sentence text plaintext message msg line",),
     "conversation": (
-        "대화번호 대화id 대화세트 세션 dialog dialogue dialogid dialogueid conversationid talkid session sessionid",
+        "대화번호 대화id 대화세트 세션 dialog dialogue dialogid dialogueid conversationid talkid session sessionid"
+        " 상담번호 대화셋일련번호 대화세트일련번호 채팅id chatid roomid",
     ),
     "turn": ("turn turnid sentenceid utteranceid uttid 턴 발화번호 발화순번 발화순서",),
     "other": (

@@ -108,7 +108,7 @@ def _pairs(row: Mapping[str, Any], line: int, choose: Chooser, conversation: Con
         yield pair
     elif columns := choose(tuple(row)):
         if columns.rounds:
-            values = [_text(value) or "" for value in row.values()]
+            values = [as_text(value) or "" for value in row.values()]
             yield from round_pairs(values, columns, line, conversation)
         else:
             yield from _single(row, line, columns)
@@ -182,7 +182,7 @@ def _turn(message: Any, assistant: str | None, number: int, line: int) -> list[T
     if isinstance(message, dict):
         if _is_tool(message):
             return [None]
-        name, text = _speaker(message), next((_text(message[key]) for key in _TEXT_KEYS if key in message), None)
+        name, text = _speaker(message), next((as_text(message[key]) for key in _TEXT_KEYS if key in message), None)
         other: Role = "assistant" if name == assistant else "user"
         role = alternating if name is None else _role(name) or (other if assistant else None)
         if role and text is not None:
@@ -196,7 +196,7 @@ def _question_and_answer(message: Any) -> tuple[str, str] | None:
         return message[0], message[1]
     if not isinstance(message, dict) or _speaker(message) is not None:
         return None
-    sides = [(header_role(key), _text(value)) for key, value in message.items()]
+    sides = [(header_role(key), as_text(value)) for key, value in message.items()]
     both = {role.role: text for role, text in sides if role and text}
     return (both["question"], both["answer"]) if {"question", "answer"} <= both.keys() else None
 
@@ -213,7 +213,7 @@ def _role(name: str) -> Role | None:
 def _is_tool(message: Mapping[str, Any]) -> bool:
     name = (_speaker(message) or "").strip().casefold()
     calls = message.get("tool_calls") or message.get("function_call")
-    return name in _TOOLS or bool(calls and not _text(message.get("content")))
+    return name in _TOOLS or bool(calls and not as_text(message.get("content")))
 
 
 def round_pairs(values: Sequence[str], columns: Columns, line: int, conversation: Conversation) -> Iterator[Pair]:
@@ -232,10 +232,10 @@ def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pai
     questions, answers = _texts(row[columns.question.name]), _texts(row[columns.answer.name])
     for column in columns.alternatives:
         questions += [text for text in _texts(row.get(column.name)) if text]
-    label = _text(row[columns.label.name]) if columns.label else ""
+    label = as_text(row[columns.label.name]) if columns.label else ""
     if not questions or not answers:
         yield BadRow(line, "keys", excerpt(str(dict(row))))
-    subject = _text(row.get("input")) if columns.question.name == "instruction" else ""
+    subject = as_text(row.get("input")) if columns.question.name == "instruction" else ""
     history = _history(row)
     for question in questions:
         for answer in answers:
@@ -251,7 +251,7 @@ def _parallel(questions: object, answers: object) -> list[tuple[str, str]] | Non
         questions, answers = (list(questions.values()), list(answers.values())) if same else (None, None)
     if not (isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers) > 1):
         return None
-    texts = [(_text(question), _text(answer)) for question, answer in zip(questions, answers, strict=True)]
+    texts = [(as_text(question), as_text(answer)) for question, answer in zip(questions, answers, strict=True)]
     return [(question, answer) for question, answer in texts if question is not None and answer is not None]
 
 
@@ -277,7 +277,7 @@ def _without_markers(question: str, answer: str) -> tuple[str, str]:
 def _web_page_pair(row: Mapping[str, Any], line: int) -> Pair | None:
     """The pair of a question in schema.org's FAQPage, as web pages carry it for search engines."""
     question, accepted = row.get("name", row.get("text")), row.get("acceptedAnswer")
-    reply = _text(accepted[0] if isinstance(accepted, list) and accepted else accepted) if accepted else None
+    reply = as_text(accepted[0] if isinstance(accepted, list) and accepted else accepted) if accepted else None
     return Pair(question, reply, line=line) if isinstance(question, str) and reply else None
 
 
@@ -365,17 +365,17 @@ def _texts(value: object) -> list[str]:
     """A value as texts: a list of strings is several wordings; nothing when it is no text."""
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         return [one for one in value if one.strip()]
-    text = _text(value)
+    text = as_text(value)
     return [] if text is None else [text]
 
 
-def _text(value: object) -> str | None:
+def as_text(value: object) -> str | None:
     """A value as text: null is empty, OpenAI's content parts are joined; None for other lists and objects."""
     if value is None:
         return ""
     if isinstance(value, list):
-        parts = [_text(part) for part in value if isinstance(part, dict) and part.get("type", "text") == "text"]
+        parts = [as_text(part) for part in value if isinstance(part, dict) and part.get("type", "text") == "text"]
         return "\n".join(dict.fromkeys(text for text in parts if text)) or None
     if isinstance(value, dict):
-        return next((_text(value[key]) for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
+        return next((as_text(value[key]) for key in _TEXT_KEYS if isinstance(value.get(key), str)), None)
     return str(value) if isinstance(value, str | int | float) else None

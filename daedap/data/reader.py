@@ -5,62 +5,34 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.columns import Columns, Part, TurnColumns, choose_columns, choose_keys
-from daedap.data.conversation import Conversation, assistant_among, table_conversations
+from daedap.data.column_stats import Column
+from daedap.data.columns import Columns, Part, choose_columns, choose_keys
+from daedap.data.conversation import assistant_among
 from daedap.data.encoding import Encoding, detect, open_text
 from daedap.data.excel import Sheet, is_excel, read_sheets
 from daedap.data.inputs import JSON_SUFFIXES, empty_file, inner_name, refuse_unknown, refuse_unreadable
-from daedap.data.json_layouts import Chooser, conversation_of, object_pairs, round_pairs
+from daedap.data.json_layouts import Chooser, as_text, conversation_of, marked_turns, object_pairs
 from daedap.data.json_stream import objects
-from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers
+from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers, table_messages
 from daedap.data.other_formats import has_marked_lines, marked_lines, parquet_objects, yaml_objects
-from daedap.data.tables import Record, bad_record, records, sniff
+from daedap.data.source import DEFAULT_READ_OPTIONS, Format, Source
+from daedap.data.table_rows import table_rows, text_rows
+from daedap.data.tables import Record, records, sniff
+from daedap.data.turn_columns import TurnColumns, turn_columns, turns_by_content
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, nfc
 from daedap.types import Pair
 
-Format = Literal["csv", "tsv", "jsonl", "xlsx", "kakaotalk", "text", "yaml", "parquet"]
-
 _SAMPLE = 200
 """Lines or rows read to detect the delimiter and the columns."""
-
-
-DEFAULT_READ_OPTIONS = ReadOptions()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """A readable file and how to read it."""
-
-    path: Path
-    format: Format
-    """By content, whatever the file's name ends with."""
-    text: Encoding | None = None
-    """None for Excel."""
-    delimiter: str = ""
-    """Field separator of a text table."""
-    columns: Columns | None = None
-    """None for chats, conversations and tables of messages."""
-    turns: TurnColumns | None = None
-    """Of a table of messages."""
-    speaker: str = ""
-    """Of a table of messages: whose messages are the answers."""
-    sheets: tuple[str, ...] = ()
-    """Sheets of a workbook that are read."""
-    read_options: ReadOptions = DEFAULT_READ_OPTIONS
-
-    @property
-    def encoding(self) -> str:
-        """Name of the encoding, for the report."""
-        return self.text.name if self.text else ""
 
 
 def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
@@ -104,6 +76,8 @@ def _open_excel(path: Path, read_options: ReadOptions) -> Source:
     refusal: DataError | None = None
     read: list[tuple[str, Columns | TurnColumns]] = []
     for sheet in chosen:
+        if chat_columns(sheet.records[0].fields or []) and not read_options.question_column:
+            return _open_chat(Source(path=path, format="kakaotalk", sheets=(sheet.name,), read_options=read_options))
         try:
             read.append((sheet.name, _sheet_columns(path, sheet, read_options)))
         except DataError as error:
@@ -155,7 +129,7 @@ def _excel_rows(source: Source) -> Iterator[Pair | BadRow]:
         yield from (BadRow(row, "hidden", excerpt(sheet.name)) for row in sheet.hidden_rows)
         formulas = dict(sheet.formulas)
         columns = source.turns or _sheet_columns(source.path, sheet, source.read_options)
-        for row in _table_rows(_rows_of(sheet, columns), columns, source):
+        for row in table_rows(_rows_of(sheet, columns), columns, source):
             formula = formulas.get(row.line)
             empty = isinstance(row, Pair) and not (row.question.strip() and row.answer.strip())
             yield BadRow(row.line, "formula", excerpt(formula)) if formula and empty else row
@@ -182,7 +156,7 @@ def _open_objects(path: Path, suffix: str, read_options: ReadOptions) -> Source:
     if not rows:
         raise empty_file(path)
     columns = _object_columns(path, rows, read_options)
-    return Source(**{**vars(source), "columns": columns})
+    return replace(source, columns=columns)
 
 
 def _objects_of(source: Source) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -203,10 +177,8 @@ def _open_text(path: Path, read_options: ReadOptions) -> Source:
     start = next(line for line in sample if line.strip()).lstrip("\ufeff \t")
     if suffix not in JSON_SUFFIXES and is_chat(sample) and not chat_columns(re.split("[,;\t]", start)):
         return _open_chat(Source(path=path, format="kakaotalk", text=encoding, read_options=read_options))
-    if suffix in JSON_SUFFIXES or start.startswith(("{", "[{", "[[")) or start.strip() == "[":
-        with open_text(path, encoding) as lines:
-            columns = _json_columns(path, lines, start, read_options)
-        return Source(path=path, format="jsonl", text=encoding, columns=columns, read_options=read_options)
+    if suffix in JSON_SUFFIXES or start.startswith(("{", "[{", "[[", '["')) or start.strip() == "[":
+        return _open_json(path, encoding, start, read_options)
     if start[:200].lstrip().casefold().startswith(("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")):
         raise DataError(
             "{file} is a web page or XML that was saved under another name.",
@@ -228,24 +200,35 @@ def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_opti
             Source(path=path, format="kakaotalk", text=encoding, delimiter=delimiter, read_options=read_options)
         )
     rows = [(record.line, record.fields if record.fields is not None else [record.text.strip()]) for record in filled]
-    columns = choose_columns(rows, _requested(read_options), path)
-    _refuse_lone_header(path, columns, [line for line, _ in rows])
     source = Source(
         path=path,
         format="tsv" if delimiter == "\t" else "csv",
         text=encoding,
         delimiter=delimiter,
-        columns=columns if isinstance(columns, Columns) else None,
-        turns=columns if isinstance(columns, TurnColumns) else None,
-        speaker="",
         read_options=read_options,
     )
-    if not isinstance(columns, TurnColumns):
-        return source
+    try:
+        columns = choose_columns(rows, _requested(read_options), path)
+    except DataError:
+        if any(_requested(read_options).values()) or not (texts := _text_column([cells for _, cells in rows])):
+            raise
+        return replace(source, texts=texts)
+    _refuse_lone_header(path, columns, [line for line, _ in rows])
+    if isinstance(columns, Columns):
+        return replace(source, columns=columns)
     with open_text(path, encoding) as lines:
         after = (record for record in records(lines, delimiter) if record.line > columns.header_line)
-        speaker = _answering(path, after, columns, read_options)
-    return Source(**{**vars(source), "speaker": speaker})
+        return replace(source, turns=columns, speaker=_answering(path, after, columns, read_options))
+
+
+def _text_column(rows: Sequence[Sequence[str]]) -> Column | None:
+    """The column whose texts are rendered conversations (### 질문: … ### 답변: …), below a header or not."""
+    for index in range(max(map(len, rows))):
+        cells = [row[index] for row in rows if index < len(row) and row[index].strip()]
+        marked = [bool(marked_turns(cell.replace("\\n", "\n"), 0)) for cell in cells]
+        if sum(marked) > 0 and sum(marked) >= 0.8 * (len(marked) - (not marked[0])):
+            return Column(index, "" if marked[0] else cells[0].strip())
+    return None
 
 
 def _refuse_lone_header(path: Path, columns: Columns | TurnColumns, lines: Sequence[int]) -> None:
@@ -253,8 +236,10 @@ def _refuse_lone_header(path: Path, columns: Columns | TurnColumns, lines: Seque
         raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=path)
 
 
-def _json_columns(path: Path, lines: TextIO, start: str, read_options: ReadOptions) -> Columns | None:
-    rows = [row for _, row in islice(objects(lines), _SAMPLE) if isinstance(row, dict)]
+def _open_json(path: Path, encoding: Encoding, start: str, read_options: ReadOptions) -> Source:
+    source = Source(path=path, format="jsonl", text=encoding, read_options=read_options)
+    with open_text(path, encoding) as lines:
+        rows = [row for _, row in islice(objects(lines), _SAMPLE) if isinstance(row, dict)]
     if not rows:
         raise DataError(
             "{file} holds no JSON objects; it begins: {value}",
@@ -262,7 +247,22 @@ def _json_columns(path: Path, lines: TextIO, start: str, read_options: ReadOptio
             file=path,
             value=excerpt(start.strip()),
         )
-    return _object_columns(path, rows, read_options)
+    if not (turns := _message_keys(rows, read_options)):
+        return replace(source, columns=_object_columns(path, rows, read_options))
+    with open_text(path, encoding) as lines:
+        speaker = _answering(path, _message_records(objects(lines), turns, []), turns, read_options)
+    return replace(source, turns=turns, speaker=speaker)
+
+
+def _message_keys(rows: Sequence[dict[str, Any]], read_options: ReadOptions) -> TurnColumns | None:
+    """The keys of speaker and text when every object is one message; None for other objects."""
+    names = list(rows[0])
+    flat = all(list(row) == names and not any(isinstance(value, dict) for value in row.values()) for row in rows)
+    if not flat or len(rows) < 2 or len(names) < 2 or any(_requested(read_options).values()):
+        return None
+    values = [[as_text(value) or "" for value in row.values()] for row in rows]
+    turns = turn_columns(names, 0) or turns_by_content(names, values, 0)
+    return turns if turns and turns.speaker else None
 
 
 def _object_columns(path: Path, rows: Sequence[dict[str, Any]], read_options: ReadOptions) -> Columns | None:
@@ -289,17 +289,29 @@ def _object_columns(path: Path, rows: Sequence[dict[str, Any]], read_options: Re
 
 
 def _open_chat(source: Source) -> Source:
-    """Accept a chat in which the speaker writes at least one message."""
-    assert source.text, "a chat is text"
-    with open_text(source.path, source.text) as lines:
-        chat = messages(lines, source.delimiter)
-        if any(isinstance(item, ChatMessage) and item.speaker == _answerer(source.read_options) for item in chat):
-            return source
-    with open_text(source.path, source.text) as lines:
-        counts = speakers(messages(lines, source.delimiter))
+    """Accept a chat in which the speaker writes at least one message, and somebody else another."""
+    counts = speakers(_chat_messages(source))
     if not counts:
         raise DataError("{file} is a KakaoTalk chat without any message.", "Export the chat again.", file=source.path)
-    raise _wrong_speaker(source.path, counts, source.read_options)
+    if len(counts) == 1:
+        raise DataError(
+            "{file} is a KakaoTalk chat in which only {name} writes: there are no questions and answers in it.",
+            "Give a chat of two or more people, or a table with a column of questions and one of answers.",
+            file=source.path,
+            name=excerpt(next(iter(counts))),
+        )
+    if _answerer(source.read_options) not in counts:
+        raise _wrong_speaker(source.path, counts, source.read_options)
+    return source
+
+
+def _chat_messages(source: Source) -> Iterator[ChatMessage | BadRow]:
+    if source.text is None:
+        sheet = next(sheet for sheet in read_sheets(source.path) if sheet.name in source.sheets)
+        yield from table_messages(sheet.records)
+        return
+    with open_text(source.path, source.text) as lines:
+        yield from messages(lines, source.delimiter)
 
 
 def _wrong_speaker(path: Path, counts: Counter[str], read_options: ReadOptions) -> DataError:
@@ -345,22 +357,52 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
     if source.format == "xlsx":
         yield from _excel_rows(source)
         return
+    if source.format == "kakaotalk":
+        yield from chat_pairs(_chat_messages(source), _answerer(source.read_options), source.path.name)
+        return
     if source.format in ("yaml", "parquet"):
         yield from _object_rows(_objects_of(source), source)
         return
     assert source.text, "all other formats are text"
     with open_text(source.path, source.text) as lines:
         if source.format == "jsonl":
-            yield from _object_rows(objects(lines), source)
+            found = objects(lines)
+            yield from _message_rows(found, source.turns, source) if source.turns else _object_rows(found, source)
         elif source.format == "text":
             yield from marked_lines(lines)
-        elif source.format == "kakaotalk":
-            yield from chat_pairs(messages(lines, source.delimiter), _answerer(source.read_options), source.path.name)
+        elif source.texts:
+            yield from text_rows(records(lines, source.delimiter), source.texts, source.path.name)
         else:
             columns = source.columns or source.turns
             assert columns, "a table has columns"
-            table = records(lines, source.delimiter)
-            yield from _table_rows(table, columns, source)
+            yield from table_rows(records(lines, source.delimiter), columns, source)
+
+
+def _message_rows(
+    found: Iterable[tuple[int, dict[str, Any] | BadRow]], turns: TurnColumns, source: Source
+) -> Iterator[Pair | BadRow]:
+    """The pairs of objects each of which is one message."""
+    broken: list[BadRow] = []
+    for row in table_rows(_message_records(found, turns, broken), turns, source):
+        yield from broken
+        broken.clear()
+        yield row
+    yield from broken
+
+
+def _message_records(
+    found: Iterable[tuple[int, dict[str, Any] | BadRow]], turns: TurnColumns, broken: list[BadRow]
+) -> Iterator[Record]:
+    """Messages as records of a table; what is no object is appended to `broken`."""
+    columns = [turns.text, *turns.more_texts, turns.speaker, turns.conversation, turns.turn]
+    for line, row in found:
+        if isinstance(row, BadRow):
+            broken.append(row)
+            continue
+        fields = [""] * turns.width
+        for column in filter(None, columns):
+            fields[column.index] = as_text(row.get(column.name)) or ""
+        yield Record(line, fields, excerpt(str(row)))
 
 
 def _object_rows(found: Iterable[tuple[int, dict[str, Any] | BadRow]], source: Source) -> Iterator[Pair | BadRow]:
@@ -385,64 +427,6 @@ def _key_chooser(path: Path, read_options: ReadOptions) -> Chooser:
     return choose
 
 
-def _table_rows(table: Iterable[Record], columns: Columns | TurnColumns, source: Source) -> Iterator[Pair | BadRow]:
-    table = (record for record in table if record.line > columns.header_line)
-    if isinstance(columns, TurnColumns):
-        yield from table_conversations(table, columns, source.speaker, source.path.name)
-        return
-    names = [comparison_form(name) for name in columns.names]
-    for record in table:
-        if names and record.fields and [comparison_form(cell) for cell in record.fields] == names:
-            yield BadRow(record.line, "header", excerpt(record.text.strip()))
-        else:
-            yield from _row(record, columns, source)
-
-
-def _row(record: Record, columns: Columns, source: Source) -> Iterator[Pair | BadRow]:
-    """The pairs of a row: one for every wording of the question, or those of the conversation in it."""
-    fields, width = record.fields, columns.width
-    if fields is None or not any(map(str.strip, fields)):
-        yield bad_record(record)
-        return
-    if len(fields) != width:
-        fields = _fitted(fields, columns, source)
-    if fields is None:
-        yield bad_record(record)
-        return
-    label = fields[columns.label.index] if columns.label else ""
-    if columns.rounds:
-        yield from round_pairs(fields, columns, record.line, Conversation(f"{source.path.name}:{record.line}", label))
-        return
-    answer = fields[columns.answer.index]
-    yield Pair(fields[columns.question.index], answer, label, line=record.line)
-    for column in columns.alternatives:
-        numbered = column.name[-1:].isdigit()
-        wordings = [fields[column.index]] if numbered else fields[column.index].replace(";", "\n").split("\n")
-        yield from (Pair(text, answer, label, line=record.line) for text in wordings if text.strip())
-
-
-def _fitted(fields: list[str], columns: Columns, source: Source) -> list[str] | None:
-    """A row with as many fields as the table has columns; None when it is broken.
-
-    Programs leave out empty cells at the end of a row, and remarks may stand beside a sheet's table. Commas in an
-    answer without quotes (`네, 됩니다`) are followed by a space, unlike those between fields; a tab is no part of text.
-    """
-    width = columns.width
-    if len(fields) < width:
-        complete = max(columns.question.index, columns.answer.index) < len(fields) or source.format == "xlsx"
-        return fields + [""] * (width - len(fields)) if complete else None
-    rest = fields[width:]
-    if source.format == "xlsx" or not any(map(str.strip, rest)):
-        return fields[:width]
-    joins = source.delimiter == "\t" or all(part.startswith(" ") and part.strip() for part in rest)
-    if columns.answer.index == width - 1 and joins:
-        return [*fields[: width - 1], source.delimiter.replace("\t", " ").join(fields[width - 1 :])]
-    return None
-
-
-__all__ = ["DEFAULT_READ_OPTIONS", "BadRow", "ReadOptions", "Source", "open_source", "rows"]
-
-
 def _requested(read_options: ReadOptions) -> dict[Part, str | None]:
     """The columns that the user named, by what they hold."""
     return {
@@ -455,3 +439,6 @@ def _requested(read_options: ReadOptions) -> dict[Part, str | None]:
 def _answerer(read_options: ReadOptions) -> str:
     """The name of the speaker whose messages are the answers, in NFC as in the parsed chat."""
     return nfc((read_options.speaker or "").strip())
+
+
+__all__ = ["BadRow", "Source", "open_source", "rows"]

@@ -49,6 +49,8 @@ def turn_columns(names: Sequence[str], line: int) -> TurnColumns | None:
 def turns_by_content(names: Sequence[str], data: Sequence[Sequence[str]], line: int) -> TurnColumns | None:
     """Columns of a table of messages by its content: one says who speaks (고객 and 상담원, Q and A), others what."""
     speakers = [index for index in range(len(names)) if _names_speakers(data, index)]
+    named = [index for index in speakers if (role := header_role(names[index])) and role.role == "speaker"]
+    speakers = named or speakers  # beside 화자, a column QA says whether a message asks
     if len(speakers) != 1:
         return None
     sides = [index for index, name in enumerate(names) if index not in speakers and _is_side(name)]
