@@ -18,6 +18,8 @@ import pytest
 from conftest import PAIRS, daedap_process
 
 from daedap.cli import run as cli
+from daedap.commands.chat import Talk
+from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 
 Output = pytest.CaptureFixture[str]
@@ -169,7 +171,7 @@ def test_chat_through_a_pipe(own: Run) -> None:
     code, out, err = piped(own, "\n".join(typed).encode())
     assert (code, err) == (0, "")
     assert out.replace("> ", "").splitlines() == [
-        "Run 1. /good and /bad judge the last answer, /quit ends.",
+        "Run 1. /good and /bad judge the last answer; 종료, 끝, exit or quit end the chat.",
         "Nothing has been answered yet.",
         PAIRS[0].answer,
         "Noted.",
@@ -189,6 +191,23 @@ def test_chat_ends_with_its_input(own: Run) -> None:
     assert (code, err) == (0, "")
     assert PAIRS[1].answer in out
     assert verdicts(own) == []
+
+
+@pytest.mark.parametrize("word", ["종료", "끝", "exit", "Quit", "/quit"])
+def test_words_that_end_a_chat(trained: Run, word: str) -> None:
+    talk = Talk(Bot.of(trained, held_out=True))
+    assert talk.take("/good") and not talk.take(word)
+
+
+def test_chat_with_a_closed_input_ends_quietly(trained: Run) -> None:
+    command = [sys.executable, "-m", "daedap", "chat", "--runs", str(trained.folder.parent)]
+    process = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *command],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "DAEDAP_LANG": "en"},
+    )
+    assert (process.returncode, process.stderr) == (0, b"")
 
 
 def test_chat_survives_what_it_can_not_answer(own: Run) -> None:

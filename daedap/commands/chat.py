@@ -15,6 +15,8 @@ from daedap.i18n import translate
 from daedap.retrieval.bot import Bot
 from daedap.types import Message, Reply
 
+_ENDS = ("종료", "끝", "exit", "quit")
+"""Words that end the chat, with or without a slash."""
 _REMEMBERED = 6
 """Messages of the conversation that the next answer is based on."""
 
@@ -25,7 +27,7 @@ def chat(
     answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
     runs: Path = RUNS,
 ) -> None:
-    """Talk with a run. /good and /bad judge the last answer, /quit ends; Ctrl-C stops an answer.
+    """Talk with a run. /good and /bad judge the last answer, exit ends; Ctrl-C stops an answer.
 
     Raises RunError.
 
@@ -37,17 +39,16 @@ def chat(
         Folder of the runs.
     """
     talk = Talk(Bot.open(run, runs=runs, answer_options=answer_options))
-    _tell(
-        translate("Run {number}. /good and /bad judge the last answer, /quit ends.", number=talk.bot.run.number) + "\n"
-    )
-    while (line := _ask()) is not None:
+    message = "Run {number}. /good and /bad judge the last answer; 종료, 끝, exit or quit end the chat."
+    _write(translate(message, number=talk.bot.run.number) + "\n")
+    while (line := _read_line()) is not None:
         try:
             if not talk.take(line):
                 return
         except KeyboardInterrupt:  # ends the answer, not the chat
-            _tell("\n")
+            _write("\n")
         except DataError as error:  # the question is too long
-            _tell(f"{error}\n")
+            _write(f"{error}\n")
 
 
 class Talk:
@@ -60,14 +61,14 @@ class Talk:
 
     def take(self, line: str) -> bool:
         """Answer a line or obey a command; False ends the chat."""
+        if line.casefold().removeprefix("/") in _ENDS or line == "/q":
+            return False
         if not line.startswith("/"):
             self._answer(self._suggested(line) or line)
         elif line in ("/good", "/bad"):
             self._judge(line[1:])
-        elif line in ("/quit", "/exit", "/q"):
-            return False
         else:
-            _tell(translate("Commands: /good /bad /quit") + "\n")
+            _write(translate("Commands: /good /bad /quit") + "\n")
         return True
 
     def _suggested(self, line: str) -> str | None:
@@ -78,31 +79,33 @@ class Talk:
     def _answer(self, question: str) -> None:
         self.last = None  # an answer that is stopped can't be judged
         self.last = self.bot.reply(question, self.turns[-_REMEMBERED:])
-        _tell("\n".join(self.last.lines()) + "\n")
+        _write("\n".join(self.last.lines()) + "\n")
         if self.last.suggestions:
-            _tell(translate("Type its number, or ask another way.") + "\n")
+            _write(translate("Type its number, or ask another way.") + "\n")
         self.turns += [Message("user", question), Message("assistant", self.last.text)]
 
     def _judge(self, verdict: str) -> None:
         if self.last is None:
-            _tell(translate("Nothing has been answered yet.") + "\n")
+            _write(translate("Nothing has been answered yet.") + "\n")
             return
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.bot.run.note(verdict, time=now, **self.last.to_json())
-        _tell(translate("Noted.") + "\n")
+        _write(translate("Noted.") + "\n")
 
 
-def _ask() -> str | None:
+def _read_line() -> str | None:
     """The next line; None at the end of input or on Ctrl-C."""
+    if sys.stdin is None:  # closed by the program that started this one
+        return None
     try:
         while not (line := input("> ").strip()):
             pass
     except (EOFError, KeyboardInterrupt):
-        _tell("\n")
+        _write("\n")
         return None
     return line
 
 
-def _tell(text: str) -> None:
+def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
