@@ -1,45 +1,24 @@
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import pickle
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
 from dataclasses import dataclass
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 import toys
+from hub import SHA, load_apart, serve_hub
 from huggingface_hub.errors import StrictDataclassClassValidationError
 from safetensors.torch import load_file, save_file
+from test_gguf import toy
 from tokenizers import processors
 from transformers import GPT2LMHeadModel, LlamaConfig
 
 from daedap.errors import BaseError
 from daedap.model.base import load_base
 from daedap.model.tokenizer import decode, encode, load_tokenizer, save_tokenizer
-
-SHA = "0123456789abcdef0123456789abcdef01234567"
-LOADING = """
-import sys
-from daedap.errors import BaseError
-from daedap.model.base import load_base
-for name in sys.argv[1:]:
-    try:
-        base = load_base(name)
-        print(base.licence, base.digest, type(base.model).__name__)
-    except BaseError as error:
-        print(error)
-"""
 
 
 @pytest.mark.parametrize(
@@ -244,10 +223,24 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> Heard:
     place = tmp_path_factory.mktemp("hub")
     kogpt2 = toys.kogpt2(place / "toy" / "kogpt2")
     (toys.llama(place / "toy" / "llama") / "pytorch_model.bin").write_bytes(b"never asked for")
-    with _hub(place) as hub:
-        online = _load_apart(["toy/kogpt2", "toy/llama", "toy/nothing"], hub.address, place)
-    offline = _load_apart(["toy/kogpt2", "toy/nothing"], hub.address, place)
+    _gguf_repositories(place)
+    with serve_hub(place) as hub:
+        names = ["toy/kogpt2", "toy/llama", "toy/nothing", "toy/one", "toy/two", "toy/two:q8_0"]
+        online = load_apart(names, hub.address, place)
+    offline = load_apart(["toy/kogpt2", "toy/nothing", "toy/one", "toy/two:Q8_0"], hub.address, place)
     return Heard(online, hub.requests_seen, offline, load_base(str(kogpt2)).digest)
+
+
+def _gguf_repositories(place: Path) -> None:
+    """One repository with a single GGUF file, and one with two quantizations and a licence in its card."""
+    one, two = place / "toy" / "one", place / "toy" / "two"
+    for folder, file, metadata in ((one, "qwen3.gguf", {}), (two, "qwen3-Q8_0.gguf", {"general.license": None})):
+        folder.mkdir(parents=True)
+        toy("qwen3", place / "made", metadata=metadata).path.rename(folder / file)
+        shutil.rmtree(place / "made")
+    (one / "mmproj-qwen3.gguf").write_bytes(b"never asked for")
+    (two / "qwen3-Q4_K_M.gguf").write_bytes(b"never asked for")
+    (two / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
 
 
 def test_a_base_is_loaded_from_the_hub(heard: Heard) -> None:
@@ -264,6 +257,20 @@ def test_without_the_hub_the_cache_is_used(heard: Heard) -> None:
     assert heard.offline["toy/kogpt2"] == heard.online["toy/kogpt2"]
 
 
+def test_a_gguf_file_is_loaded_from_the_hub(heard: Heard) -> None:
+    licence, _, architecture = heard.online["toy/one"].split()
+    assert (licence, architecture) == ("apache-2.0", "Qwen3ForCausalLM")
+    assert heard.offline["toy/one"] == heard.online["toy/one"]
+
+
+def test_a_quantization_is_loaded_from_the_hub(heard: Heard) -> None:
+    assert heard.online["toy/two:q8_0"].startswith("mit ")
+    assert heard.offline["toy/two:Q8_0"] == heard.online["toy/two:q8_0"]
+    assert heard.online["toy/two"].startswith("toy/two: 2 GGUF files, qwen3-Q4_K_M.gguf, qwen3-Q8_0.gguf.")
+    assert heard.online["toy/two"].endswith("--base toy/two:Q4_K_M")
+    assert not [request for request in heard.requests_seen if "Q4_K_M" in request or "mmproj" in request]
+
+
 def test_a_missing_or_unreachable_repository_is_reported(heard: Heard) -> None:
     for message in (heard.online["toy/nothing"], heard.offline["toy/nothing"]):
         assert message.startswith("toy/nothing: can't be downloaded from the hub")
@@ -273,67 +280,3 @@ def test_a_missing_or_unreachable_repository_is_reported(heard: Heard) -> None:
 def _refused(folder: Path, message: str) -> None:
     with pytest.raises(BaseError, match=f"{folder.name}.*{message}"):
         load_base(str(folder))
-
-
-def _load_apart(names: list[str], endpoint: str, place: Path) -> dict[str, str]:
-    """In a new process: huggingface_hub reads its environment variables when imported."""
-    own = {"HF_ENDPOINT": endpoint, "HF_HOME": str(place / "cache"), "NO_PROXY": "127.0.0.1"}
-    own |= {"DAEDAP_LANG": "en", "PYTHONIOENCODING": "utf-8"}
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    command = [sys.executable, "-c", LOADING, *names]
-    result = subprocess.run(command, env=environment | own, capture_output=True, encoding="utf-8", check=True)
-    return dict(zip(names, result.stdout.splitlines(), strict=True))
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The hub's API as far as its client needs it: commit, file list and files of a model."""
-
-    def __init__(self, root: Path, requests_seen: list[str], *rest: Any) -> None:
-        self.root, self.requests_seen = root, requests_seen
-        super().__init__(*rest)
-
-    def do_GET(self) -> None:
-        self.requests_seen.append(f"{self.command} {self.path}")
-        path = self.path.partition("?")[0].strip("/")
-        kind, _, name = path.removeprefix("api/models/").partition("/resolve/" if "/resolve/" in path else "/tree/")
-        folder = self.root / kind.partition("/revision/")[0]
-        if not folder.is_dir():
-            self._send(b'{"error": "Repository not found"}', 404, {"X-Error-Code": "RepoNotFound"})
-        elif "/resolve/" in path:
-            self._send_file(folder / name.partition("/")[2])
-        else:
-            files = [
-                {"type": "file", "path": file.name, "size": file.stat().st_size, "oid": _etag(file)}
-                for file in sorted(folder.iterdir())
-            ]
-            about = {"id": kind, "sha": SHA, "siblings": [{"rfilename": file["path"]} for file in files]}
-            self._send(json.dumps(files if "/tree/" in path else about).encode())
-
-    do_HEAD = do_GET  # noqa: N815 - the name that http.server calls
-
-    def _send_file(self, file: Path) -> None:
-        self._send(file.read_bytes(), 200, {"ETag": f'"{_etag(file)}"', "X-Repo-Commit": SHA})
-
-    def _send(self, body: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """No output."""
-
-
-def _etag(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes()).hexdigest()
-
-
-@contextmanager
-def _hub(root: Path) -> Iterator[SimpleNamespace]:
-    requests_seen: list[str] = []
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, root, requests_seen)) as server:
-        Thread(target=server.serve_forever).start()
-        yield SimpleNamespace(address=f"http://127.0.0.1:{server.server_port}", requests_seen=requests_seen)
-        server.shutdown()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import gguf
 import numpy as np
@@ -23,7 +24,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from daedap.errors import BaseError
 from daedap.model.base import load_base
-from daedap.model.gguf import GgufReader
+from daedap.model.gguf import GgufReader, pick_gguf
 from daedap.model.prompt import build_prompt
 from daedap.model.tokenizer import encode, save_tokenizer
 
@@ -321,6 +322,61 @@ def test_the_reader_agrees_with_the_package(tmp_path: Path) -> None:
     for tensor in theirs.tensors:
         expected = gguf.dequantize(tensor.data, tensor.tensor_type)
         assert np.array_equal(ours.read(tensor.name), expected)
+
+
+@pytest.fixture(autouse=True)
+def assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Dequantized models are kept there."""
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    return tmp_path / "assets" / "daedap" / "gguf"
+
+
+def test_dequantized_weights_are_kept_by_content(tmp_path: Path, assets: Path) -> None:
+    path = toy("gemma3", tmp_path, Kind.Q4_0).path
+    first = load_base(str(path))
+    (kept,) = assets.glob("[!.]*")
+    again = load_base(str(path.rename(tmp_path / "renamed.gguf")))
+    assert [*assets.glob("[!.]*")] == [kept]
+    assert (again.digest, again.model.name_or_path) == (first.digest, first.model.name_or_path)
+    assert again.model.config.to_dict() == first.model.config.to_dict() | {"transformers_version": ANY}
+    weights = again.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in first.model.state_dict().items())
+    (kept / "model.safetensors").unlink()  # `again` maps it into memory
+    (kept / "model.safetensors").write_bytes(b"damaged")
+    mended = load_base(str(tmp_path / "renamed.gguf")).model.state_dict()
+    assert all(torch.equal(weight, mended[name]) for name, weight in weights.items())
+    assert (kept / "model.safetensors").stat().st_size > 1000
+
+
+def test_few_dequantized_models_are_kept(tmp_path: Path, assets: Path) -> None:
+    for kind in CONFIGS:
+        load_base(str(toy(kind, tmp_path / kind).path))
+    assert len(CONFIGS) > len([*assets.glob("[!.]*")]) == 3
+
+
+def test_without_a_cache_a_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = toy("qwen3", tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "file" / "assets"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert torch.equal(load_base(str(made.path)).model.state_dict()[name], made.model.state_dict()[name])
+
+
+def test_a_quantization_is_picked_by_its_name() -> None:
+    names = [
+        "README.md",
+        "a-Q4_K_M.gguf",
+        "a-Q4_K_S.gguf",
+        "a.f16.gguf",
+        "mmproj-a-f16.gguf",
+        "Q8_0/a-00001-of-00002.gguf",
+    ]
+    assert pick_gguf(names, "a/b", "q4_k_m") == "a-Q4_K_M.gguf"
+    assert pick_gguf(names, "a/b", "F16") == "a.f16.gguf"
+    assert pick_gguf(["README.md"], "a/b") is None
+    for tag in ("", "Q5_K_M", "Q8_0"):
+        with pytest.raises(BaseError, match="3 GGUF files"):
+            pick_gguf(names, "a/b", tag)
 
 
 def refused(path: Path, message: str) -> None:

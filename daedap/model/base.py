@@ -22,7 +22,7 @@ from daedap.config import FRESH, MINI, ArchitectureOptions
 from daedap.errors import BaseError, RunError
 from daedap.files import digest
 from daedap.korean.text import comparison_form
-from daedap.model.gguf import find_gguf, read_gguf
+from daedap.model.gguf import find_gguf, pick_gguf, read_gguf
 from daedap.model.prompt import Prompt, build_prompt, has_own_template, round_up
 from daedap.model.tokenizer import decode, encode, load_tokenizer, prefix_ids, train_tokenizer
 from daedap.runs import Json, Run
@@ -86,6 +86,8 @@ def load_base(name: str) -> Base:
     path = _locate(name)
     if path.is_file():
         model, tokenizer, licence = read_gguf(path)
+        if licence == "unknown" and not Path(name).exists():
+            licence = _licence(name, path.parent)  # the model card on the hub
     else:
         tokenizer, model, licence = load_tokenizer(path), _load_model(path), _licence(name, path)
     self_test(name, model, tokenizer)
@@ -118,14 +120,16 @@ def _locate(name: str) -> Path:
         return find_gguf(folder) or folder
     if folder.suffix == ".gguf" and folder.is_file():
         return folder
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", name):
         raise BaseError(
             "{name}: neither a folder nor a name on the hub (like skt/kogpt2-base-v2).",
             "Give --base a folder that holds config.json, the weights and the tokenizer, or a GGUF file.",
             name=name,
         )
     try:
-        return _download(name)
+        return _download(*name.partition(":")[::2])
+    except BaseError:
+        raise
     except Exception as error:  # errors of httpx, huggingface_hub and the OS alike
         raise BaseError(
             "{name}: can't be downloaded from the hub ({error}).",
@@ -135,14 +139,24 @@ def _locate(name: str) -> Path:
         ) from error
 
 
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # not needed for a folder
+def _download(repository: str, tag: str) -> Path:
+    """A repository's folder in the local cache, or its GGUF file: the one of quantization `tag`, or the only one."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download  # not needed for a folder
 
     patterns = ["*.json", "*.model", "*.txt", "*.jinja", "README.md"]
-    folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.safetensors"]))
-    if not any(folder.glob("*.safetensors")):  # pickles only as a last resort
-        folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
-    return folder
+    folder = Path(snapshot_download(repository, allow_patterns=[*patterns, "*.safetensors"]))
+    if not tag:
+        if any(folder.glob("*.safetensors")):
+            return folder
+        folder = Path(snapshot_download(repository, allow_patterns=[*patterns, "*.bin"]))  # pickles: a last resort
+        if any(folder.glob("*.bin")):
+            return folder
+    try:
+        names = [file.rfilename for file in HfApi().model_info(repository).siblings or ()]
+    except Exception:  # without a network: what was downloaded before
+        names = [path.name for path in folder.glob("*.gguf")]
+    file = pick_gguf(names, repository, tag)
+    return Path(hf_hub_download(repository, file)) if file else folder
 
 
 def _load_model(folder: Path) -> PreTrainedModel:

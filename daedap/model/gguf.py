@@ -5,14 +5,21 @@ several arrays per token of the vocabulary: half a minute for Gemma's 262,144 to
 
 transformers' `gguf_file=` uses that reader three times, ignores head width, attention scale and rope factors of the
 file, and does not add BOS. This module uses its building blocks and handles these.
+
+Dequantizing takes many times as long as loading, and a training loads its base several times: the result is kept in
+huggingface_hub's cache of assets, by the file's content.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -21,6 +28,8 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
+from filelock import FileLock
+from huggingface_hub.constants import HF_ASSETS_CACHE
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
@@ -34,7 +43,8 @@ from transformers import (
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from daedap.errors import BaseError
+from daedap.errors import BaseError, StorageError
+from daedap.files import digest, new_folder
 from daedap.i18n import translate
 
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -177,6 +187,26 @@ def find_gguf(folder: Path) -> Path | None:
     return files[0]
 
 
+def pick_gguf(names: Sequence[str], repository: str, tag: str = "") -> str | None:
+    """The GGUF file among a repository's file names: the only one, or the one of this quantization (`Q8_0`).
+
+    None where there is no GGUF file. Raises BaseError when the choice is left to the user.
+    """
+    files = sorted(name for name in names if name.endswith(".gguf") and "/" not in name and "mmproj" not in name)
+    found = [name for name in files if re.search(rf"(?i)[-._]{re.escape(tag)}\.gguf$", name)] if tag else files
+    if len(found) == 1 or not files:
+        return found[0] if found else None
+    tags = [match[1] for name in files if (match := re.search(r"[-.]((?:I?Q\d|B?F\d)\w*)\.gguf$", name))]
+    raise BaseError(
+        "{repository}: {count} GGUF files, {files}.",
+        "Name the quantization you want: --base {repository}:{tag}",
+        repository=repository,
+        count=len(files),
+        files=", ".join(files),
+        tag=tags[0] if tags else "Q8_0",
+    )
+
+
 def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str]:
     """Model, tokenizer and licence ("unknown" when it names none) of a file. Raises BaseError."""
     if find_spec("gguf") is None:
@@ -186,7 +216,7 @@ def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str
     try:
         file = GgufReader.open(path)
         _check(file)
-        return _model(file), _tokenizer(file), str(file.metadata.get("general.license", "unknown"))
+        return _cached_model(file), _tokenizer(file), str(file.metadata.get("general.license", "unknown"))
     except BaseError:
         raise
     except Exception as error:  # struct.error, KeyError, UnicodeDecodeError, ValueError …
@@ -221,6 +251,33 @@ def _unknown(file: GgufReader, part: str, value: object) -> BaseError:
         value=value,
         known=", ".join(ARCHITECTURES),
     )
+
+
+_CONVERSION = 1
+"""To be raised when the same file is to be read differently: older cached models are then read no more."""
+_CACHED_MODELS = 3
+"""Dequantized models that are kept; each takes four bytes a weight."""
+
+
+def _cached_model(file: GgufReader) -> PreTrainedModel:
+    """The model from the cache, else dequantized and written there; a cache that can't be written is done without."""
+    assets = Path(os.environ.get("HF_ASSETS_CACHE", HF_ASSETS_CACHE)) / "daedap" / "gguf"
+    folder = assets / f"{digest(file.path)[:32]}-{_CONVERSION}"
+    if folder.is_dir():
+        with suppress(Exception):  # of safetensors, torch or transformers: a damaged cache is written anew
+            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            os.utime(folder)  # most recently used
+            model.name_or_path = model.config._name_or_path = ""  # runs record it, and the cache may be emptied
+            return model
+    model = _model(file)
+    with suppress(StorageError, OSError):
+        assets.mkdir(parents=True, exist_ok=True)
+        with FileLock(assets / ".lock"):
+            with new_folder(folder) as new:
+                model.save_pretrained(new)
+            for old in sorted(assets.glob("[!.]*"), key=lambda path: path.stat().st_mtime)[:-_CACHED_MODELS]:
+                shutil.rmtree(old, ignore_errors=True)
+    return model
 
 
 def _model(file: GgufReader) -> PreTrainedModel:
