@@ -25,6 +25,47 @@ from daedap.files import add_line, storage, sweep
 Json = dict[str, Any]
 
 
+DATABASE = "daedap.db"
+"""The database in the folder of the runs: lessons, conversations, votes."""
+FORMAT = 2
+"""Version of the layout of a run's folder, in its config and manifest. 1 had settings.json, and no version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What the user chose for a training: the document `config.json`."""
+
+    file: str
+    read: ReadOptions = field(default_factory=ReadOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    train: TrainOptions = field(default_factory=TrainOptions)
+    parent: str | None = None
+    """The run it goes on from: its folder's name beside this run's, or its absolute path."""
+    evaluate: bool = True
+    study: str | None = None
+    """The study that found these options, and the trial: `name:14`."""
+    launch: str | None = None
+    """Identifies all attempts of one `torchrun`."""
+
+    def to_json(self) -> Json:
+        """A JSON object; the budget in seconds."""
+        budget = self.train.budget
+        train = {**asdict(self.train), "budget": budget and budget.total_seconds()}
+        return {"format": FORMAT, "command": "train", **asdict(self), "train": train}
+
+    @classmethod
+    def from_json(cls, document: Json) -> TrainConfig:
+        """The inverse of `to_json`. Raises TypeError and KeyError for other documents."""
+        values = {name: document[name] for name in cls.__dataclass_fields__}
+        read, split, model = (
+            ReadOptions(**values["read"]),
+            SplitOptions(**values["split"]),
+            ModelOptions(**values["model"]),
+        )
+        return cls(
+            **{**values, "read": read, "split": split, "model": model, "train": read_train_options(values["train"])}
+        )
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run's folder. It is complete when its manifest exists."""

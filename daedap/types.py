@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 Source = Literal["retrieved", "generated", "lesson", "fallback"]
+LessonScope = Literal["exact", "similar"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,17 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Lesson:
+    """A corrected answer that a bot was taught."""
+
+    id: str
+    question: str
+    answer: str
+    scope: LessonScope
+    """Whether it answers this question alone, or questions like it too."""
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """A known question and its answer."""
 
@@ -80,6 +92,8 @@ class Reply:
     evidence: Evidence | None = None
     suggestions: tuple[str, ...] = ()
     """The nearest known questions, when the bot is not sure enough to answer."""
+    lesson: Lesson | None = None
+    """The lesson that was answered with."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object: question, answer, source, score, evidence, suggestions."""

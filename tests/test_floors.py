@@ -12,16 +12,21 @@ HOUSE = """
 i18n errors files types config runs
 korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel conversation kakaotalk
-data: json_stream json_layouts personal other_formats reader corpus findings doctor
+data: json_stream json_layouts personal other_formats source table_rows reader corpus findings doctor
+database: schema connection lessons conversations comparisons audit
+database.migrations: env
+database.migrations.versions: first
 model: batching distributed device gguf tokenizer prompt base trainable
 model: loss language_model saved engine verify convert sentence_encoder
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
-retrieval: lexical encoder rerank matcher hybrid small_talk bot build
-evaluation: metrics preferences reply_retrieval run_record tables diagnose report testset robustness
+retrieval: lexical encoder rerank matcher hybrid lessons small_talk bot build
+evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
+evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 tuning: objective space study result search
 commands: answer bench chat check compare evaluate report runs shared pretrain train tune
+serve: options errors logs limits metrics batcher bots service security tokens preview groups page desk openai_types openai app
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

@@ -94,13 +94,18 @@ def on_answers(preferences: Iterable[Preference], answers: dict[str, str], row: 
 
 def count_preferences(preferences: Iterable[Preference], first: str, second: str) -> PreferenceCounts:
     """Wins, ties and the sign test of two runs."""
-    from scipy.stats import binomtest  # half a second to import
-
     winners = [preference.winner for preference in preferences]
     wins = [winners.count(first), winners.count(second)]
-    ties = len(winners) - sum(wins)
-    if not sum(wins):
+    return sign_test(wins[0], wins[1], len(winners) - sum(wins))
+
+
+def sign_test(first: int, second: int, ties: int) -> PreferenceCounts:
+    """The sign test of so many wins of either."""
+    from scipy.stats import binomtest  # half a second to import
+
+    if not first + second:
         return PreferenceCounts(0, 0, ties, None, None, None, None)
-    test = binomtest(wins[1], sum(wins))
+    test = binomtest(second, first + second)
     low, high = test.proportion_ci(0.95, "exact")
-    return PreferenceCounts(wins[0], wins[1], ties, wins[1] / sum(wins), float(low), float(high), float(test.pvalue))
+    share = second / (first + second)
+    return PreferenceCounts(first, second, ties, share, float(low), float(high), float(test.pvalue))

@@ -19,10 +19,11 @@ from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.hybrid import Hits, HybridRetriever
+from daedap.retrieval.lessons import LessonBook, LessonHit, stored_lessons
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run, find
-from daedap.types import Evidence, Generation, Message, Pair, Reply
+from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply
 
 if TYPE_CHECKING:
     from daedap.model.language_model import LanguageModel  # torch takes seconds to import
@@ -50,6 +51,8 @@ class Bot:
     device: str = "cpu"
     model: LanguageModel | None = None
     """The run's model if it is open already."""
+    lessons: LessonBook | None = None
+    """Corrected answers, which come before everything else."""
 
     @classmethod
     def open(
@@ -62,9 +65,14 @@ class Bot:
     ) -> Bot:
         """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged.
 
-        `held_out`: also answer from the rows that were held out for the scores, which are the user's, too.
+        `held_out`: also answer from the rows that were held out for the scores, which are the user's, too, and from the
+        lessons taught since.
         """
-        return cls.of(find(str(run), Path(runs)), answer_options=answer_options, held_out=held_out)
+        found = find(str(run), Path(runs))
+        bot = cls.of(found, answer_options=answer_options, held_out=held_out)
+        if held_out:
+            bot.teach(stored_lessons(found.folder.parent))
+        return bot
 
     @classmethod
     def of(
@@ -80,6 +88,10 @@ class Bot:
         retriever = HybridRetriever.open(run.folder / "index", pairs if held_out else [])
         hidden = frozenset() if held_out else frozenset(pair.id for pair in pairs)
         return cls(run, retriever, answer_options, hidden, model=model)
+
+    def teach(self, lessons: Sequence[Lesson]) -> None:
+        """Answer with these lessons from now on, the latest first, instead of those before."""
+        self.lessons = LessonBook.build(lessons, self.retriever) if lessons else None
 
     @cached_property
     def language_model(self) -> LanguageModel:
@@ -97,6 +109,11 @@ class Bot:
     @cached_property
     def _small_talk(self) -> SmallTalk:
         return SmallTalk.built_in(without=self.hidden)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the language model takes part in answering."""
+        return self._samples > 0
 
     @property
     def _samples(self) -> int:
@@ -142,24 +159,33 @@ class Bot:
             matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors)
         else:
             matches = [self._as_match(*each) for each in zip(queries, self._search(queries), strict=True)]
-        return [self._decide(*each) for each in zip(queries, vectors, matches, strict=True)]
+        lessons = self.lessons.find(questions, vectors, matches) if self.lessons else [None] * len(queries)
+        return [self._decide(*each) for each in zip(queries, vectors, matches, lessons, strict=True)]
 
-    def _decide(self, query: Pair, vector: NDArray[np.float32], match: Match) -> Reply:
+    def _decide(self, query: Pair, vector: NDArray[np.float32], match: Match, lesson: LessonHit | None) -> Reply:
+        if lesson and lesson.exact:
+            return lesson.reply(query.question)
         evidence = [
             self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
         ]
         best = evidence[0]
         if match.exact:
             return Reply(query.question, best.answer, "retrieved", 1.0, best)
-        unless = max(best.similarity, match.probability)
+        unless = max(best.similarity, match.probability, lesson.probability if lesson else 0.0)
         if courtesy := self._small_talk.answer(query.question, unless, vector):
             return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+        if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
+            return lesson.reply(query.question)
         if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
             return Reply(query.question, best.answer, "retrieved", match.probability, best)
-        suggestions = [one.question for one in evidence[:_SUGGESTIONS]]
+        return self._unsure(query, evidence, match)
+
+    def _unsure(self, query: Pair, evidence: Sequence[Evidence], match: Match) -> Reply:
+        """Suggestions, or the fallback where even these would not help."""
+        best, suggestions = evidence[0], [one.question for one in evidence[:_SUGGESTIONS]]
         if match.probability < self.answer_options.suggestion_threshold or self.answer_options.fallback:
             return self._fallback(query, best, match.probability)
-        text = translate_to(self._speaks_korean, "I am not sure that I understand. Did you mean one of these?")
+        text = translate_to(self.speaks_korean, "I am not sure that I understand. Did you mean one of these?")
         return Reply(query.question, text, "fallback", match.probability, best, tuple(suggestions))
 
     def _as_match(self, query: Pair, hits: Hits) -> Match:
@@ -174,20 +200,35 @@ class Bot:
     def _decide_by_reranking(self, queries: Sequence[Pair]) -> list[Reply]:
         """With the language model: what is not known is chosen among known answers and the model's proposals."""
         hits, vectors = self._search(queries), built_in_encoder().encode([query.question for query in queries])
-        replies = [self._known(*each) for each in zip(queries, vectors, hits, strict=True)]
+        lessons = self._lessons_beside_reranking(queries, vectors)
+        replies = [self._known(*each) for each in zip(queries, vectors, hits, lessons, strict=True)]
         rest = [row for row, reply in enumerate(replies) if reply is None]
         chosen = dict(zip(rest, self._rerank([queries[row] for row in rest], [hits[row] for row in rest]), strict=True))
         return [reply or chosen[row] for row, reply in enumerate(replies)]
 
+    def _lessons_beside_reranking(
+        self, queries: Sequence[Pair], vectors: NDArray[np.float32]
+    ) -> Sequence[LessonHit | None]:
+        if not self.lessons:
+            return [None] * len(queries)
+        questions = [query.question for query in queries]
+        known = self.retriever.matcher.match(questions, 2, vectors) if self.retriever.matcher else None
+        return self.lessons.find(questions, vectors, known)
+
     def _search(self, queries: Sequence[Pair]) -> list[Hits]:
         return self.retriever.search([query.question for query in queries], _NEAREST)
 
-    def _known(self, query: Pair, vector: NDArray[np.float32], hits: Hits) -> Reply | None:
+    def _known(self, query: Pair, vector: NDArray[np.float32], hits: Hits, lesson: LessonHit | None) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
+        if lesson and lesson.exact:
+            return lesson.reply(query.question)
         best = self.retriever.evidence(hits)
         if not _same_question(best, query):
-            if courtesy := self._small_talk.answer(query.question, best.similarity, vector):
+            unless = max(best.similarity, lesson.probability if lesson else 0.0)
+            if courtesy := self._small_talk.answer(query.question, unless, vector):
                 return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+            if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
+                return lesson.reply(query.question)
             out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
             if out_of_scope and self.answer_options.fallback != "off":
                 return self._fallback(query, best, best.similarity)
@@ -240,7 +281,7 @@ class Bot:
         return level if count >= _LEVEL_SHARE * levels.total() else None
 
     @cached_property
-    def _speaks_korean(self) -> bool:
+    def speaks_korean(self) -> bool:
         """Whether the bot's own sentences are Korean: those of its file are, most of them."""
         answers = [pair.answer for pair in self.retriever.index.pairs[:_LEVEL_ROWS]]
         return 2 * sum(bool(HANGUL.search(answer)) for answer in answers) > len(answers)
@@ -261,7 +302,7 @@ class Bot:
         """The reply to an empty question, or to one that nothing known answers."""
         text = self.answer_options.fallback
         if text in (None, "off"):
-            text = translate_to(self._speaks_korean, "I didn't quite understand. Could you say it another way?")
+            text = translate_to(self.speaks_korean, "I didn't quite understand. Could you say it another way?")
         return Reply(query.question, str(text), "fallback", score, evidence)
 
 

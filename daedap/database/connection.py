@@ -1,0 +1,186 @@
+"""Opening the database: SQLite beside the runs, or PostgreSQL by URL; brought to the current schema.
+
+Whatever is acknowledged is on the disk: SQLite writes ahead (WAL) and syncs at every commit.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from filelock import FileLock
+from sqlalchemy.engine import Connection, Engine
+
+from daedap.database.schema import METADATA, revisions
+from daedap.errors import SettingsError, StorageError
+from daedap.files import storage
+from daedap.runs import DATABASE
+
+HEAD = "0001"
+"""Revision of the schema that this version of daedap reads and writes."""
+_MIGRATIONS = Path(__file__).parent / "migrations"
+_POSTGRES = re.compile(r"^postgres(ql)?://")
+_LOCK = 0x0DAEDA9
+"""Of PostgreSQL's advisory lock that is held while the schema changes."""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database with the current schema."""
+
+    engine: Engine
+
+    @classmethod
+    def open(cls, url: str | None, runs: Path) -> Database:
+        """Connect and bring the schema up to date; without a URL, `daedap.db` in the folder of the runs.
+
+        Raises SettingsError for a URL that can't be used, StorageError when the database fails or is newer than this
+        version of daedap.
+        """
+        if not url:
+            with storage(runs):
+                runs.mkdir(parents=True, exist_ok=True)
+        database = cls(_engine(url or f"sqlite:///{runs / DATABASE}"))
+        with translate_errors(url or str(runs / DATABASE)):
+            database.upgrade(runs)
+        return database
+
+    @classmethod
+    def existing(cls, runs: Path) -> Database | None:
+        """The SQLite file of a folder of runs, if there is one."""
+        return cls.open(None, runs) if (runs / DATABASE).is_file() else None
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction, committed at the end of the block."""
+        with self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading; each statement sees what was committed before it."""
+        with self._reader.connect() as connection:
+            yield connection
+
+    @cached_property
+    def _reader(self) -> Engine:
+        return self.engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a file of this machine."""
+        return self.engine.dialect.name == "sqlite"
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+    def revision(self) -> str | None:
+        """The revision of its schema; None: an empty database."""
+        with self.read() as connection, suppress(sql.exc.OperationalError, sql.exc.ProgrammingError):
+            found = connection.execute(sql.text("SELECT version_num FROM alembic_version")).scalar()
+            return str(found) if found else None
+        return None
+
+    def upgrade(self, folder: Path) -> None:
+        """Bring the schema up to date; processes that start at once take turns. Raises StorageError."""
+        if self.revision() == HEAD:
+            return
+        lock = FileLock(folder / f".{DATABASE}.lock") if self.is_sqlite else nullcontext()
+        with lock, self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            if self.revision() is None:
+                _create(connection)
+            else:
+                _migrate(connection)
+
+
+def without_password(url: str) -> str:
+    """A URL that may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+@contextmanager
+def translate_errors(url: str) -> Iterator[None]:
+    """Raise StorageError for a database that is unreachable, damaged or fails."""
+    try:
+        yield
+    except (sql.exc.SQLAlchemyError, sqlite3.Error) as error:
+        cause = str(getattr(error, "orig", None) or error).strip()
+        raise StorageError(
+            "{where}: the database can't be used ({error}).",
+            "Check that it runs and that the URL is right.",
+            where=without_password(url),
+            error=cause.splitlines()[0] if cause else type(error).__name__,
+        ) from error
+
+
+def _engine(url: str) -> Engine:
+    if _POSTGRES.match(url) and not find_spec("psycopg"):
+        raise SettingsError(
+            "--db {url}: the driver for PostgreSQL is not installed.",
+            "Install it: pip install daedap[postgresql]",
+            url=without_password(url),
+        )
+    url = _POSTGRES.sub("postgresql+psycopg://", url)
+    try:
+        if not url.startswith("sqlite"):
+            return sql.create_engine(url, pool_pre_ping=True, pool_size=10)
+        engine = sql.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    except (sql.exc.ArgumentError, sql.exc.NoSuchModuleError, ImportError) as error:
+        raise SettingsError(
+            "--db {url}: no database that can be used here ({error}).",
+            "Try postgresql://user@host/name.",
+            url=without_password(url),
+            error=error,
+        ) from error
+    sql.event.listen(engine, "connect", _set_up_sqlite)
+    sql.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.isolation_level = None  # transactions begin where _begin_sqlite says, not where the driver guesses
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once: a transaction that reads first and writes later would fail when others write."""
+    if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _create(connection: Connection) -> None:
+    """A new database: its schema at once, as alembic would leave it, without the second that loading alembic takes."""
+    METADATA.create_all(connection)
+    connection.execute(revisions.insert().values(name="lessons", value=0))
+    connection.execute(sql.text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)"))
+    connection.execute(sql.text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+
+
+def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StorageError(
+            "The database was made by a newer version of daedap ({error}).",
+            "Upgrade daedap: pip install -U daedap",
+            error=error,
+        ) from error

@@ -1,0 +1,148 @@
+"""Lessons: corrected answers that come before everything else a bot knows.
+
+A lesson answers its own question, letter for letter but for spacing and punctuation. With the scope "similar" it also
+takes part in matching like a known pair (matcher.py): it answers where it is the best of all, and surely enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.korean.text import comparison_form
+from daedap.model.sentence_encoder import built_in_encoder
+from daedap.retrieval.hybrid import HybridRetriever
+from daedap.retrieval.lexical import CharTfidf, LexicalIndex
+from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, MatchWeights, Signals
+from daedap.runs import DATABASE
+from daedap.types import Evidence, Lesson, Pair, Reply
+
+FloatArray = NDArray[np.float32]
+_SCORE, _MARGIN = SIGNALS.index("score"), SIGNALS.index("margin")
+
+
+class LessonHit(NamedTuple):
+    """A lesson that may answer a question."""
+
+    lesson: Lesson
+    probability: float
+    """That its answer is right; 1 for its own question."""
+    similarity: float
+    """To the question, 0 to 1."""
+    exact: bool
+
+    def reply(self, question: str) -> Reply:
+        """The lesson's answer."""
+        evidence = Evidence(self.lesson.question, self.lesson.answer, self.similarity)
+        return Reply(question, self.lesson.answer, "lesson", self.probability, evidence, lesson=self.lesson)
+
+
+@dataclass(frozen=True)
+class LessonBook:
+    """The lessons in force, the latest first; of two for the same question only the latest counts."""
+
+    lessons: tuple[Lesson, ...]
+    retriever: HybridRetriever
+    """What is known besides."""
+
+    @classmethod
+    def build(cls, lessons: Sequence[Lesson], retriever: HybridRetriever) -> LessonBook:
+        """`lessons`: the latest first."""
+        latest = {comparison_form(each.question): each for each in reversed(lessons)}
+        return cls(tuple(each for each in lessons if latest[comparison_form(each.question)] is each), retriever)
+
+    def exact(self, question: str) -> LessonHit | None:
+        """The lesson for exactly this question."""
+        lesson = self._by_form.get(comparison_form(question))
+        return LessonHit(lesson, 1.0, 1.0, True) if lesson else None
+
+    def find(
+        self, questions: Sequence[str], vectors: FloatArray, known: Sequence[Match] | None
+    ) -> list[LessonHit | None]:
+        """The lesson for exactly each question; else the one that fits it best, if better than all known pairs.
+
+        vectors: (questions, width), sentence vectors; known: the known pairs that match each question, where the run
+        has sentence vectors.
+        """
+        exact = [self.exact(question) for question in questions]
+        if not self._matcher:
+            return exact
+        found = self._matcher.signals(questions, 2, vectors)
+        rivals: Sequence[Match | None] = known or [None] * len(questions)
+        return [hit or self._hit(near, rival) for hit, near, rival in zip(exact, found, rivals, strict=True)]
+
+    def _hit(self, found: Signals, known: Match | None) -> LessonHit | None:
+        assert self._matcher, "signals come from a matcher"
+        lesson = self._similar[int(found.rows[0])]
+        margin = float(found.calibration[_SCORE]) - (self._rival(lesson, known) if known else 0.0)
+        if margin <= 0:
+            return None
+        signals = found.calibration.copy()
+        signals[_MARGIN] = min(margin, float(signals[_MARGIN]))
+        similarity = float(found.similarities[0].clip(0, 1))
+        return LessonHit(lesson, self._matcher.weights.probability(signals), similarity, False)
+
+    def _rival(self, lesson: Lesson, known: Match) -> float:
+        """Similarity of the best known pair that the lesson does not correct and that has another answer."""
+        pairs, own = self.retriever.index.pairs, comparison_form(lesson.question)
+        for row, similarity in zip(known.rows, known.similarities, strict=True):
+            if comparison_form(pairs[row].question) != own and pairs[row].answer != lesson.answer:
+                return float(similarity)
+        return 0.0
+
+    @cached_property
+    def _by_form(self) -> dict[str, Lesson]:
+        return {comparison_form(each.question): each for each in self.lessons}
+
+    @cached_property
+    def _similar(self) -> list[Lesson]:
+        return [each for each in self.lessons if each.scope == "similar"]
+
+    @cached_property
+    def _matcher(self) -> AnswerMatcher | None:
+        """Matches questions to lessons as the bot's own matcher does to its pairs: with the same weights."""
+        if not self._similar:
+            return None
+        pairs = [Pair(each.question, each.answer) for each in self._similar]
+        ngrams = self.retriever.index.ngrams
+        index = LexicalIndex(pairs, ngrams, ngrams.vectors([pair.question for pair in pairs]).T.tocsr())
+        vectors = built_in_encoder().encode([text for pair in pairs for text in (pair.question, pair.answer)])
+        known = self.retriever.matcher
+        if not known:
+            return AnswerMatcher(index, built_in_encoder(), vectors[::2], vectors[1::2], MatchWeights.default())
+        return _LessonMatcher(index, known.encoder, vectors[::2], vectors[1::2], known.weights, known)
+
+
+def stored_lessons(runs: Path) -> list[Lesson]:
+    """The lessons in force in the database of a folder of runs, the latest first. Raises StorageError."""
+    if not (runs / DATABASE).is_file():
+        return []
+    from daedap.database.connection import Database  # a second to import
+    from daedap.database.lessons import LessonStore
+
+    database = Database.open(None, runs)
+    try:
+        return LessonStore(database).in_force()
+    finally:
+        database.close()
+
+
+@dataclass(frozen=True)
+class _LessonMatcher(AnswerMatcher):
+    """Lessons are too few to tell how rare an n-gram is and how much answers count: that comes from the known pairs."""
+
+    known: AnswerMatcher
+
+    @cached_property
+    def view_weights(self) -> FloatArray:
+        return self.known.view_weights
+
+    @cached_property
+    def _answer_tfidf(self) -> CharTfidf:
+        return self.known._answer_tfidf

@@ -1,0 +1,116 @@
+"""The web application: routes, error shape, static files, put together for one process."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+
+from daedap.errors import DaedapError
+from daedap.serve.desk import login_router
+from daedap.serve.desk import router as desk_router
+from daedap.serve.errors import ApiError
+from daedap.serve.logs import log_failure
+from daedap.serve.metrics import forget_process
+from daedap.serve.openai import router as openai_router
+from daedap.serve.page import router as page_router
+from daedap.serve.security import Guard
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import ASGIApp
+
+    from daedap.serve.service import Service
+
+STATIC = Path(__file__).parent / "static"
+
+
+def build_app(service: Service) -> ASGIApp:
+    """The app of a server."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+        forget_process()
+
+    app = FastAPI(title="daedap", version=version("daedap"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    _add_error_shape(app)
+    _add_health(app, service)
+    app.include_router(openai_router)
+    if service.options.page:
+        app.include_router(page_router)
+        app.include_router(login_router)
+        app.include_router(desk_router)
+        _add_pages(app)
+    return Guard(app, service)
+
+
+def _add_error_shape(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _invalid(error).response()
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
+        hint = " Use /v1/chat/completions." if error.status_code == 404 and request.url.path.startswith("/v1/") else ""
+        return ApiError(error.status_code, code, f"{error.detail}: {request.method}.{hint}").response()
+
+    @app.exception_handler(DaedapError)
+    async def mistake(request: Request, error: DaedapError) -> JSONResponse:
+        return ApiError(400, "invalid_request", str(error)).response()
+
+    @app.exception_handler(SQLAlchemyError)
+    async def no_database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        log_failure(error)
+        return ApiError(503, "not_ready", "The database can't be used right now.", retry_after=5).response()
+
+
+def _invalid(error: RequestValidationError) -> ApiError:
+    """What pydantic found first, without the text it found it in."""
+    first: dict[str, Any] = error.errors()[0]
+    place = [str(part) for part in first["loc"][1:]]
+    where = ".".join(place)
+    return ApiError(400, "invalid_request", f"{where or 'body'}: {first['msg']}", param=where or None)
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/health", include_in_schema=False)
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/ready", include_in_schema=False)
+    def ready() -> dict[str, Any]:
+        service.lessons.revision()  # the database answers
+        return {"status": "ready", "run": service.bots.current.run.number}
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics() -> Response:
+        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_pages(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def chat() -> FileResponse:
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/desk", include_in_schema=False)
+    async def owner() -> FileResponse:
+        return FileResponse(STATIC / "desk.html", headers={"Cache-Control": "no-cache"})
+
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")

@@ -1,0 +1,151 @@
+"""The bots that are served: opened once, warmed up, taught the lessons in force, replaced by newer runs."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from threading import Lock
+
+import daedap.runs as store
+from daedap.config import AnswerOptions
+from daedap.database.lessons import LessonStore
+from daedap.errors import DaedapError, RunError
+from daedap.korean.text import comparison_form
+from daedap.retrieval.bot import Bot
+from daedap.runs import Run
+from daedap.serve.logs import log_failure
+from daedap.types import Evidence, Lesson, Pair, Reply
+
+_OPEN = 3
+"""Bots held in memory beside the one that everybody talks with."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of which bot."""
+
+    bot: Bot
+    query: Pair
+
+
+@dataclass
+class Bots:
+    """The runs of a folder. Its methods may take seconds: they are called in threads, from one or several."""
+
+    runs: Path
+    name: str
+    """The run that is served: a number, latest or best."""
+    answer_options: AnswerOptions
+    lesson_store: LessonStore
+    current: Bot = field(init=False)
+    _others: OrderedDict[int, Bot] = field(default_factory=OrderedDict)
+    _lessons: Sequence[Lesson] = ()
+    _revision: int = -1
+    _rows: tuple[Bot | None, dict[str, Pair]] = field(default=(None, {}))
+    """A bot and its rows by comparison form."""
+    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        run = store.find(self.name, self.runs)
+        if any(self._generates(each) for each in (run, *self.complete())):
+            import_module("daedap.model.engine")  # PyTorch before CTranslate2: see model/sentence_encoder.py
+        self._revision, self._lessons = self.lesson_store.revision(), self.lesson_store.in_force()
+        self.current = self._open(run)
+
+    def complete(self) -> list[Run]:
+        """The runs that can be chosen, the latest first."""
+        return [run for run in reversed(store.every(self.runs)) if run.complete and run.command == "train"]
+
+    def get(self, number: int | None) -> Bot:
+        """The bot of a run, by number; None: the one that is served. Raises RunError."""
+        if number in (None, self.current.run.number):
+            return self.current
+        with self._lock:
+            assert number is not None, "that is the current one"
+            if number not in self._others:
+                if number not in [run.number for run in self.complete()]:
+                    raise RunError("{folder}: no such run.", "See them with: daedap runs", folder=number)
+                self._others[number] = self._open(store.find(str(number), self.runs))
+                if len(self._others) > _OPEN:
+                    self._others.popitem(last=False)
+            self._others.move_to_end(number)
+            return self._others[number]
+
+    def newer(self) -> bool:
+        """Change to the run that is latest or best by now, once it is open and warm. Returns whether there was one."""
+        run = store.find(self.name, self.runs)
+        if run.folder == self.current.run.folder:
+            return False
+        self.current = self._open(run)
+        return True
+
+    def refresh_lessons(self) -> bool:
+        """Take over the lessons in force, when another process or a request changed them."""
+        revision = self.lesson_store.revision()
+        if revision == self._revision:
+            return False
+        with self._lock:
+            lessons = self.lesson_store.in_force()
+            for bot in (self.current, *self._others.values()):
+                bot.teach(lessons)
+            self._lessons, self._revision = lessons, revision
+        return True
+
+    def known_row(self, question: str) -> Pair | None:
+        """The row that the served run knows for exactly this question."""
+        bot = self.current
+        if self._rows[0] is not bot:
+            rows = reversed(bot.retriever.index.pairs)
+            self._rows = (bot, {comparison_form(pair.question): pair for pair in rows})
+        return self._rows[1].get(comparison_form(question))
+
+    def answer(self, questions: Sequence[Question]) -> list[Reply | Exception]:
+        """Reply to a batch. A question that fails, fails alone."""
+        replies: list[Reply | Exception] = [RuntimeError("not answered")] * len(questions)
+        for bot in {id(each.bot): each.bot for each in questions}.values():
+            rows = [row for row, each in enumerate(questions) if each.bot is bot]
+            for row, reply in zip(rows, _answers(bot, [questions[row].query for row in rows]), strict=True):
+                replies[row] = reply
+        return replies
+
+    def _open(self, run: Run) -> Bot:
+        bot = Bot.of(run, answer_options=self.answer_options, held_out=True)
+        bot.teach(self._lessons)
+        known = bot.retriever.index.pairs[0].question
+        bot.reply_many([known, f"{known} 그리고요?", "안녕하세요"])  # whatever is read at first use is read now
+        return bot
+
+    def _generates(self, run: Run) -> bool:
+        """Whether the bot of a run lets its language model propose answers."""
+        if self.answer_options.samples is not None:
+            return self.answer_options.samples > 0
+        try:
+            weights = json.loads((run.folder / "index" / "weights.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return True
+        return bool(weights.get("generates")) or not (run.folder / "index" / "sentences.npz").exists()
+
+
+def alternatives(bot: Bot, question: str, count: int) -> list[Reply]:
+    """The answers of the nearest known questions, all different, the nearest first."""
+    pairs, replies = bot.retriever.index.pairs, dict[str, Reply]()
+    for row, similarity in zip(*bot.retriever.search([question], 10 * count)[0], strict=True):
+        pair, near = pairs[row], min(1.0, max(0.0, float(similarity)))
+        evidence = Evidence(pair.question, pair.answer, near)
+        replies.setdefault(pair.answer, Reply(question, pair.answer, "retrieved", near, evidence))
+    return list(replies.values())[:count]
+
+
+def _answers(bot: Bot, queries: Sequence[Pair]) -> Sequence[Reply | Exception]:
+    try:
+        return bot.answers(queries)
+    except Exception as error:
+        if len(queries) == 1:
+            if not isinstance(error, DaedapError):
+                log_failure(error)
+            return [error]
+        return [reply for query in queries for reply in _answers(bot, [query])]

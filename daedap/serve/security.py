@@ -1,0 +1,204 @@
+"""What stands before the routes: who may ask from where, how much, how slowly; and the headers of every response.
+
+Plain ASGI, so that it holds for streams and unknown paths too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+
+from daedap.serve.errors import ApiError
+from daedap.serve.logs import log_failure, log_request
+from daedap.serve.options import LOOPBACK
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from daedap.serve.service import Service
+
+BODY_LIMIT = 1 << 20
+"""Bytes of a request."""
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'; object-src 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_CORS = {
+    "Access-Control-Allow-Headers": "Authorization, Content-Type",
+    "Access-Control-Allow-Methods": "GET, POST, OPTIONS",
+    "Access-Control-Max-Age": "600",
+}
+
+
+@dataclass(frozen=True)
+class Guard:
+    """The outermost layer of the app."""
+
+    app: ASGIApp
+    service: Service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request, then pass it on with limits on how slowly it may come and its response be taken."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, receive, send, self.service.options.timeout)
+        started = time.perf_counter()
+        try:
+            await self._answer(exchange)
+        except _TooSlowError:
+            pass  # whoever does not read is let go; the log tells
+        except Exception as error:
+            log_failure(error)
+            if not exchange.status:
+                await _respond(ApiError(500, "internal", "Something went wrong here."), exchange)
+        finally:
+            route = getattr(scope.get("route"), "path", "-")
+            self.service.metrics.requests.labels(route, exchange.status).inc()
+            log_request(scope["method"], route, exchange.status, time.perf_counter() - started)
+
+    async def _answer(self, exchange: _Exchange) -> None:
+        headers = Headers(scope=exchange.scope)
+        try:
+            self._check_host(headers)
+            cross = self._check_origin(headers, exchange.scope)
+            if exchange.scope["method"] == "OPTIONS" and cross:
+                await exchange.send({"type": "http.response.start", "status": 204, "headers": []})
+                await exchange.send({"type": "http.response.body"})
+                return
+            self._check_client(headers, exchange.scope)
+            _check_body(headers, exchange.scope)
+            await self.app(exchange.scope, exchange.receive, exchange.send)
+        except ApiError as error:
+            if exchange.status:
+                raise
+            await _respond(error, exchange)
+
+    def _check_host(self, headers: Headers) -> None:
+        """Refuse names that are not this server's: a page of another site may have let its own name point here."""
+        host = _name_of(f"//{headers.get('host', '')}")
+        options = self.service.options
+        known = host in LOOPBACK or host in {options.host, *options.allowed_hosts}
+        if not known and not (options.is_public and _is_address(host)):  # an address can't be rebound
+            raise ApiError(403, "forbidden", "This server is not known by that name: see --allowed-hosts.")
+
+    def _check_origin(self, headers: Headers, scope: Scope) -> bool:
+        """Refuse pages of other sites; returns whether it is one that is allowed."""
+        origin, path = headers.get("origin"), scope["path"]
+        if origin and origin in self.service.options.allowed_origins and path.startswith("/v1/"):
+            scope["daedap.origin"] = origin
+            return True
+        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        site = headers.get("sec-fetch-site", "none")
+        if scope["method"] not in _READS and (foreign or site not in ("none", "same-origin")):
+            raise ApiError(403, "forbidden", "Pages of other sites may not call this: see --allowed-origins.")
+        return False
+
+    def _check_client(self, headers: Headers, scope: Scope) -> None:
+        """Refuse a missing or wrong API key, and clients that ask too often."""
+        keys, path = self.service.options.api_keys, scope["path"]
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if path.startswith("/v1/") and keys and not (scheme.lower() == "bearer" and _among(given.strip(), keys)):
+            raise ApiError(401, "invalid_api_key", "The API key is missing or wrong.")
+        address = (scope.get("client") or ("", 0))[0]
+        scope["daedap.client"] = given.strip() if keys and path.startswith("/v1/") else address
+        if path.startswith(("/v1/", "/api/")):
+            self.service.limit.take(scope["daedap.client"])
+
+
+def _among(given: str, keys: Sequence[str]) -> bool:
+    same = [hmac.compare_digest(given.encode("utf-8", "replace"), key.encode()) for key in keys]
+    return any(same)  # after all were compared, so that the time tells nothing
+
+
+def _name_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_body(headers: Headers, scope: Scope) -> None:
+    if scope["method"] in _READS:
+        return
+    length = headers.get("content-length")
+    if length and (not length.isdecimal() or int(length) > BODY_LIMIT):
+        raise ApiError(413, "too_large", f"The request is larger than {BODY_LIMIT} bytes.")
+    has_body = length not in (None, "0") or "transfer-encoding" in headers
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if has_body and kind != "application/json":
+        raise ApiError(415, "unsupported_media_type", "Send JSON: Content-Type: application/json.")
+
+
+class _TooSlowError(Exception):
+    """A client that does not take its response."""
+
+
+class _Exchange:
+    """One request and its response, with limits on size and time."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, timeout: float) -> None:
+        self.scope, self.status = scope, 0
+        self._receive, self._send, self._timeout = receive, send, timeout
+        self._bytes, self._complete = 0, False
+        self._until = asyncio.get_running_loop().time() + timeout
+
+    async def receive(self) -> Message:
+        """The next part of the request. Raises ApiError when it is too large (413) or too slow (408)."""
+        if self._complete:  # what comes now is the end of the connection, whenever that may be
+            return await self._receive()
+        try:
+            left = self._until - asyncio.get_running_loop().time()
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
+        except asyncio.TimeoutError as error:
+            raise ApiError(408, "too_slow", "The request took too long to arrive.") from error
+        self._bytes += len(message.get("body", b""))
+        if self._bytes > BODY_LIMIT:
+            raise ApiError(413, "too_large", f"The request is larger than {BODY_LIMIT} bytes.")
+        self._complete = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the response. Raises _TooSlowError when the client does not take it."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self._add_headers(MutableHeaders(raw=message.setdefault("headers", [])))
+        try:
+            await asyncio.wait_for(self._send(message), self._timeout)
+        except asyncio.TimeoutError as error:
+            raise _TooSlowError from error
+
+    def _add_headers(self, headers: MutableHeaders) -> None:
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+        if self.scope["path"].startswith(("/api/", "/v1/")):
+            headers.setdefault("Cache-Control", "no-store")
+        if origin := self.scope.get("daedap.origin"):
+            headers["Access-Control-Allow-Origin"] = origin
+            headers.add_vary_header("Origin")
+            for name, value in _CORS.items():
+                headers[name] = value
+
+
+async def _respond(error: ApiError, exchange: _Exchange) -> None:
+    await error.response()(exchange.scope, exchange.receive, exchange.send)

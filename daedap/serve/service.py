@@ -1,0 +1,265 @@
+"""Everything behind the routes: bots, queue and database; and the way of a question through them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import IntegrityError
+from starlette.concurrency import run_in_threadpool
+
+from daedap.config import AnswerOptions
+from daedap.database.audit import AuditLog, OwnerSessions, digest
+from daedap.database.comparisons import ComparisonStore
+from daedap.database.connection import Database
+from daedap.database.conversations import ConversationStore, StoredReply
+from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hit
+from daedap.database.schema import now
+from daedap.errors import RunError
+from daedap.retrieval.bot import Bot
+from daedap.serve.batcher import Batcher
+from daedap.serve.bots import Bots, Question
+from daedap.serve.errors import ApiError, invalid, not_found
+from daedap.serve.limits import RateLimit
+from daedap.serve.logs import log_failure, log_reply
+from daedap.serve.metrics import Metrics
+from daedap.serve.options import ServeOptions
+from daedap.types import Message, Pair, Reply
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.engine import Connection
+
+Change = Callable[["Connection"], Any]
+_WRITES = 10_000
+"""Most changes that wait for the disk."""
+_TURNS = 3
+"""Questions and answers that a bot with a language model remembers of a conversation."""
+_LESSON_SECONDS, _RUN_SECONDS, _SWEEP_SECONDS = 0.3, 2.0, 3600.0
+"""Between looks for changed lessons, for a newer run, and for conversations that are too old."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One server process."""
+
+    options: ServeOptions
+    database: Database
+    bots: Bots
+    password: str
+    """The owner's."""
+
+    @classmethod
+    def open(cls, run: str, runs: Path, options: ServeOptions, answer_options: AnswerOptions, password: str) -> Service:
+        """Open database and bot. Raises RunError, SettingsError and StorageError."""
+        database = Database.open(options.db, runs)
+        return cls(options, database, Bots(runs, run, answer_options, LessonStore(database)), password)
+
+    @cached_property
+    def conversations(self) -> ConversationStore:
+        """Conversations, replies, votes."""
+        return ConversationStore(self.database)
+
+    @cached_property
+    def lessons(self) -> LessonStore:
+        """What was taught."""
+        return LessonStore(self.database)
+
+    @cached_property
+    def comparisons(self) -> ComparisonStore:
+        """Blind comparisons of runs."""
+        return ComparisonStore(self.database)
+
+    @cached_property
+    def audit(self) -> AuditLog:
+        """Who did what."""
+        return AuditLog(self.database)
+
+    @cached_property
+    def sessions(self) -> OwnerSessions:
+        """The owner's logins."""
+        return OwnerSessions(self.database)
+
+    @cached_property
+    def metrics(self) -> Metrics:
+        """What is counted."""
+        return Metrics()
+
+    @cached_property
+    def limit(self) -> RateLimit:
+        """Requests of each address or key; the workers share them evenly."""
+        return RateLimit(-(-self.options.requests_per_minute // self.options.workers))
+
+    @cached_property
+    def logins(self) -> RateLimit:
+        """Guesses of the password."""
+        return RateLimit(5)
+
+    @cached_property
+    def _questions(self) -> Batcher[Question, Reply]:
+        return Batcher(self.bots.answer, self.options.queue, on_batch=lambda n, _: self.metrics.batch.observe(n))
+
+    @cached_property
+    def _writes(self) -> Batcher[Change, Any]:
+        return Batcher(self._commit, _WRITES, at_once=500)
+
+    def _commit(self, changes: Sequence[Change]) -> Sequence[Any]:
+        """Make changes in one transaction, which costs one sync to the disk; one that fails, fails alone."""
+        results: list[Any] = []
+        with self.database.write() as connection:
+            for change in changes:
+                try:
+                    with connection.begin_nested():
+                        results.append(change(connection))
+                except Exception as error:
+                    results.append(error)
+        return results
+
+    async def write(self, change: Change) -> Any:
+        """Make a change to the database; it is on the disk when this returns."""
+        return await self._writes.submit(None, change, self.options.timeout)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Answer, look for lessons and runs, and delete what is too old; at the end, finish what waits."""
+        every: list[tuple[Callable[[], object], float]] = [(self.bots.refresh_lessons, _LESSON_SECONDS)]
+        every += [(self.bots.newer, _RUN_SECONDS)] * self.options.watch
+        every += [(self.delete_old, _SWEEP_SECONDS)] * (self.options.retention_days is not None)
+        workers = [self._questions.run(), self._writes.run(), *(_repeat(*each) for each in every)]
+        tasks = [asyncio.create_task(worker) for worker in workers]
+        try:
+            yield
+        finally:
+            await self._questions.drain()
+            await self._writes.drain()
+            for task in tasks:
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+            self.database.close()
+
+    def delete_old(self) -> None:
+        """Delete conversations that are over for longer than they may be kept."""
+        assert self.options.retention_days is not None, "there is a limit"
+        limit = datetime.now(timezone.utc) - timedelta(days=self.options.retention_days)
+        if count := self.conversations.delete(before=limit.isoformat(timespec="milliseconds")):
+            self.audit.note("server", "delete_old", conversations=count)
+
+    async def bot(self, number: int | None) -> Bot:
+        """The bot of a run, by number. Raises ApiError (404)."""
+        try:
+            return self.bots.get(None) if number is None else await run_in_threadpool(self.bots.get, number)
+        except RunError as error:
+            raise not_found("run") from error
+
+    async def reply(self, client: str, bot: Bot, question: str, history: Sequence[Message] = ()) -> Reply:
+        """A bot's reply, when its turn comes; counted and logged, but not kept."""
+        started = time.perf_counter()
+        self.metrics.waiting.set(len(self._questions) + 1)
+        query = Pair(plain(question), "", history=tuple(history))
+        reply = await self._questions.submit(client, Question(bot, query), self.options.timeout)
+        seconds = time.perf_counter() - started
+        self.metrics.waiting.set(len(self._questions))
+        self.metrics.replies.labels(reply.source).inc()
+        self.metrics.seconds.observe(seconds)
+        return reply
+
+    async def ask(
+        self,
+        client: str,
+        question: str,
+        *,
+        conversation: str | None = None,
+        run: int | None = None,
+        id: str | None = None,
+    ) -> StoredReply:
+        """A visitor's question: answered, and kept unless the server keeps nothing."""
+        started = time.perf_counter()
+        if not question.strip():
+            raise invalid("The question is empty.", "question")
+        if len(question) > LONGEST_QUESTION:
+            raise invalid(f"The question is longer than {LONGEST_QUESTION} characters.", "question")
+        if conversation and await run_in_threadpool(self.conversations.owner_of, conversation) != client:
+            raise not_found("conversation")
+        if id and (earlier := await run_in_threadpool(self.conversations.reply, id, client)):
+            return earlier
+        bot = await self.bot(run)
+        history = await run_in_threadpool(self._history, conversation) if conversation and bot.generates else []
+        reply = await self.reply(client, bot, question, history)
+        stored = self._stored(reply, bot, started, id, conversation)
+        await self._keep(client, stored)
+        log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
+        return stored
+
+    async def complete(self, caller: str, bot: Bot, question: str, history: Sequence[Message]) -> Reply:
+        """A program's question: answered; kept only where the server was told to."""
+        started = time.perf_counter()
+        reply = await self.reply(caller, bot, question, history)
+        stored = self._stored(reply, bot, started, None, None)
+        if not self.options.store_api:
+            stored = replace(stored, conversation=None)
+        await self._keep(digest(caller), stored)
+        log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
+        return reply
+
+    async def _keep(self, client: str, stored: StoredReply) -> None:
+        def keep(connection: Connection) -> None:
+            if stored.conversation:
+                self.conversations.add(connection, client, stored)
+            if stored.lesson:
+                count_hit(connection, stored.lesson)
+
+        if stored.conversation or stored.lesson:
+            try:
+                await self.write(keep)
+            except IntegrityError as error:  # two requests with the same id at once
+                raise ApiError(409, "conflict", "A reply with this id is there already.", param="id") from error
+
+    def _stored(self, reply: Reply, bot: Bot, started: float, id: str | None, conversation: str | None) -> StoredReply:
+        told = reply.to_json()
+        return StoredReply(
+            id=id or uuid.uuid4().hex,
+            conversation=(conversation or uuid.uuid4().hex) if self.options.store else None,
+            question=reply.question,
+            answer=reply.text,
+            source=reply.source,
+            score=told["score"],
+            evidence=told["evidence"],
+            suggestions=told["suggestions"],
+            run=bot.run.number,
+            lesson=reply.lesson.id if reply.lesson else None,
+            milliseconds=round(1000 * (time.perf_counter() - started)),
+            time=now(),
+        )
+
+    def _history(self, conversation: str) -> list[Message]:
+        turns = self.conversations.history(conversation, _TURNS)
+        return [
+            message
+            for question, answer in turns
+            for message in (Message("user", question), Message("assistant", answer))
+        ]
+
+
+def plain(text: str) -> str:
+    """Text that every database and tokenizer takes: no NUL, no half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "")
+
+
+async def _repeat(action: Callable[[], object], seconds: float) -> None:
+    """Do something again and again; a failure is logged, and it is tried again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await run_in_threadpool(action)
+        except Exception as error:
+            log_failure(error)
