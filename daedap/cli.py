@@ -6,18 +6,23 @@ import io
 import json
 import logging
 import os
+import re
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.help import DefaultFormatter, HelpPanel
 
-from daedap.errors import DaedapError
+from daedap.errors import ColumnsError, DaedapError
 from daedap.files import storage
 from daedap.i18n import translate
+from daedap.usage import usage_message
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -63,13 +68,17 @@ def run(arguments: Sequence[str]) -> int:
     words = _completed([word for word in arguments if word != "--json"])
     try:
         with storage(Path.cwd()):
-            result: Result | None = _app()(words)
-            _tell(result, as_json="--json" in arguments)
+            result: Result | None = _app()(words, print_error=False)
+            _write(result, as_json="--json" in arguments)
     except BrokenPipeError:  # whoever reads, `head` for instance, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return 0
-    except CycloptsError:
+    except CycloptsError as error:
+        sys.stderr.write(f"daedap: {usage_message(error, words)}\n")
         return 2
+    except ColumnsError as error:
+        sys.stderr.write(f"daedap: {error.with_command(_repeated(words))}\n")
+        return 1
     except DaedapError as error:
         sys.stderr.write(f"daedap: {error}\n")
         return 1
@@ -111,15 +120,17 @@ def _shown_default(value: Any) -> Any:
 
 
 class _HelpPage(DefaultFormatter):
-    """Tells the docstrings that the help page is made of like any other message."""
+    """Translates the docstrings that the help page is made of like any other message."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        entries = [entry.copy(description=_told(entry.description)) for entry in panel.entries]
-        told = panel.copy(title=_told(panel.title), description=_told(panel.description), entries=entries)
-        super().__call__(console, options, told)
+        entries = [entry.copy(description=_translated(entry.description)) for entry in panel.entries]
+        translated = panel.copy(
+            title=_translated(panel.title), description=_translated(panel.description), entries=entries
+        )
+        super().__call__(console, options, translated)
 
 
-def _told(text: Any) -> Any:
+def _translated(text: Any) -> Any:
     plain = str(getattr(text, "primary_renderable", text) or "")
     return translate(" ".join(plain.split())) if plain.strip() else text
 
@@ -128,7 +139,7 @@ def _completed(words: list[str]) -> list[str]:
     """Words as cyclopts reads them.
 
     `--resume` may stand alone: it then means the latest interrupted run. The values of a list option may be joined by
-    commas: `--augment typo,spacing` is `--augment typo --augment spacing`.
+    commas: `--augment typo,spacing` is `--augment typo --augment spacing`. A question needs no quotes.
     """
     for option in _LIST_OPTIONS.intersection(words):
         place = words.index(option)
@@ -139,7 +150,37 @@ def _completed(words: list[str]) -> list[str]:
         alone = place + 1 == len(words) or words[place + 1].startswith("--")
         if word == "--resume" and alone:
             return [*words[: place + 1], "latest", *words[place + 1 :]]
-    return words
+    return _with_question(words) if words[:1] == ["answer"] else words
+
+
+def _with_question(words: list[str]) -> list[str]:
+    """The words of `daedap answer` with its question as one word at the end, after `--`.
+
+    A question may be several words, begin with a hyphen, and be followed by options even where `--` stands before it.
+    """
+    if {"--help", "-h"} & {*words}:
+        return words
+    options, question = words[:1], list[str]()
+    rest = iter(words[1:])
+    for word in rest:
+        if re.fullmatch(r"--[a-z][a-z-]*(=.*)?", word, re.DOTALL):
+            options += [word] if "=" in word else [word, *islice(rest, 1)]
+        elif word != "--":
+            question.append(word)
+    return [*options, "--", " ".join(question)] if question else options
+
+
+def _repeated(words: Sequence[str]) -> str:
+    """The command line as it was given, without its choice of columns."""
+    kept = list[str]()
+    rest = iter(words)
+    for word in rest:
+        if word.partition("=")[0] in ("--question-column", "--answer-column"):
+            next(rest if "=" not in word else iter(()), None)
+        else:
+            kept.append(word)
+    quote = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return f"daedap {quote(kept)}"
 
 
 def _set_up_streams() -> None:
@@ -151,7 +192,7 @@ def _set_up_streams() -> None:
     logging.getLogger("daedap").setLevel(logging.INFO)
 
 
-def _tell(result: Result | None, *, as_json: bool) -> None:
+def _write(result: Result | None, *, as_json: bool) -> None:
     if result is None:
         return
     if as_json:

@@ -19,12 +19,28 @@ class DataError(DaedapError):
     """A file of pairs that can't be read, or holds nothing to learn from."""
 
 
+class ColumnsError(DataError):
+    """A table whose columns the user must choose. The field `command` begins the command line in its remedy."""
+
+    def __init__(self, what: str, remedy: str = "", /, **fields: object) -> None:
+        self._parts, self._fields = (what, remedy), fields
+        super().__init__(what, remedy, **fields)
+
+    def with_command(self, command: str) -> ColumnsError:
+        """The same refusal, with another command line to repeat."""
+        return ColumnsError(*self._parts, **{**self._fields, "command": command})
+
+
 class BaseError(DaedapError):
     """A base model that can't be had, or that failed its self-test."""
 
 
 class EngineError(DaedapError):
     """A model that CTranslate2 can't compute."""
+
+
+class EncoderError(DaedapError):
+    """A sentence encoder that can't be had, or is of a kind that is not supported."""
 
 
 class RunError(DaedapError):

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -77,26 +78,71 @@ def test_help_in_korean(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "message"),
     [
-        ["frob"],
-        ["train", "qa.csv", "--nope", "1"],
-        ["train", "qa.csv", "--num-train-epochs", "many"],
-        ["train", "qa.csv", "--method", "magic"],
-        ["train", "--num-train-epochs"],
-        ["check"],
-        ["check", "a.csv", "b.csv"],
-        ["answer", "안녕", "--rows", "3"],
+        (["frob"], "frob: 그런 명령은 없습니다. 있는 명령: check, train,"),
+        (["chek", "a.csv"], "chek: 그런 명령은 없습니다. 혹시 check?"),
+        (["train", "qa.csv", "--nope", "1"], "--nope: 그런 옵션은 없습니다. daedap train --help"),
+        (["train", "qa.csv", "--seeds", "1"], "--seeds: 그런 옵션은 없습니다. 혹시 --seed?"),
+        (["train", "qa.csv", "--num-train-epochs", "many"], "--num-train-epochs many: 정수가 아닙니다."),
+        (["train", "qa.csv", "--dropout", "x"], "--dropout x: 수가 아닙니다."),
+        (["train", "qa.csv", "--budget", "soon"], "--budget soon: 시간이 아닙니다."),
+        (["train", "qa.csv", "--method", "magic"], "--method magic: lora, full 중에서 고르세요."),
+        (["train", "--num-train-epochs"], "--num-train-epochs 뒤에 값이 있어야 합니다."),
+        (["train", "--seed", "1", "--seed", "2"], "--seed: 두 번 주었습니다."),
+        (["check"], "FILE이(가) 빠졌습니다: daedap check FILE"),
+        (["check", "a.csv", "b.csv"], "b.csv: 낱말이 남습니다."),
+        (["answer", "안녕", "--rows", "3"], "--rows: 그런 옵션은 없습니다."),
     ],
 )
-def test_wrong_usage(arguments: list[str], capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_usage(
+    arguments: list[str], message: str, capsys: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli(arguments) == 2
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert "Traceback" not in output.err
-    assert output.err.strip()
+    english = capsys.readouterr()
+    assert english.out == "" and english.err.startswith("daedap: ") and english.err.count("\n") == 1
+    assert not HANGUL.search(english.err.replace("안녕", ""))
+    monkeypatch.setenv("DAEDAP_LANG", "ko")
+    assert cli(arguments) == 2
+    assert capsys.readouterr().err.startswith(f"daedap: {message}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["주차", "되나요"],
+        ["--runs", "{runs}", "주차", "되나요"],
+        ["주차", "--runs", "{runs}", "되나요"],
+        ["--", "주차 되나요", "--runs", "{runs}"],
+        ["--", "주차", "되나요"],
+    ],
+)
+def test_a_question_needs_no_quotes(words: list[str], trained: Run, capsys: Output) -> None:
+    runs = str(trained.folder.parent)
+    given = [word.format(runs=runs) for word in words]
+    assert cli(["answer", *given, *([] if "--runs" in given else ["--runs", runs]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["question"] == "주차 되나요"
+
+
+def test_a_question_may_begin_with_a_hyphen(trained: Run, capsys: Output) -> None:
+    for words in (["-1도 되나요?"], ["--", "-1도 되나요?"], ["-1도", "되나요?"]):
+        assert cli(["answer", *words, "--runs", str(trained.folder.parent), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["question"] == "-1도 되나요?"
+
+
+def test_the_remedy_for_columns_is_the_same_command(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "내 파일.csv"
+    path.write_text("코너,글쓴이,글귀,글월\n배송,김철수,언제 오나요?,내일 와요.\n", encoding="utf-8")
+    words = ["train", str(path), "--seed", "7", "--question-column", "글쓴이", "--runs", str(tmp_path / "r")]
+    for command, given in (("check", words[:2]), ("train", words)):
+        assert cli([command, *given[1:]]) == 1
+        told = capsys.readouterr().err
+        repeated = shlex.split(told.rpartition(": ")[2])
+        assert repeated[:3] == ["daedap", command, str(path)]
+        assert repeated[-4::2] == ["--question-column", "--answer-column"]
+        assert "글쓴이" not in repeated and repeated[3:-4] == [word for word in given[2:] if word in repeated[3:-4]]
 
 
 def test_exit_codes_of_the_program(tmp_path: Path, qa: Path) -> None:

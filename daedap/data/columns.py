@@ -19,7 +19,7 @@ from daedap.data.clean import excerpt
 from daedap.data.column_stats import Column, column_stats
 from daedap.data.headers import HeaderRole, header_role, is_header, is_second_header, names_other_data
 from daedap.data.turn_columns import TurnColumns, turn_columns, turns_by_content
-from daedap.errors import DataError
+from daedap.errors import ColumnsError, DataError
 from daedap.korean.text import comparison_form
 
 Part = Literal["question", "answer", "label"]
@@ -333,7 +333,7 @@ class _Chooser:
             answer = next(index for index in order if index != question)
         return question, answer
 
-    def unclear(self) -> DataError:
+    def unclear(self) -> ColumnsError:
         """Refusal with a sample of every column and the command that names them."""
         shown = []
         for index, name in enumerate(self.names[:12]):
@@ -342,16 +342,21 @@ class _Chooser:
             title = f"{index + 1} {excerpt(name.strip())[:30]}".rstrip() if self.header else str(index + 1)
             shown.append(f"{title} '{sample}'" if sample else title)
         question, answer = self.likely()
-        values = (self.names[question].strip(), self.names[answer].strip()) if self.keys else (question + 1, answer + 1)
-        return DataError(
+        values = [_quoted(self.names[index]) if self.keys else index + 1 for index in (question, answer)]
+        return ColumnsError(
             "{file}: it is not clear which column holds the questions and which the answers. Columns: {columns}.",
-            'Say it with their names or numbers: daedap check "{file}" --question-column {question}'
-            " --answer-column {answer}",
+            "Say it with their names or numbers: {command} --question-column {question} --answer-column {answer}",
             file=self.file,
             columns=", ".join(shown) + (", …" if len(self.names) > 12 else ""),
+            command=f'daedap check "{self.file}"',
             question=values[0],
             answer=values[1],
         )
+
+
+def _quoted(name: str) -> str:
+    """A name as a command line takes it."""
+    return name.strip() if re.fullmatch(r"[\w.-]+", name.strip()) else f'"{name.strip()}"'
 
 
 def _numbered(names: Sequence[str], index: int) -> dict[int, int]:
