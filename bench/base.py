@@ -54,7 +54,7 @@ def trained(file: Path, epochs: int, base: str, folder: Path) -> Run:
 
 def seconds(run: Run) -> float:
     """Of training alone."""
-    return float(run.learned["training"]["seconds"])
+    return float(run.trained["training"]["seconds"])
 
 
 def report(runs: list[Run], rows: int) -> list[str]:
@@ -62,7 +62,7 @@ def report(runs: list[Run], rows: int) -> list[str]:
     lines = ["| base | weights | epochs (best) | training | " + " | ".join(METRICS.values()) + " | … by PMI |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for run in runs:
-        learned = run.learned
+        learned = run.trained
         training, weights = learned["training"], learned["parameters"]["total"]
         scores = daedap.evaluate(run=run.folder, rows=rows).scores["model"]["all"]
         cells = [learned["base"]["name"], f"{weights / 1e6:.1f} M", f"{training['epochs']} ({training['best_epoch']})"]

@@ -78,7 +78,7 @@ def main() -> None:
         rates.append(common_rate(base, told.file, scratch, told.steps))
         manifest = Run(scratch / "runs" / "0001").manifest
         rows, common = manifest["rows"]["train"] * told.epochs, statistics.mean(rates)
-        plan = Run(scratch / "runs" / "0001").settings["plan"]
+        plan = Run(scratch / "runs" / "0001").state["plan"]
     print(f"{processor_name()} ({', '.join(processor_features())})")
     print(f"common recipe: {', '.join(f'{rate:.2f}' for rate in rates)} rows/s")
     rate = rows / seconds

@@ -148,7 +148,7 @@ def made(file: Path, runs: Path, options: Mapping[str, Any]) -> Run:
     """The run with these options: the one that is there, gone on with where it was interrupted, or a new one."""
     told = {"file": str(file), **settings(options)}
     for run in store.every(runs):
-        if (run.folder / "settings.json").exists() and told.items() <= run.settings.items():
+        if (run.folder / "config.json").exists() and told.items() <= run.document("config.json").items():
             return run if run.complete else daedap.train(resume=run.folder, runs=runs)
     return daedap.train(file, **options, evaluate=False, runs=runs)
 
@@ -183,7 +183,7 @@ def table(changes: Sequence[Change], runs: Mapping[str, Run]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for change in changes:
         run = runs[change.name]
-        training, rows = run.learned["training"], run.learned["rows"]["train"]
+        training, rows = run.trained["training"], run.trained["rows"]["train"]
         cells = [change.name, str(run.number), f"{rows:,}", str(training["epochs"]), f"{training['seconds']:.0f}"]
         if change.against in runs:
             found = beside(runs[change.against], run)

@@ -13,9 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
-
-from cyclopts import Parameter
+from typing import Any, Literal, get_args
 
 from daedap.errors import SettingsError
 
@@ -83,6 +81,8 @@ class ModelOptions:
 
     base: str = MINI
     """Base model: daedap-mini is built in, fresh knows nothing; or a folder, a GGUF file, or a hub name."""
+    encoder: str | None = None
+    """Sentence encoder that finds known questions: a folder or a hub name. [default: the built-in one]"""
     method: Method | None = None
     """Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]"""
     layers: int | None = None
@@ -225,7 +225,8 @@ class TrainOptions(AugmentOptions):
 def read_train_options(recorded: Mapping[str, Any]) -> TrainOptions:
     """The options that a run was started with, recorded as JSON with the budget in seconds."""
     budget = recorded["budget"]
-    return TrainOptions(**{**recorded, "budget": budget and timedelta(seconds=budget)})
+    augment = tuple(recorded["augment"])
+    return TrainOptions(**{**recorded, "augment": augment, "budget": budget and timedelta(seconds=budget)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,8 +241,6 @@ class RunOptions:
     """Go on with an interrupted run: its number or folder; without a value, the latest one."""
     evaluate: bool = True
     """Score the finished run on its test rows."""
-    study: Annotated[str | None, Parameter(parse=False)] = None
-    """The study that found its settings, and the trial: `name:14`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,7 +395,9 @@ class EvalOptions:
     """Further tests of the bot."""
 
     paraphrases: Path | None = None
-    """A CSV with the columns question and answers (| between several): known questions in other words."""
+    """A table of known questions in other words: columns question and answers (| between several), and kind if any."""
+    out_of_scope: Path | None = None
+    """A table of questions that nothing known answers: a column question, and kind if there is one."""
     disturbed: bool = False
     """Ask the test questions as other people type them, too: typos, spaces, particles, speech level, laughter."""
 

@@ -1,7 +1,8 @@
 """Run folders: numbered, never overwritten, complete once their manifest is there.
 
-    runs/0007/settings.json   written first: enough to resume
-              data/ log.jsonl checkpoints/ model/ or adapter/ engine/ index/ evaluation/
+    runs/0007/config.json     what the user chose: written first, enough to resume, never changed
+              state.json      where it stands: plan, machine, seconds of the stages that are done
+              data/ log.jsonl checkpoints/ model/ or adapter/ training.json engine/ index/ evaluation/
               manifest.json   written last
 
 Every file and folder is made under a temporary name and renamed, so that what bears its name is whole.
@@ -13,20 +14,19 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions, read_train_options
 from daedap.errors import BaseError, DataError, RunError, SettingsError, StorageError
-from daedap.files import add_line, storage, sweep
+from daedap.files import add_line, storage, sweep, write_json
 
 Json = dict[str, Any]
-
-
 DATABASE = "daedap.db"
-"""The database in the folder of the runs: lessons, conversations, votes."""
+"""The database in the folder of the runs: lessons, conversations, votes; `DAEDAP_DB` may name another by URL."""
 FORMAT = 2
 """Version of the layout of a run's folder, in its config and manifest. 1 had settings.json, and no version."""
 
@@ -66,6 +66,8 @@ class TrainConfig:
         return cls(
             **{**values, "read": read, "split": split, "model": model, "train": read_train_options(values["train"])}
         )
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run's folder. It is complete when its manifest exists."""
@@ -88,19 +90,32 @@ class Run:
         return self.document("manifest.json")
 
     @property
-    def settings(self) -> Json:
-        """The options the run was started with."""
-        return self.document("settings.json")
+    def config(self) -> TrainConfig:
+        """What the user chose for this training. Raises RunError when it is missing or broken."""
+        document = self.document("config.json")
+        try:
+            return TrainConfig.from_json(document)
+        except (TypeError, KeyError, SettingsError) as error:
+            raise self._unreadable("config.json", error) from error
+
+    @property
+    def state(self) -> Json:
+        """Where the run stands: plan, machine and seconds of the stages; empty before its first stage has ended."""
+        return self.document("state.json") if (self.folder / "state.json").exists() else {}
+
+    def update_state(self, **values: object) -> None:
+        """Record values in `state.json`."""
+        write_json(self.folder / "state.json", {**self.state, **values})
 
     @property
     def command(self) -> str:
         """Which command began it: train or pretrain."""
-        return str(self.settings.get("command", "train"))
+        return str(self.document("config.json")["command"])
 
     @property
     def parent(self) -> Run | None:
         """The run that it goes on from; its folder may be gone."""
-        name = self.settings.get("from")
+        name = self.config.parent
         return Run(self.folder.parent / name) if name else None
 
     @property
@@ -110,9 +125,9 @@ class Run:
         return count
 
     @property
-    def learned(self) -> Json:
-        """What training came to; part of the manifest later."""
-        return self.document("learned.json")
+    def trained(self) -> Json:
+        """The result of the training: base, rows, limits, losses, machine; part of the manifest later."""
+        return self.document("training.json")
 
     def to_json(self) -> Json:
         """The manifest and where it lies."""
@@ -148,7 +163,13 @@ class Run:
             if not isinstance(value, dict):
                 raise ValueError(f"{type(value).__name__}, not an object")
         except FileNotFoundError as error:
-            if name == "settings.json":
+            if name == "config.json" and (self.folder / "settings.json").exists():
+                raise RunError(
+                    "{folder}: this run was made by an earlier version of daedap.",
+                    "Train again: daedap train FILE",
+                    folder=self.folder,
+                ) from error
+            if name == "config.json":
                 raise RunError(
                     "{folder}: not a run, or one that ended before it began: it has no {name}.",
                     "Train again: daedap train FILE",
@@ -163,23 +184,34 @@ class Run:
                 begun=self.command,
             ) from error
         except (ValueError, OSError) as error:
-            raise RunError(
-                "{folder}: {name} can't be read ({error}).",
-                "Restore the folder from a backup or train again.",
-                folder=self.folder,
-                name=name,
-                error=error,
-            ) from error
+            raise self._unreadable(name, error) from error
         return value
+
+    def _unreadable(self, name: str, error: Exception) -> RunError:
+        return RunError(
+            "{folder}: {name} can't be read ({error}).",
+            "Restore the folder from a backup or train again.",
+            folder=self.folder,
+            name=name,
+            error=error,
+        )
 
     def check_files(self) -> None:
         """Raise RunError when a file that the manifest names is missing or has another size.
 
-        `evaluation/` is not checked: it may have been replaced (manifests of earlier versions list it).
+        `evaluation/` is not listed there: it may have been replaced. A run of another format raises RunError, too.
         """
-        for name, size in self.manifest["files"].items():
-            if name.startswith("evaluation/"):
-                continue
+        manifest = self.manifest
+        if manifest.get("format") != FORMAT:
+            raise RunError(
+                "{folder}: this run has the format {found}, and this daedap reads the format {known}.",
+                "Train again, or install the version that made it: daedap {version}",
+                folder=self.folder,
+                found=manifest.get("format", 1),
+                known=FORMAT,
+                version=manifest.get("daedap", "?"),
+            )
+        for name, size in manifest["files"].items():
             path = self.folder / name
             found = path.stat().st_size if path.exists() else 0
             if found != size:
@@ -205,7 +237,7 @@ class Run:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
         except KeyboardInterrupt:
-            if not (self.folder / "settings.json").exists():  # nothing to go on from
+            if not (self.folder / "config.json").exists():  # nothing to go on from
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -261,7 +293,7 @@ def every(runs: Path) -> list[Run]:
 
 def unfinished(runs: Path) -> list[Run]:
     """Those that can be gone on with, by number."""
-    return [run for run in every(runs) if not run.complete and (run.folder / "settings.json").exists()]
+    return [run for run in every(runs) if not run.complete and (run.folder / "config.json").exists()]
 
 
 def find(name: str, runs: Path) -> Run:

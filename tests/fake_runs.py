@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from conftest import PAIRS
 
 import daedap.runs as store
+from daedap.config import ModelOptions, TrainOptions
 from daedap.data.split import Leakage, Split, write_split
 from daedap.evaluation.evaluate import Row
 from daedap.files import write_json, write_lines
-from daedap.runs import Run
+from daedap.runs import Run, TrainConfig
 from daedap.types import Pair
 
 Shares = dict[str, tuple[float, float]]
@@ -21,14 +21,7 @@ Score = Callable[[int], Shares]
 TEST = PAIRS[:20]
 """20 pairs; no two questions are near-duplicates."""
 TRAIN = [Pair("오늘 비가 온대", "우산을 챙기세요."), Pair("잠이 안 와", "따뜻한 우유를 드셔 보세요.")]
-SETTINGS: dict[str, Any] = {
-    "command": "train",
-    "file": "qa.csv",
-    "splitting": {"split": "components", "fraction": 1.0},
-    "learner": {"base": "fresh", "method": None},
-    "recipe": {"num_train_epochs": 3, "learning_rate": None, "torch_compile": None},
-    "prepare_seconds": 1.0,
-}
+CONFIG = TrainConfig(file="qa.csv", model=ModelOptions(base="fresh"), train=TrainOptions(num_train_epochs=3))
 
 
 def row_terms(place: float, *, bits: float = 20.0, polite: bool = True) -> Shares:
@@ -56,7 +49,7 @@ def fake_run(
     test: Sequence[Pair] = TEST,
     components: Sequence[int] | None = None,
     system: str = "model",
-    settings: dict[str, Any] | None = None,
+    config: TrainConfig = CONFIG,
     rows: int = 20,
 ) -> Run:
     """The next run; `components` are of the test pairs, each its own by default, and the first `rows` are answered."""
@@ -81,8 +74,14 @@ def fake_run(
     ]
     write_lines(run.folder / "evaluation" / "rows.jsonl", judged)
     write_json(run.folder / "evaluation" / "scores.json", {"candidates": 20})
-    write_json(run.folder / "settings.json", settings or SETTINGS)
+    write_json(run.folder / "config.json", config.to_json())
+    run.update_state(seconds={"prepare": 1.0})
     data = {"train": len(train), "test": len(test), "sha256": "ab" * 32}
-    manifest = {"number": run.number, "data": data, "training": {"epochs": 3, "seconds": 10.0 + run.number}}
+    manifest = {
+        "format": store.FORMAT,
+        "number": run.number,
+        "data": data,
+        "training": {"epochs": 3, "seconds": 10.0 + run.number},
+    }
     write_json(run.folder / "manifest.json", {**manifest, "files": store.sizes(run.folder)})
     return run

@@ -126,14 +126,14 @@ def test_training_rows_alone_grow(augmented: Run) -> None:
 def test_it_is_written_down(augmented: Run) -> None:
     told = {"augment": ["typo", "polite"], "augment_share": 0.5, "null_question_share": 0.1}
     assert augmented.manifest["augmentation"] == told
-    assert told.items() <= augmented.settings["recipe"].items()
+    assert told.items() <= augmented.config.to_json()["train"].items()
     assert "kiwipiepy" in augmented.manifest["libraries"]
 
 
 def test_begun_again_it_learns_the_same(augmented: Run, tmp_path: Path) -> None:
     again = Run(tmp_path / augmented.folder.name)
     shutil.copytree(augmented.folder / "data", again.folder / "data")
-    shutil.copy(augmented.folder / "settings.json", again.folder)
+    shutil.copy(augmented.folder / "config.json", again.folder)
     daedap.train(resume=again.folder, runs=tmp_path)
     weights = Path("model", "model.safetensors")
     assert (again.folder / weights).read_bytes() == (augmented.folder / weights).read_bytes()

@@ -13,6 +13,7 @@ from conftest import PAIRS, write_csv
 import daedap
 import daedap.runs as store
 from daedap.cli import run as cli
+from daedap.config import SplitOptions
 from daedap.data.split import read_rows
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
@@ -22,7 +23,17 @@ from daedap.types import Pair
 
 Output = pytest.CaptureFixture[str]
 QUICK: dict[str, Any] = {"base": "fresh", "num_train_epochs": 1, "precision": "fp32", "evaluate": False}
-NEEDED = {"settings.json", "learned.json", "manifest.json", "log.jsonl", "data", "checkpoints", "model", "index"}
+NEEDED = {
+    "config.json",
+    "state.json",
+    "training.json",
+    "manifest.json",
+    "log.jsonl",
+    "data",
+    "checkpoints",
+    "model",
+    "index",
+}
 
 
 def told(capsys: Output, *arguments: object) -> Any:
@@ -57,9 +68,8 @@ def test_manifest_says_what_the_run_is(trained: Run, qa: Path) -> None:
 def test_the_run_folder_is_whole(trained: Run) -> None:
     assert {path.name for path in trained.folder.iterdir()} >= NEEDED | {"evaluation"}
     trained.check_files()
-    settings = trained.settings
-    assert settings["recipe"]["learning_rate"] == 3e-3
-    assert settings["splitting"] == {"split": "components", "dev_size": 0.1, "test_size": 0.15, "fraction": 1.0}
+    assert trained.config.train.learning_rate == 3e-3
+    assert trained.config.split == SplitOptions(dev_size=0.1, test_size=0.15)
     sides = [pair for side in ("train", "dev", "test") for pair in read_rows(trained.folder, side)]
     assert sorted(pair.line for pair in sides) == list(range(2, 82))
     lines = (trained.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -102,7 +112,7 @@ def unfinished(trained: Run, runs: Path) -> Run:
     """As if it had been stopped after its last checkpoint."""
     folder = runs / "0001"
     shutil.copytree(trained.folder, folder)
-    for name in ("manifest.json", "learned.json"):
+    for name in ("manifest.json", "training.json"):
         (folder / name).unlink()
     for name in ("model", "index", "evaluation"):
         shutil.rmtree(folder / name)
@@ -171,24 +181,31 @@ def test_evaluate_own_rows_and_a_file(trained: Run, qa: Path, capsys: Output) ->
     assert python.scores["model"]["all"]["bpc"].value == pytest.approx(other["scores"]["model"]["all"]["bpc"]["value"])
 
 
-def test_the_bot_answers_paraphrases_and_disturbed_questions(trained: Run, tmp_path: Path, capsys: Output) -> None:
+def test_paraphrases_questions_out_of_scope_and_disturbed_questions(
+    trained: Run, tmp_path: Path, capsys: Output
+) -> None:
     held_out = read_rows(trained.folder, "test")[0]
-    file, runs = tmp_path / "paraphrases.csv", trained.folder.parent
-    rows = [f"{held_out.question}??,{held_out.answer}", "양자역학을 설명해 봐,양자는 알갱이예요."]
-    file.write_text("\n".join(["question,answers", *rows, ""]), encoding="utf-8")
-    document = told(capsys, "evaluate", "--rows", 5, "--paraphrases", file, "--disturbed", "--runs", runs)
-    found = document["paraphrases"]
-    assert [reply["right"] for reply in found["replies"]] == [True, False], "it knows the rows that were held out"
-    assert found["right"]["value"] == 0.5
+    shutil.copytree(trained.folder, tmp_path / "runs" / "0001")
+    file, outside, runs = tmp_path / "paraphrases.csv", tmp_path / "outside.csv", tmp_path / "runs"
+    rows = [f"{held_out.question}??,{held_out.answer},same", "양자역학을 설명해 봐,양자는 알갱이예요.,far"]
+    file.write_text("\n".join(["question,answers,kind", *rows, ""]), encoding="utf-8")
+    outside.write_text("question,kind\n주식 살까?,near\n안녕하세요,chat\n", encoding="utf-8")
+    options = ("--paraphrases", file, "--out-of-scope", outside, "--runs", runs)
+    document = told(capsys, "evaluate", "--rows", 5, "--disturbed", *options)
+    faq = document["faq"]
+    assert [reply["outcome"] == "right" for reply in faq["replies"]] == [True, False, False, False], "held-out rows too"
+    assert {kind: scores["right"]["value"] for kind, scores in faq["paraphrases"].items()} == {
+        "all": 0.5,
+        "same": 1,
+        "far": 0,
+    }
     assert document["disturbed"].keys() == {"typo", "spacing", "particles", "polite", "casual", "laughter"}
     spacing = document["disturbed"]["spacing"]
     assert spacing["rows"] == min(5, document["pairs"])
     assert -1 <= spacing["difference"]["value"] <= 1
-    assert cli(["evaluate", "--rows", "5", "--paraphrases", str(file), "--runs", str(runs)]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("Paraphrases answered exactly right (%): 50.0 [0.0, 100.0]")
-    python = daedap.evaluate(rows=5, disturbed=True, runs=runs)
-    assert [effect.kind for effect in python.disturbed] == list(document["disturbed"])
+    page = daedap.report(1, runs=runs).file.read_text(encoding="utf-8")
+    assert page.index('<section id="scores">') < page.index('<section id="faq">') < page.index('<section id="samples">')
+    assert "Wrong among the answered (%)" in page, "the risk-coverage curve"
     assert cli(["evaluate", "--paraphrases", str(tmp_path / "no.csv"), "--runs", str(runs)]) == 1
 
 
@@ -265,9 +282,9 @@ def test_rows_that_just_fit_are_ranked_against_longer_answers(tmp_path: Path) ->
 def test_resume_takes_no_other_options(trained: Run, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "0001")
     (tmp_path / "0001" / "manifest.json").unlink()
-    for option in ({"budget": "10m"}, {"lora_r": 3}, {"test_size": 0.3}, {"parent": 2}):
+    for option in ({"budget": "10m"}, {"lora_r": 3}, {"test_size": 0.3}, {"from_": 2}):
         (name,) = option
-        told = "--from 2" if name == "parent" else f"--{name.replace('_', '-')}"
+        told = "--from 2" if name == "from_" else f"--{name.replace('_', '-')}"
         with pytest.raises(SettingsError, match=f"not with {told}"):
             daedap.train(resume=1, runs=tmp_path, **option)
 

@@ -101,7 +101,7 @@ def test_runs_without_scores_are_refused(tmp_path: Path) -> None:
         read_evaluated_run(unscored)
     with pytest.raises(RunError, match=r"without test rows.*--test-size 0\.1"):
         read_evaluated_run(empty)
-    write_json(base.folder / "settings.json", {"command": "pretrain"})
+    write_json(base.folder / "config.json", {"command": "pretrain"})
     with pytest.raises(RunError, match=r"a base.*daedap train FILE --base .*model"):
         read_evaluated_run(base)
     for damage in ('{"id": "a"}\n', "{", '{"id": "a", "shares": 3}\n', '{"shares": {"model": {"bpc": [1]}}}\n', "[]\n"):

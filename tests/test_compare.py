@@ -4,11 +4,12 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_runs import SETTINGS, TEST, TRAIN, Score, all_second, fake_run, row_terms
+from fake_runs import CONFIG, TEST, TRAIN, Score, all_second, fake_run, row_terms
 
 import daedap
 from daedap.cli import run as cli
@@ -180,13 +181,13 @@ def test_the_largest_rank_differences_come_first(tmp_path: Path) -> None:
 
 def test_settings_that_differ(tmp_path: Path, capsys: Output) -> None:
     fake_run(tmp_path)
-    changed = {**SETTINGS, "file": "new.csv", "recipe": {**SETTINGS["recipe"], "learning_rate": 1e-3}}
-    fake_run(tmp_path, settings={**changed, "prepare_seconds": 7.0})
+    changed = replace(CONFIG, file="new.csv", train=replace(CONFIG.train, learning_rate=1e-3), evaluate=False)
+    fake_run(tmp_path, config=changed).update_state(seconds={"prepare": 7.0})
     fake_run(tmp_path, train=TRAIN[:1])
     settings = command_json(capsys, "compare", 2, 1, 3, "--runs", tmp_path)["settings"]
     assert settings == {
         "file": ["new.csv", "qa.csv", "qa.csv"],
-        "recipe.learning_rate": [1e-3, None, None],
+        "train.learning_rate": [1e-3, None, None],
         "training.seconds": [12.0, 11.0, 13.0],
         "data.train": [2, 2, 1],
     }

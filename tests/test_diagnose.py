@@ -13,7 +13,8 @@ import toys
 from conftest import PAIRS, write_csv
 
 import daedap
-from daedap.evaluation.diagnose import RULES, SEVERITIES, Finding, diagnose, healthy
+from daedap.evaluation.diagnose import RULES, diagnose, healthy
+from daedap.evaluation.finding import SEVERITIES, Finding
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.types import Pair
 
@@ -159,8 +160,8 @@ def test_too_few_epochs(two_epochs: RunRecord) -> None:
     finding = finding_of(two_epochs, "too_few_epochs")
     assert f"Loss {first:.3f}, then {last:.3f}: {1 - last / first:.0%} less" in finding.evidence
     assert "--num-train-epochs 5" in finding.advice
-    settings = {**two_epochs.settings, "plan": {**two_epochs.plan, "budget": 60.0}}
-    assert "--budget" in finding_of(replace(two_epochs, settings=settings), "too_few_epochs").advice
+    state = {**two_epochs.state, "plan": {**two_epochs.plan, "budget": 60.0}}
+    assert "--budget" in finding_of(replace(two_epochs, state=state), "too_few_epochs").advice
 
 
 def test_overfitting(memorized: RunRecord) -> None:
@@ -168,12 +169,12 @@ def test_overfitting(memorized: RunRecord) -> None:
     assert finding.severity == "serious"
     assert finding.message.startswith("Overfitting from epoch 2 on:")
     assert "From epoch 1 to 4 the dev loss rose" in finding.evidence
-    settings = {**memorized.settings, "recipe": {**memorized.train_options, "load_best_model_at_end": True}}
-    kept = finding_of(replace(memorized, settings=settings), "overfitting")
+    config = {**memorized.config, "train": {**memorized.train_options, "load_best_model_at_end": True}}
+    kept = finding_of(replace(memorized, config=config), "overfitting")
     assert kept.severity == "hint"
     assert kept.advice.startswith("The weights of epoch 1 were kept")
     training = {**memorized.training, "averaged": True, "best_epoch": 2}
-    averaged = replace(memorized, settings=settings, manifest={**memorized.manifest, "training": training})
+    averaged = replace(memorized, config=config, manifest={**memorized.manifest, "training": training})
     assert finding_of(averaged, "overfitting").advice.startswith("The average of the epochs up to 2 was kept")
 
 

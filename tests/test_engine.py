@@ -4,7 +4,7 @@ import copy
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from daedap.config import ModelOptions, SplitOptions, TrainOptions
-from daedap.data.split import split, write_split
+from daedap.data.split import RunRows, split, write_split
 from daedap.errors import DataError, EngineError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
@@ -33,7 +33,7 @@ from daedap.model.language_model import LanguageModel, TorchModel
 from daedap.model.saved import open_trained
 from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
 from daedap.model.verify import open_engine
-from daedap.runs import Run, create
+from daedap.runs import Run, TrainConfig, create
 from daedap.training.finetune import finetune
 from daedap.training.trainer import Trainer
 from daedap.types import Message, Pair
@@ -251,8 +251,8 @@ def train_run(place: Path, base: Path) -> Run:
     write_split(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
     model_options = ModelOptions(base=str(base), max_length=96, precision="fp32", device="cpu")
     train_options = TrainOptions(num_train_epochs=20, learning_rate=1e-2, per_device_train_batch_size=4)
-    write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
-    finetune(run)
+    write_json(run.folder / "config.json", TrainConfig(file="", model=model_options, train=train_options).to_json())
+    finetune(run, RunRows(run.folder))
     return run
 
 
@@ -282,7 +282,7 @@ def test_an_architecture_unknown_to_ctranslate2_is_answered_by_pytorch(
     run = train_run(tmp_path, tmp_path / "olmo2")
     caplog.set_level("INFO", logger="daedap")
     caplog.clear()
-    write_engine(run, open_trained(run))
+    write_engine(run, RunRows(run.folder), open_trained(run))
     assert len(caplog.messages) == 1
     assert "CTranslate2 can't compute a model of type olmo2" in caplog.text
     assert not (run.folder / "engine").exists()
@@ -295,7 +295,7 @@ def test_an_engine_that_disagrees_is_not_kept(tmp_path: Path, caplog: pytest.Log
     """CTranslate2 ignores `scale_attn_weights`."""
     run = train_run(tmp_path, with_config(toys.kogpt2(tmp_path / "kogpt2"), scale_attn_weights=False))
     caplog.set_level("INFO", logger="daedap")
-    write_engine(run, open_trained(run))
+    write_engine(run, RunRows(run.folder), open_trained(run))
     assert "its answers differ from the trained model's" in caplog.text
     assert not (run.folder / "engine").exists()
     assert isinstance(open_engine(run), TorchModel)
@@ -312,7 +312,7 @@ def test_weights_too_uneven_for_eight_bits_stay_in_float32(tmp_path: Path, caplo
                 norm.weight[0] = norm.bias[0] = 0.0
                 reads.weight[0] = 1000.0
     caplog.set_level("INFO", logger="daedap")
-    write_engine(run, model)
+    write_engine(run, RunRows(run.folder), model)
     assert "keeps them in float32" in caplog.text
     engine = open_engine(run)
     assert isinstance(engine, Engine)

@@ -16,7 +16,7 @@ from daedap.evaluation.evaluate_run import save_evaluation
 from daedap.evaluation.metrics import Score
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
-from daedap.runs import Run, find, sizes
+from daedap.runs import FORMAT, Run, TrainConfig, find, sizes
 
 
 def evaluation(hits: Sequence[float], ranked: int) -> Evaluation:
@@ -42,9 +42,12 @@ def evaluation(hits: Sequence[float], ranked: int) -> Evaluation:
 def run(tmp_path: Path) -> Run:
     """A run that was evaluated on 5 of its 10 test rows at the end of its training."""
     run = Run(tmp_path / "0001")
-    write_json(run.folder / "settings.json", {"command": "train"})
+    write_json(run.folder / "config.json", TrainConfig(file="qa.csv").to_json())
     save_evaluation(run, evaluation([1.0] * 10, 5), {})
-    write_json(run.folder / "manifest.json", {"number": 1, "headline": run.headline, "files": sizes(run.folder)})
+    write_json(
+        run.folder / "manifest.json",
+        {"format": FORMAT, "number": 1, "headline": run.headline, "files": sizes(run.folder)},
+    )
     return run
 
 

@@ -12,22 +12,23 @@ HOUSE = """
 i18n errors files types config runs
 korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel conversation kakaotalk
-data: json_stream json_layouts personal other_formats source table_rows reader corpus findings doctor
+data: json_stream json_layouts personal other_formats source table_rows reader questions corpus findings doctor
 database: schema connection lessons conversations comparisons audit
 database.migrations: env
 database.migrations.versions: first
 model: batching distributed device gguf tokenizer prompt base trainable
-model: loss language_model saved engine verify convert sentence_encoder
+model: loss language_model saved engine verify convert sentence_encoder encoder_conversion
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
-retrieval: lexical encoder rerank matcher hybrid lessons small_talk bot build
+retrieval: lexical matcher large_matcher encoder rerank hybrid lessons small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
 evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
+pipeline
 tuning: objective space study result search
-commands: answer bench chat check compare evaluate report runs shared pretrain train tune
-serve: options errors logs limits metrics batcher bots service security tokens preview groups page desk openai_types openai app
-api __init__ cli __main__
+serve: options errors logs limits metrics batcher bots preview groups tokens service security protocol page desk openai_types openai app server
+commands: answer bench chat check compare evaluate lessons report runs serve shared pretrain teach train tune
+api __init__ usage cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""
 HEAVY = {"torch", "transformers", "peft", "accelerate", "ctranslate2", "tokenizers", "safetensors", "huggingface_hub"}

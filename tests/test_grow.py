@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from conftest import PAIRS, write_csv
 
 import daedap
 from daedap.cli import run as cli
-from daedap.data.split import read_components, read_rows
+from daedap.data.split import RunRows, read_components, read_rows
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
 from daedap.model.saved import open_trained
 from daedap.runs import Run
-from daedap.training.finetune import setup_training
+from daedap.training.finetune import setup_run
 from daedap.types import Pair
 
 NEW = [
@@ -129,7 +130,7 @@ def test_an_adapter_goes_on(lora: Run, tmp_path: Path) -> None:
     still = daedap.train(file, from_=1, runs=tmp_path, learning_rate=1e-9, **options)
     old, now = (open_trained(one).log2_probability(PAIRS)[:, 0] for one in (lora, still))
     assert now == pytest.approx(old, rel=1e-3)
-    assert still.settings["learner"]["layers"] == 1
+    assert still.config.model.layers == 1
     moved = daedap.train(file, from_=1, runs=tmp_path, learning_rate=1e-2, **options)
     assert abs(open_trained(moved).log2_probability(PAIRS)[:, 0] - old).max() > 0.1
 
@@ -144,7 +145,7 @@ def test_the_rest_of_a_fraction_is_new(qa: Path, tmp_path: Path) -> None:
     assert set(ids(first, "train")) < set(ids(second, "train")) < set(ids(third, "train"))
     for side in ("train", "dev", "test"):
         assert set(ids(third, side)) == set(ids(whole, side))
-    assert third.manifest["memory"]["encoder_rows"] == len(ids(third, "train"))
+    assert third.state["encoder_rows"] == len(ids(third, "train"))
     assert [third.parent, second.parent, first.parent] == [second, first, None]
 
 
@@ -152,7 +153,7 @@ def test_what_is_interrupted_goes_on(trained: Run, tmp_path: Path) -> None:
     copied(trained, tmp_path)
     run = daedap.train(write_csv(tmp_path / "more.csv", NEW), from_=1, runs=tmp_path, num_train_epochs=1)
     learned = (run.folder / "model" / "model.safetensors").read_bytes()
-    for name in ("manifest.json", "learned.json"):
+    for name in ("manifest.json", "training.json"):
         (run.folder / name).unlink()
     for name in ("model", "index", "evaluation"):
         shutil.rmtree(run.folder / name)
@@ -213,13 +214,13 @@ def test_the_parent_s_file_is_read_as_it_was(tmp_path: Path) -> None:
 def test_lora_in_bf16_begins_alike_whenever_it_is_begun(lora: Run, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "0001"
     shutil.copytree(lora.folder / "data", folder / "data")
-    settings = {name: value for name, value in lora.settings.items() if name not in ("plan", "machine")}
-    settings["learner"] = {**settings["learner"], "precision": "bf16"}
-    write_json(folder / "settings.json", settings)
+    config = replace(lora.config, model=replace(lora.config.model, precision="bf16"))
+    write_json(folder / "config.json", config.to_json())
+    run = Run(folder)
     first, again = (
         {
             name: weight.detach().clone()
-            for name, weight in setup_training(Run(folder)).trainer.task.model.named_parameters()
+            for name, weight in setup_run(run, RunRows(folder)).trainer.task.model.named_parameters()
             if weight.requires_grad
         }
         for _ in range(2)

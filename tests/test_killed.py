@@ -93,7 +93,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def unfinished(runs: Path) -> list[str]:
     """What bears a temporary name; not in a folder without settings, which was given up before its training began."""
-    given_up = {run.folder for run in store.every(runs) if not (run.folder / "settings.json").exists()}
+    given_up = {run.folder for run in store.every(runs) if not (run.folder / "config.json").exists()}
     return [str(path) for path in runs.rglob(".*.tmp") if not given_up & set(path.parents)]
 
 
@@ -131,7 +131,7 @@ def test_train(place: Runs, tmp_path: Path) -> None:
 
 def begun(runs: Path) -> bool:
     """Whether there is a run to go on with."""
-    return any(not run.complete and (run.folder / "settings.json").exists() for run in store.every(runs))
+    return any(not run.complete and (run.folder / "config.json").exists() for run in store.every(runs))
 
 
 def test_evaluate(place: Runs, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -85,8 +86,8 @@ def test_the_budget_is_recorded_in_the_run(tmp_path: Path) -> None:
     words = ["train", str(file), "--base", "fresh", "--num-train-epochs", "2", "--no-torch-compile", "--no-evaluate"]
     assert cli([*words, "--budget", "2m", "--runs", str(tmp_path)]) == 0
     run = Run(tmp_path / "0001")
-    assert run.settings["plan"]["budget"] == 120
-    assert run.settings["recipe"]["budget"] == 120
+    assert run.state["plan"]["budget"] == 120
+    assert run.config.train.budget == timedelta(minutes=2)
 
 
 @pytest.mark.parametrize("value", ["0s", "-5m"])

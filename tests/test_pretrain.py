@@ -182,7 +182,9 @@ def test_a_file_named_twice_counts_twice(texts: Path, tmp_path: Path, monkeypatc
     for name, files in (("once", [str(texts)]), ("twice", [str(texts), f"./{texts.name}"])):
         words = ["pretrain", *files, *TINY, "--max-steps", "1", "--dev-size", "0.2", "--runs", str(tmp_path / name)]
         assert cli(words) == 0
-    once, twice = (Run(tmp_path / name / "bases" / "0001").settings["sizes"] for name in ("once", "twice"))
+    once, twice = (
+        Run(tmp_path / name / "bases" / "0001").document("config.json")["sizes"] for name in ("once", "twice")
+    )
     assert twice["train"]["characters"] == 2 * once["train"]["characters"]
     assert twice["dev"]["characters"] == once["dev"]["characters"]
 
@@ -193,7 +195,7 @@ def test_from_python(texts: Path, tmp_path: Path) -> None:
     for number, files in enumerate((str(texts), [texts, str(texts)]), 1):
         made = daedap.pretrain(files, runs=str(tmp_path), vocab_size=1024, **shape, **schedule)
         assert made.model == tmp_path / "bases" / f"000{number}" / "model"
-        assert made.run.settings["schedule"]["budget"] == 600
+        assert made.run.document("config.json")["schedule"]["budget"] == 600
 
 
 def test_bases_are_listed_separately(texts: Path, tmp_path: Path, capsys: Output) -> None:

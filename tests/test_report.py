@@ -35,7 +35,7 @@ from daedap.i18n import speaks_korean
 from daedap.runs import Json, Run
 
 Output = pytest.CaptureFixture[str]
-SECTIONS = ["diagnosis", "plan", "curves", "scores", "samples", "data", "settings", "licence"]
+SECTIONS = ["diagnosis", "plan", "curves", "scores", "parts", "samples", "data", "settings", "licence"]
 ATTACK = "<script>alert('안녕')</script>"
 VOID = {"meta", "br"}
 
@@ -149,7 +149,7 @@ def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     html = report.file.read_text(encoding="utf-8")
     assert '<html lang="ko">' in html
     headings = re.findall(r"<h2>(.*?)</h2>", html)
-    assert headings == ["진단", "계획과 실제", "곡선", "점수", "답 보기", "데이터", "설정", "기반 모델과 라이선스"]
+    assert headings == ["진단", "계획과 실제", "곡선", "점수", "무엇이 대답하는가", "답 보기", "데이터", "설정", "기반 모델과 라이선스"]
     assert any(line.startswith(("심각: ", "주의: ")) for line in report.lines())
 
 
@@ -196,7 +196,7 @@ def child(run: Run, number: int, parent: str) -> Run:
     folder = run.folder.parent / f"{number:04d}"
     shutil.copytree(run.folder, folder)
     write_json(folder / "manifest.json", {**run.manifest, "number": number, "parent": parent})
-    write_json(folder / "settings.json", {**run.settings, "from": parent})
+    write_json(folder / "config.json", replace(run.config, parent=parent).to_json())
     return Run(folder)
 
 
@@ -249,8 +249,7 @@ def test_unreadable_runs_are_refused(run: Run) -> None:
     (run.folder / "log.jsonl").write_text("깨진 줄\n", encoding="utf-8")
     with pytest.raises(RunError, match=r"log\.jsonl can't be read"):
         daedap.report(1, runs=runs)
-    settings = {**run.settings, "command": "pretrain"}
-    (run.folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+    write_json(run.folder / "config.json", {**run.config.to_json(), "command": "pretrain"})
     with pytest.raises(RunError, match="is a base"):
         read_run_record(run)
 

@@ -13,7 +13,7 @@ import pytest
 import daedap.runs as store
 from daedap.errors import RunError, StorageError
 from daedap.files import digest, new_folder, remove_folder, write_json, write_lines, write_text
-from daedap.runs import Run
+from daedap.runs import Run, TrainConfig
 
 
 def script(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -31,9 +31,9 @@ def finished(runs: Path, hits: float | None = None) -> Run:
     """A run that is complete as far as its folder tells."""
     run = store.create(runs)
     write_text(run.folder / "model" / "weights", "무게" * 100)
-    write_json(run.folder / "settings.json", {})
+    write_json(run.folder / "config.json", TrainConfig(file="qa.csv").to_json())
     headline = {} if hits is None else {"hits_at_1": hits}
-    manifest = {"number": run.number, "headline": headline, "files": store.sizes(run.folder)}
+    manifest = {"format": store.FORMAT, "number": run.number, "headline": headline, "files": store.sizes(run.folder)}
     write_json(run.folder / "manifest.json", manifest)
     return run
 
@@ -125,15 +125,15 @@ def test_interrupted_runs(tmp_path: Path) -> None:
         store.interrupted("latest", tmp_path)
     complete, older, newer, empty = finished(tmp_path), *(store.create(tmp_path) for _ in range(3))
     for run in (older, newer):
-        write_json(run.folder / "settings.json", {})
+        write_json(run.folder / "config.json", TrainConfig(file="qa.csv").to_json())
     assert store.interrupted("latest", tmp_path) == newer
     assert store.interrupted("2", tmp_path) == store.interrupted(str(older.folder), tmp_path) == older
     with pytest.raises(RunError, match="is complete; there is nothing to resume"):
         store.interrupted(str(complete.folder), tmp_path)
     with pytest.raises(RunError, match="no such run"):
         store.interrupted("9", tmp_path)
-    with pytest.raises(RunError, match=r"settings\.json.*Train again"):
-        _ = store.interrupted(str(empty.folder), tmp_path).settings
+    with pytest.raises(RunError, match=r"config\.json.*Train again"):
+        _ = store.interrupted(str(empty.folder), tmp_path).config
 
 
 def test_another_process_is_refused_while_one_trains(tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 
 def test_a_file_name_in_another_encoding_can_be_written_down(tmp_path: Path) -> None:
     name = os.fsdecode("질문.csv".encode("cp949"))
-    write_json(tmp_path / "settings.json", {"file": name})
-    assert "file" in Run(tmp_path).settings
+    write_json(tmp_path / "config.json", TrainConfig(file=name).to_json())
+    assert Run(tmp_path).config.file.startswith("?")
 
 
 @pytest.mark.parametrize("work", ["create", "write", "folder", "note"])
@@ -331,7 +331,7 @@ def test_sizes_leave_out_what_grows(tmp_path: Path) -> None:
     run.note("good")
     with run.locked():
         pass
-    assert store.sizes(run.folder).keys() == {"model/weights", "settings.json", "manifest.json"}
+    assert store.sizes(run.folder).keys() == {"model/weights", "config.json", "manifest.json"}
     run.check_files()
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from daedap.config import ModelOptions, SplitOptions, TrainOptions
-from daedap.data.split import split, write_split
+from daedap.data.split import RunRows, split, write_split
 from daedap.errors import BaseError, DaedapError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
 from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained, open_untuned
 from daedap.model.tokenizer import decode, encode
-from daedap.runs import Run, create
+from daedap.runs import Run, TrainConfig, create
 from daedap.training.finetune import finetune
 from daedap.types import Pair
 
@@ -53,8 +53,8 @@ def train_run(folder: Path, kind: str, train_options: TrainOptions = RECIPE) -> 
         precision="fp32",
         device="cpu",
     )
-    write_json(run.folder / "settings.json", {"learner": asdict(model_options), "recipe": asdict(train_options)})
-    finetune(run)
+    write_json(run.folder / "config.json", TrainConfig(file="", model=model_options, train=train_options).to_json())
+    finetune(run, RunRows(run.folder))
     return TrainedRun(run, base)
 
 
@@ -131,7 +131,7 @@ def test_the_untuned_base_is_the_base(trained: TrainedRun) -> None:
 
 
 def test_the_record_of_a_training(trained: TrainedRun) -> None:
-    written = trained.run.learned
+    written = trained.run.trained
     kind = "lora" if (trained.run.folder / "adapter").is_dir() else "full"
     base = load_base(str(trained.base))
     assert written["method"] == kind
@@ -146,11 +146,10 @@ def test_the_record_of_a_training(trained: TrainedRun) -> None:
 def test_a_fresh_model_is_opened_again(tmp_path: Path) -> None:
     run = create(tmp_path)
     write_split(run.folder, split(LEARNED, SplitOptions(dev_size=0, test_size=0)))
-    model_options = asdict(ModelOptions(base="fresh", precision="fp32", device="cpu"))
-    write_json(
-        run.folder / "settings.json", {"learner": model_options, "recipe": asdict(TrainOptions(num_train_epochs=4))}
-    )
-    finetune(run)
+    model_options = ModelOptions(base="fresh", precision="fp32", device="cpu")
+    config = TrainConfig(file="", model=model_options, train=TrainOptions(num_train_epochs=4))
+    write_json(run.folder / "config.json", config.to_json())
+    finetune(run, RunRows(run.folder))
     stored = load_file(run.folder / "model" / "model.safetensors")
     state = open_trained(run).model.state_dict()
     assert all(torch.equal(state[name], weight) for name, weight in stored.items())

@@ -370,7 +370,7 @@ def train_in_process(file: Path, model_options: ModelOptions, train_options: Tra
         split_options=SPLITTING,
         model_options=model_options,
         train_options=train_options,
-        place=run_options,
+        run_options=run_options,
     ).folder
 
 
@@ -385,10 +385,10 @@ def options(*groups: SplitOptions | ModelOptions | TrainOptions) -> list[str]:
 
 
 def last_step(run: Path) -> int:
-    """-1 before the run has settings, 0 before its first step. An incomplete last line is ignored."""
+    """-1 before the run has a config, 0 before its first step. An incomplete last line is ignored."""
     path = run / "log.jsonl"
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return int(json.loads(lines[-1])["step"]) if lines else int((run / "settings.json").exists()) - 1
+    return int(json.loads(lines[-1])["step"]) if lines else int((run / "config.json").exists()) - 1
 
 
 def command(*words: str) -> subprocess.Popen[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,11 @@ import toys
 from conftest import PAIRS
 
 from daedap.config import ModelOptions, SplitOptions, TrainOptions
-from daedap.data.split import split, write_split
+from daedap.data.split import RunRows, split, write_split
 from daedap.files import write_json
 from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained
-from daedap.runs import Run
+from daedap.runs import Run, TrainConfig
 from daedap.training.finetune import finetune
 from daedap.training.trial import TrialContext, prepare_trials
 
@@ -31,10 +30,9 @@ def model_options(request: pytest.FixtureRequest, tmp_path: Path) -> ModelOption
 
 @pytest.fixture
 def context(model_options: ModelOptions, tmp_path: Path) -> TrialContext:
-    run = Run(tmp_path / "runs" / ".tune-1")
-    write_split(run.folder, PARTS)
-    write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
-    return prepare_trials(run, model_options, RECIPE, PARTS.rows("train"))
+    folder = tmp_path / "runs" / ".tune-1"
+    write_split(folder, PARTS)
+    return prepare_trials(folder, model_options, RECIPE, PARTS.rows("train"))
 
 
 def nothing(epoch: int, model: TorchModel) -> None:
@@ -72,9 +70,10 @@ def test_a_trial_trains_like_a_run(context: TrialContext, model_options: ModelOp
     trial = context.train(model_options, RECIPE, nothing).log2_probability(PAIRS)
     run = Run(tmp_path / "runs" / "0001")
     write_split(run.folder, PARTS)
-    settings = json.loads((context.run.folder / "settings.json").read_text(encoding="utf-8"))
-    write_json(run.folder / "settings.json", settings)
-    finetune(run)
+    config = TrainConfig(file="", model=model_options, train=RECIPE)
+    write_json(run.folder / "config.json", config.to_json())
+    run.update_state(plan=asdict(context.plan))
+    finetune(run, RunRows(run.folder))
     np.testing.assert_allclose(trial, open_trained(run).log2_probability(PAIRS), rtol=1e-3)
 
 
@@ -82,7 +81,7 @@ def test_each_epoch_is_reported_and_no_checkpoint_is_left(context: TrialContext,
     epochs = []
     context.train(model_options, RECIPE, lambda epoch, model: epochs.append(epoch))
     assert epochs == [1, 2]
-    assert not list((context.run.folder / "checkpoints").glob("step-*"))
+    assert not list((context.folder / "checkpoints").glob("step-*"))
 
 
 def test_the_callback_may_stop_a_trial(context: TrialContext, model_options: ModelOptions) -> None:
@@ -97,5 +96,5 @@ def test_trials_share_the_activation_cache(context: TrialContext, model_options:
     top = ModelOptions(base=model_options.base, method=model_options.method, layers=1, precision="fp32", device="cpu")
     for rate in (1e-3, 2e-3):
         context.train(top, TrainOptions(num_train_epochs=1, learning_rate=rate), nothing)
-    held = list((context.run.folder.parent / "cache").glob("*.states"))
+    held = list((context.folder.parent / "cache").glob("*.states"))
     assert len(held) == 2, "of the training rows and the dev rows, once"

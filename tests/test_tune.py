@@ -72,11 +72,11 @@ def test_a_search_ends_in_a_run_and_goes_on(qa: Path, base: Path, tmp_path: Path
     assert page.parent == tmp_path / "studies" / first["study"]
     assert "daedap study" in page.read_text(encoding="utf-8")
     run = Run(tmp_path / "0001")
-    assert run.settings["study"] == f"{first['study']}:{first['chosen']['number']}"
+    assert run.config.study == f"{first['study']}:{first['chosen']['number']}"
     chosen = first["chosen"]["settings"]
-    assert run.settings["recipe"]["learning_rate"] == pytest.approx(chosen["learning_rate"])
-    assert run.settings["recipe"]["num_train_epochs"] == chosen["num_train_epochs"]
-    assert run.settings["learner"]["dropout"] == chosen["dropout"]
+    assert run.config.train.learning_rate == pytest.approx(chosen["learning_rate"])
+    assert run.config.train.num_train_epochs == chosen["num_train_epochs"]
+    assert run.config.model.dropout == chosen["dropout"]
     assert first["run"]["number"] == 1
     assert not list(tmp_path.glob(".tune-*"))
 
@@ -163,7 +163,7 @@ def test_killed_at_random_moments(qa: Path, base: Path, tmp_path: Path) -> None:
 def test_scratch_of_the_killed_is_swept(qa: Path, base: Path, tmp_path: Path) -> None:
     dead, young = tmp_path / ".tune-dead", tmp_path / ".tune-young"
     for folder in (dead, young):
-        write_json(folder / "settings.json", {})
+        write_json(folder / "data" / "train.jsonl", {})
     os.utime(dead, (0, 0))
     daedap.tune(qa, base=base, runs=tmp_path, trials=1, budget="20s", finish=False, dev_size=0.3, num_train_epochs=1)
     assert [path.name for path in tmp_path.glob(".tune-*")] == [young.name]

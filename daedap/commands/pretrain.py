@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as store
-from daedap.commands.shared import head, refuse_with_resume
+from daedap.commands.shared import refuse_with_resume
 from daedap.config import FRESH, ArchitectureOptions, BaseOptions, PretrainOptions, ReadOptions
 from daedap.data.corpus import Document, hold_out, read_texts
 from daedap.errors import SettingsError
 from daedap.files import digest, write_json
 from daedap.i18n import tell, translate
+from daedap.pipeline import describe_environment
 from daedap.runs import Json, Run
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _begin(
     shape: ArchitectureOptions,
     schedule: PretrainOptions,
 ) -> None:
-    """Read, part and encode the texts; the settings come last, and with them the run can be resumed."""
+    """Read, part and encode the texts; the config comes last, and with it the run can be resumed."""
     from daedap.training.pretrain import fit_tokenizer, write_corpora  # as above
 
     start = None if base_options.base == FRESH else _load(base_options.base, schedule)
@@ -117,7 +118,8 @@ def _begin(
     tokenizer = start.tokenizer if start else fit_tokenizer(train, shape.vocab_size)
     sizes = write_corpora(run, tokenizer, train, dev)
     _tell_sizes(sizes)
-    settings = {
+    config = {
+        "format": store.FORMAT,
         "command": "pretrain",
         "texts": [{"file": str(file), "times": times[file], "sha256": digests[file]} for file in times],
         "dev_size": base_options.dev_size,
@@ -126,7 +128,7 @@ def _begin(
         "shape": None if start else asdict(shape),
         "schedule": {**asdict(schedule), "budget": schedule.budget and schedule.budget.total_seconds()},
     }
-    write_json(run.folder / "settings.json", settings)
+    write_json(run.folder / "config.json", config)
 
 
 def _load(name: str, schedule: PretrainOptions) -> Base:
@@ -174,6 +176,7 @@ def _finish(run: Run) -> MadeBase:
     from daedap.training.pretrain import pretrain_base  # as above
 
     progress = pretrain_base(run)
-    manifest = {**head(run), **run.settings, **asdict(progress), "files": store.sizes(run.folder)}
+    config, files = run.document("config.json"), store.sizes(run.folder)
+    manifest = {**config, **describe_environment(run), **asdict(progress), "files": files}
     write_json(run.folder / "manifest.json", manifest)
     return MadeBase(run)

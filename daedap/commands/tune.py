@@ -19,8 +19,9 @@ from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, T
 from daedap.data.split import write_split
 from daedap.files import storage, write_text
 from daedap.i18n import tell, translate
+from daedap.pipeline import train_from_config
 from daedap.retrieval.small_talk import STARTER
-from daedap.runs import Run
+from daedap.runs import Run, TrainConfig
 from daedap.tuning.objective import measure_objective
 from daedap.tuning.result import SearchResult, TuneResult, VersusDefaults, study_page, versus_defaults
 from daedap.tuning.search import (
@@ -90,12 +91,12 @@ def tune(
         tune_options=tune_options,
         deadline=started + budget,
     )
-    with _scratch(tune_options.runs) as run:
-        result = _search_and_train(task, run)
+    with _scratch(tune_options.runs) as folder:
+        result = _search_and_train(task, folder)
     return replace(result, seconds=time.perf_counter() - started)
 
 
-def _search_and_train(task: SearchTask, scratch: Run) -> TuneResult:
+def _search_and_train(task: SearchTask, scratch: Path) -> TuneResult:
     setup, options = prepare_search(task, scratch), task.tune_options
     budget = divide_budget(setup.context.plan, task.seconds_left)
     with open_task_study(task, setup, budget) as study:
@@ -114,20 +115,20 @@ def _final_run(search: _FinishedSearch, unfinished: Run | None) -> tuple[Run, Ve
     task, setup, runs = search.task, search.setup, search.task.tune_options.runs
     if unfinished:
         tell([translate("Resuming run {number} of this study.", number=unfinished.number)])
-        return train(place=RunOptions(runs=runs, resume=str(unfinished.folder))), None
+        return train(run_options=RunOptions(runs=runs, resume=str(unfinished.folder))), None
     model_options, train_options = search.space.to_options(search.result.chosen.settings)
     plan = setup.context.expected_plan(model_options, train_options, setup.split.rows("train"))
     default_bits = _full_default_training(search, plan)
     train_options = replace(train_options, num_train_epochs=_epochs_left(train_options, plan, task.seconds_left))
-    place = RunOptions(runs=runs, study=f"{search.study.study_name}:{search.result.chosen.number}")
-    run = _existing_run(place, train_options) or train(
-        task.file,
-        read_options=task.read_options,
-        split_options=task.split_options,
-        model_options=model_options,
-        train_options=train_options,
-        place=place,
+    config = TrainConfig(
+        file=str(task.file),
+        read=task.read_options,
+        split=task.split_options,
+        model=model_options,
+        train=train_options,
+        study=f"{search.study.study_name}:{search.result.chosen.number}",
     )
+    run = _existing_run(config, runs) or train_from_config(config, runs)
     return run, versus_defaults(_bits(run, setup), default_bits, setup.comparison) if default_bits else None
 
 
@@ -140,7 +141,7 @@ def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] |
         if search.task.seconds_left < setup.context.plan.seconds + plan.seconds + plan.scoring:
             return None
         tell([translate("A full training with the defaults, for comparison.")])
-        write_split(setup.context.run.folder, setup.split)
+        write_split(setup.context.folder, setup.split)
         model_options, train_options = search.space.to_options(search.space.defaults)
         model = setup.context.train(model_options, train_options, lambda epoch, model: None)
         terms = measure_objective(model.log2_probability, setup.comparison)
@@ -166,20 +167,20 @@ def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
     return max(1, epochs)
 
 
-def _existing_run(place: RunOptions, train_options: TrainOptions) -> Run | None:
-    """The complete run of an earlier call with the same settings."""
-    complete = (run for run in store.every(place.runs) if run.complete and run.settings.get("study") == place.study)
-    return next((run for run in complete if run.settings["recipe"]["num_train_epochs"] >= train_options.epochs), None)
+def _existing_run(config: TrainConfig, runs: Path) -> Run | None:
+    """The complete run of an earlier call with the same study, trial, and at least as many epochs."""
+    complete = (run for run in store.every(runs) if run.complete and run.config.study == config.study)
+    return next((run for run in complete if run.config.train.epochs >= config.train.epochs), None)
 
 
 def _interrupted(runs: Path, study: str) -> Run | None:
     """The unfinished run of an earlier call with the same study."""
-    of_study = (run for run in store.unfinished(runs) if str(run.settings.get("study")).rpartition(":")[0] == study)
+    of_study = (run for run in store.unfinished(runs) if (run.config.study or "").rpartition(":")[0] == study)
     return next((run for run in of_study if not run.busy), None)
 
 
 @contextmanager
-def _scratch(runs: Path) -> Iterator[Run]:
+def _scratch(runs: Path) -> Iterator[Path]:
     """A scratch folder beside the runs, deleted at the end, as are those of killed processes."""
     new = not runs.exists()
     with storage(runs):
@@ -190,7 +191,7 @@ def _scratch(runs: Path) -> Iterator[Run]:
         run = Run(Path(tempfile.mkdtemp(prefix=".tune-", dir=runs)))
     try:
         with run.locked():
-            yield run
+            yield run.folder
     finally:
         shutil.rmtree(run.folder, ignore_errors=True)
         if new:

@@ -285,6 +285,24 @@ def read_rows(folder: Path, name: StoredSplit) -> list[Pair]:
     return [_pair(record) for record in _records(folder, name)]
 
 
+class RunRows:
+    """A run's rows by split. A file is parsed when its rows are first asked for, and once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[StoredSplit, list[Pair]] = {}
+
+    def __getitem__(self, name: StoredSplit) -> list[Pair]:
+        if name not in self._rows:
+            self._rows[name] = read_rows(self._folder, name)
+        return self._rows[name]
+
+    @property
+    def held_out(self) -> list[Pair]:
+        """Dev and test rows."""
+        return [pair for name in HELD_OUT for pair in self[name]]
+
+
 def read_components(folder: Path, name: StoredSplit) -> list[str]:
     """The component of each pair of one split of a run."""
     return [str(record["component"]) for record in _records(folder, name)]

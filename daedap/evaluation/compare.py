@@ -19,7 +19,7 @@ from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Row
-from daedap.evaluation.metrics import FloatArray, RatioTerms, bootstrap, unique
+from daedap.evaluation.metrics import PARTS, FloatArray, RatioTerms, bootstrap, unique
 from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
@@ -36,14 +36,16 @@ SYSTEMS = ("bot", "model")
 """The systems of a run that are compared: the first of these that both runs have."""
 MIN_COMPONENTS = 10
 """With fewer components a bootstrap interval is far too narrow to call a difference clear."""
-_SOURCES = frozenset({"source_retrieved", "source_lesson", "source_generated", "source_fallback"})
+_SOURCES = frozenset({f"source_{name}" for name in (*PARTS, "retrieved")})  # retrieved: saved by earlier versions
 _LOWER_IS_BETTER = frozenset({"bpc", "bland"})
 _NEUTRAL = frozenset({"polite"}) | _SOURCES
 """Metrics of which neither more nor less is better: they depend on the training file."""
 _INDEPENDENT = frozenset({"bpc", "bland", "polite", "ended"}) | _SOURCES
 """Metrics of a row that do not depend on the other test rows, as rankings among candidates do."""
-_IGNORED_SETTINGS = frozenset({"command", "evaluate", "study", "launch", "prepare_seconds", "machine", "plan"})
-_IGNORED_MANIFEST = frozenset({"number", "finished", "peak_memory_bytes", "seconds", "headline", "files", "rows"})
+_IGNORED_SETTINGS = frozenset({"format", "command", "evaluate", "study", "launch"})
+_IGNORED_MANIFEST = frozenset(
+    {"format", "number", "finished", "peak_memory_bytes", "seconds", "headline", "files", "rows"}
+)
 _COMPARED_DATA = frozenset({"sha256", "rows", "usable", "train", "dev", "test", "left_out", "unused"})
 
 
@@ -146,7 +148,7 @@ def read_evaluated_run(run: Run) -> EvaluatedRun:
 def read_saved_rows(run: Run) -> tuple[list[Row], int]:
     """The rows of a run's saved evaluation, and the length of its candidate lists. Raises RunError."""
     folder = run.folder / "evaluation"
-    if not folder.is_dir():
+    if not (folder / "scores.json").is_file():
         raise RunError(
             "{run}: not scored yet; it was trained with --no-evaluate.",
             "Score it: daedap evaluate --run {run}",
@@ -219,7 +221,7 @@ def _join_components(names: Sequence[int | str], others: Sequence[int | str]) ->
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[object]]:
-    """Name (`recipe.learning_rate`, `training.epochs`) → its value in each run, None where a run has none.
+    """Name (`train.learning_rate`, `training.epochs`) → its value in each run, None where a run has none.
 
     Only names whose values are not the same in all runs. Raises RunError.
     """
@@ -230,8 +232,8 @@ def differing_settings(runs: Sequence[Run]) -> dict[str, list[object]]:
 
 
 def _settings(run: Run) -> Iterator[tuple[str, object]]:
-    settings, manifest = run.settings, run.manifest
-    yield from _flatten({name: value for name, value in settings.items() if name not in _IGNORED_SETTINGS})
+    config, manifest = run.document("config.json"), run.manifest
+    yield from _flatten({name: value for name, value in config.items() if name not in _IGNORED_SETTINGS})
     data = {name: value for name, value in manifest["data"].items() if name in _COMPARED_DATA}
     record = {name: value for name, value in manifest.items() if name not in _IGNORED_MANIFEST}
     yield from _flatten({**record, "data": data})

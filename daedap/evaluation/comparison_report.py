@@ -10,8 +10,9 @@ import numpy as np
 
 from daedap.data.split import sample_rows
 from daedap.evaluation.compare import MIN_COMPONENTS, CommonRows, Difference, differences
+from daedap.evaluation.faq import right_answer_rate
 from daedap.evaluation.metrics import Score
-from daedap.evaluation.robustness import Paraphrase, score_paraphrases
+from daedap.evaluation.question_files import EvalQuestion
 from daedap.evaluation.tables import MetricFormat, align_columns, format_score, metric_formats
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
@@ -101,8 +102,8 @@ def exact_answer_rate(bot: ScorableBot, pairs: Sequence[Pair]) -> Score:
         form = comparison_form(pair.question)
         questions.setdefault(form, pair.question)
         answers.setdefault(form, []).append(pair.answer)
-    asked = [Paraphrase(questions[form], tuple(texts)) for form, texts in answers.items()]
-    return score_paraphrases(bot, sample_rows(sorted(asked, key=lambda one: one.question), _MAX_QUESTIONS, 0)).right
+    known = [EvalQuestion(questions[form], tuple(texts)) for form, texts in answers.items()]
+    return right_answer_rate(bot, sample_rows(sorted(known, key=lambda one: one.question), _MAX_QUESTIONS, 0))
 
 
 def _parent_difference(rows: Sequence[Row]) -> dict[str, Difference]:
@@ -123,7 +124,7 @@ def _as_parent(row: Row) -> Row:
     )
 
 
-_OPTION_GROUPS = ("layout", "splitting", "learner", "recipe")
+_OPTION_GROUPS = ("read", "split", "model", "train")
 """Groups of settings whose names are command-line options of `daedap train`."""
 
 

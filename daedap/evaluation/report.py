@@ -17,7 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.findings import KINDS
-from daedap.evaluation.diagnose import Finding, healthy
+from daedap.evaluation.diagnose import healthy
+from daedap.evaluation.faq import Grid, faq_tables, part_shares, part_table
+from daedap.evaluation.finding import Finding
+from daedap.evaluation.metrics import PARTS, Score
 from daedap.evaluation.run_record import RunRecord
 from daedap.evaluation.tables import (
     format_duration,
@@ -141,10 +144,10 @@ def _decades(low: float, high: float) -> list[float]:
 
 
 _DEFAULTS: dict[str, Json] = {
-    "learner": asdict(ModelOptions()),
-    "recipe": asdict(TrainOptions()),
-    "splitting": asdict(SplitOptions()),
-    "layout": asdict(ReadOptions()),
+    "model": asdict(ModelOptions()),
+    "train": asdict(TrainOptions()),
+    "split": asdict(SplitOptions()),
+    "read": asdict(ReadOptions()),
 }
 
 
@@ -302,6 +305,21 @@ def _systems(record: RunRecord) -> list[str]:
     return [system for system in order if system in record.scores]
 
 
+def parts(record: RunRecord) -> Grid:
+    """How often each part of the bot answered, on test rows and on what else it was evaluated on; [] if on nothing."""
+    own: dict[str, Score] = {part: score for part in PARTS if (score := record.score("bot", f"source_{part}"))}
+    shares = {translate("test rows"): own} if own else {}
+    return part_table({**shares, **(part_shares(record.faq) if record.faq else {})})
+
+
+def risk_chart(record: RunRecord) -> Chart | None:
+    """The risk-coverage curve: wrong answers among the answered, in percent, over the share that is answered."""
+    if not record.faq:
+        return None
+    points = [(100 * point["coverage"], 100 * point["risk"]) for point in record.faq["curve"]]
+    return make_chart(translate("Wrong among the answered (%)"), [Series(translate("bot"), points)])
+
+
 def doctor(record: RunRecord) -> list[dict[str, Any]]:
     """The data doctor's findings in the user's language."""
     actions = {"dropped": translate("dropped"), "repaired": translate("repaired"), "kept": translate("kept")}
@@ -314,12 +332,12 @@ def doctor(record: RunRecord) -> list[dict[str, Any]]:
 def options(record: RunRecord) -> dict[str, list[Option]]:
     """The settings by group, those that were changed first."""
     names = {
-        "recipe": translate("training"),
-        "learner": translate("model"),
-        "splitting": translate("split"),
-        "layout": translate("file"),
+        "train": translate("training"),
+        "model": translate("model"),
+        "split": translate("split"),
+        "read": translate("file"),
     }
-    return {name: _group(record.settings[group], _DEFAULTS[group]) for group, name in names.items()}
+    return {name: _group(record.config[group], _DEFAULTS[group]) for group, name in names.items()}
 
 
 def _group(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
@@ -423,6 +441,9 @@ def report_page(record: RunRecord, findings: Sequence[Finding]) -> str:
         charts=charts(record),
         bars=bars(record),
         blocks=blocks(record),
+        parts=parts(record),
+        faq=faq_tables(record.faq) if record.faq else [],
+        risk_chart=risk_chart(record),
         samples=choose_samples(record.rows),
         doctor=doctor(record),
         options=options(record),

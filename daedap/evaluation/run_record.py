@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from daedap.data.split import read_rows
+from daedap.data.split import SPLITS, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.metrics import Score
 from daedap.korean.text import HANGUL, comparison_form
 from daedap.runs import Json, Run
+from daedap.types import Pair
 
 Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
 """System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
@@ -61,7 +62,10 @@ class RunRecord:
     manifest: Json
     headline: Mapping[str, float]
     """Metric → score on all test rows; empty if the run was not evaluated."""
-    settings: Json
+    config: Json
+    """`config.json`."""
+    state: Json
+    """`state.json`."""
     doctor: Json
     """`data/findings.json`: the data doctor's report on the training file."""
     train: tuple[LogWindow, ...]
@@ -73,6 +77,10 @@ class RunRecord:
     candidates: int
     rows: tuple[Json, ...] = field(repr=False)
     """`evaluation/rows.jsonl`; not part of `to_json`."""
+    faq: Json | None = field(repr=False)
+    """`evaluation/faq.json`: paraphrases and questions out of scope, as `FaqEvaluation.to_json` gives them."""
+    pairs: tuple[Pair, ...] = field(repr=False)
+    """All rows of the run's file that were split; not part of `to_json`."""
     labels: Mapping[str, int]
     """Training rows by label, the most frequent first."""
     common_answer: str
@@ -95,13 +103,13 @@ class RunRecord:
     @property
     def plan(self) -> Json:
         """The plan made before the training (`daedap.training.planner.Plan`)."""
-        plan: Json = self.settings["plan"]
+        plan: Json = self.state["plan"]
         return plan
 
     @property
     def train_options(self) -> Json:
         """The training options (`daedap.config.TrainOptions`)."""
-        train_options: Json = self.settings["recipe"]
+        train_options: Json = self.config["train"]
         return train_options
 
     @property
@@ -122,8 +130,9 @@ class RunRecord:
         return bool(self.training.get("averaged"))  # missing in runs of earlier versions
 
     def to_json(self) -> Json:
-        """Everything but `rows` as a JSON object."""
-        document = {name: value for name, value in asdict(self).items() if name != "rows"}
+        """Everything but `rows` and `pairs` as a JSON object."""
+        document = asdict(replace(self, rows=(), pairs=()))
+        del document["rows"], document["pairs"]
         return {**document, "folder": str(self.folder)}
 
 
@@ -136,16 +145,18 @@ def read_run_record(run: Run) -> RunRecord:
             folder=run.folder,
         )
     events = list(_lines(run.folder / "log.jsonl"))
-    scores = run.document("evaluation/scores.json") if (run.folder / "evaluation").exists() else {}
-    rows = run.folder / "evaluation" / "rows.jsonl"
-    train = read_rows(run.folder, "train")
+    evaluation = run.folder / "evaluation"
+    scores = run.document("evaluation/scores.json") if (evaluation / "scores.json").exists() else {}
+    rows = evaluation / "rows.jsonl"
+    train, *held_out = (read_rows(run.folder, split) for split in SPLITS)
     answer, count = Counter(comparison_form(pair.answer) for pair in train).most_common(1)[0]
     ancestors = list(_ancestors(run))
     return RunRecord(
         folder=run.folder,
         manifest=run.manifest,
         headline=run.headline,
-        settings=run.settings,
+        config=run.document("config.json"),
+        state=run.state,
         doctor=run.document("data/findings.json"),
         train=tuple(_window(event) for event in events if event["event"] == "train"),
         dev=tuple(_dev_evals(events, "dev")),
@@ -154,6 +165,8 @@ def read_run_record(run: Run) -> RunRecord:
         chance=scores.get("chance", {}),
         candidates=scores.get("candidates", 0),
         rows=tuple(_lines(rows)) if rows.exists() else (),
+        faq=run.document("evaluation/faq.json") if (evaluation / "faq.json").exists() else None,
+        pairs=tuple(pair for pairs in (train, *held_out) for pair in pairs),
         labels=dict(Counter(pair.label for pair in train if pair.label).most_common()),
         common_answer=next(pair.answer for pair in train if comparison_form(pair.answer) == answer),
         common_share=count / len(train),

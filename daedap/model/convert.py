@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from daedap.data.split import read_rows
+from daedap.data.split import RunRows
 from daedap.errors import EngineError, StorageError
 from daedap.files import new_folder
 from daedap.i18n import translate
@@ -104,15 +104,14 @@ _NEIGHBOURS = 4
 """Weights that are multiplied at a time, any two of which may be added in 16 bits (vpmaddubsw)."""
 
 
-def write_engine(run: Run, model: TorchModel) -> None:
+def write_engine(run: Run, rows: RunRows, model: TorchModel) -> None:
     """Write a run's engine: int8 where it agrees with PyTorch, else float32, else none, with a warning.
 
     No failure here may cost the training: only a disk that can't be written ends the run (StorageError).
     """
     model, prompt = replace(model, precision="fp32"), model.prompt
-    pairs = [pair for pair in read_rows(run.folder, "train") if prompt.fits(pair)]
-    reference = Reference.of(model, [*read_rows(run.folder, "dev"), *pairs])
-    kept = shortlist(prompt, [prompt.example(pair) for pair in pairs])
+    reference = Reference.of(model, [*rows["dev"], *rows["train"]])
+    kept = shortlist(prompt, prompt.fitting_examples(rows["train"]))
     try:
         with new_folder(run.folder / ENGINE) as folder:
             for int8 in (True, False):

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 import psutil
@@ -22,10 +22,8 @@ from transformers.activations import NewGELUActivation
 
 from daedap.config import DeviceName, Precision
 from daedap.errors import SettingsError
-from daedap.files import write_json
 from daedap.i18n import translate
 from daedap.model.distributed import world_size
-from daedap.runs import Run
 
 _ISA_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
@@ -96,7 +94,7 @@ _MIN_BF16_SPEEDUP = 1.5
 class Machine:
     """What a run is computed on. The same machine, settings and seed give the same bytes."""
 
-    device: str
+    device: DeviceName
     precision: Literal["fp32", "bf16"]
     threads: int
     processor: str
@@ -113,9 +111,13 @@ class Machine:
         return translate(template, **asdict(self) | {"features": ", ".join(self.features) or self.device})
 
 
-def choose_device(wanted: DeviceName = "auto") -> str:
+def choose_device(wanted: DeviceName = "auto") -> DeviceName:
     """The named device, or with "auto" the first of cuda, mps and cpu that exists. Raises SettingsError."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available: dict[DeviceName, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if wanted == "auto":
         return next(name for name, exists in available.items() if exists)
     if not available[wanted]:
@@ -150,33 +152,21 @@ def _feed_forward_product(width: int, dtype: torch.dtype, device: str) -> Callab
     return multiply
 
 
-def resolve_machine(run: Run, device: DeviceName, precision: Precision, width: int) -> Machine:
-    """The machine recorded in the run, or one chosen by a probe and recorded now.
+def choose_machine(device: DeviceName, precision: Precision, width: int) -> Machine:
+    """The device and, by a probe, the precision for models of hidden size `width`.
 
-    A resumed run must change neither device nor precision. Raises SettingsError when the device is not available.
+    Raises SettingsError when the device is not available.
     """
-    if "machine" in run.settings:
-        recorded = run.settings["machine"]
-        choose_device(recorded["device"])
-        return Machine(**recorded)
     chosen = choose_device(device)
-    machine = describe_machine(chosen, choose_precision(precision, width, chosen))
-    write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
-    return machine
+    return describe_machine(chosen, choose_precision(precision, width, chosen))
 
 
-def resolve_compiler(run: Run, machine: Machine, wanted: bool | None, seconds: float) -> Machine:
-    """Decide whether training uses torch.compile, and record it: as wanted, else when it pays.
+def pays_to_compile(wanted: bool | None, seconds: float) -> bool:
+    """Whether training steps go through torch.compile: as wanted, else when it saves more time than it takes.
 
-    `seconds`: the expected time of training without it. A resumed run keeps what was recorded.
+    `seconds`: the expected time of training without it.
     """
-    if machine.compiled is not None:
-        return machine
-    if wanted is None:
-        wanted = _COMPILE_SAVING * seconds > _COMPILE_SECONDS and can_compile()
-    machine = replace(machine, compiled=wanted)
-    write_json(run.folder / "settings.json", {**run.settings, "machine": asdict(machine)})
-    return machine
+    return _COMPILE_SAVING * seconds > _COMPILE_SECONDS and can_compile() if wanted is None else wanted
 
 
 def can_compile() -> bool:
@@ -214,7 +204,7 @@ def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) ->
     return min(measured)
 
 
-def describe_machine(device: str, precision: Literal["fp32", "bf16"]) -> Machine:
+def describe_machine(device: DeviceName, precision: Literal["fp32", "bf16"]) -> Machine:
     """A description of this machine, for the manifest."""
     name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
     return Machine(

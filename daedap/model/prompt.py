@@ -7,7 +7,8 @@ tokenizer's chat template; users' texts are encoded separately, so they never be
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
@@ -99,6 +100,16 @@ class Prompt:
         answer = [*encode(self.tokenizer, pair.answer), self.template.eos_id]
         question = self.question(pair, self.max_length - len(answer), truncate=True)
         return Example([*question, *answer], len(question))
+
+    def fitting_examples(self, pairs: Iterable[Pair]) -> list[Example]:
+        """The examples of the pairs that `fits` accepts, each tokenized once."""
+        examples = []
+        for pair in pairs:
+            answer = [*encode(self.tokenizer, pair.answer), self.template.eos_id]
+            with suppress(DataError):  # the question is too long
+                question = self.question(pair, self.max_length - len(answer))
+                examples.append(Example([*question, *answer], len(question)))
+        return examples
 
     def fits(self, pair: Pair) -> bool:
         """Whether question, answer and EOS fit into `max_length` without truncation; history is not counted."""

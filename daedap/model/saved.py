@@ -40,11 +40,11 @@ def open_trained(run: Run, device: str = "cpu") -> TorchModel:
 
 def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
     """The base of a run without its training, as `open_trained`."""
-    recorded = run.learned["base"]
+    recorded = run.trained["base"]
     if recorded["name"] == FRESH:
         tokenizer = load_tokenizer(run.folder / "model")
         return _torch_model(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
-    base = load_recorded_base(run, run.learned["base"])
+    base = load_recorded_base(run, run.trained["base"])
     return _torch_model(run, base.model, base.tokenizer, device)
 
 
@@ -60,14 +60,14 @@ def weights_folder(run: Run) -> Path:
 
 
 def _prompt(run: Run, tokenizer: PreTrainedTokenizerFast) -> Prompt:
-    return build_prompt(tokenizer, run.learned["limits"]["max_length"])
+    return build_prompt(tokenizer, run.trained["limits"]["max_length"])
 
 
 def _torch_model(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> TorchModel:
-    learned = run.learned
+    trained = run.trained
     fuse_activations(model)
     model.to(device)  # type: ignore[arg-type]
-    limit, precision = learned["limits"]["max_new_tokens"], learned["machine"]["precision"]
+    limit, precision = trained["limits"]["max_new_tokens"], trained["machine"]["precision"]
     return TorchModel(model, _prompt(run, tokenizer), limit, device, precision)
 
 
@@ -86,7 +86,7 @@ def _load_merged(run: Run, folder: Path) -> PreTrainedModel:
     """Base and adapter merged into one model, as fast as the base."""
     from peft import PeftModel  # takes a second to import; not needed for a full model
 
-    base = load_recorded_base(run, run.learned["base"])
+    base = load_recorded_base(run, run.trained["base"])
     try:
         merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
     except Exception as error:  # as above

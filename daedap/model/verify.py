@@ -15,6 +15,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class Reference:
     @classmethod
     def of(cls, model: TorchModel, pairs: Sequence[Pair]) -> Reference:
         """Compute it for the first rows that need no truncation."""
-        rows = [pair for pair in pairs if model.prompt.fits(pair)][:_ROWS]
+        rows = list(islice(filter(model.prompt.fits, pairs), _ROWS))
         greedy = model.greedy(rows)
         return cls(
             tuple(rows),
@@ -127,7 +128,7 @@ def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
     folder = run.folder / ENGINE
     if device != "cpu" or not folder.is_dir():
         return open_trained(run, device)
-    engine = open_verified_engine(folder, load_prompt(run), run.learned["limits"]["max_new_tokens"])
+    engine = open_verified_engine(folder, load_prompt(run), run.trained["limits"]["max_new_tokens"])
     return engine or open_trained(run, device)
 
 

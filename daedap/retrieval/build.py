@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from daedap.data.augment import augment
-from daedap.data.split import HELD_OUT, read_rows, sample_rows
+from daedap.data.split import RunRows, read_rows, sample_rows
 from daedap.files import new_folder
 from daedap.i18n import tell, translate
+from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import MOST, BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
+from daedap.retrieval.rerank import ENOUGH_DEV_ROWS
 from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 from daedap.types import Pair
@@ -18,51 +20,71 @@ from daedap.types import Pair
 if TYPE_CHECKING:
     from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
+_BI_ENCODER_FROM = 5_000
+"""Training rows from which on a bi-encoder is fitted; for fewer, sentence vectors rank as well without any training."""
 _TYPO_SHARE = 0.5
 """Questions with a typo that the bi-encoder is trained on, per row: 2 points of Hits@1/20 on questions with typos."""
 _REFIT_FROM = 1.1
-"""Rows per row that the bi-encoder was fitted on from which on it is fitted again."""
+"""Rows per row that bi-encoder and weights were fitted on from which on they are fitted again."""
 
 
-def build_index(run: Run, model: LanguageModel) -> int:
-    """Write `index/`; returns the number of rows that the bi-encoder was fitted on.
+def build_index(run: Run, rows: RunRows, model: LanguageModel) -> None:
+    """Write `index/`, and record in the run's state how many rows bi-encoder and weights were fitted on.
 
     `model`: the run's language model, for fitting the rerank weights. Held-out rows are only encoded, never fitted on.
     """
-    held_out = [pair for name in HELD_OUT for pair in read_rows(run.folder, name)]
-    starter = _starter_pairs_beside(held_out)
-    retriever, rows = (_extended(run) if starter else None) or _fitted(run, model, held_out, starter)
+    starter = _starter_pairs_beside(rows.held_out)
+    retriever, encoder_rows = (_extended(run, rows) if starter else None) or _fitted(run, rows, model, starter)
     with new_folder(run.folder / "index") as folder:
-        retriever.save(folder, held_out)
-    return rows
+        retriever.save(folder, rows.held_out)
+    run.update_state(encoder_rows=encoder_rows)
 
 
-def _extended(run: Run) -> tuple[HybridRetriever, int] | None:
+def _extended(run: Run, rows: RunRows) -> tuple[HybridRetriever, int] | None:
     """The parent's retriever with the new rows; None when there is no parent, or too much is new."""
     if run.parent is None:
         return None
-    train, rows = read_rows(run.folder, "train"), run.parent.manifest["memory"]["encoder_rows"]
-    if len(train) > _REFIT_FROM * rows:
+    train, encoder_rows = rows["train"], run.parent.state["encoder_rows"]
+    if len(train) > _REFIT_FROM * encoder_rows:
+        return None
+    parent = HybridRetriever.open(run.parent.folder / "index")
+    if _needs_bi_encoder(rows) and not parent.bi_encoded:
         return None
     known = {pair.id for pair in read_rows(run.parent.folder, "lookup")}
-    lookup = [pair for pair in read_rows(run.folder, "lookup") if pair.id not in known]
-    return HybridRetriever.open(run.parent.folder / "index").with_new([*train[: run.new_rows], *lookup]), rows
+    lookup = [pair for pair in rows["lookup"] if pair.id not in known]
+    return parent.with_new([*train[: run.new_rows], *lookup]), encoder_rows
 
 
-def _fitted(
-    run: Run, model: LanguageModel, held_out: Sequence[Pair], starter: Sequence[Pair]
-) -> tuple[HybridRetriever, int]:
+def _fitted(run: Run, rows: RunRows, model: LanguageModel, starter: Sequence[Pair]) -> tuple[HybridRetriever, int]:
+    train = rows["train"]
+    bi_encoder = _fit_bi_encoder(run, rows, starter) if _needs_bi_encoder(rows) else None
+    retriever = HybridRetriever.build([*train, *rows["lookup"]], _sentence_encoder(run), bi_encoder)
+    return fit_retriever(retriever, train, rows["dev"], model), len(train)
+
+
+def _needs_bi_encoder(rows: RunRows) -> bool:
+    """Whether one is worth its time: only answers that the language model proposes or that are ranked depend on it."""
+    return len(rows["train"]) >= _BI_ENCODER_FROM and len(rows["dev"]) >= ENOUGH_DEV_ROWS
+
+
+def _fit_bi_encoder(run: Run, rows: RunRows, starter: Sequence[Pair]) -> BiEncoder:
     tell([translate("learning which answers go with which questions")])
-    train, dev, seed = read_rows(run.folder, "train"), read_rows(run.folder, "dev"), run.settings["recipe"]["seed"]
-    rows = sample_rows(train, MOST, seed)
-    typos = augment(rows, ("typo",), _TYPO_SHARE, seed, held_out=held_out)
+    train, seed, machine = rows["train"], run.config.train.seed, run.trained["machine"]
+    sample = sample_rows(train, MOST, seed)
+    typos = augment(sample, ("typo",), _TYPO_SHARE, seed, held_out=rows.held_out)
     known = {pair.id for pair in train}
     new = [pair for pair in starter if pair.id not in known][: len(train)]  # at most as many as the file has
-    machine = run.learned["machine"]
-    encoder = BiEncoder.fit(
-        [*rows, *new, *typos], seed, bf16=machine["device"] == "cpu" and machine["precision"] == "bf16"
-    )
-    return fit_retriever(train, dev, encoder, model, read_rows(run.folder, "lookup")), len(train)
+    in_bf16 = machine["device"] == "cpu" and machine["precision"] == "bf16"
+    return BiEncoder.fit([*sample, *new, *typos], seed, bf16=in_bf16)
+
+
+def _sentence_encoder(run: Run) -> SentenceEncoder:
+    name = run.config.model.encoder
+    if name is None:
+        return built_in_encoder()
+    from daedap.model.encoder_conversion import open_encoder  # torch takes seconds to import
+
+    return open_encoder(name, run.folder.parent / "cache")
 
 
 def _starter_pairs_beside(held_out: Sequence[Pair]) -> list[Pair]:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from daedap.config import ModelOptions, TrainOptions
+from daedap.data.split import RunRows
 from daedap.files import write_json, write_lines
 from daedap.korean.text import nfc
 from daedap.model.base import Base
@@ -25,7 +26,7 @@ from daedap.model.device import has_fast_bf16, processor_name
 from daedap.model.loss import score_answers
 from daedap.model.prompt import Prompt
 from daedap.model.trainable import unwrap_peft
-from daedap.runs import Run
+from daedap.runs import Run, TrainConfig
 from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_baseline
 from daedap.training.finetune import finetune
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
@@ -145,7 +146,7 @@ def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measur
     run = _prepare_run(variant, context, folder / "0001", epochs)
     with PeakMemory() as memory:
         started = time.perf_counter()
-        setup = finetune(run, base)
+        setup = finetune(run, RunRows(run.folder), base)
         seconds = time.perf_counter() - started
     trainer = setup.trainer
     events = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -169,15 +170,13 @@ def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measur
 
 def _prepare_run(variant: Variant, context: BenchContext, folder: Path, epochs: int) -> Run:
     """A run folder as `daedap train` leaves it before training."""
-    for side, pairs in (("train", context.train), ("dev", ())):
+    for side, pairs in (("train", context.train), ("dev", ()), ("test", ())):
         records = [{"id": pair.id, "component": "", **asdict(pair)} for pair in pairs]
         write_lines(folder / "data" / f"{side}.jsonl", records)
     train_options = TrainOptions(**{"num_train_epochs": epochs, "seed": context.seed, **variant.train_options})
     model_options = ModelOptions(**{"max_length": LENGTH, "device": context.device, **variant.model_options})
-    write_json(
-        folder / "settings.json",
-        {"learner": asdict(model_options), "recipe": {**asdict(train_options), "budget": None}},
-    )
+    config = TrainConfig(file="", model=model_options, train=train_options, evaluate=False)
+    write_json(folder / "config.json", config.to_json())
     return Run(folder)
 
 

@@ -1,4 +1,4 @@
-"""The training stage: a run's settings and rows → its model, read from and written to the run's folder.
+"""The training stage: a run's config and rows → its model and `training.json`, in the run's folder.
 
 A run that continues another one (`--from`) starts with the parent's base, weights or adapter and
 replays some of its rows.
@@ -12,9 +12,10 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
 import torch
@@ -23,14 +24,14 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from daedap.config import FRESH, AugmentOptions, DeviceName, Method, ModelOptions, TrainOptions, read_train_options
+from daedap.config import FRESH, AugmentOptions, DeviceName, Method, ModelOptions, TrainOptions
 from daedap.data.augment import augment, without_question
-from daedap.data.split import HELD_OUT, read_rows, sample_rows
+from daedap.data.split import RunRows, sample_rows
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.i18n import translate
 from daedap.model.base import Base, load_base, load_recorded_base, random_init_base
-from daedap.model.device import Machine, choose_device, fuse_activations, resolve_compiler, resolve_machine
+from daedap.model.device import Machine, choose_device, choose_machine, fuse_activations, pays_to_compile
 from daedap.model.distributed import broadcast, init_distributed, receive
 from daedap.model.prompt import Example, Prompt
 from daedap.model.saved import load_full_model, save_trained, unreadable_weights, weights_folder
@@ -57,7 +58,7 @@ _LEAST_RATE_SHARE = 0.1
 
 def parent_base(parent: Run) -> Base:
     """The parent's base, or its full weights where it was trained in full. Raises BaseError and RunError."""
-    recorded, folder = parent.learned["base"], weights_folder(parent)
+    recorded, folder = parent.trained["base"], weights_folder(parent)
     if folder.name == "adapter":
         return load_recorded_base(parent, recorded)
     if recorded["name"] != FRESH:
@@ -77,18 +78,14 @@ def load_parent_adapter(model: PeftModel, parent: Run) -> None:
     assert values.keys() == get_peft_model_state_dict(model).keys(), f"{folder} holds another adapter"
 
 
-def rows_to_learn(run: Run) -> list[Pair]:
+def training_rows(run: Run, rows: RunRows) -> list[Pair]:
     """The training rows; in a run that continues another one the new rows and a sample of the others (replay)."""
-    train = read_rows(run.folder, "train")
+    train = rows["train"]
     if not run.parent:
         return train
-    new, train_options = run.new_rows, run.settings["recipe"]
-    return [
-        *train[:new],
-        *sample_rows(
-            train[new:], _replayed_rows(len(train) - new, new, train_options["replay"]), train_options["seed"]
-        ),
-    ]
+    options, new = run.config.train, train[: run.new_rows]
+    known = train[len(new) :]
+    return [*new, *sample_rows(known, _replayed_rows(len(known), len(new), options.replay), options.seed)]
 
 
 def _replayed_rows(known: int, new: int, share: float | None) -> int:
@@ -98,7 +95,7 @@ def _replayed_rows(known: int, new: int, share: float | None) -> int:
     return max(min(-(-known // 10), max(_LEAST_REPLAYED, _REPLAYED_PER_NEW_ROW * new)), new)
 
 
-def parent_learning_rate(run: Run, usual: float) -> float:
+def _rate_of_continued_run(run: Run, usual: float) -> float:
     """The learning rate of a run that continues another one: reduced in proportion to its share of new rows."""
     if not run.parent:
         return usual
@@ -126,24 +123,35 @@ class Examples:
     """Training rows made by augmentation."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingInputs:
+    """What a training is made of: the base, the options and the rows as token ids."""
+
+    base: Base
+    model_options: ModelOptions
+    train_options: TrainOptions
+    """With a learning rate."""
+    examples: Examples
+    parent: Run | None = None
+    """The run whose adapter is trained on."""
+
+
 @dataclass(frozen=True)
 class TrainingSetup:
     """Everything that a training needs before its first step; the trainer updates its model in place."""
 
-    base: Base
-    model_options: ModelOptions
+    inputs: TrainingInputs
     prompt: Prompt
-    examples: Examples
     trainer: Trainer
 
 
-def finetune(run: Run, base: Base | None = None) -> TrainingSetup:
-    """Train by the run's settings, from its newest checkpoint on; write the model and `learned.json`."""
-    init_distributed(choose_device(run.settings["learner"]["device"]))
-    setup = setup_training(broadcast(lambda: run), base)
+def finetune(run: Run, rows: RunRows, base: Base | None = None) -> TrainingSetup:
+    """Train by the run's config, from its newest checkpoint on; write `model/` or `adapter/`, then `training.json`."""
+    init_distributed(choose_device(run.config.model.device))
+    setup = setup_run(broadcast(lambda: run), rows, base)
     result = setup.trainer.run()
     save_trained(setup.trainer.task.model, setup.prompt, run.folder)
-    write_json(run.folder / "learned.json", _record(run, setup, result))
+    write_json(run.folder / "training.json", _record(run, setup, result))
     return setup
 
 
@@ -151,75 +159,115 @@ def run_worker(device: DeviceName) -> NoReturn:
     """The processes with a rank above 0: they compute gradients, write nothing, and exit."""
     _log.setLevel(logging.WARNING)
     init_distributed(choose_device(device))
-    setup = setup_training(receive())
+    run = receive()
+    setup = setup_run(run, RunRows(run.folder))
     setup.trainer.run()
     sys.stderr.flush()
     os._exit(0)  # gloo may wait for the first process, which is gone, when the model is put away
 
 
-def setup_training(run: Run, base: Base | None = None) -> TrainingSetup:
-    """Load the base, tokenize the rows, plan, and compute the activations of the frozen layers."""
+def setup_run(run: Run, rows: RunRows, base: Base | None = None) -> TrainingSetup:
+    """A run's training before its first step. Machine and plan are chosen once and recorded in the run's state."""
     started = time.perf_counter()
-    model_options, train_options = ModelOptions(**run.settings["learner"]), read_train_options(run.settings["recipe"])
-    train, dev = rows_to_learn(run), read_rows(run.folder, "dev")
-    base = base or (parent_base(run.parent) if run.parent else choose_base(model_options, train_options, train))
-    prompt = base.prompt(model_options.max_length)
-    examples = render(prompt, train, dev, _augmented_rows(run, train_options, train))
-    train_options = replace(
-        train_options,
-        learning_rate=train_options.learning_rate or parent_learning_rate(run, default_rate(model_options, base)),
-    )
-    width = base.model.config.get_text_config().hidden_size
-    machine = broadcast(partial(resolve_machine, run, model_options.device, model_options.precision, width))
-    _choose_attention(base.model, examples.train)
-    fuse_activations(base.model)
-    plan = broadcast(
-        partial(_resolve_plan, run, partial(make_plan, run, base, model_options, train_options, examples, machine))
-    )
+    inputs = read_inputs(run, rows, base)
+    machine = broadcast(partial(_recorded_machine, run, inputs))
+    plan = broadcast(partial(_recorded_plan, run, inputs, machine, scored=len(rows["test"])))
     _log.info("\n".join([machine.summary(), *plan.lines()]))
-    examples, train_options = _apply_plan(examples, train_options, plan)
-    model = _trainable(base, model_options, train_options, machine, layers=plan.trained_layers)
-    if run.parent and isinstance(model, PeftModel):
-        load_parent_adapter(model, run.parent)
-    frozen = find_frozen(model, base.digest, machine, run.folder.parent / "cache", int(model_options.cache_gb * 1e9))
-    task = build_task(
-        model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(model_options, base)
+    machine = broadcast(partial(_with_compiler, run, machine, plan))
+    seconds = plan.seconds_left(sum(run.state.get("seconds", {}).values()) + time.perf_counter() - started)
+    return setup_training(inputs, machine, plan, run.folder, seconds)
+
+
+def read_inputs(run: Run, rows: RunRows, base: Base | None) -> TrainingInputs:
+    """The run's base and options, and its rows as token ids: new, replayed and augmented ones."""
+    config, train = run.config, training_rows(run, rows)
+    base = base or (parent_base(run.parent) if run.parent else choose_base(config.model, config.train, train))
+    examples = tokenize(
+        base.prompt(config.model.max_length), train, rows["dev"], _augmented_rows(config.train, train, rows)
     )
-    machine = broadcast(partial(resolve_compiler, run, machine, train_options.torch_compile, plan.seconds))
-    seconds = plan.seconds_left(run.settings.get("prepare_seconds", 0.0) + time.perf_counter() - started)
-    return TrainingSetup(
-        base, model_options, prompt, examples, Trainer(task, train_options, machine, run.folder, seconds)
+    rate = config.train.learning_rate or _rate_of_continued_run(run, default_rate(config.model, base))
+    options = replace(config.train, learning_rate=rate)
+    return TrainingInputs(
+        base=base, model_options=config.model, train_options=options, examples=examples, parent=run.parent
     )
 
 
-def _resolve_plan(run: Run, choose_plan: Callable[[], Plan]) -> Plan:
-    """The plan recorded in the run, or a new one, which is recorded."""
-    if "plan" not in run.settings:
-        write_json(run.folder / "settings.json", {**run.settings, "plan": asdict(choose_plan())})
-    return Plan(**run.settings["plan"])
+def setup_training(
+    inputs: TrainingInputs, machine: Machine, plan: Plan, folder: Path, seconds: float = math.inf
+) -> TrainingSetup:
+    """The trainable model, the activations of its frozen layers, and the trainer.
+
+    `folder`: for checkpoints and log, beside the activation cache. `seconds`: the time that is left for training.
+    """
+    base, options, prompt = inputs.base, inputs.model_options, inputs.base.prompt(inputs.model_options.max_length)
+    _choose_attention(base.model, inputs.examples.train)
+    fuse_activations(base.model)
+    examples, train_options = _apply_plan(inputs.examples, inputs.train_options, plan)
+    model = _trainable(inputs, machine, layers=plan.trained_layers)
+    if inputs.parent and isinstance(model, PeftModel):
+        load_parent_adapter(model, inputs.parent)
+    frozen = find_frozen(model, base.digest, machine, folder.parent / "cache", int(options.cache_gb * 1e9))
+    task = build_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(options, base))
+    trainer = Trainer(task, train_options, machine, folder, seconds)
+    return TrainingSetup(replace(inputs, examples=examples), prompt, trainer)
 
 
-def make_plan(
-    run: Run, base: Base, model_options: ModelOptions, train_options: TrainOptions, examples: Examples, machine: Machine
-) -> Plan:
-    """The default plan, or the one that fits into the budget at the least cost; costs are measured by a few steps."""
+def _recorded_machine(run: Run, inputs: TrainingInputs) -> Machine:
+    """The machine of the run's first start, as a resumed run must change neither device nor precision; else this one.
+
+    Raises SettingsError when the device is not available.
+    """
+    if recorded := run.state.get("machine"):
+        choose_device(recorded["device"])
+        return Machine(**recorded)
+    options, width = inputs.model_options, inputs.base.model.config.get_text_config().hidden_size
+    machine = choose_machine(options.device, options.precision, width)
+    run.update_state(machine=asdict(machine))
+    return machine
+
+
+def _recorded_plan(run: Run, inputs: TrainingInputs, machine: Machine, scored: int) -> Plan:
+    """The plan of the run's first start; else a new one, which is recorded."""
+    if recorded := run.state.get("plan"):
+        return Plan(**recorded)
+    rest = indexing_seconds(_indexed_rows(run, inputs.examples))
+    plan = make_plan(inputs, machine, scored=scored if run.config.evaluate else 0, indexing=rest)
+    run.update_state(plan=asdict(plan))
+    return plan
+
+
+def _with_compiler(run: Run, machine: Machine, plan: Plan) -> Machine:
+    """The machine with the decision on torch.compile, made at the run's first start and recorded."""
+    if machine.compiled is None:
+        machine = replace(machine, compiled=pays_to_compile(run.config.train.torch_compile, plan.seconds))
+        run.update_state(machine=asdict(machine))
+    return machine
+
+
+def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing: float) -> Plan:
+    """The default plan, or the one that fits into the budget at the least cost; costs are measured by a few steps.
+
+    `scored`: test rows. `indexing`: expected seconds of the index.
+    """
+    base, options, train_options = inputs.base, inputs.model_options, inputs.train_options
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
-    top_blocks(base.model, model_options.layers)  # refuses more than there are before anything is tried
-    model = _trainable(base, model_options, train_options, machine, layers=None)
-    whole = train_options.budget is None and model_options.layers is None and isinstance(model, PreTrainedModel)
-    costs = measure_costs(model, examples.train, machine, whole=whole)
+    top_blocks(base.model, options.layers)  # refuses more than there are before anything is tried
+    _choose_attention(base.model, inputs.examples.train)
+    fuse_activations(base.model)
+    model = _trainable(inputs, machine, layers=None)
+    whole = train_options.budget is None and options.layers is None and isinstance(model, PreTrainedModel)
+    costs = measure_costs(model, inputs.examples.train, machine, whole=whole)
     if isinstance(model, PeftModel):
         model.unload()
-    scored = len(read_rows(run.folder, "test")) if run.settings.get("evaluate") else 0
     wish = Plan(
-        rows=len(examples.train),
+        rows=len(inputs.examples.train),
         epochs=train_options.epochs,
-        layers=model_options.layers or _default_layers(model_options, base, blocks),
+        layers=options.layers or _default_layers(options, base, blocks),
         blocks=blocks,
-        scoring=indexing_seconds(_indexed_rows(run, examples)) + scoring_seconds(costs, blocks, scored),
+        scoring=indexing + scoring_seconds(costs, blocks, scored),
         budget=train_options.budget.total_seconds() if train_options.budget else None,
     )
-    return choose_plan(costs, wish, layers=model_options.layers, epochs=train_options.num_train_epochs)
+    return choose_plan(costs, wish, layers=options.layers, epochs=train_options.num_train_epochs)
 
 
 def _indexed_rows(run: Run, examples: Examples) -> int:
@@ -242,16 +290,17 @@ def _apply_plan(examples: Examples, train_options: TrainOptions, plan: Plan) -> 
 
 
 def _record(run: Run, setup: TrainingSetup, result: TrainResult) -> Json:
-    base, examples, trainer = setup.base, setup.examples, setup.trainer
-    parent = run.parent.learned if run.parent else None
-    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": trainer.train_options.seed}
+    inputs, trainer = setup.inputs, setup.trainer
+    base, examples, options = inputs.base, inputs.examples, trainer.train_options
+    parent = run.parent.trained if run.parent else None
+    started = {"name": base.name, "digest": base.digest, "licence": base.licence, "seed": options.seed}
     longest = max(_longest_answer(examples.train), parent["limits"]["max_new_tokens"] if parent else 0)
     return {
         "base": parent["base"] if parent else started,
-        "method": method_of(setup.model_options, base),
-        "learning_rate": trainer.train_options.learning_rate,
+        "method": method_of(inputs.model_options, base),
+        "learning_rate": options.learning_rate,
         "limits": {"max_length": setup.prompt.max_length, "max_new_tokens": longest},
-        "augmentation": {name: getattr(trainer.train_options, name) for name in AugmentOptions.__dataclass_fields__},
+        "augmentation": {name: getattr(options, name) for name in AugmentOptions.__dataclass_fields__},
         "rows": {
             "train": len(examples.train),
             "augmented": examples.augmented,
@@ -285,36 +334,31 @@ def _is_small(base: Base) -> bool:
     return base.model.num_parameters() < _SMALL_MODEL_WEIGHTS
 
 
-def _augmented_rows(run: Run, train_options: TrainOptions, train: Sequence[Pair]) -> list[Pair]:
+def _augmented_rows(options: TrainOptions, train: Sequence[Pair], rows: RunRows) -> list[Pair]:
     """Augmented rows, as the options ask; the same ones when the run is resumed."""
-    more = without_question(train, train_options.null_question_share, train_options.seed)
-    if train_options.augment:
-        held_out = [pair for side in HELD_OUT for pair in read_rows(run.folder, side)]
-        more += augment(
-            train, train_options.augment, train_options.augment_share, train_options.seed, held_out=held_out
-        )
+    more = without_question(train, options.null_question_share, options.seed)
+    if options.augment:
+        more += augment(train, options.augment, options.augment_share, options.seed, held_out=rows.held_out)
     if more:
         _log.info(translate("{count:,} more rows to learn, made from these", count=len(more)))
     return more
 
 
-def render(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
+def tokenize(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
     """Tokenize the rows that fit; `more`: augmented training rows. Raises SettingsError when no row fits."""
-    sides = ([prompt.example(pair) for pair in side if prompt.fits(pair)] for side in (train, dev, more))
-    learned, watched, augmented = sides
+    learned, held_out, augmented = (prompt.fitting_examples(rows) for rows in (train, dev, more))
     if not learned:
         raise SettingsError(
             "No training row fits into --max-length {length}.", "Give a larger one.", length=prompt.max_length
         )
-    too_long = len(train) + len(dev) - len(learned) - len(watched)
-    return Examples(learned + augmented, watched, too_long, len(augmented))
+    too_long = len(train) + len(dev) - len(learned) - len(held_out)
+    return Examples(learned + augmented, held_out, too_long, len(augmented))
 
 
-def _trainable(
-    base: Base, model_options: ModelOptions, train_options: TrainOptions, machine: Machine, layers: int | None
-) -> PreTrainedModel | PeftModel:
+def _trainable(inputs: TrainingInputs, machine: Machine, layers: int | None) -> PreTrainedModel | PeftModel:
     """The base with its trainable weights, on the device; with LoRA and bf16, frozen weights are cast to bf16."""
-    set_seed(train_options.seed)  # LoRA's matrices start at random
+    base, model_options = inputs.base, inputs.model_options
+    set_seed(inputs.train_options.seed)  # LoRA's matrices start at random
     base.model.to(machine.device)  # type: ignore[arg-type]
     if method_of(model_options, base) == "full":
         set_dropout(base.model, model_options.dropout)

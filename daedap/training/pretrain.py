@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from zipfile import BadZipFile
@@ -29,7 +29,7 @@ from daedap.errors import RunError, SettingsError
 from daedap.files import new_folder, write_text
 from daedap.i18n import translate
 from daedap.model.base import load_recorded_base, random_init_model, self_test
-from daedap.model.device import Machine, require_compiler, resolve_machine
+from daedap.model.device import Machine, choose_device, choose_machine, require_compiler
 from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from daedap.runs import Json, Run
@@ -331,43 +331,53 @@ def write_corpora(
 
 
 def pretrain_base(run: Run) -> PretrainState:
-    """Pretrain by the run's settings, from its newest checkpoint on, and write `model/`.
+    """Pretrain by the run's config, from its newest checkpoint on, and write `model/`.
 
     Raises RunError, BaseError, SettingsError and StorageError.
     """
     options = _read_options(run)
     train = Corpus.load(run.folder / "data" / "train.npz")
-    dev = Corpus.load(run.folder / "data" / "dev.npz") if "dev" in run.settings["sizes"] else None
+    dev = Corpus.load(run.folder / "data" / "dev.npz") if "dev" in run.document("config.json")["sizes"] else None
     steps_per_pass(train, options)  # too short texts fail here, before anything slow
     if options.torch_compile:
         require_compiler()
     tokenizer = load_tokenizer(run.folder / "data")
     model = _initial_model(run, tokenizer, options)
-    machine = resolve_machine(run, options.device, options.precision, model.config.get_text_config().hidden_size)
+    machine = _recorded_machine(run, options, model.config.get_text_config().hidden_size)
     pretrainer = Pretrainer(model, options, machine, run.folder)
     progress = pretrainer.run(train, dev)
     _save(run, pretrainer.model, tokenizer, progress)
     return progress
 
 
+def _recorded_machine(run: Run, options: PretrainOptions, width: int) -> Machine:
+    """The machine of the run's first start, else this one: a resumed run must change neither device nor precision."""
+    if not run.state:
+        run.update_state(machine=asdict(choose_machine(options.device, options.precision, width)))
+    machine = Machine(**run.state["machine"])
+    choose_device(machine.device)
+    return machine
+
+
 def _initial_model(run: Run, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> PreTrainedModel:
     """The model of the run's base, or one of the run's shape with random weights."""
-    if recorded := run.settings["base"]:
+    config = run.document("config.json")
+    if recorded := config["base"]:
         return load_recorded_base(run, recorded).model
-    shape = ArchitectureOptions(**run.settings["shape"])
+    shape = ArchitectureOptions(**config["shape"])
     model = random_init_model(tokenizer, options.seed, shape, max_positions=options.block_size)
     self_test(str(run.folder), model, tokenizer)
     return model
 
 
 def _read_options(run: Run) -> PretrainOptions:
-    values = run.settings["schedule"]
+    values = run.document("config.json")["schedule"]
     return PretrainOptions(**{**values, "budget": values["budget"] and timedelta(seconds=values["budget"])})
 
 
 def _save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, progress: PretrainState) -> None:
     """Write the base in float16, as bases are published, with its tokenizer and a model card."""
-    files = ", ".join(Path(text["file"]).name for text in run.settings["texts"])
+    files = ", ".join(Path(text["file"]).name for text in run.document("config.json")["texts"])
     card = _CARD.format(name=run.folder.name, files=files, tokens=progress.tokens, minutes=progress.seconds / 60)
     with new_folder(run.folder / "model") as temporary:
         model.half().save_pretrained(temporary)

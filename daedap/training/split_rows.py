@@ -41,17 +41,18 @@ def parent_options(
             folder=parent.folder,
             model=parent.folder / "model",
         )
-    settings, data = parent.settings, parent.document("data/source.json")
-    inherited = ModelOptions(**{**settings["learner"], "layers": settings["plan"]["layers"]})
-    sizes = {name: as_fraction(settings["splitting"][name], data["usable"]) for name in ("dev_size", "test_size")}
-    split_result = SplitOptions(**{**settings["splitting"], **sizes})
-    return _inherit(parent, model_options, inherited), _inherit(parent, split_options, split_result)
+    config, data = parent.config, parent.document("data/source.json")
+    inherited = replace(config.model, layers=parent.state["plan"]["layers"])
+    dev_size, test_size = (
+        as_fraction(size, data["usable"]) for size in (config.split.dev_size, config.split.test_size)
+    )
+    split_before = replace(config.split, dev_size=dev_size, test_size=test_size)
+    return _inherit(parent, model_options, inherited), _inherit(parent, split_options, split_before)
 
 
 def parent_file(parent: Run, read_options: ReadOptions) -> tuple[Path, ReadOptions]:
     """The parent's file and, unless others are given, the options it was read with."""
-    settings = parent.settings
-    return Path(settings["file"]), ReadOptions(**settings["layout"]) if read_options == ReadOptions() else read_options
+    return Path(parent.config.file), parent.config.read if read_options == ReadOptions() else read_options
 
 
 def _inherit(parent: Run, wanted: Any, inherited: Any) -> Any:

@@ -7,16 +7,24 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from daedap.config import ModelOptions, TrainOptions
-from daedap.files import write_json
+from daedap.data.split import RunRows
 from daedap.model.base import Base
-from daedap.model.device import Machine, choose_device, choose_precision, describe_machine
+from daedap.model.device import Machine, choose_machine
 from daedap.model.language_model import TorchModel
-from daedap.runs import Run
-from daedap.training.finetune import choose_base, default_rate, make_plan, method_of, render, setup_training
-from daedap.training.planner import Plan
+from daedap.training.finetune import (
+    TrainingInputs,
+    choose_base,
+    default_rate,
+    make_plan,
+    method_of,
+    setup_training,
+    tokenize,
+)
+from daedap.training.planner import Plan, indexing_seconds
 from daedap.types import Pair
 
 _log = logging.getLogger("daedap")
@@ -28,8 +36,8 @@ DevEval = Callable[[int, TorchModel], None]
 class TrialContext:
     """What all trials of a search share: base, machine, and the time that training takes."""
 
-    run: Run
-    """A scratch run with the trials' rows, beside the other runs so that they share the activation cache."""
+    folder: Path
+    """A scratch folder with the rows of the trials, beside the other runs so that they share the activation cache."""
     base: Base
     machine: Machine
     plan: Plan
@@ -42,7 +50,7 @@ class TrialContext:
     """Measured time of a training divided by its planned time, at least 1."""
 
     def calibrated(self, model_options: ModelOptions, train_options: TrainOptions, rows: int) -> TrialContext:
-        """Train one epoch on the scratch run's `rows` rows and return a context with the measured `slowdown`."""
+        """Train one epoch on the `rows` rows in `folder` and return a context with the measured `slowdown`."""
         plan, started = self.plan, time.perf_counter()
         self.train(model_options, replace(train_options, num_train_epochs=1), lambda epoch, model: None)
         slowdown = max(1.0, (time.perf_counter() - started) * plan.rows * plan.epochs / (rows * plan.seconds))
@@ -50,23 +58,22 @@ class TrialContext:
 
     def expected_plan(self, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Plan:
         """The plan of a training on `train` with these options and no budget."""
-        plan = _plan(self.run, self._copy_base(), model_options, train_options, train, self.machine)
+        plan = _plan(self.folder, self._copy_base(), model_options, train_options, train, self.machine)
         return replace(plan, seconds=self.slowdown * plan.seconds)
 
     def train(self, model_options: ModelOptions, train_options: TrainOptions, on_epoch_end: DevEval) -> TorchModel:
-        """A model trained on the scratch run's rows, with the weights that `daedap train` would keep.
+        """A model trained on the rows in the scratch folder, with the weights that `daedap train` would keep.
 
         Raises SettingsError when the loss is NaN, and whatever `on_epoch_end` raises.
         """
-        base = self._copy_base()
+        rows = RunRows(self.folder)
+        inputs = _inputs(self._copy_base(), model_options, train_options, rows["train"], rows["dev"])
         plan = replace(
             self.plan, layers=model_options.layers or self.plan.layers, epochs=train_options.epochs, fraction=1.0
         )
-        settings = {"learner": asdict(model_options), "recipe": {**asdict(train_options), "budget": None}}
         machine = replace(self.machine, compiled=False)  # torch.compile takes as long as a trial
-        write_json(self.run.folder / "settings.json", {**settings, "plan": asdict(plan), "machine": asdict(machine)})
         with _warnings_only():
-            setup = setup_training(self.run, base)
+            setup = setup_training(inputs, machine, plan, self.folder)
         model, prompt, trainer = setup.trainer.task.model, setup.prompt, setup.trainer
         torch_model = TorchModel(model, prompt, prompt.max_length, machine.device, machine.precision)  # type: ignore[arg-type]
         trainer.resumable, trainer.on_epoch_end = False, lambda epoch: on_epoch_end(epoch, torch_model)
@@ -79,28 +86,38 @@ class TrialContext:
 
 
 def prepare_trials(
-    run: Run, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]
+    folder: Path, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]
 ) -> TrialContext:
-    """Load the base, choose device and precision, and time a few steps. `run` has settings and test rows."""
+    """Load the base, choose device and precision, and time a few steps. `folder` holds the rows."""
     base = choose_base(model_options, train_options, train)
-    device, width = choose_device(model_options.device), base.model.config.get_text_config().hidden_size
-    machine = describe_machine(device, choose_precision(model_options.precision, width, device))
+    width = base.model.config.get_text_config().hidden_size
+    machine = choose_machine(model_options.device, model_options.precision, width)
     timed = replace(base, model=copy.deepcopy(base.model))
-    plan = _plan(run, timed, model_options, train_options, train, machine)
+    plan = _plan(folder, timed, model_options, train_options, train, machine)
     rate = train_options.learning_rate or default_rate(model_options, base)
-    return TrialContext(run, base, machine, plan, method_of(model_options, base), rate)
+    return TrialContext(folder, base, machine, plan, method_of(model_options, base), rate)
+
+
+def _inputs(
+    base: Base, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair], dev: Sequence[Pair]
+) -> TrainingInputs:
+    examples = tokenize(base.prompt(model_options.max_length), train, dev, [])
+    rate = train_options.learning_rate or default_rate(model_options, base)
+    options = replace(train_options, budget=None, learning_rate=rate)
+    return TrainingInputs(base=base, model_options=model_options, train_options=options, examples=examples)
 
 
 def _plan(
-    run: Run,
+    folder: Path,
     base: Base,
     model_options: ModelOptions,
     train_options: TrainOptions,
     train: Sequence[Pair],
     machine: Machine,
 ) -> Plan:
-    examples = render(base.prompt(model_options.max_length), train, [], [])
-    return make_plan(run, base, model_options, replace(train_options, budget=None), examples, machine)
+    inputs = _inputs(base, model_options, train_options, train, [])
+    indexing = indexing_seconds(len(inputs.examples.train))
+    return make_plan(inputs, machine, scored=len(RunRows(folder)["test"]), indexing=indexing)
 
 
 @contextmanager

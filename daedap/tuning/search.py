@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from daedap.config import FRESH, ModelOptions, ReadOptions, SplitOptions, TrainOptions, TuneOptions
 from daedap.data.doctor import load
 from daedap.data.split import Split, require_training_rows, sample_rows, split, write_split
-from daedap.files import digest, write_json
-from daedap.runs import Json, Run
+from daedap.files import digest
+from daedap.runs import Json
 from daedap.tuning.objective import GROUP, WEIGHT, DevRows, split_dev
 from daedap.tuning.result import SearchResult, search_result
 from daedap.tuning.space import SearchSpace, space_around
@@ -120,21 +120,20 @@ def _fraction(rows: float, plan: Plan) -> float:
     return round(min(1.0, max(rows, _FEWEST_ROWS) / plan.rows), 4)
 
 
-def prepare_search(task: SearchTask, run: Run) -> SearchSetup:
+def prepare_search(task: SearchTask, folder: Path) -> SearchSetup:
     """Read and split the file as `daedap train` does, load the base, and measure the speed of a training.
 
-    `run` is a scratch folder. Raises DataError, BaseError and SettingsError.
+    `folder`: for scratch files. Raises DataError, BaseError and SettingsError.
     """
     from daedap.training.trial import prepare_trials  # torch takes seconds to import
 
     rows = split(load(task.file, task.read_options).pairs, task.split_options, seed=task.train_options.seed)
     require_training_rows(rows, task.file)
     selection, comparison = split_dev(rows.rows("dev"), rows.components_of("dev"))
-    write_split(run.folder, rows)
-    write_json(run.folder / "settings.json", {"command": "tune", "evaluate": True})
-    context = prepare_trials(run, task.model_options, task.train_options, rows.rows("train"))
+    write_split(folder, rows)
+    context = prepare_trials(folder, task.model_options, task.train_options, rows.rows("train"))
     few = _subset(rows, _calibration_rows(context.plan) / context.plan.rows, task.train_options.seed)
-    write_split(run.folder, few)
+    write_split(folder, few)
     processed = round(len(few.rows("train")) + len(few.rows("dev")) * _FORWARD)
     calibrated = context.calibrated(task.model_options, task.train_options, processed)
     return SearchSetup(rows, calibrated, selection, comparison)
@@ -164,10 +163,10 @@ def _signature(task: SearchTask, context: TrialContext) -> Json:
     signature = {
         "file": digest(task.file),
         "base": FRESH if task.model_options.base == FRESH else context.base.digest,
-        "layout": asdict(task.read_options),
-        "splitting": asdict(task.split_options),
-        "learner": model_options,
-        "recipe": {**train_options, "epochs_told": task.epochs_set},
+        "read": asdict(task.read_options),
+        "split": asdict(task.split_options),
+        "model": model_options,
+        "train": {**train_options, "epochs_set": task.epochs_set},
         "score": [GROUP, WEIGHT],
     }
     as_stored: Json = json.loads(json.dumps(signature))
@@ -188,7 +187,7 @@ def run_search(
         epochs=not task.epochs_set and size.epochs is None,
     )
     rows = _subset(setup.split, size.fraction, task.train_options.seed)
-    write_split(context.run.folder, rows)
+    write_split(context.folder, rows)
     runner = TrialRunner(space, size.epochs, setup.selection, setup.comparison, context.train)
     options = task.tune_options
     reserved = budget.final_run + budget.default_training if options.finish else 0.0
