@@ -1,0 +1,168 @@
+"""Questions of a file, for a bot to answer: a sheet's column of questions, JSON objects, or one question a line."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from daedap.data.clean import clean_text, excerpt
+from daedap.data.column_stats import column_stats
+from daedap.data.encoding import detect, open_text
+from daedap.data.excel import is_excel, read_sheets
+from daedap.data.headers import header_role, is_header, is_sentence
+from daedap.data.inputs import JSON_SUFFIXES, inner_name, refuse_unreadable
+from daedap.data.json_layouts import as_text
+from daedap.data.json_stream import objects
+from daedap.data.tables import records, sniff
+from daedap.errors import DataError
+from daedap.korean.text import comparison_form
+
+_TABLES = (".csv", ".tsv", ".tab")
+_SAMPLE = 200
+
+
+def read_questions(path: Path, column: str | None = None) -> Iterator[str]:
+    """The questions of a file in order, without empty ones.
+
+    Args:
+        path: A workbook, a .csv or .tsv table, JSON objects, or a text with one question a line.
+        column: Name of the questions' column or key, or its number from 1; None: by its name or content.
+
+    Raises:
+        DataError: The file can't be read, or it is not clear which column holds the questions.
+    """
+    refuse_unreadable(path)
+    suffix = Path(inner_name(path)).suffix.lower()
+    if is_excel(path):
+        found: Iterator[str] = _of_workbook(path, column)
+    elif suffix in JSON_SUFFIXES:
+        found = _of_objects(path, column)
+    elif suffix in _TABLES or column:
+        found = _of_table(path, column)
+    else:
+        found = _of_lines(path)
+    for text in found:
+        if question := clean_text(text)[0]:
+            yield question
+
+
+def _of_lines(path: Path) -> Iterator[str]:
+    with open_text(path, detect(path)) as lines:
+        yield from lines
+
+
+def _of_workbook(path: Path, column: str | None) -> Iterator[str]:
+    """The questions of all visible sheets that have such a column."""
+    sheets = read_sheets(path)
+    refusal: DataError | None = None
+    answered = False
+    for sheet in [sheet for sheet in sheets if not sheet.hidden] or sheets:
+        rows = [record.fields or [] for record in sheet.records]
+        try:
+            index, first = _question_column(rows[:_SAMPLE], column, path)
+        except DataError as error:
+            refusal = refusal or error
+            continue
+        answered = True
+        yield from (row[index] for row in rows[first:] if index < len(row))
+    if refusal and not answered:
+        raise refusal
+
+
+def _of_table(path: Path, column: str | None) -> Iterator[str]:
+    encoding = detect(path)
+    with open_text(path, encoding) as lines:
+        sample = list(islice(lines, _SAMPLE))
+    delimiter = sniff(sample, "," if path.suffix.lower() == ".csv" else "\t")
+    rows = [record.fields or [record.text.strip()] for record in records(sample, delimiter)]
+    if max(map(len, rows), default=0) < 2 or not any(delimiter in line for line in sample):
+        rows, delimiter = [[line.strip().strip('"')] for line in sample], ""
+    index, first = _question_column(rows, column, path)
+    with open_text(path, encoding) as lines:
+        if not delimiter:
+            yield from (line.strip().strip('"') for line in islice(lines, first, None))
+            return
+        for row in islice(records(lines, delimiter), first, None):
+            if row.fields and index < len(row.fields):
+                yield row.fields[index]
+
+
+def _of_objects(path: Path, column: str | None) -> Iterator[str]:
+    index = -1
+    with open_text(path, detect(path)) as lines:
+        for _, row in objects(lines):
+            if not isinstance(row, dict):
+                continue
+            names = list(row)
+            if column not in names and index < 0:
+                index, _ = _question_column([names], column, path)
+            name = column if column in names else names[index] if index < len(names) else ""
+            yield as_text(row.get(name)) or ""
+
+
+def _question_column(rows: Sequence[Sequence[str]], column: str | None, path: Path) -> tuple[int, int]:
+    """Index of the column of questions, and of the first row below the header."""
+    filled = [number for number, row in enumerate(rows) if any(cell.strip() for cell in row)]
+    width = max(map(len, rows), default=0)
+    usual = Counter(sum(bool(cell.strip()) for cell in rows[number]) for number in filled).most_common(1)
+    header = next((number for number in filled[:20] if _is_header(rows[number], usual[0][0])), None)
+    if column:
+        named = (n for n in filled[:20] if any(comparison_form(cell) == comparison_form(column) for cell in rows[n]))
+        header = next(named, header)
+    names = rows[header] if header is not None else []
+    first = 0 if header is None else header + 1
+    if column:
+        return _chosen(names, width, column, path), first
+    roles = [
+        (role.rank, index)
+        for index, name in enumerate(names)
+        if (role := header_role(name)) and role.role == "question"
+    ]
+    if roles:
+        return min(roles)[1], first
+    stats = [column_stats(rows[first:], index) for index in range(width)]
+    texts = [index for index, column_of in enumerate(stats) if column_of.kind in ("text", "category") or width == 1]
+    if len(texts) != 1:
+        raise DataError(
+            "{file}: it is not clear which column holds the questions. Columns: {columns}.",
+            "Say it with its name or number: --question-column {column}",
+            file=path,
+            columns=_listed(names or next((row for row in rows if len(row) == width), [])),
+            column=1
+            + max(
+                texts or range(width or 1),
+                key=lambda index: (stats[index].questions, stats[index].asks) if stats else (0, 0),
+            ),
+        )
+    return texts[0], first
+
+
+def _is_header(row: Sequence[str], usual: int) -> bool:
+    """Whether a row names a column of questions; the only one when rows have usually one cell, else it is a title."""
+    if sum(bool(cell.strip()) for cell in row) < min(2, usual):
+        return False
+    roles = [header_role(name) for name in row if comparison_form(name)]
+    named = any(role and role.role == "question" and role.rank < 3 for role in roles)
+    return is_header(row) or (named and not any(is_sentence(name) for name in row if not header_role(name)))
+
+
+def _chosen(names: Sequence[str], width: int, column: str, path: Path) -> int:
+    for index, name in enumerate(names):
+        if comparison_form(name) == comparison_form(column):
+            return index
+    if re.fullmatch(r"\d+", column.strip()) and 1 <= int(column) <= width:
+        return int(column) - 1
+    raise DataError(
+        "{file} has no column {value}; its columns are {columns}.",
+        "Give one of these names, or a number counted from 1.",
+        file=path,
+        value=column,
+        columns=_listed(names or [str(number) for number in range(1, width + 1)]),
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(f"{number} '{excerpt(name.strip())[:30]}'" for number, name in enumerate(names[:12], 1))
