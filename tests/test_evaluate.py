@@ -149,7 +149,8 @@ def test_a_bot_comes_first_with_the_sources_of_its_replies(both: Evaluation) -> 
     assert list(both.scores) == ["bot", "model", "base", "retrieval", "human"]
     scores = both.scores["bot"]["all"]
     sources = {name: score.value for name, score in scores.items() if name.startswith("source_")}
-    assert sources == {"source_retrieved": 0, "source_generated": 21 / 25, "source_fallback": 4 / 25}
+    nothing = {"source_known": 0, "source_small_talk": 0, "source_suggestions": 0}
+    assert sources == {**nothing, "source_generated": 21 / 25, "source_fallback": 4 / 25}
     assert scores["source_generated"].low is not None
     assert scores["latency_p50_ms"].value >= 0
     # The known answers have 12 characters and the new ones 7: of the 15 longest it has no favourite.

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PAIRS, write_csv
@@ -149,7 +150,17 @@ def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     html = report.file.read_text(encoding="utf-8")
     assert '<html lang="ko">' in html
     headings = re.findall(r"<h2>(.*?)</h2>", html)
-    assert headings == ["진단", "계획과 실제", "곡선", "점수", "무엇이 대답하는가", "답 보기", "데이터", "설정", "기반 모델과 라이선스"]
+    assert headings == [
+        "진단",
+        "계획과 실제",
+        "곡선",
+        "점수",
+        "무엇이 대답하는가",
+        "답 보기",
+        "데이터",
+        "설정",
+        "기반 모델과 라이선스",
+    ]
     assert any(line.startswith(("심각: ", "주의: ")) for line in report.lines())
 
 
@@ -228,7 +239,7 @@ def test_a_parent_scored_on_the_same_rows_is_the_one_to_show(run: Run) -> None:
 
 def test_a_run_that_was_not_scored(tmp_path: Path) -> None:
     file = write_csv(tmp_path / "qa.csv", PAIRS[:20])
-    options = {"dev_size": 0, "test_size": 0, "num_train_epochs": 1, "precision": "fp32"}
+    options: dict[str, Any] = {"dev_size": 0, "test_size": 0, "num_train_epochs": 1, "precision": "fp32"}
     run = daedap.train(file, base="fresh", runs=tmp_path / "runs", **options)
     report = daedap.report(run.folder)
     text = Page(report.file.read_text(encoding="utf-8")).sections

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -14,13 +14,30 @@ from daedap.data.dedup import near_duplicates
 from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
 from daedap.data.reader import rows
+from daedap.evaluation.finding import Finding
+from daedap.evaluation.row_rules import diagnose_rows
 from daedap.types import Pair
 
 COMPARED = 100_000
 """Rows whose questions are compared with each other; the other findings are counted over the whole file."""
 
 
-def check(file: Path, *, read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions()) -> Report:
+@dataclass(frozen=True, kw_only=True)
+class CheckReport(Report):
+    """The data doctor's report, and which rows the bot would confuse."""
+
+    diagnosis: tuple[Finding, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON types."""
+        return {**super().to_json(), "diagnosis": [asdict(finding) for finding in self.diagnosis]}
+
+    def lines(self) -> list[str]:
+        """The report as text in the user's language."""
+        return [*super().lines(), *(finding.line() for finding in self.diagnosis)]
+
+
+def check(file: Path, *, read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions()) -> CheckReport:
     """Examine a file of questions and answers; the file itself is never changed.
 
     Raises DataError.
@@ -31,7 +48,8 @@ def check(file: Path, *, read_options: Annotated[ReadOptions, Parameter(name="*"
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export.
     """
     report = examine(file, read_options)
-    pairs = (row for row in rows(report.source) if isinstance(row, Pair))
-    questions = [pair.question for pair in islice(pairs, COMPARED)]
-    near = sum(bool(earlier) for _, earlier in near_duplicates(questions))
-    return replace(report, near_duplicates=near, compared=len(questions))
+    pairs = list(islice((row for row in rows(report.source) if isinstance(row, Pair)), COMPARED))
+    near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs]))
+    usable = [pair for pair in pairs if pair.question.strip() and pair.answer.strip()]
+    found = replace(report, near_duplicates=near, compared=len(pairs))
+    return CheckReport(**vars(found), diagnosis=tuple(diagnose_rows(usable)))

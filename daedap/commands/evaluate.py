@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -22,9 +23,11 @@ from daedap.evaluation.evaluate_run import (
     own_test_rows,
     rows_of_file,
     save_evaluation,
+    save_faq,
     timed_questions,
 )
-from daedap.evaluation.robustness import Paraphrase, read_paraphrases, score_paraphrases
+from daedap.evaluation.faq import evaluate_faq
+from daedap.evaluation.question_files import EvalQuestion, read_out_of_scope, read_paraphrases
 from daedap.evaluation.testset import EvalSettings
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.small_talk import built_in_pairs
@@ -44,8 +47,8 @@ def evaluate(
 ) -> Evaluation:
     """Score a run on its own test rows, or on a file.
 
-    Scores on more of the run's own test rows than it keeps replace those that it keeps. Raises RunError, DataError and
-    SettingsError.
+    Scores on more of the run's own test rows than it keeps replace those that it keeps, and so do scores on paraphrases
+    and on questions out of scope. Raises RunError, DataError and SettingsError.
 
     Parameters
     ----------
@@ -61,26 +64,37 @@ def evaluate(
     if rows < 1:
         raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
     chosen = store.find(run, runs)
-    paraphrases = _read_paraphrases(eval_options.paraphrases, chosen) if eval_options.paraphrases else []
+    paraphrases, out_of_scope = _read_questions(eval_options, chosen)
     eval_rows = own_test_rows(chosen) if data is None else rows_of_file(data, read_options, chosen)
-    models = open_models(chosen)
-    bots = open_bots(chosen, models)
-    settings = EvalSettings(rows=rows, timed_questions=timed_questions(rows))
-    evaluation = evaluate_rows(eval_rows, settings, models, bots)
-    if eval_options.disturbed:
-        evaluation = replace(evaluation, disturbed=evaluate_robustness(bots["bot"], eval_rows, rows))
-    if paraphrases:
-        result = score_paraphrases(Bot.of(chosen, held_out=True), paraphrases)
-        evaluation = replace(evaluation, paraphrases=result)
-    if data is None:
-        try:
-            save_evaluation(chosen, evaluation, bots)
-        except StorageError as error:  # the scores are shown all the same
-            _log.warning(str(error))
+    if eval_rows.pairs or not (paraphrases or out_of_scope):
+        models = open_models(chosen)
+        bots = open_bots(chosen, models)
+        settings = EvalSettings(rows=rows, timed_questions=timed_questions(rows))
+        evaluation = evaluate_rows(eval_rows, settings, models, bots)
+        if eval_options.disturbed:
+            evaluation = replace(evaluation, disturbed=evaluate_robustness(bots["bot"], eval_rows, rows))
+        if data is None:
+            _save(lambda: save_evaluation(chosen, evaluation, bots))
+    else:  # a run that was trained on all rows
+        evaluation = Evaluation(0, 0, 0, chance={}, scores={}, samples=(), rows=())
+    if paraphrases or out_of_scope:
+        bot = Bot.of(chosen, held_out=True)
+        faq = evaluate_faq(bot, bot.retriever.index.pairs, paraphrases, out_of_scope)
+        evaluation = replace(evaluation, faq=faq)
+        _save(lambda: save_faq(chosen, faq))
     return evaluation
 
 
-def _read_paraphrases(file: Path, run: Run) -> list[Paraphrase]:
-    """Ids in the file may be those of the built-in pairs and of the run's rows."""
+def _read_questions(options: EvalOptions, run: Run) -> tuple[list[EvalQuestion], list[EvalQuestion]]:
+    """Paraphrases and questions out of scope. Ids of answers may be those of the built-in pairs and of the run's."""
     own = [pair for name in SPLITS for pair in read_rows(run.folder, name)]
-    return read_paraphrases(file, [*built_in_pairs(), *own])
+    paraphrases = read_paraphrases(options.paraphrases, [*built_in_pairs(), *own]) if options.paraphrases else []
+    return paraphrases, read_out_of_scope(options.out_of_scope) if options.out_of_scope else []
+
+
+def _save(write: Callable[[], None]) -> None:
+    """Scores that can't be kept are shown all the same."""
+    try:
+        write()
+    except StorageError as error:
+        _log.warning(str(error))

@@ -9,7 +9,8 @@ from typing import Any
 import daedap.runs as store
 from daedap.config import RUNS
 from daedap.errors import SettingsError
-from daedap.evaluation.diagnose import Finding, diagnose, healthy
+from daedap.evaluation.diagnose import diagnose, healthy
+from daedap.evaluation.finding import Finding
 from daedap.evaluation.report import REPORT_MARKER, report_page
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.files import write_text

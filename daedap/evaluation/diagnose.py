@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, get_args
 
+from daedap.evaluation.finding import SEVERITIES, Finding
 from daedap.evaluation.metrics import SHORT
+from daedap.evaluation.row_rules import ROW_RULES, diagnose_rows
 from daedap.evaluation.run_record import DevEval, LogWindow, RunRecord
 from daedap.evaluation.tables import MetricFormat, format_duration, format_score
 from daedap.i18n import translate
-
-Severity = Literal["serious", "warning", "hint"]
-SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-"""serious: the run or its scores are unreliable. warning: a better run is possible. hint: worth knowing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one rule, in the user's language."""
-
-    rule: str
-    severity: Severity
-    message: str
-    """What is wrong."""
-    evidence: str
-    """The numbers behind it."""
-    advice: str
-    """What to try next."""
-
-    def line(self) -> str:
-        """The finding as a line for a terminal."""
-        return f"{self.message} {self.evidence} → {self.advice}"
-
 
 # Rules on the data
 
@@ -489,9 +466,10 @@ RULES: tuple[Callable[[RunRecord], Finding | None], ...] = (
 def diagnose(record: RunRecord) -> list[Finding]:
     """The findings of all rules, the most serious first."""
     findings = [finding for rule in RULES if (finding := rule(record))]
+    findings += diagnose_rows(record.pairs, record.faq)
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def healthy() -> str:
     """The message if no rule applies."""
-    return translate("No problem found by any of the {rules} rules.", rules=len(RULES))
+    return translate("No problem found by any of the {rules} rules.", rules=len(RULES) + len(ROW_RULES))

@@ -24,11 +24,12 @@ from daedap.korean.text import morphemes
 from daedap.retrieval.lexical import LexicalKnn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from daedap.evaluation.robustness import ParaphraseResult, PerturbationEffect
+    from daedap.evaluation.faq import FaqEvaluation
+    from daedap.evaluation.robustness import PerturbationEffect
     from daedap.retrieval.lexical import LexicalIndex
     from daedap.types import Evidence, Pair
 
@@ -99,8 +100,8 @@ class Evaluation:
     """In the order of the test pairs; not part of `to_json`."""
     disturbed: tuple[PerturbationEffect, ...] = ()
     """The bot on perturbed questions; empty unless requested."""
-    paraphrases: ParaphraseResult | None = None
-    """The bot on paraphrases of known questions; None unless requested."""
+    faq: FaqEvaluation | None = None
+    """The bot on paraphrases and on questions out of scope; None unless requested."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields but `rows` as a JSON object, NaN and infinity as null."""
@@ -115,17 +116,19 @@ class Evaluation:
         document |= {"scores": scores, "samples": [asdict(sample) for sample in self.samples]}
         if self.disturbed:
             document["disturbed"] = robustness_json(self.disturbed)
-        if self.paraphrases:
-            document["paraphrases"] = self.paraphrases.to_json()
+        if self.faq:
+            document["faq"] = self.faq.to_json()
         finite: dict[str, Any] = _finite(document)
         return finite
 
     def lines(self) -> list[str]:
         """Tables for a terminal: one for each slice, metrics down, systems across; then the bot's other tests."""
-        lines = score_tables(self.scores, self.chance, self.candidates)
+        blocks = [score_tables(self.scores, self.chance, self.candidates)] if self.scores else []
         if self.disturbed:
-            lines += ["", *robustness_table(self.disturbed, self.candidates)]
-        return [*lines, "", *self.paraphrases.lines()] if self.paraphrases else lines
+            blocks.append(robustness_table(self.disturbed, self.candidates))
+        if self.faq:
+            blocks.append(self.faq.lines())
+        return [line for block in blocks for line in ["", *block]][1:]
 
 
 def _number(value: float | None) -> float:
@@ -182,7 +185,8 @@ def evaluate(
     if not test:
         raise RunError("There are no pairs to evaluate on.", "Name a file of questions and answers with --data.")
     eval_set = make_eval_set(test, components, index.pairs, options or EvalSettings())
-    outcomes = {name: _evaluate_bot(bot, eval_set) for name, bot in systems.bots.items()}
+    known = {(pair.question, pair.answer) for pair in index.pairs}
+    outcomes = {name: _evaluate_bot(bot, eval_set, known) for name, bot in systems.bots.items()}
     outcomes |= {name: _evaluate_model(model, eval_set) for name, model in systems.models.items()}
     outcomes |= {name: _from_rows(name, rows, eval_set) for name, rows in systems.recorded.items()}
     outcomes |= {"retrieval": _evaluate_retrieval(index, eval_set), "human": _human(eval_set)}
@@ -200,14 +204,14 @@ def evaluate(
     )
 
 
-def _evaluate_bot(bot: ScorableBot, eval_set: EvalSet) -> _Outcome:
+def _evaluate_bot(bot: ScorableBot, eval_set: EvalSet, known: Collection[tuple[str, str]]) -> _Outcome:
     given = bot.answers(eval_set.ranked_pairs)
     replies = tuple(reply.text for reply in given)
     ranks = measure.gold_ranks(bot.preferences(eval_set.ranked_pairs, eval_set.candidates))
     terms = {
         **measure.ranking(eval_set.scatter(ranks, np.nan)),
         **_style(replies, eval_set),
-        **{f"source_{name}": _rate(rate, eval_set) for name, rate in measure.sources(given).items()},
+        **{f"source_{name}": _rate(rate, eval_set) for name, rate in measure.parts(given, known).items()},
     }
     return _Outcome(terms, replies, _time(lambda pair: bot.answers([pair]), eval_set))
 

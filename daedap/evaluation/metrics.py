@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form, nfc, speech_level
-from daedap.types import Source
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
     from daedap.types import Generation, Reply
 
 FloatArray = NDArray[np.float64]
+Part = Literal["known", "small_talk", "lesson", "generated", "suggestions", "fallback"]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""Where a reply comes from: a known answer, built-in small talk, a lesson, the language model, the nearest known
+questions to choose from, or a request to say it another way."""
 BLAND = 50
 """A reply is bland if it is one of this many most frequent training answers."""
 NGRAMS = 1000
@@ -186,10 +189,24 @@ def ended(replies: Sequence[Generation]) -> FloatArray:
     return np.array([reply.ended and reply.tokens <= SHORT for reply in replies], dtype=np.float64)
 
 
-def sources(replies: Sequence[Reply]) -> dict[str, FloatArray]:
-    """Source → (replies,): 1 where the reply has this source. "lesson" is left out if no reply has it."""
-    rates = {name: np.array([reply.source == name for reply in replies], dtype=np.float64) for name in get_args(Source)}
-    return {name: rate for name, rate in rates.items() if name != "lesson" or rate.any()}
+def reply_part(reply: Reply, known: Collection[tuple[str, str]]) -> Part:
+    """The part of the bot that a reply comes from; `known`: question and answer of every pair that the bot knows.
+
+    Small talk is looked up, too, but among the built-in pairs.
+    """
+    if reply.source == "fallback":
+        return "suggestions" if reply.suggestions else "fallback"
+    if reply.source != "retrieved":
+        return reply.source
+    evidence = reply.evidence
+    return "known" if evidence is None or (evidence.question, evidence.answer) in known else "small_talk"
+
+
+def parts(replies: Sequence[Reply], known: Collection[tuple[str, str]]) -> dict[Part, FloatArray]:
+    """Part → (replies,): 1 where the reply comes from it. "lesson" is left out if no reply does."""
+    names = [reply_part(reply, known) for reply in replies]
+    rates = {part: np.array([name == part for name in names], dtype=np.float64) for part in PARTS}
+    return {part: rate for part, rate in rates.items() if part != "lesson" or rate.any()}
 
 
 def unique(replies: Sequence[str]) -> Score:

@@ -1,7 +1,6 @@
-"""Robustness of a bot: Hits@1 on perturbed test questions, and exact-answer accuracy on paraphrases of known questions.
+"""Robustness of a bot: Hits@1 on perturbed test questions.
 
-Perturbations are typos, spacing, particles, speech level and laughter (`daedap.korean.perturb`). Paraphrases come from
-a CSV file of questions with their right answers.
+Perturbations are typos, spacing, particles, speech level and laughter (`daedap.korean.perturb`).
 """
 
 from __future__ import annotations
@@ -12,26 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daedap.data.clean import excerpt
-from daedap.data.encoding import detect, open_text
-from daedap.data.inputs import refuse_unreadable
-from daedap.data.tables import Record, records
-from daedap.errors import DataError
 from daedap.evaluation.metrics import FloatArray, RatioTerms, Score, gold_ranks, ranking, ratio
 from daedap.evaluation.tables import MetricFormat, align_columns, format_score
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
-from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from daedap.evaluation.testset import EvalSet, ScorableBot
-    from daedap.types import Reply
+    from daedap.types import Pair
 
-SEPARATOR = "|"
-"""Between several right answers."""
 _PERCENT = MetricFormat("", "", 100)
 
 
@@ -138,102 +128,3 @@ def robustness_table(effects: Sequence[PerturbationEffect], candidates: int) -> 
         for effect in effects
     ]
     return align_columns([heads, *rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Paraphrase:
-    """A question, and every answer that counts as right."""
-
-    question: str
-    answers: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ParaphraseResult:
-    """A bot's replies to paraphrases."""
-
-    right: Score
-    """Share of replies that are exactly a right answer, by comparison form; bootstrap over answers."""
-    replies: tuple[tuple[Reply, bool], ...]
-    """Each reply, and whether it is right."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The score and every reply as a JSON object."""
-        rows = [
-            {"question": reply.question, "answer": reply.text, "source": reply.source, "right": right}
-            for reply, right in self.replies
-        ]
-        return {"right": asdict(self.right), "replies": rows}
-
-    def lines(self) -> list[str]:
-        """The score as a line for a terminal."""
-        template = "Paraphrases answered exactly right (%): {score} (n={count:,})"
-        return [translate(template, score=format_score(_PERCENT, self.right), count=self.right.n)]
-
-
-def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[Paraphrase]:
-    """Read a CSV with the columns `question`, and `answers` or `answer_ids`, with `|` between several in a row.
-
-    `known` are the pairs that ids may refer to. Raises DataError if the file or one of its rows can't be read.
-    """
-    refuse_unreadable(file)
-    with open_text(file, detect(file)) as text:
-        rows = [row for row in records(text, ",") if row.fields != []]
-    names = [name.strip().casefold() for name in rows[0].fields or []] if rows else []
-    column = next((name for name in ("answers", "answer_ids") if name in names), "")
-    if "question" not in names or not column:
-        raise DataError(
-            "{file}: no columns question and answers (or answer_ids); its first row is: {value}",
-            "Write these names into the first row, and each question with its right answers below.",
-            file=file,
-            value=excerpt(rows[0].text.strip()) if rows else "",
-        )
-    if len(rows) == 1:
-        raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=file)
-    answer_of = {pair.id: pair.answer for pair in known} if column == "answer_ids" else None
-    parsed = [(row, _parse_row(row, names, column, file)) for row in rows[1:]]
-    return [
-        paraphrase if answer_of is None else _resolve_ids(paraphrase, answer_of, row, file)
-        for row, paraphrase in parsed
-    ]
-
-
-def score_paraphrases(bot: ScorableBot, paraphrases: Sequence[Paraphrase]) -> ParaphraseResult:
-    """Ask at least one paraphrase and count the right replies; paraphrases of one answer are one bootstrap group."""
-    replies = bot.answers([Pair(paraphrase.question, "") for paraphrase in paraphrases])
-    forms = [{comparison_form(answer) for answer in paraphrase.answers} for paraphrase in paraphrases]
-    right = [comparison_form(reply.text) in known for reply, known in zip(replies, forms, strict=True)]
-    _, groups = np.unique([min(known) for known in forms], return_inverse=True)
-    score = ratio(RatioTerms(np.array(right, dtype=np.float64), np.ones(len(right))), groups.astype(np.int64))
-    assert score, "no paraphrases"
-    return ParaphraseResult(score, tuple(zip(replies, right, strict=True)))
-
-
-def _parse_row(row: Record, names: Sequence[str], column: str, file: Path) -> Paraphrase:
-    """The question and the parts of its column of answers or ids."""
-    fields = dict(zip(names, row.fields, strict=True)) if row.fields and len(row.fields) == len(names) else {}
-    question = fields.get("question", "").strip()
-    parts = [part.strip() for part in fields.get(column, "").split(SEPARATOR)]
-    if not question or not all(parts):
-        raise DataError(
-            "{file}, line {line}: no question with its right answers, but: {value}",
-            'Put a text that holds a comma or a quote between double quotes, and "|" between several answers.',
-            file=file,
-            line=row.line,
-            value=excerpt(row.text.strip()),
-        )
-    return Paraphrase(question, tuple(parts))
-
-
-def _resolve_ids(paraphrase: Paraphrase, answer_of: Mapping[str, str], row: Record, file: Path) -> Paraphrase:
-    """The paraphrase with pair ids replaced by these pairs' answers."""
-    for name in paraphrase.answers:
-        if name not in answer_of:
-            raise DataError(
-                "{file}, line {line}: no pair has the id {value}.",
-                "Use a run that was trained on the pairs it means, or write the answers themselves: column answers.",
-                file=file,
-                line=row.line,
-                value=excerpt(name),
-            )
-    return replace(paraphrase, answers=tuple(answer_of[name] for name in paraphrase.answers))

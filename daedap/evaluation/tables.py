@@ -146,10 +146,20 @@ def metric_formats(candidates: int) -> list[MetricFormat]:
         MetricFormat("ended", translate("ended by itself (%)"), 100),
         MetricFormat("chrf", translate("chrF")),
         MetricFormat("bleu_char", translate("BLEU on characters")),
-        MetricFormat("source_retrieved", translate("replies looked up (%)"), 100),
-        MetricFormat("source_lesson", translate("replies from lessons (%)"), 100),
-        MetricFormat("source_generated", translate("replies made by the model (%)"), 100),
-        MetricFormat("source_fallback", translate("replies that ask back (%)"), 100),
+        *(MetricFormat(f"source_{part}", name, 100) for part, name in part_names().items()),
         MetricFormat("latency_p50_ms", translate("ms per reply, median")),
         MetricFormat("latency_p95_ms", translate("ms per reply, 95th percentile")),
     ]
+
+
+def part_names() -> dict[str, str]:
+    """Headings of the parts that replies come from (`daedap.evaluation.metrics.Part`)."""
+    return {
+        "known": translate("known answers (%)"),
+        "retrieved": translate("replies looked up (%)"),
+        "small_talk": translate("built-in small talk (%)"),
+        "lesson": translate("replies from lessons (%)"),
+        "generated": translate("replies made by the model (%)"),
+        "suggestions": translate("suggestions to choose from (%)"),
+        "fallback": translate("replies that ask back (%)"),
+    }

@@ -1,0 +1,435 @@
+"""FAQ accuracy: known questions in other words, questions that nothing known answers, and how well scores tell them.
+
+Beside the bot stand look-ups that need no training and never refuse: character n-grams and the sentence encoder alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.evaluation.metrics import PARTS, FloatArray, Part, RatioTerms, Score, ratio, reply_part
+from daedap.evaluation.tables import MetricFormat, align_columns, format_score, part_names
+from daedap.i18n import translate
+from daedap.korean.text import comparison_form
+from daedap.model.sentence_encoder import built_in_encoder
+from daedap.types import Pair
+
+if TYPE_CHECKING:
+    from daedap.evaluation.question_files import EvalQuestion
+    from daedap.evaluation.testset import ScorableBot
+    from daedap.types import Reply
+
+BoolArray = NDArray[np.bool_]
+Scores = Mapping[str, Mapping[str, Score]]
+"""Kind ("all" first) → metric → score."""
+SHOWN_COVERAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
+_MAX_POINTS = 100
+"""Of the risk-coverage curve."""
+_PERCENT = MetricFormat("", "", 100)
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """What a system that never refuses would answer to each question, and how sure it is."""
+
+    answers: tuple[str, ...]
+    """(questions,): the answer of the nearest known pair; empty where the bot named none."""
+    scores: FloatArray
+    """(questions,): higher is surer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookUpScores:
+    """A system on all questions, if it never refused."""
+
+    right: Mapping[str, Score]
+    """Kind of paraphrase ("all" first) → share whose nearest known answer is right."""
+    auroc_right: float | None
+    """How well its score tells the questions whose nearest known answer is right from all others, out of scope among
+    them; None if all are right, or none."""
+    auroc_scope: float | None
+    """How well its score tells paraphrases from questions out of scope; None without both."""
+
+
+@dataclass(frozen=True, slots=True)
+class RiskPoint:
+    """What happens if known answers are given from a score on."""
+
+    threshold: float
+    coverage: float
+    """Share of all questions that get a known answer."""
+    risk: float
+    """Share of these answers that are wrong, those to questions out of scope among them."""
+    right: float | None
+    """Share of the paraphrases that get a right answer."""
+    out_of_scope: float | None
+    """Share of the questions out of scope that get a known answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class FaqReply:
+    """A reply to a test question."""
+
+    question: EvalQuestion
+    reply: Reply
+    part: Part
+    known: bool
+    """It is a known answer, of whichever row."""
+    right: bool
+    suggested: bool
+    """The bot asked back, and a question that it suggested has a right answer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Question, kind and right answers, and what became of them."""
+        outcome = "right" if self.right else "known" if self.known else "suggested" if self.suggested else "refused"
+        return {
+            "question": self.question.question,
+            "kind": self.question.kind,
+            "answers": list(self.question.answers),
+            "answer": self.reply.text,
+            "source": self.reply.source,
+            "part": self.part,
+            "score": round(self.reply.score, 6),
+            "nearest": self.reply.evidence.question if self.reply.evidence else None,
+            "outcome": outcome,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class FaqEvaluation:
+    """A bot on paraphrases and on questions out of scope."""
+
+    paraphrases: Scores
+    """Metrics: right, right_or_suggested, wrong (the known answer of another row), refused (no known answer: a
+    fallback, small talk, or a text of the model). Empty without paraphrases."""
+    out_of_scope: Scores
+    """Metric: answered (with a known answer). Empty without such questions."""
+    parts: Mapping[str, Mapping[Part, Score]]
+    """"paraphrases" and "out_of_scope" → part → share of the replies that come from it."""
+    systems: Mapping[str, LookUpScores]
+    """The bot and the baselines, never refusing."""
+    curve: tuple[RiskPoint, ...]
+    """Of the bot's scores, from the surest question on."""
+    replies: tuple[FaqReply, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as a JSON object."""
+        return {
+            "paraphrases": {kind: _as_dicts(scores) for kind, scores in self.paraphrases.items()},
+            "out_of_scope": {kind: _as_dicts(scores) for kind, scores in self.out_of_scope.items()},
+            "parts": {side: _as_dicts(shares) for side, shares in self.parts.items()},
+            "systems": {
+                name: {**asdict(scores), "right": _as_dicts(scores.right)} for name, scores in self.systems.items()
+            },
+            "curve": [asdict(point) for point in self.curve],
+            "replies": [reply.to_json() for reply in self.replies],
+        }
+
+    def lines(self) -> list[str]:
+        """Tables for a terminal."""
+        document = self.to_json()
+        grids = [*faq_tables(document), part_table(part_shares(document))]
+        return [line for grid in grids for line in ["", *align_columns(grid)]][1:]
+
+
+def _as_dicts(scores: Mapping[Any, Score]) -> dict[str, Any]:
+    return {name: asdict(score) for name, score in scores.items()}
+
+
+def evaluate_faq(
+    bot: ScorableBot,
+    known: Sequence[Pair],
+    paraphrases: Sequence[EvalQuestion],
+    out_of_scope: Sequence[EvalQuestion],
+) -> FaqEvaluation:
+    """Ask all questions in one batch; `known` are the pairs that the bot looks answers up in.
+
+    A reply is right if it equals a right answer, by comparison form. Intervals are by bootstrap over known answers:
+    paraphrases of one answer are drawn together.
+    """
+    questions = [*paraphrases, *out_of_scope]
+    replies = bot.answers([Pair(question.question, "") for question in questions])
+    answers_of: dict[str, set[str]] = {}
+    for pair in known:
+        answers_of.setdefault(pair.question, set()).add(comparison_form(pair.answer))
+    known_pairs = {(pair.question, pair.answer) for pair in known}
+    known_forms = {form for forms in answers_of.values() for form in forms}
+    judged = [
+        _judge(question, reply, reply_part(reply, known_pairs), answers_of, known_forms)
+        for question, reply in zip(questions, replies, strict=True)
+    ]
+    look_ups = {"bot": _bot_look_up(judged), **_baselines(known, [question.question for question in questions])}
+    count = len(paraphrases)
+    sides = {"paraphrases": judged[:count], "out_of_scope": judged[count:]}
+    return FaqEvaluation(
+        paraphrases=_by_kind(judged[:count], _PARAPHRASE_METRICS),
+        out_of_scope=_by_kind(judged[count:], {"answered": lambda reply: reply.known}),
+        parts={side: _parts(found) for side, found in sides.items() if found},
+        systems={name: _look_up_scores(look_up, questions) for name, look_up in look_ups.items()},
+        curve=_risk_coverage(look_ups["bot"], questions),
+        replies=tuple(judged),
+    )
+
+
+def right_answer_rate(bot: ScorableBot, questions: Sequence[EvalQuestion]) -> Score:
+    """Share of at least one question to which a bot's reply is a right answer, as in `evaluate_faq`."""
+    replies = bot.answers([Pair(question.question, "") for question in questions])
+    right = [_is_right(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
+    return _share(right, questions)
+
+
+def _is_right(question: EvalQuestion, answer: str) -> bool:
+    return comparison_form(answer) in {comparison_form(text) for text in question.answers}
+
+
+def _judge(
+    question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]], known_forms: set[str]
+) -> FaqReply:
+    right = _is_right(question, reply.text)
+    suggested = {form for text in reply.suggestions for form in answers_of.get(text, ())}
+    return FaqReply(
+        question=question,
+        reply=reply,
+        part=part,
+        known=right or comparison_form(reply.text) in known_forms,
+        right=right,
+        suggested=bool(suggested & {comparison_form(text) for text in question.answers}),
+    )
+
+
+_PARAPHRASE_METRICS: Mapping[str, Callable[[FaqReply], bool]] = {
+    "right": lambda reply: reply.right,
+    "right_or_suggested": lambda reply: reply.right or reply.suggested,
+    "wrong": lambda reply: reply.known and not reply.right,
+    "refused": lambda reply: not reply.known,
+}
+
+
+def _by_kind(replies: Sequence[FaqReply], metrics: Mapping[str, Callable[[FaqReply], bool]]) -> dict[str, Any]:
+    """Kind → metric → share of the replies; {} without replies."""
+    return {
+        kind: {
+            metric: _share([holds(reply) for reply in chosen], [reply.question for reply in chosen])
+            for metric, holds in metrics.items()
+        }
+        for kind in _kinds([reply.question for reply in replies])
+        if (chosen := [reply for reply in replies if kind in ("all", reply.question.kind)])
+    }
+
+
+def _kinds(questions: Sequence[EvalQuestion]) -> list[str]:
+    """ "all", and the kinds if there is more than one, in the order of the file."""
+    kinds = [kind for kind in dict.fromkeys(question.kind for question in questions) if kind]
+    return ["all", *(kinds if len(kinds) > 1 else [])]
+
+
+def _share(values: Sequence[bool], questions: Sequence[EvalQuestion]) -> Score:
+    """Share of true values; questions with the same right answer are one bootstrap group, others each their own."""
+    names = [min(map(comparison_form, one.answers), default=f"\0{place}") for place, one in enumerate(questions)]
+    groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    score = ratio(RatioTerms(np.array(values, np.float64), np.ones(len(values))), groups)
+    assert score, "no questions"
+    return score
+
+
+def _parts(replies: Sequence[FaqReply]) -> dict[Part, Score]:
+    questions = [reply.question for reply in replies]
+    shares = {part: _share([reply.part == part for reply in replies], questions) for part in PARTS}
+    return {part: share for part, share in shares.items() if part != "lesson" or share.value}
+
+
+# What would be answered if nothing were refused
+
+
+def _bot_look_up(replies: Sequence[FaqReply]) -> LookUp:
+    """The nearest known answer that each reply names. Small talk names none, and counts as the least sure."""
+    answers = tuple(
+        one.reply.evidence.answer if one.reply.evidence and one.part != "small_talk" else "" for one in replies
+    )
+    # A generated reply's score is a log probability, no measure of what is known.
+    scores = [
+        one.reply.evidence.similarity if one.part == "generated" and one.reply.evidence else one.reply.score
+        for one in replies
+    ]
+    return LookUp(answers, np.where([bool(answer) for answer in answers], scores, 0.0))
+
+
+def _baselines(known: Sequence[Pair], questions: Sequence[str]) -> dict[str, LookUp]:
+    """The most similar known pair by character n-grams, and by the sentence encoder."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # 1 s
+
+    answers = [pair.answer for pair in known]
+    rows = [f"{pair.question} {pair.answer}" for pair in known]
+    ngrams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), dtype=np.float32).fit(rows)
+    lexical = (ngrams.transform(questions) @ ngrams.transform(rows).T).toarray()
+    encoder = built_in_encoder()
+    vectors = encoder.encode(questions)
+    by_question = vectors @ encoder.encode([pair.question for pair in known]).T
+    by_both = by_question + vectors @ encoder.encode(answers).T
+    similarities = {"ngrams": lexical, "encoder_questions": by_question, "encoder": by_both}
+    return {
+        name: LookUp(tuple(answers[row] for row in found.argmax(axis=1)), found.max(axis=1).astype(np.float64))
+        for name, found in similarities.items()
+    }
+
+
+def _look_up_scores(look_up: LookUp, questions: Sequence[EvalQuestion]) -> LookUpScores:
+    right = _right(look_up, questions)
+    inside = np.array([bool(question.answers) for question in questions])
+    paraphrases = [question for question in questions if question.answers]
+    shares = {}
+    for kind in _kinds(paraphrases) if paraphrases else ():
+        chosen = [row for row, one in enumerate(questions) if one.answers and kind in ("all", one.kind)]
+        shares[kind] = _share(right[chosen].tolist(), [questions[row] for row in chosen])
+    return LookUpScores(shares, _auroc(right, look_up.scores), _auroc(inside, look_up.scores))
+
+
+def _right(look_up: LookUp, questions: Sequence[EvalQuestion]) -> BoolArray:
+    """(questions,): whether the answer is right; out of scope none is."""
+    return np.array([_is_right(*each) for each in zip(questions, look_up.answers, strict=True)])
+
+
+def _auroc(labels: BoolArray, scores: FloatArray) -> float | None:
+    from sklearn.metrics import roc_auc_score  # 1 s
+
+    return float(roc_auc_score(labels, scores)) if labels.any() and not labels.all() else None
+
+
+def _risk_coverage(look_up: LookUp, questions: Sequence[EvalQuestion]) -> tuple[RiskPoint, ...]:
+    """Points at different scores, the surest first; at most 100, the last one answers everything."""
+    right, inside = _right(look_up, questions), np.array([bool(question.answers) for question in questions])
+    order = np.argsort(-look_up.scores, kind="stable")
+    scores = look_up.scores[order]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal scores are answered together
+    if len(ends) > _MAX_POINTS:
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, _MAX_POINTS).round().astype(int))]
+    rights, insides = np.cumsum(right[order]), np.cumsum(inside[order])
+    total, outside = int(inside.sum()), int((~inside).sum())
+    return tuple(
+        RiskPoint(
+            threshold=float(scores[end]),
+            coverage=float((end + 1) / len(scores)),
+            risk=float(1 - rights[end] / (end + 1)),
+            right=float(rights[end] / total) if total else None,
+            out_of_scope=float((end + 1 - insides[end]) / outside) if outside else None,
+        )
+        for end in ends
+    )
+
+
+# Tables, from the JSON that a run keeps, for the terminal and the report
+
+Grid = list[list[str]]
+
+
+def faq_tables(document: Mapping[str, Any]) -> list[Grid]:
+    """All tables but that of the parts, the headings first in each."""
+    tables = (kind_table, out_of_scope_table, system_table, curve_table)
+    return [grid for grid in (table(document) for table in tables) if grid]
+
+
+def kind_table(document: Mapping[str, Any]) -> Grid:
+    """Outcome of the paraphrases of each kind; [] without paraphrases."""
+    heads = [
+        translate("paraphrases (%)"),
+        translate("questions"),
+        translate("right"),
+        translate("right or suggested"),
+        translate("wrong"),
+        translate("no known answer"),
+    ]
+    return _table_by_kind(heads, document["paraphrases"])
+
+
+def out_of_scope_table(document: Mapping[str, Any]) -> Grid:
+    """How many questions out of scope of each kind get a known answer; [] without such questions."""
+    heads = [translate("out of scope (%)"), translate("questions"), translate("answered with a known answer")]
+    return _table_by_kind(heads, document["out_of_scope"])
+
+
+def _table_by_kind(heads: list[str], scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Grid:
+    rows = [
+        [
+            translate("all") if kind == "all" else kind,
+            f"{next(iter(metrics.values()))['n']:,}",
+            *(format_score(_PERCENT, Score(**score)) for score in metrics.values()),
+        ]
+        for kind, metrics in scores.items()
+    ]
+    return [heads, *rows] if rows else []
+
+
+def part_table(shares: Mapping[str, Mapping[str, Score]]) -> Grid:
+    """How often each part answers: a column for each kind of question; [] without any."""
+    names = part_names()
+    rows = [
+        [names[part], *(format_score(_PERCENT, by.get(part)) for by in shares.values())]
+        for part in PARTS
+        if any(part in by for by in shares.values())
+    ]
+    return [[translate("which part answers"), *shares], *rows] if rows else []
+
+
+def part_shares(document: Mapping[str, Any]) -> dict[str, dict[str, Score]]:
+    """Heading of a kind of question → part → share, from `FaqEvaluation.to_json`."""
+    names = {"paraphrases": translate("paraphrases"), "out_of_scope": translate("out of scope")}
+    return {
+        names[side]: {part: Score(**score) for part, score in shares.items()}
+        for side, shares in document["parts"].items()
+    }
+
+
+def system_table(document: Mapping[str, Any]) -> Grid:
+    """The bot and the baselines, if nothing were refused."""
+    names = {
+        "bot": translate("bot"),
+        "ngrams": translate("character n-grams, question and answer"),
+        "encoder_questions": translate("sentence encoder, question"),
+        "encoder": translate("sentence encoder, question and answer"),
+    }
+    systems = document["systems"]
+    kinds = list(systems["bot"]["right"])
+    heads = [
+        translate("never refusing"),
+        *(translate("right (%)") if kind == "all" else kind for kind in kinds),
+        translate("AUROC right or not"),
+        translate("AUROC in or out of scope"),
+    ]
+    rows = [
+        [
+            names.get(name, name),
+            *(format_score(_PERCENT, Score(**scores["right"][kind])) for kind in kinds),
+            *("-" if (value := scores[key]) is None else f"{value:.3f}" for key in ("auroc_right", "auroc_scope")),
+        ]
+        for name, scores in systems.items()
+    ]
+    return [heads, *rows]
+
+
+def curve_table(document: Mapping[str, Any]) -> Grid:
+    """The risk-coverage curve at a few coverages: the first point that covers so much."""
+    heads = [
+        translate("answered (%)"),
+        translate("from a score of"),
+        translate("wrong among the answered (%)"),
+        translate("paraphrases right (%)"),
+        translate("out of scope answered (%)"),
+    ]
+    points = [
+        next(point for point in document["curve"] if point["coverage"] >= coverage - 1e-9)
+        for coverage in SHOWN_COVERAGES
+    ]
+    rows = [
+        [
+            f"{100 * point['coverage']:.0f}",
+            f"{point['threshold']:.3f}",
+            *("-" if point[key] is None else f"{100 * point[key]:.1f}" for key in ("risk", "right", "out_of_scope")),
+        ]
+        for point in {point["coverage"]: point for point in points}.values()
+    ]
+    return [heads, *rows]
