@@ -32,6 +32,9 @@ COMMANDS = {
     "train": "Make the next run from a file of questions and answers.",
     "answer": "Answer one question, or a file of them.",
     "chat": "Talk with a run in the terminal.",
+    "teach": "Teach the right answer to a question.",
+    "lessons": "List what was taught; export, import or undo it.",
+    "serve": "Serve a run: chat page, owner's desk, OpenAI's API.",
     "evaluate": "Score a run, with baselines beside the scores.",
     "compare": "Compare runs: scores, settings, answers side by side.",
     "runs": "List all runs.",
@@ -42,7 +45,7 @@ COMMANDS = {
 }
 
 
-_LIST_OPTIONS = frozenset({"--augment", "--recipes"})
+_LIST_OPTIONS = frozenset({"--allowed-hosts", "--allowed-origins", "--augment", "--recipes"})
 
 
 class Result(Protocol):

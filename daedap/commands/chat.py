@@ -67,8 +67,10 @@ class Talk:
             self._answer(self._suggested(line) or line)
         elif line in ("/good", "/bad"):
             self._judge(line[1:])
+        elif line.startswith("/teach "):
+            self._teach(line.removeprefix("/teach "))
         else:
-            _write(translate("Commands: /good /bad /quit") + "\n")
+            _write(translate("Commands: /good /bad /teach ANSWER /quit") + "\n")
         return True
 
     def _suggested(self, line: str) -> str | None:
@@ -91,6 +93,21 @@ class Talk:
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self.bot.run.note(verdict, time=now, **self.last.to_json())
         _write(translate("Noted.") + "\n")
+
+    def _teach(self, answer: str) -> None:
+        """The right answer to the last question, from now on."""
+        if self.last is None:
+            _write(translate("Nothing has been answered yet.") + "\n")
+            return
+        from daedap.database.connection import Database  # a second to import
+        from daedap.database.lessons import LessonStore, new_lesson
+
+        database = Database.open(None, self.bot.run.folder.parent)
+        store = LessonStore(database)
+        store.add(new_lesson(self.last.question, answer, origin="command"))
+        self.bot.teach(store.in_force())
+        database.close()
+        _write(translate("Taught. Questions like it are answered with it, too.") + "\n")
 
 
 def _read_line() -> str | None:

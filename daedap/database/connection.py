@@ -5,6 +5,7 @@ Whatever is acknowledged is on the disk: SQLite writes ahead (WAL) and syncs at 
 
 from __future__ import annotations
 
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -40,11 +41,14 @@ class Database:
 
     @classmethod
     def open(cls, url: str | None, runs: Path) -> Database:
-        """Connect and bring the schema up to date; without a URL, `daedap.db` in the folder of the runs.
+        """Connect and bring the schema up to date.
+
+        Without a URL, that of the variable `DAEDAP_DB`, else the file `daedap.db` in the folder of the runs.
 
         Raises SettingsError for a URL that can't be used, StorageError when the database fails or is newer than this
         version of daedap.
         """
+        url = url or os.environ.get("DAEDAP_DB")
         if not url:
             with storage(runs):
                 runs.mkdir(parents=True, exist_ok=True)
@@ -52,11 +56,6 @@ class Database:
         with translate_errors(url or str(runs / DATABASE)):
             database.upgrade(runs)
         return database
-
-    @classmethod
-    def existing(cls, runs: Path) -> Database | None:
-        """The SQLite file of a folder of runs, if there is one."""
-        return cls.open(None, runs) if (runs / DATABASE).is_file() else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:

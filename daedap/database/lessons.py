@@ -20,6 +20,7 @@ from daedap.data.personal import mask_personal
 from daedap.database.connection import Database
 from daedap.database.schema import lessons, now, revisions
 from daedap.errors import DataError
+from daedap.i18n import translate
 from daedap.korean.text import nfc
 from daedap.types import Lesson, LessonScope
 
@@ -75,7 +76,10 @@ def new_lesson(
 
     Raises DataError when question or answer is empty or too long.
     """
-    texts = (_text("question", question, LONGEST_QUESTION), _text("answer", answer, LONGEST_ANSWER))
+    texts = (
+        _text(translate("question"), question, LONGEST_QUESTION),
+        _text(translate("answer"), answer, LONGEST_ANSWER),
+    )
     masked = texts if keep_personal else (mask_personal(texts[0]), mask_personal(texts[1]))
     pending = origin == "visitor"
     return TaughtLesson(

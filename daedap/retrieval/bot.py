@@ -17,7 +17,6 @@ from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError
 from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
-from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.lessons import LessonBook, LessonHit, stored_lessons
 from daedap.retrieval.matcher import Match
@@ -108,7 +107,24 @@ class Bot:
 
     @cached_property
     def _small_talk(self) -> SmallTalk:
-        return SmallTalk.built_in(without=self.hidden)
+        return SmallTalk.built_in(without=self.hidden, encoder=self.retriever.encoder)
+
+    def nearest(self, question: str, count: int) -> list[Evidence]:
+        """The known pairs that match a question best, nearest first; with different answers where there are vectors."""
+        if self.retriever.matcher:
+            match = self.retriever.matcher.match([question], count)[0]
+            found = zip(match.rows, match.similarities, strict=True)
+        else:
+            found = zip(*self.retriever.search([question], count)[0], strict=True)
+        return [self._evidence(row, similarity) for row, similarity in found]
+
+    def known_row(self, question: str) -> Pair | None:
+        """The row for exactly this question, if there is one; of several, the newest."""
+        return self._rows_by_question.get(comparison_form(question))
+
+    @cached_property
+    def _rows_by_question(self) -> dict[str, Pair]:
+        return {comparison_form(pair.question): pair for pair in reversed(self.retriever.index.pairs)}
 
     @property
     def generates(self) -> bool:
@@ -120,7 +136,7 @@ class Bot:
         """Answers that the model proposes; without an option, none where it was not measured to help."""
         if self.answer_options.samples is not None:
             return self.answer_options.samples
-        return _SAMPLES if self.retriever.weights.generates or not self.retriever.matcher else 0
+        return _SAMPLES if self.retriever.weights.generates else 0
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
@@ -154,11 +170,8 @@ class Bot:
     def _decide_by_match(self, queries: Sequence[Pair]) -> list[Reply]:
         """Without the language model: a known answer, small talk, suggestions, or the fallback."""
         questions = [query.question for query in queries]
-        vectors = built_in_encoder().encode(questions)
-        if self.retriever.matcher:
-            matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors)
-        else:
-            matches = [self._as_match(*each) for each in zip(queries, self._search(queries), strict=True)]
+        vectors = self.retriever.encoder.encode(questions)
+        matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors)
         lessons = self.lessons.find(questions, vectors, matches) if self.lessons else [None] * len(queries)
         return [self._decide(*each) for each in zip(queries, vectors, matches, lessons, strict=True)]
 
@@ -188,18 +201,14 @@ class Bot:
         text = translate_to(self.speaks_korean, "I am not sure that I understand. Did you mean one of these?")
         return Reply(query.question, text, "fallback", match.probability, best, tuple(suggestions))
 
-    def _as_match(self, query: Pair, hits: Hits) -> Match:
-        """Without sentence vectors nothing is calibrated: what is similar enough counts as right, all else as wrong."""
-        exact = _same_question(self.retriever.evidence(hits), query)
-        return Match(hits.rows, hits.similarities, float(hits.similarities[0] >= KNOWN), exact)
-
     def _evidence(self, row: int, similarity: float) -> Evidence:
         pair = self.retriever.index.pairs[row]
         return Evidence(pair.question, pair.answer, float(np.clip(similarity, 0, 1)))
 
     def _decide_by_reranking(self, queries: Sequence[Pair]) -> list[Reply]:
         """With the language model: what is not known is chosen among known answers and the model's proposals."""
-        hits, vectors = self._search(queries), built_in_encoder().encode([query.question for query in queries])
+        hits = self._search(queries)
+        vectors = self.retriever.encoder.encode([query.question for query in queries])
         lessons = self._lessons_beside_reranking(queries, vectors)
         replies = [self._known(*each) for each in zip(queries, vectors, hits, lessons, strict=True)]
         rest = [row for row, reply in enumerate(replies) if reply is None]
@@ -212,8 +221,7 @@ class Bot:
         if not self.lessons:
             return [None] * len(queries)
         questions = [query.question for query in queries]
-        known = self.retriever.matcher.match(questions, 2, vectors) if self.retriever.matcher else None
-        return self.lessons.find(questions, vectors, known)
+        return self.lessons.find(questions, vectors, self.retriever.matcher.match(questions, 2, vectors))
 
     def _search(self, queries: Sequence[Pair]) -> list[Hits]:
         return self.retriever.search([query.question for query in queries], _NEAREST)

@@ -6,6 +6,7 @@ takes part in matching like a known pair (matcher.py): it answers where it is th
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
-from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.lexical import CharTfidf, LexicalIndex
-from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, MatchWeights, Signals
+from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, Signals
 from daedap.runs import DATABASE
 from daedap.types import Evidence, Lesson, Pair, Reply
 
@@ -112,16 +112,14 @@ class LessonBook:
         pairs = [Pair(each.question, each.answer) for each in self._similar]
         ngrams = self.retriever.index.ngrams
         index = LexicalIndex(pairs, ngrams, ngrams.vectors([pair.question for pair in pairs]).T.tocsr())
-        vectors = built_in_encoder().encode([text for pair in pairs for text in (pair.question, pair.answer)])
         known = self.retriever.matcher
-        if not known:
-            return AnswerMatcher(index, built_in_encoder(), vectors[::2], vectors[1::2], MatchWeights.default())
+        vectors = known.encoder.encode([text for pair in pairs for text in (pair.question, pair.answer)])
         return _LessonMatcher(index, known.encoder, vectors[::2], vectors[1::2], known.weights, known)
 
 
 def stored_lessons(runs: Path) -> list[Lesson]:
     """The lessons in force in the database of a folder of runs, the latest first. Raises StorageError."""
-    if not (runs / DATABASE).is_file():
+    if not (os.environ.get("DAEDAP_DB") or (runs / DATABASE).is_file()):
         return []
     from daedap.database.connection import Database  # a second to import
     from daedap.database.lessons import LessonStore

@@ -13,12 +13,11 @@ from threading import Lock
 import daedap.runs as store
 from daedap.config import AnswerOptions
 from daedap.database.lessons import LessonStore
-from daedap.errors import DaedapError, RunError
-from daedap.korean.text import comparison_form
+from daedap.errors import DaedapError
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 from daedap.serve.logs import log_failure
-from daedap.types import Evidence, Lesson, Pair, Reply
+from daedap.types import Lesson, Pair, Reply
 
 _OPEN = 3
 """Bots held in memory beside the one that everybody talks with."""
@@ -45,8 +44,6 @@ class Bots:
     _others: OrderedDict[int, Bot] = field(default_factory=OrderedDict)
     _lessons: Sequence[Lesson] = ()
     _revision: int = -1
-    _rows: tuple[Bot | None, dict[str, Pair]] = field(default=(None, {}))
-    """A bot and its rows by comparison form."""
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
@@ -67,8 +64,6 @@ class Bots:
         with self._lock:
             assert number is not None, "that is the current one"
             if number not in self._others:
-                if number not in [run.number for run in self.complete()]:
-                    raise RunError("{folder}: no such run.", "See them with: daedap runs", folder=number)
                 self._others[number] = self._open(store.find(str(number), self.runs))
                 if len(self._others) > _OPEN:
                     self._others.popitem(last=False)
@@ -94,14 +89,6 @@ class Bots:
                 bot.teach(lessons)
             self._lessons, self._revision = lessons, revision
         return True
-
-    def known_row(self, question: str) -> Pair | None:
-        """The row that the served run knows for exactly this question."""
-        bot = self.current
-        if self._rows[0] is not bot:
-            rows = reversed(bot.retriever.index.pairs)
-            self._rows = (bot, {comparison_form(pair.question): pair for pair in rows})
-        return self._rows[1].get(comparison_form(question))
 
     def answer(self, questions: Sequence[Question]) -> list[Reply | Exception]:
         """Reply to a batch. A question that fails, fails alone."""
@@ -132,12 +119,11 @@ class Bots:
 
 def alternatives(bot: Bot, question: str, count: int) -> list[Reply]:
     """The answers of the nearest known questions, all different, the nearest first."""
-    pairs, replies = bot.retriever.index.pairs, dict[str, Reply]()
-    for row, similarity in zip(*bot.retriever.search([question], 10 * count)[0], strict=True):
-        pair, near = pairs[row], min(1.0, max(0.0, float(similarity)))
-        evidence = Evidence(pair.question, pair.answer, near)
-        replies.setdefault(pair.answer, Reply(question, pair.answer, "retrieved", near, evidence))
-    return list(replies.values())[:count]
+    replies: dict[str, Reply] = {}
+    for evidence in bot.nearest(question, count):
+        found = Reply(question, evidence.answer, "retrieved", evidence.similarity, evidence)
+        replies.setdefault(evidence.answer, found)
+    return list(replies.values())
 
 
 def _answers(bot: Bot, queries: Sequence[Pair]) -> Sequence[Reply | Exception]:

@@ -214,7 +214,7 @@ def dismiss(body: Dismissal, server: Server) -> Json:
 @router.get("/lessons")
 def lessons(server: Server, state: State | Literal["all"] = "all") -> Json:
     """Lessons of a state."""
-    conflicts = Conflicts.of(server)
+    conflicts = Conflicts.of(server.bots.current, server.lessons.in_force())
     found = server.lessons.every(None if state == "all" else state)
     return {"lessons": [{**each.to_json(), "conflict": conflicts.with_lesson(each)} for each in found]}
 

@@ -19,13 +19,13 @@ class ServeOptions:
     host: str = "127.0.0.1"
     """Address to listen at; 0.0.0.0: all of this machine, which demands an API key."""
     port: int = 8000
-    """Port to listen at."""
+    """Port to listen at; 0: any that is free."""
     workers: int = 1
     """Processes that share the work; each holds the bot in memory."""
     watch: bool = False
     """With --run latest or best: take a new run as soon as it is complete, without a pause."""
     db: str | None = None
-    """URL of a PostgreSQL database, for several machines. [default: daedap.db in the folder of the runs]"""
+    """URL of a PostgreSQL database, for several machines. [default: DAEDAP_DB, else daedap.db beside the runs]"""
     api_key: str | None = None
     """Key that clients of /v1 must send; several are separated by commas. [default: DAEDAP_API_KEY]"""
     owner_password: str | None = None
@@ -54,7 +54,7 @@ class ServeOptions:
     """Seconds that a client may take to send a request or to read a reply, and a question may wait."""
 
     def __post_init__(self) -> None:
-        at_least_one(self, "port", "workers", "retention_days", "queue")
+        at_least_one(self, "workers", "retention_days", "queue")
         if self.requests_per_minute < 0:
             raise SettingsError(
                 "--{name} {value}: must not be negative.",
@@ -62,8 +62,8 @@ class ServeOptions:
                 name="requests-per-minute",
                 value=self.requests_per_minute,
             )
-        if self.port > 65535:
-            raise SettingsError("--port {value}: must be at most 65535.", "Try 8000.", value=self.port)
+        if not 0 <= self.port <= 65535:
+            raise SettingsError("--port {value}: must lie between 0 and 65535.", "Try 8000.", value=self.port)
         if not 0 < self.timeout < math.inf:
             raise SettingsError("--timeout {value}: must be more than 0.", "Try 30.", value=self.timeout)
 

@@ -26,7 +26,7 @@ from daedap.errors import RunError
 from daedap.evaluation.preferences import sign_test
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, invalid, not_found
-from daedap.serve.preview import Conflicts, preview
+from daedap.serve.preview import ASKED, Conflicts, preview
 from daedap.serve.service import Service, plain
 from daedap.types import LessonScope
 
@@ -223,7 +223,8 @@ def preview_correction(body: Correction, server: Server, client: Client, owner: 
     """Which questions a correction would answer, before it is saved."""
     lesson = correction(server, body, client, owner)
     told = {"question": lesson.question, "answer": lesson.answer, "masked": lesson.masked}
-    return {**told, **preview(server, lesson, show_asked=owner)}
+    asked = server.conversations.asked(ASKED) if owner else []
+    return {**told, **preview(server.bots.current, lesson, server.lessons.in_force(), asked)}
 
 
 @router.post("/corrections")
@@ -240,7 +241,10 @@ def correct(body: Correction, server: Server, client: Client, owner: IsOwner) ->
 
 def lesson_json(server: Service, lesson: TaughtLesson) -> Json:
     """A lesson for the desk."""
-    return {**lesson.to_json(), "conflict": Conflicts.of(server).with_lesson(lesson)}
+    return {
+        **lesson.to_json(),
+        "conflict": Conflicts.of(server.bots.current, server.lessons.in_force()).with_lesson(lesson),
+    }
 
 
 @router.get("/conversations")

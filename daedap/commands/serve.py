@@ -1,0 +1,82 @@
+"""`daedap serve`: a chat page, an owner's desk and OpenAI's API in one process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from daedap.config import RUNS, AnswerOptions
+from daedap.errors import SettingsError
+from daedap.i18n import tell, translate
+from daedap.runs import find
+from daedap.serve.options import ServeOptions
+
+
+def serve(
+    *,
+    run: str = "latest",
+    serve_options: Annotated[ServeOptions, Parameter(name="*")] = ServeOptions(),
+    answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
+    runs: Path = RUNS,
+) -> None:
+    """Serve a run: a chat page, the owner's desk, and OpenAI's API under /v1. Ctrl-C stops it.
+
+    Raises RunError, SettingsError and StorageError.
+
+    Parameters
+    ----------
+    run
+        Number, latest or best.
+    runs
+        Folder of the runs.
+    """
+    _require_server()
+    options = replace(serve_options, api_key=serve_options.api_key or os.environ.get("DAEDAP_API_KEY"))
+    if options.is_public and not options.api_keys:
+        raise SettingsError(
+            "--host {host}: other machines could use the API without a key.",
+            "Set one: DAEDAP_API_KEY=… daedap serve --host {host}",
+            host=options.host,
+        )
+    if options.watch and run not in ("latest", "best"):
+        raise SettingsError("--watch takes new runs, and --run {run} names one.", "Use --run latest.", run=run)
+    from daedap.serve.server import (
+        PASSWORD,
+        Served,
+        listen,
+        owner_password,
+        serve_many,
+        serve_one,
+    )  # a second to import
+
+    number = find(run, runs).number
+    owner_password(options, runs)  # makes it, should this be the first start
+    served = Served(run, runs, options, answer_options)
+    with listen(options.host, options.port) as listening:
+        where = f"http://{_shown(options.host)}:{listening.getsockname()[1]}"
+        tell([translate("Run {number} answers at {url} (Ctrl-C stops it)", number=number, url=where)])
+        if options.page and not (options.owner_password or os.environ.get("DAEDAP_OWNER_PASSWORD")):
+            message = "The owner's desk: {url}/desk, its password is in {file}"
+            tell([translate(message, url=where, file=runs / PASSWORD)])
+        (serve_one if options.workers == 1 else serve_many)(served, listening)
+
+
+def _require_server() -> None:
+    """Raise SettingsError when a package of the extra is missing."""
+    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not find_spec(name)]
+    if missing:
+        raise SettingsError(
+            "daedap serve needs {names}, which is not installed.",
+            "Install it: pip install daedap[serve]",
+            names=", ".join(missing),
+        )
+
+
+def _shown(host: str) -> str:
+    """An address as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
