@@ -458,6 +458,16 @@ class BenchOptions:
             )
 
 
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+
+
+def parse_duration(text: str) -> timedelta:
+    """`1h30m`, `90m`, `45s`. Raises SettingsError for anything else."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text):
+        raise SettingsError("{value}: not a time.", "Write for instance 30m or 1h30m.", value=text)
+    return timedelta(**{_UNITS[unit]: float(amount) for amount, unit in re.findall(r"([\d.]+)([dhms])", text)})
+
+
 def _not_negative(options: object, *names: str) -> None:
     for name in names:
         if not getattr(options, name) >= 0:  # nor NaN

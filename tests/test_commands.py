@@ -249,16 +249,17 @@ def test_a_tracker_that_is_not_there(qa: Path, tmp_path: Path) -> None:
     missing = next((name for name in trackers if not find_spec(name)), None)
     if missing is None:
         pytest.skip("every tracker is installed")
+    chosen: Any = missing
     with pytest.raises(SettingsError, match=f"pip install {missing}"):
-        daedap.train(qa, runs=tmp_path, report_to=missing, **QUICK)
+        daedap.train(qa, runs=tmp_path, report_to=chosen, **QUICK)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_options_are_python_errors(qa: Path, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="epochs"):
-        daedap.train(qa, runs=tmp_path, epochs=3)
+        daedap.train(qa, runs=tmp_path, epochs=3)  # type: ignore[call-arg]
     with pytest.raises(TypeError):
-        daedap.check(qa, qa, qa)
+        daedap.check(qa, qa, qa)  # type: ignore[call-arg, arg-type]
 
 
 def test_rows_that_just_fit_are_ranked_against_longer_answers(tmp_path: Path) -> None:
@@ -272,7 +273,13 @@ def test_rows_that_just_fit_are_ranked_against_longer_answers(tmp_path: Path) ->
     rows += [Pair(pair.question[:4], f"{pair.answer[:4]} {long}", "") for pair in PAIRS[40:]]
     with pytest.raises(DataError):
         prompt.question(rows[0], max_ids=64 - len(prompt.example(rows[-1]).ids))
-    options = {"dev_size": 0.2, "test_size": 0.2, "num_train_epochs": 1, "precision": "fp32", "max_length": 64}
+    options: dict[str, Any] = {
+        "dev_size": 0.2,
+        "test_size": 0.2,
+        "num_train_epochs": 1,
+        "precision": "fp32",
+        "max_length": 64,
+    }
     run = daedap.train(write_csv(tmp_path / "qa.csv", rows), base=base, runs=tmp_path / "runs", **options)
     assert run.complete
     assert run.manifest["rows"]["too_long"] == 0

@@ -264,6 +264,7 @@ def test_runs_of_two_folders_are_named_by_folder(tmp_path: Path) -> None:
 
 def test_mistakes(tmp_path: Path, capsys: Output) -> None:
     runs = [fake_run(tmp_path) for _ in range(3)]
+    named: Any
     for named, message in (([1], "at least two runs"), ([2, runs[1].folder], "named twice")):
         with pytest.raises(SettingsError, match=message):
             daedap.compare(named, runs=tmp_path)

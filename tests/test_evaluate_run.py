@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import PAIRS, write_csv
@@ -79,7 +80,13 @@ def test_a_damaged_evaluation_is_replaced(run: Run) -> None:
 
 
 def test_evaluate_replaces_the_scores_of_the_end_of_the_training(tmp_path: Path) -> None:
-    options = {"base": "fresh", "precision": "fp32", "num_train_epochs": 1, "test_size": 0.75, "dev_size": 0.1}
+    options: dict[str, Any] = {
+        "base": "fresh",
+        "precision": "fp32",
+        "num_train_epochs": 1,
+        "test_size": 0.75,
+        "dev_size": 0.1,
+    }
     run = daedap.train(write_csv(tmp_path / "qa.csv"), runs=tmp_path / "runs", **options)
     at_training_end = run.headline
     assert at_training_end == run.manifest["headline"]

@@ -48,7 +48,7 @@ QUICK: dict[str, Any] = {"precision": "fp32", "device": "cpu", "test_size": 0.15
 def lora(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with LoRA on the upper layer of a toy base."""
     folder = tmp_path_factory.mktemp("lora")
-    options = {**QUICK, "base": str(toys.kogpt2(folder / "base")), "method": "lora", "layers": 1}
+    options: dict[str, Any] = {**QUICK, "base": str(toys.kogpt2(folder / "base")), "method": "lora", "layers": 1}
     file = write_csv(folder / "qa.csv", PAIRS[:60])
     return daedap.train(file, runs=folder / "runs", num_train_epochs=1, evaluate=False, **options)
 
@@ -115,7 +115,13 @@ def test_weights_go_on(trained: Run, tmp_path: Path) -> None:
     """One step with a rate of almost nothing: the new run says what its parent says, not what the base does."""
     copied(trained, tmp_path)
     file = write_csv(tmp_path / "more.csv", NEW)
-    options = {"learning_rate": 1e-9, "num_train_epochs": 1, "evaluate": False, "replay": 0, "precision": "fp32"}
+    options: dict[str, Any] = {
+        "learning_rate": 1e-9,
+        "num_train_epochs": 1,
+        "evaluate": False,
+        "replay": 0,
+        "precision": "fp32",
+    }
     run = daedap.train(file, from_=1, runs=tmp_path, **options)
     new = run.manifest["data"]["new"]["train"]
     assert run.manifest["rows"]["train"] == new
@@ -126,7 +132,7 @@ def test_weights_go_on(trained: Run, tmp_path: Path) -> None:
 def test_an_adapter_goes_on(lora: Run, tmp_path: Path) -> None:
     copied(lora, tmp_path)
     file = write_csv(tmp_path / "more.csv", PAIRS[60:])
-    options = {"num_train_epochs": 1, "evaluate": False}
+    options: dict[str, Any] = {"num_train_epochs": 1, "evaluate": False}
     still = daedap.train(file, from_=1, runs=tmp_path, learning_rate=1e-9, **options)
     old, now = (open_trained(one).log2_probability(PAIRS)[:, 0] for one in (lora, still))
     assert now == pytest.approx(old, rel=1e-3)
@@ -137,11 +143,11 @@ def test_an_adapter_goes_on(lora: Run, tmp_path: Path) -> None:
 
 def test_the_rest_of_a_fraction_is_new(qa: Path, tmp_path: Path) -> None:
     """200 → 2,000 → all rows, without starting over: as many rows as at once, on the same sides."""
-    options = {**QUICK, "base": "fresh", "num_train_epochs": 1, "evaluate": False}
+    options: dict[str, Any] = {**QUICK, "base": "fresh", "num_train_epochs": 1, "evaluate": False}
     whole = daedap.train(qa, runs=tmp_path / "whole", **options)
     first = daedap.train(qa, runs=tmp_path, fraction=0.2, **options)
     second = daedap.train(from_=1, runs=tmp_path, fraction=0.5, num_train_epochs=1, evaluate=False)
-    third = daedap.train(parent="latest", runs=tmp_path, num_train_epochs=1, evaluate=False)
+    third = daedap.train(from_="latest", runs=tmp_path, num_train_epochs=1, evaluate=False)
     assert set(ids(first, "train")) < set(ids(second, "train")) < set(ids(third, "train"))
     for side in ("train", "dev", "test"):
         assert set(ids(third, side)) == set(ids(whole, side))
@@ -204,8 +210,8 @@ def test_the_parent_s_file_is_read_as_it_was(tmp_path: Path) -> None:
     rows = [f"{number},쓸모없음,{pair.question},x,{pair.answer}" for number, pair in enumerate(PAIRS)]
     file = tmp_path / "구식.csv"
     file.write_text("\n".join(["번호,분류,물음,비고,대꾸", *rows]) + "\n", encoding="utf-8")
-    columns = {"question_column": "3", "answer_column": "5", "dev_size": 0, "test_size": 0}
-    quick = {"num_train_epochs": 1, "evaluate": False, "runs": tmp_path}
+    columns: dict[str, Any] = {"question_column": "3", "answer_column": "5", "dev_size": 0, "test_size": 0}
+    quick: dict[str, Any] = {"num_train_epochs": 1, "evaluate": False, "runs": tmp_path}
     first = daedap.train(file, base="fresh", precision="fp32", fraction=0.5, **columns, **quick)
     second = daedap.train(from_=first.folder, fraction=1.0, **quick)
     assert {pair.question for pair in read_rows(second.folder, "train")} == {pair.question for pair in PAIRS}
@@ -233,15 +239,20 @@ def test_lora_in_bf16_begins_alike_whenever_it_is_begun(lora: Run, tmp_path: Pat
 def test_rows_too_long_to_learn_are_found_and_stay_found(tmp_path: Path) -> None:
     terms = Pair("환불 약관 전문을 보여 주세요", "제1조 환불은 이렇게 합니다. " * 60)
     more = Pair("배송 약관 전문을 보여 주세요", "제2조 배송은 이렇게 합니다. " * 60)
-    options = {**QUICK, "base": str(toys.kogpt2(tmp_path / "base")), "runs": tmp_path / "runs", "evaluate": False}
+    options: dict[str, Any] = {
+        **QUICK,
+        "base": str(toys.kogpt2(tmp_path / "base")),
+        "runs": tmp_path / "runs",
+        "evaluate": False,
+    }
     first = daedap.train(write_csv(tmp_path / "qa.csv", [*PAIRS[:30], terms]), num_train_epochs=1, **options)
     assert [pair.question for pair in read_rows(first.folder, "lookup")] == [terms.question]
     assert daedap.Bot.open(first.folder).reply("환불 약관 전문을 보여 주세요!").text == terms.answer.strip()
-    second = daedap.train(write_csv(tmp_path / "new.csv", [*NEW, more]), parent="1", num_train_epochs=1, **options)
+    second = daedap.train(write_csv(tmp_path / "new.csv", [*NEW, more]), from_="1", num_train_epochs=1, **options)
     bot = daedap.Bot.open(second.folder)
     for pair in (terms, more):
         assert bot.reply(pair.question).text == pair.answer.strip()
-    third = daedap.train(write_csv(tmp_path / "newer.csv", PAIRS[30:70]), parent="2", num_train_epochs=1, **options)
+    third = daedap.train(write_csv(tmp_path / "newer.csv", PAIRS[30:70]), from_="2", num_train_epochs=1, **options)
     assert daedap.Bot.open(third.folder).reply(terms.question).text == terms.answer.strip(), (
         "the encoder is fitted anew"
     )

@@ -190,8 +190,19 @@ def test_a_file_named_twice_counts_twice(texts: Path, tmp_path: Path, monkeypatc
 
 
 def test_from_python(texts: Path, tmp_path: Path) -> None:
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    schedule = {"block_size": 32, "per_device_train_batch_size": 2, "budget": "10m", "num_train_epochs": 1}
+    shape: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    schedule: dict[str, Any] = {
+        "block_size": 32,
+        "per_device_train_batch_size": 2,
+        "budget": "10m",
+        "num_train_epochs": 1,
+    }
+    files: Any
     for number, files in enumerate((str(texts), [texts, str(texts)]), 1):
         made = daedap.pretrain(files, runs=str(tmp_path), vocab_size=1024, **shape, **schedule)
         assert made.model == tmp_path / "bases" / f"000{number}" / "model"
