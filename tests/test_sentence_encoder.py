@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from daedap.errors import EngineError
+from daedap.errors import EncoderError
 from daedap.model.sentence_encoder import BUILT_IN, FILES, SentenceEncoder
 
 TEXTS = ["배송은 언제 와요?", "오늘 기분이 너무 좋아", "ㅋㅋㅋㅋ", "", "?!", "환불은요? " * 90, "漢字 😀 뷁"]
@@ -86,7 +86,7 @@ def test_all_cores_give_what_one_gives(encoder: SentenceEncoder) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"model\.bin is missing"):
+    with pytest.raises(EncoderError, match=r"model\.bin is missing"):
         SentenceEncoder.open(tmp_path)
 
 
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_told(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "encoder"
     shutil.copytree(BUILT_IN, folder)
     (folder / name).write_bytes(b"{")
-    with pytest.raises(EngineError, match="holds no sentence encoder"):
+    with pytest.raises(EncoderError, match="holds no sentence encoder"):
         SentenceEncoder.open(folder)
 
 

@@ -1,11 +1,12 @@
 """Sentence embeddings: texts of the same meaning are near each other. A small transformer, run by CTranslate2 in int8.
 
-    daedap/encoder/model.bin config.json vocabulary.json    the transformer, weights in eight bits
+    daedap/encoder/model.bin config.json vocabulary.json    the transformer, weights in int8
                    tokenizer.json                           as the package tokenizers writes it
-                   encoder.json                             {"prefix": "", "max_length": 128}
+                   encoder.json                             {"prefix": "", "max_length": 128}: EncoderSettings
+                   centre.npy                               only beside other encoders: a mean vector to be subtracted
 
-bench/sentence_encoder made it, and converts other BERT-style encoders to the same layout. encoder/MODEL_CARD.md holds
-data, licences and figures.
+bench/sentence_encoder made the built-in one, encoder/MODEL_CARD.md holds its data, licences and figures.
+encoder_conversion.py writes other BERT-style encoders in the same layout.
 """
 
 from __future__ import annotations
@@ -14,65 +15,95 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from daedap.errors import EngineError
+from daedap.errors import EncoderError
 
 FloatArray = NDArray[np.float32]
+Pooling = Literal["mean", "cls"]
+"""A text's vector: the mean over its tokens, or the first token's."""
 BUILT_IN = Path(__file__).parent.parent / "encoder"
 FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json", "encoder.json")
+CENTRE = "centre.npy"
 _AT_ONCE = 32
 """Texts of about the same length that go through the model together: more would fall out of the processor's cache."""
 
 
 @dataclass(frozen=True)
+class EncoderSettings:
+    """What a text goes through before and after the transformer."""
+
+    prefix: str
+    """Put before each text, as some encoders were trained with one."""
+    max_length: int
+    """Longest text in tokens; the rest is cut off."""
+    pooling: Pooling = "mean"
+    name: str = ""
+    """Folder or hub name that it was converted from; empty: the built-in encoder."""
+    digest: str = ""
+    """SHA-256 of the files that it was converted from."""
+
+    def save(self, folder: Path) -> None:
+        """Write `encoder.json`."""
+        (folder / "encoder.json").write_text(json.dumps(asdict(self), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True)
 class SentenceEncoder:
-    """Texts → vectors of length 1: the mean over a text's tokens. Questions and answers are encoded alike."""
+    """Texts → vectors of length 1. Questions and answers are encoded alike."""
 
     model: Any
     """ctranslate2.Encoder"""
     tokenizer: Tokenizer
-    prefix: str
-    """Put before each text, as some encoders were taught with one."""
+    settings: EncoderSettings
     workers: int
     """Batches that are computed at once, each by one core."""
+    centre: FloatArray | None = None
+    """(width,): subtracted from all vectors. Those of some encoders lie in one corner, where all cosines are high."""
 
     @classmethod
     def open(cls, folder: Path | None = None, workers: int | None = None) -> SentenceEncoder:
         """Read the encoder of a folder, by default the built-in one; `workers`: cores that it may take, by default all.
 
-        Raises EngineError when a file is missing or damaged.
+        Raises EncoderError when a file is missing or damaged.
         """
         folder, workers = folder or BUILT_IN, workers or _cores()
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise _damaged(folder, f"{missing[0]} is missing")
         try:
-            settings = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+            settings = EncoderSettings(**json.loads((folder / "encoder.json").read_text(encoding="utf-8")))
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             tokenizer.no_padding()
-            tokenizer.enable_truncation(settings["max_length"])
+            tokenizer.enable_truncation(settings.max_length)
+            centre = np.load(folder / CENTRE, allow_pickle=False) if (folder / CENTRE).is_file() else None
             import ctranslate2  # not at the top: loaded before torch, its OpenMP runtime makes torch slow, and crash
 
             model = ctranslate2.Encoder(str(folder), inter_threads=workers, intra_threads=1)
-            return cls(model, tokenizer, settings["prefix"], workers)
+            return cls(model, tokenizer, settings, workers, centre)
         except Exception as error:  # tokenizers raises Exception itself, CTranslate2 RuntimeError and ValueError
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
-        """(texts, width), rows of length 1, in the order of the texts; whatever is longer than max_length is cut off.
+        """(texts, width), rows of length 1, in the order of the texts; equal texts are computed once.
 
         The other texts of a batch change a vector by rounding alone: not at all with VNNI, else to a cosine of 0.998 in
         the worst of 140 texts, as sums in another order make a few activations round to another step.
         """
-        tokens = [one.ids for one in self.tokenizer.encode_batch_fast([self.prefix + text for text in texts])]
+        distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+        vectors = self._encode_distinct(list(distinct))
+        return vectors if len(distinct) == len(texts) else vectors[[distinct[text] for text in texts]]
+
+    def _encode_distinct(self, texts: Sequence[str]) -> FloatArray:
+        prefixed = [self.settings.prefix + text for text in texts]
+        tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(prefixed)]  # some add nothing to ""
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         parts = [order[start : start + _AT_ONCE] for start in range(0, len(order), _AT_ONCE)]
         batches = [[tokens[row] for row in part] for part in parts]
@@ -80,6 +111,19 @@ class SentenceEncoder:
         for part, found in zip(parts, self._each(batches), strict=True):
             vectors[part] = found
         return vectors
+
+    def encode_tokens(self, texts: Sequence[str]) -> list[FloatArray]:
+        """(tokens, width) of each text: the states of its tokens, rows of length 1."""
+        tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(list(texts))]
+        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
+        vectors: dict[int, FloatArray] = {}
+        for start in range(0, len(order), _AT_ONCE):
+            part = order[start : start + _AT_ONCE]
+            states = np.array(self.model.forward_batch([tokens[row] for row in part]).last_hidden_state)
+            for row, text in zip(part, states, strict=True):
+                own = text[: len(tokens[row])]
+                vectors[row] = own / np.linalg.norm(own, axis=1, keepdims=True)
+        return [vectors[row] for row in range(len(texts))]
 
     @cached_property
     def width(self) -> int:
@@ -94,13 +138,22 @@ class SentenceEncoder:
             return list(pool.map(self._encoded, reversed(batches)))[::-1]
 
     def _encoded(self, batch: list[list[int]]) -> FloatArray:
-        """(texts, width): the mean over each text's own tokens, as what CTranslate2 adds behind is not masked."""
+        """(texts, width), over each text's own tokens, as what CTranslate2 adds behind is not masked."""
         states = np.array(self.model.forward_batch(batch).last_hidden_state)  # (texts, longest, width)
+        if self.settings.pooling == "cls":
+            return self._centred(states[:, 0])
         lengths = np.array([len(text) for text in batch])
         own = np.arange(states.shape[1]) < lengths[:, None]
         sums = np.matmul(own[:, None].astype(np.float32), states)[:, 0]  # no mean: the length is divided away below
-        vectors: FloatArray = sums / np.linalg.norm(sums, axis=1, keepdims=True)
-        return vectors
+        return self._centred(sums)
+
+    def _centred(self, vectors: FloatArray) -> FloatArray:
+        """Less the centre, of length 1. The centre is a mean of vectors of length 1."""
+        unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        if self.centre is not None:
+            unit = unit - self.centre
+            unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+        return unit
 
 
 @cache
@@ -114,8 +167,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _damaged(folder: Path, reason: str) -> EngineError:
-    return EngineError(
+def _damaged(folder: Path, reason: str) -> EncoderError:
+    return EncoderError(
         "{folder} holds no sentence encoder that can be read ({reason}).",
         "Install daedap again, or name another folder.",
         folder=folder,
