@@ -72,7 +72,9 @@ const saveCorrection = (draft) => post("/api/corrections", draft);
 function Preview({ draft }) {
   const { reply, question, answer, scope } = draft;
   const [preview, setPreview] = useState(null);
+  const [busy, setBusy] = useState(false);
   useEffect(() => {
+    setBusy(Boolean(question && answer));
     if (!question || !answer) {
       setPreview(null);
       return undefined;
@@ -80,7 +82,9 @@ function Preview({ draft }) {
     let current = true;
     const timer = setTimeout(async () => {
       const found = await post("/api/corrections/preview", { reply, question, answer, scope }).catch(() => null);
-      if (current) setPreview(found);
+      if (!current) return;
+      setPreview(found);
+      setBusy(false);
     }, PAUSE);
     return () => {
       current = false;
@@ -89,7 +93,7 @@ function Preview({ draft }) {
   }, [question, answer, scope]);
   const frame = useRef();
   useEffect(() => void (preview && frame.current.closest("form").scrollIntoView({ block: "nearest" })), [preview]);
-  if (!preview) return null;
+  if (!preview) return busy && html`<p class="typing" aria-hidden="true"><i></i><i></i><i></i></p>`;
   const { catches, near, conflict } = preview;
   return html`<div class="preview" ref=${frame} aria-live="polite">
     ${preview.masked && html`<p class="notice warn"><${Icon} name="alert" /><span>${t("Personal data is masked before it is saved:")} ${[preview.question !== question && preview.question, preview.answer !== answer && preview.answer].filter(Boolean).join(" / ")}</span></p>`}

@@ -114,7 +114,8 @@ function Overview({ overview, failure, name, go, onRetry }) {
 }
 
 /** Answers by day as bars, the ones that were not understood in another colour. */
-function Days({ days }) {
+function Days({ days: known }) {
+  const days = lastDays(known);
   const most = Math.max(1, ...days.map((day) => day.replies));
   const date = (day) => new Date(`${day}T00:00`).toLocaleDateString(document.documentElement.lang, { month: "short", day: "numeric" });
   return html`<figure class="days"><figcaption><span class="s0"><i></i>${t("Understood")}</span><span class="s1"><i></i>${t("Not understood")}</span></figcaption>
@@ -123,6 +124,16 @@ function Days({ days }) {
         <i class="second" style=${{ height: percent(one.fallback / most, 1) }}></i><i style=${{ height: percent((one.replies - one.fallback) / most, 1) }}></i></span>`)}
     </div>
     <div class="ends soft small"><span>${days.length > 0 && date(days[0].day)}</span><span>${days.length > 0 && date(days.at(-1).day)}</span></div></figure>`;
+}
+
+/** Thirty days up to the last one; the server tells only of those on which somebody asked. */
+function lastDays(known) {
+  const asked = new Map(known.map((one) => [one.day, one]));
+  const last = new Date(`${known.at(-1)?.day ?? new Date().toISOString().slice(0, 10)}T00:00Z`);
+  return Array.from({ length: 30 }, (_, n) => {
+    const day = new Date(last - (29 - n) * 86400000).toISOString().slice(0, 10);
+    return asked.get(day) ?? { day, replies: 0, fallback: 0 };
+  });
 }
 
 function Talks({ onOpen }) {
@@ -183,11 +194,11 @@ function Talk({ id, onBack }) {
 
 function Audit() {
   const [loaded, failure, reload] = useLoaded(() => get("/api/desk/audit?limit=100"));
-  const actors = { owner: t("owner"), visitor: t("visitor"), command: t("command line") };
+  const actors = { owner: t("owner"), visitor: t("visitor"), command: t("command line"), server: t("server") };
   const actions = {
     login: t("Sign in"), login_failed: t("failed to sign in"), logout: t("Sign out"), delete_conversation: t("deleted a conversation"), delete_conversations: t("deleted conversations"),
     export_lessons: t("exported the lessons"), import_lessons: t("imported lessons"), accept_lesson: t("accepted a lesson"), reject_lesson: t("rejected a lesson"), undo_lesson: t("undid a lesson"),
-    edit_lesson: t("edited a lesson"), teach: t("taught a lesson"), dismiss: t("put questions aside"), expire: t("deleted what was too old"),
+    edit_lesson: t("edited a lesson"), teach: t("taught a lesson"), dismiss: t("put questions aside"), read_conversation: t("read a conversation"), delete_old: t("deleted what was too old"),
   };
   return html`<header class="head"><div><h1>${t("Log")}</h1><p class="soft">${t("Who did what; without any text of a conversation.")}</p></div></header>
     ${failure && html`<${Trouble} failure=${failure} onRetry=${reload} />`}

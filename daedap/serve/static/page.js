@@ -13,6 +13,7 @@ function App() {
   const [info, setInfo] = useState(null);
   const [runs, setRuns] = useState([]);
   const [failure, setFailure] = useState(null);
+  const [problem, setProblem] = useState(null);
   const [conversations, setConversations] = useState([]);
   const [menu, setMenu] = useState(false);
   const [mode, setMode] = useState("chat");
@@ -64,8 +65,13 @@ function App() {
     }
   };
   const forget = async (id) => {
-    await remove(id ? `/api/conversations/${id}` : "/api/conversations").catch(setFailure);
-    if (!id || id === chat.id) chat.clear();
+    setProblem(null);
+    try {
+      await remove(id ? `/api/conversations/${id}` : "/api/conversations");
+      if (!id || id === chat.id) chat.clear();
+    } catch (error) {
+      setProblem(error);
+    }
     refresh();
   };
   const leave = (next) => () => {
@@ -86,7 +92,7 @@ function App() {
         ${several && mode === "chat"
           ? html`<label class="select"><span class="hidden-text">${t("Which run answers")}</span>
               <select value=${run ?? ""} onChange=${(event) => setRun(Number(event.target.value) || null)}>
-                <option value="">${t("Newest run")}</option>
+                <option value="">${t("Newest")}</option>
                 ${runs.map((one) => html`<option key=${one.number} value=${one.number}>${runName(one.number)}</option>`)}
               </select><${Icon} name="chevron" /></label>`
           : html`<b class="name">${mode === "chat" ? (info?.name ?? "") : t("Blind comparison")}</b>`}
@@ -106,7 +112,7 @@ function App() {
         ${info && mode === "chat" && chat.turns.map((turn) => html`<${Turn} key=${turn.key} turn=${turn} info=${info} onAsk=${chat.ask} onRetry=${() => chat.retry(turn)} />`)}
         ${mode === "compare" && html`<${Compare} runs=${runs} pair=${pair} setPair=${setPair} rounds=${rounds} setRounds=${setRounds} onChosen=${() => box.current?.focus()} onRetry=${(round) => compare(round.question, round.key)} />`}
       <//>
-      <${Composer} info=${info} box=${box} busy=${busy} online=${online} onAsk=${submit} onStop=${mode === "chat" ? chat.stop : null} />
+      <${Composer} info=${info} problem=${problem} box=${box} busy=${busy} online=${online} onAsk=${submit} onStop=${mode === "chat" ? chat.stop : null} />
     </div>
     <${Status} text=${said} />`;
 }
@@ -219,7 +225,7 @@ function Empty({ info, run, onAsk }) {
   </div>`;
 }
 
-function Composer({ info, box, busy, online, onAsk, onStop }) {
+function Composer({ info, problem, box, busy, online, onAsk, onStop }) {
   const [text, setText] = useState("");
   const fit = () => {
     box.current.style.height = "auto";
@@ -242,6 +248,7 @@ function Composer({ info, box, busy, online, onAsk, onStop }) {
   return html`<footer class="ask">
     <div class="column">
       ${!online && html`<p class="notice warn" role="status"><${Icon} name="alert" /><span>${t("You are offline. You can ask again once you are back.")}</span></p>`}
+      ${problem && html`<${Trouble} failure=${problem} />`}
       <form class="composer" onSubmit=${submit}>
         <textarea id="box" ref=${box} rows="1" value=${text} maxlength=${info?.max_question} placeholder=${t("Ask something")} aria-label=${t("Your question")} enterkeyhint="send"
           onInput=${(event) => setText(event.target.value)} onKeyDown=${keys} />

@@ -6,6 +6,8 @@ import { ago, count, Icon, Linked, moment, percent, Trouble, useLoaded } from ".
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { t } from "./words.js";
 
+const NEAR = 0.2; // similarity below which a known answer is no proposal
+
 /**
  * Cards of which one is current: arrows or j and k move, a, e and r act on it.
  * @param items with an `id`; @param card ({item, current, act, editing, setEditing}) → what stands in the card
@@ -17,6 +19,10 @@ function Cards({ items, card, onKey, label }) {
   const [failure, setFailure] = useState(null);
   const list = useRef();
   const place = Math.min(at, items.length - 1);
+  const chosen = () => {
+    const focused = [...list.current.children].findIndex((card) => card.contains(document.activeElement));
+    return focused < 0 ? place : focused; // what has the focus, even if it was not drawn as current yet
+  };
   const act = async (key, item) => {
     setFailure(null);
     if (key === "e") return setEditing(item.id);
@@ -28,7 +34,7 @@ function Cards({ items, card, onKey, label }) {
     return undefined;
   };
   const move = (step) => {
-    const next = Math.max(0, Math.min(items.length - 1, place + step));
+    const next = Math.max(0, Math.min(items.length - 1, chosen() + step));
     setAt(next);
     list.current.children[next]?.focus();
   };
@@ -37,7 +43,7 @@ function Cards({ items, card, onKey, label }) {
       if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey || !items.length) return;
       const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
       if (step) move(step);
-      else if ("aer".includes(event.key)) act(event.key, items[place]);
+      else if ("aer".includes(event.key)) act(event.key, items[chosen()]);
       else return;
       event.preventDefault();
     };
@@ -47,7 +53,7 @@ function Cards({ items, card, onKey, label }) {
   return html`
     ${failure && html`<${Trouble} failure=${failure} />`}
     <ul class="cards" ref=${list} aria-label=${label}>
-      ${items.map((item, n) => html`<li key=${item.id} class=${`card${n === place ? " current" : ""}`} tabindex="-1" onFocusIn=${() => setAt(n)} onMouseDown=${() => setAt(n)}>
+      ${items.map((item, n) => html`<li key=${item.id} class=${`card${n === place ? " current" : ""}`} tabindex="-1" onfocusin=${() => setAt(n)} onMouseDown=${() => setAt(n)}>
         ${card({ item, act: (key) => act(key, item), editing: editing === item.id, close: () => setEditing(null) })}
       </li>`)}
     </ul>
@@ -64,8 +70,9 @@ export function Unanswered({ onChanged }) {
     onChanged();
   };
   const accept = async (group) => {
-    if (!group.nearest) return;
-    const lesson = { reply: group.questions[0].reply, question: group.question, answer: group.nearest.answer, scope: "similar" };
+    const nearest = offered(group);
+    if (!nearest) return;
+    const lesson = { reply: group.questions[0].reply, question: group.question, answer: nearest.answer, scope: "similar" };
     await post("/api/desk/lessons", lesson);
     finish(t("Learned: “{question}”", { question: group.question }));
   };
@@ -84,8 +91,12 @@ export function Unanswered({ onChanged }) {
           card=${({ item, act, editing, close }) => html`<${Group} group=${item} act=${act} editing=${editing} close=${close} onSaved=${() => { close(); finish(t("Learned: “{question}”", { question: item.question })); }} />`} />`}`;
 }
 
+/** The nearest known question, unless it is too far away to be a proposal. */
+const offered = ({ nearest }) => (nearest?.similarity >= NEAR ? nearest : null);
+
 function Group({ group, act, editing, close, onSaved }) {
-  const { question, questions, nearest } = group;
+  const { question, questions } = group;
+  const nearest = offered(group);
   const others = questions.filter((one) => one.question !== question);
   return html`
     <div class="card-top">

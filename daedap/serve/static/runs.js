@@ -35,7 +35,7 @@ export function Runs() {
       <button class="open" type="button" disabled=${run.state !== "complete"} onClick=${() => setChosen(run.number)}>
         <span class="card-top"><b class="title">${runName(run.number)}</b>
           ${run.current && html`<span class="tag good">${t("answers now")}</span>`}${states[run.state] && html`<span class="tag warn">${states[run.state]}</span>`}</span>
-        <span class="meta"><span>${run.base}</span>${run.rows != null && html`<span>${t("{count} rows", { count: count(run.rows) })}</span>`}${run.finished && html`<span title=${moment(run.finished)}>${ago(run.finished)}</span>`}${run.parent != null && html`<span>${t("from {run}", { run: runName(run.parent) })}</span>`}</span>
+        <span class="meta"><span>${run.base}</span>${run.rows != null && html`<span>${t("{count} rows", { count: count(run.rows) })}</span>`}${run.finished && html`<span title=${moment(run.finished)}>${ago(run.finished)}</span>`}${run.parent != null && html`<span>${t("from {run}", { run: runName(Number(run.parent)) })}</span>`}</span>
         <${Headline} headline=${run.headline ?? {}} />
       </button></li>`)}</ul>`}`;
 }
