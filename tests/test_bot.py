@@ -117,7 +117,7 @@ def test_nothing_asked(bot: Bot, question: str) -> None:
 
 def test_a_bots_own_sentences_are_in_the_language_of_its_file(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
     english = [Pair("When do you open?", "At nine."), Pair("Where are you?", "Next to the station.")]
-    retriever = HybridRetriever.build(english, bot.retriever.embeddings.encoder)
+    retriever = HybridRetriever.build(english)
     monkeypatch.setenv("DAEDAP_LANG", "ko")
     assert Bot(bot.run, retriever).reply("").text == "I didn't quite understand. Could you say it another way?"
 
@@ -129,7 +129,7 @@ def test_an_unsure_bot_suggests_the_nearest_questions(bot: Bot) -> None:
         Pair("매장은 어디에 있나요?", "솔빛시 단풍로 12에 있어요."),
         Pair("비밀번호를 잊어버렸어요.", "로그인 화면에서 새로 정하실 수 있어요."),
     ]
-    retriever = HybridRetriever.build(faq, bot.retriever.embeddings.encoder)
+    retriever = HybridRetriever.build(faq)
     unsure = Bot(bot.run, retriever, AnswerOptions(direct_answer_threshold=1.0, suggestion_threshold=0.0))
     reply = unsure.reply("암호가 기억이 안 나요")
     assert (reply.source, reply.text) == ("fallback", "제가 잘 이해했는지 모르겠어요. 혹시 이 질문인가요?")
@@ -191,7 +191,7 @@ def test_what_is_chosen_keeps_the_speech_level_of_the_answers(bot: Bot) -> None:
     many = [Pair(f"질문 {number}", f"{number}번이에요.") for number in range(20)]
 
     def talks(pairs: list[Pair]) -> Bot:
-        return Bot(bot.run, HybridRetriever.build(pairs, bot.retriever.embeddings.encoder))
+        return Bot(bot.run, HybridRetriever.build(pairs))
 
     near = Hits(np.array([1, 0]), np.array([0.5, 0.4], np.float32))
     assert talks([polite, casual, *many])._in_speech_level(near).rows.tolist() == [0]

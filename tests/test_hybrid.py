@@ -40,7 +40,13 @@ def encoder() -> BiEncoder:
 
 @pytest.fixture(scope="module")
 def retriever(encoder: BiEncoder) -> HybridRetriever:
-    return HybridRetriever.build(PAIRS, encoder)
+    return HybridRetriever.build(PAIRS, bi_encoder=encoder)
+
+
+@pytest.fixture(scope="module")
+def plain() -> HybridRetriever:
+    """Without a bi-encoder, as for small files."""
+    return HybridRetriever.build(PAIRS)
 
 
 def test_questions_are_near_their_answers(encoder: BiEncoder) -> None:
@@ -55,9 +61,12 @@ def test_the_same_seed_learns_the_same(encoder: BiEncoder) -> None:
     assert np.array_equal(again.questions(ASKED), encoder.questions(ASKED))
 
 
-def test_what_is_saved_is_read_again(retriever: HybridRetriever, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["retriever", "plain"])
+def test_what_is_saved_is_read_again(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    retriever: HybridRetriever = request.getfixturevalue(kind)
     retriever.save(tmp_path)
     again = HybridRetriever.open(tmp_path)
+    assert (again.bi_encoded is None) == (retriever.bi_encoded is None) == (kind == "plain")
     for one, other in zip(retriever.search(ASKED[:9], 3), again.search(ASKED[:9], 3), strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         assert one.similarities == pytest.approx(other.similarities, abs=5e-3)
@@ -76,7 +85,9 @@ def test_a_text_that_nothing_is_known_of(encoder: BiEncoder) -> None:
     assert np.isfinite(encoder.questions(["", "zzzz", "😀"])).all()
 
 
-def test_the_question_itself_is_nearest(retriever: HybridRetriever) -> None:
+@pytest.mark.parametrize("kind", ["retriever", "plain"])
+def test_the_question_itself_is_nearest(kind: str, request: pytest.FixtureRequest) -> None:
+    retriever: HybridRetriever = request.getfixturevalue(kind)
     for row, near in enumerate(retriever.search(ASKED, 5)):
         assert near.rows[0] == row
         assert near.similarities[0] == pytest.approx(1, abs=1e-3)
@@ -85,8 +96,9 @@ def test_the_question_itself_is_nearest(retriever: HybridRetriever) -> None:
 
 def test_of_one_question_the_earliest_row_comes_first(encoder: BiEncoder) -> None:
     pairs = [Pair(ASKED[0] + "?", "새 답이에요."), *PAIRS]
-    retriever = HybridRetriever.build(pairs, encoder)
-    retriever.embeddings.questions[0] *= np.float32(0.999)  # as another rounding would
+    retriever = HybridRetriever.build(pairs, bi_encoder=encoder)
+    assert retriever.bi_encoded
+    retriever.bi_encoded.questions[0] *= np.float32(0.999)  # as another rounding would
     assert retriever.search([ASKED[0]], 3)[0].rows[:2].tolist() == [0, 1]
 
 
@@ -96,7 +108,9 @@ def test_a_word_of_the_same_meaning_is_near(retriever: HybridRetriever) -> None:
     assert any("밥을 안 먹" in question for question in asked)
 
 
-def test_the_right_answer_ranks_first(retriever: HybridRetriever) -> None:
+@pytest.mark.parametrize("kind", ["retriever", "plain"])
+def test_the_right_answer_ranks_first(kind: str, request: pytest.FixtureRequest) -> None:
+    retriever: HybridRetriever = request.getfixturevalue(kind)
     ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     wrong = [pair.answer for pair in PAIRS[::7]]
     offered = [[pair.answer, *(text for text in wrong if text != pair.answer)] for pair in PAIRS[:20]]
@@ -109,7 +123,7 @@ def test_the_right_answer_ranks_first(retriever: HybridRetriever) -> None:
 def test_weights_are_fitted_when_there_are_enough_dev_rows(retriever: HybridRetriever) -> None:
     ranker: Reranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     answers = [pair.answer for pair in PAIRS]
-    assert fit_weights(ranker, PAIRS[:50], answers) == RerankWeights()
+    assert fit_weights(ranker, PAIRS[:50], answers) == ranker.weights
     many = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS for mark in ("", "요?")]
     fitted = fit_weights(ranker, many, answers)
     assert fitted != RerankWeights()
@@ -118,18 +132,25 @@ def test_weights_are_fitted_when_there_are_enough_dev_rows(retriever: HybridRetr
     assert fitted.pmi == 0, "a model without information counts for nothing"
 
 
+class Unasked(UniformModel):
+    """A model that must not be asked."""
+
+    def log2_probability(self, pairs: list[Pair]) -> FloatArray:
+        raise AssertionError("asked")
+
+
 def test_the_out_of_scope_threshold_is_fitted_on_dev_rows() -> None:
-    few = fit_retriever(PAIRS[:70], PAIRS[70:], BiEncoder.fit(PAIRS[:70], 1), UniformModel())  # type: ignore[arg-type]
-    assert few.weights.out_of_scope_threshold == RerankWeights().out_of_scope_threshold
+    known = HybridRetriever.build(PAIRS[:40])
+    assert fit_retriever(known, PAIRS[:40], PAIRS[70:], Unasked()) is known  # type: ignore[arg-type]
     dev = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS[40:] for mark in ("", "?", "ㅠㅠ")]
-    learned = fit_retriever(PAIRS[:40], dev, BiEncoder.fit(PAIRS[:40], 1), UniformModel())  # type: ignore[arg-type]
-    nearest = [hits.similarities[0] for hits in learned.search([pair.question for pair in dev], 1)]
-    assert min(nearest) <= learned.weights.out_of_scope_threshold <= np.median(nearest)
+    fitted = fit_retriever(known, PAIRS[:40], dev, UniformModel())  # type: ignore[arg-type]
+    nearest = [hits.similarities[0] for hits in fitted.search([pair.question for pair in dev], 1)]
+    assert min(nearest) <= fitted.weights.out_of_scope_threshold <= np.median(nearest)
 
 
 def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: BiEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = [*PAIRS, *(Pair(f"{pair.question} {word}", "그렇군요.") for pair in PAIRS[:20] for word in ("응", "네"))]
-    retriever = HybridRetriever.build(pairs, encoder)
+    retriever = HybridRetriever.build(pairs, bi_encoder=encoder)
     ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     assert ranker.lexical_knn.often(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
     asked, offered = Pair("처음 묻는 말", ""), ["그렇군요.", "그렇구나."]

@@ -1,8 +1,7 @@
-"""A text as numbers: what it is made of (n-grams and morphemes, LSA) and what its words mean (Kiwi's word vectors).
+"""Vectors by which a reranker compares questions and answers: a bi-encoder's, or those of the sentence encoder.
 
-Questions and answers in one space, where what goes together is near: a bi-encoder learned from the pairs.
-
-Known pairs where the encoder puts them, found by meaning rather than by letters.
+The bi-encoder is trained on a run's own pairs: two projections over n-grams and morphemes (LSA) and the word vectors of
+Kiwi's language model.
 """
 
 from __future__ import annotations
@@ -22,7 +21,9 @@ from scipy import sparse
 from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
+from daedap.retrieval.large_matcher import LargeMatcher
 from daedap.retrieval.lexical import LexicalHits, chunks, largest
+from daedap.retrieval.matcher import AnswerMatcher
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
@@ -271,15 +272,17 @@ class PairEmbeddings:
         """The first `pairs` rows alone."""
         return PairEmbeddings(self.encoder, self.questions[:pairs], self.answers[:pairs])
 
+    def encode_questions(self, texts: Sequence[str]) -> FloatArray:
+        """(texts, 256)"""
+        return self.encoder.questions(texts)
+
+    def encode_answers(self, texts: Sequence[str]) -> FloatArray:
+        """(texts, 256)"""
+        return self.encoder.answers(texts)
+
     def search(self, vectors: FloatArray, k: int) -> LexicalHits:
         """The `k` nearest known questions of each vector, (queries, 256)."""
-        k = min(k, len(self.questions))
-        rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
-        for part in chunks(len(vectors), len(self.questions)):
-            similarities = vectors[part] @ self.questions.T
-            rows[part] = largest(similarities, k)
-            cosines[part] = np.take_along_axis(similarities, rows[part], axis=1).clip(0, 1)
-        return LexicalHits(rows, cosines)
+        return search(self.questions, vectors, k)
 
     def save(self, folder: Path) -> None:
         """Write encoder and vectors, the latter in half precision."""
@@ -293,3 +296,44 @@ class PairEmbeddings:
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
             vectors = (file[name].astype(np.float32) for name in ("questions", "answers"))
             return cls(BiEncoder.open(folder), *vectors)
+
+
+@dataclass(frozen=True)
+class SentenceEmbeddings:
+    """Sentence vectors in the place of a bi-encoder's, which needs no training."""
+
+    matcher: AnswerMatcher
+
+    @property
+    def questions(self) -> FloatArray:
+        """(pairs, width)"""
+        return self.matcher.questions
+
+    @property
+    def answers(self) -> FloatArray:
+        """(pairs, width)"""
+        return self.matcher.answers
+
+    def encode_questions(self, texts: Sequence[str]) -> FloatArray:
+        """(texts, width)"""
+        return self.matcher.encoder.encode(texts)
+
+    encode_answers = encode_questions
+
+    def search(self, vectors: FloatArray, k: int) -> LexicalHits:
+        """The `k` nearest known questions of each vector, (queries, width); of many pairs, those that a graph finds."""
+        if not isinstance(self.matcher, LargeMatcher):
+            return search(self.questions, vectors, k)
+        rows = np.stack([self.matcher.nearest(0, vector, k) for vector in vectors])
+        return LexicalHits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
+
+
+def search(known: FloatArray, vectors: FloatArray, k: int) -> LexicalHits:
+    """The `k` nearest of (pairs, width) to each of (queries, width), by cosine."""
+    k = min(k, len(known))
+    rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
+    for part in chunks(len(vectors), len(known)):
+        similarities = vectors[part] @ known.T
+        rows[part] = largest(similarities, k)
+        cosines[part] = np.take_along_axis(similarities, rows[part], axis=1).clip(0, 1)
+    return LexicalHits(rows, cosines)

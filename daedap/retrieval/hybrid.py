@@ -1,34 +1,38 @@
 """What a bot knows: pairs found by lexical and semantic similarity, and the weights by which answers are chosen.
 
-Folder `index/`: lexical index (lexical.py), bi-encoder and its vectors (encoder.py; may hold more pairs than the
-index), sentence vectors (matcher.py), `weights.json` (rerank.py).
+Folder `index/`: lexical index (lexical.py), sentence vectors (matcher.py, large_matcher.py; may be of more pairs than
+the index holds), `encoder.json` where another sentence encoder than the built-in one made them, `weights.json`
+(rerank.py), and where it was worth fitting one, a bi-encoder and its vectors (encoder.py).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
-from daedap.model.sentence_encoder import built_in_encoder
-from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
+from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
+from daedap.retrieval.encoder import BiEncoder, PairEmbeddings, SentenceEmbeddings
+from daedap.retrieval.large_matcher import EXACT_UP_TO, LargeMatcher, is_large
 from daedap.retrieval.lexical import DAMAGE, LexicalIndex, LexicalKnn, chunks, damaged, largest
-from daedap.retrieval.matcher import PAIRS_AT_MOST, AnswerMatcher
-from daedap.retrieval.rerank import ENOUGH_DEV_ROWS, Reranker, RerankWeights, fit_weights
+from daedap.retrieval.matcher import AnswerMatcher
+from daedap.retrieval.rerank import ENOUGH_DEV_ROWS, Reranker, RerankWeights, default_weights, fit_weights
 from daedap.types import Evidence, Pair
 
 if TYPE_CHECKING:
     from daedap.model.language_model import LanguageModel  # torch takes seconds to import
 
 FloatArray = NDArray[np.float32]
-_EXACT_UP_TO, _LEXICAL_SHORTLIST = 100_000, 500
-"""Pairs up to which all bi-encoder similarities are computed; above, only those of the lexically nearest pairs."""
+_LEXICAL_SHORTLIST = 500
+"""Above EXACT_UP_TO pairs, `search` compares vectors with those of the lexically nearest pairs alone."""
+_ENCODER = "encoder.json"
 _OUT_OF_SCOPE_PERCENT = 2.0
 """Percentile of the dev questions' similarity to the nearest known question that becomes the out-of-scope threshold."""
 
@@ -39,39 +43,53 @@ class Hits(NamedTuple):
     rows: NDArray[np.int64]
     """(k,)"""
     similarities: FloatArray
-    """(k,): mean of lexical and bi-encoder cosine, 0 to 1."""
+    """(k,): mean of the lexical cosine and that of the embeddings, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class HybridRetriever:
-    """Known pairs; the embeddings may hold held-out pairs after those of the index."""
+    """Known pairs, and everything to find them and choose among them."""
 
     index: LexicalIndex
-    embeddings: PairEmbeddings
+    matcher: AnswerMatcher
     weights: RerankWeights
-    matcher: AnswerMatcher | None = None
-    """None where there are too many pairs for sentence vectors."""
+    bi_encoded: PairEmbeddings | None = None
+    """Vectors of the run's bi-encoder, where it has one."""
 
     @classmethod
-    def build(cls, pairs: Sequence[Pair], encoder: BiEncoder) -> HybridRetriever:
-        """Index and encode pairs."""
+    def build(
+        cls, pairs: Sequence[Pair], encoder: SentenceEncoder | None = None, bi_encoder: BiEncoder | None = None
+    ) -> HybridRetriever:
+        """Index and encode pairs, by default with the built-in sentence encoder and without a bi-encoder."""
         index = LexicalIndex.build(pairs)
-        matcher = AnswerMatcher.build(index, built_in_encoder()) if len(pairs) <= PAIRS_AT_MOST else None
-        return cls(index, PairEmbeddings.of(encoder, pairs), RerankWeights(), matcher)
+        kind = LargeMatcher if len(pairs) > EXACT_UP_TO else AnswerMatcher
+        matcher = kind.build(index, encoder or built_in_encoder())
+        weights = default_weights(bi_encoder=bi_encoder is not None)
+        return cls(index, matcher, weights, PairEmbeddings.of(bi_encoder, pairs) if bi_encoder else None)
+
+    @property
+    def encoder(self) -> SentenceEncoder:
+        """The sentence encoder, for the vectors of questions."""
+        return cast("SentenceEncoder", self.matcher.encoder)
+
+    @cached_property
+    def embeddings(self) -> PairEmbeddings | SentenceEmbeddings:
+        """By which pairs and answers are compared besides their characters: the bi-encoder's, else sentence vectors."""
+        return self.bi_encoded or SentenceEmbeddings(self.matcher)
 
     def search(self, questions: Sequence[str], k: int) -> list[Hits]:
         """The `k` nearest known questions of each question."""
         hits = []
         for rows in chunks(len(questions), len(self.index.pairs)):
             part = questions[rows]
-            lexical, vectors = self.index.similarities(part), self.embeddings.encoder.questions(part)
+            lexical, vectors = self.index.similarities(part), self.embeddings.encode_questions(part)
             hits += [self._nearest(*each, k) for each in zip(lexical, vectors, strict=True)]
         return [self._earliest_first(*each) for each in zip(questions, hits, strict=True)]
 
     def _nearest(self, lexical: FloatArray, vector: FloatArray, k: int) -> Hits:
-        """lexical: (pairs,) cosines; vector: (256,)."""
+        """lexical: (pairs,) cosines; vector: (width,)."""
         rows, known = np.arange(len(lexical)), self.embeddings.questions
-        if len(rows) > _EXACT_UP_TO:
+        if len(rows) > EXACT_UP_TO:
             rows = largest(lexical[None], _LEXICAL_SHORTLIST)[0]
             lexical, known = lexical[rows], known[rows]
         mean: FloatArray = (lexical + known @ vector).clip(0) / np.float32(2)
@@ -101,43 +119,58 @@ class HybridRetriever:
     def with_new(self, pairs: Sequence[Pair]) -> HybridRetriever:
         """With new pairs before the known ones; the bi-encoder and the weights stay as they were fitted."""
         index = LexicalIndex.build([*pairs, *self.index.pairs])
-        embeddings = PairEmbeddings.of(self.embeddings.encoder, pairs).followed_by(self.embeddings)
-        matcher = self.matcher and self.matcher.extended(index, before=pairs)
-        return HybridRetriever(index, embeddings, self.weights, matcher)
+        known = self.bi_encoded
+        bi_encoded = PairEmbeddings.of(known.encoder, pairs).followed_by(known) if known else None
+        return HybridRetriever(index, self.matcher.extended(index, before=pairs), self.weights, bi_encoded)
 
     def save(self, folder: Path, held_out: Sequence[Pair] = ()) -> None:
         """Write everything; the vectors of held-out pairs come along, for a bot that is opened with these."""
         self.index.save(folder)
-        self.embeddings.extended(held_out).save(folder)
+        self.matcher.extended(self.index.extended(held_out), after=held_out).save(folder)
         self.weights.save(folder / "weights.json")
-        if self.matcher:
-            self.matcher.extended(self.index.extended(held_out), after=held_out).save(folder)
+        if self.bi_encoded:
+            self.bi_encoded.extended(held_out).save(folder)
+        if self.encoder.settings.name:
+            made_by = {"name": self.encoder.settings.name, "digest": self.encoder.settings.digest}
+            (folder / _ENCODER).write_text(json.dumps(made_by, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, held_out: Sequence[Pair] = ()) -> HybridRetriever:
-        """Read it, with the held-out pairs that it was saved with or none. Raises RunError when it is damaged."""
+        """Read it, with the held-out pairs that it was saved with or none.
+
+        Raises RunError when it is damaged, EncoderError when its sentence encoder can't be had any more.
+        """
         index = LexicalIndex.open(folder).extended(held_out)
         try:
-            embeddings = PairEmbeddings.open(folder).first(len(index.pairs))
+            encoder = _open_encoder(folder)
+            matcher = (LargeMatcher if is_large(folder) else AnswerMatcher).open(folder, index, encoder)
             weights = RerankWeights.open(folder / "weights.json")
-            vectors = (folder / "sentences.npz").exists()
-            return cls(
-                index, embeddings, weights, AnswerMatcher.open(folder, index, built_in_encoder()) if vectors else None
-            )
+            has_bi_encoder = (folder / "vectors.npz").exists()
+            bi_encoded = PairEmbeddings.open(folder).first(len(index.pairs)) if has_bi_encoder else None
+            return cls(index, matcher, weights, bi_encoded)
         except DAMAGE as error:
             raise damaged(folder, str(error)) from error
 
 
-def fit_retriever(
-    train: Sequence[Pair], dev: Sequence[Pair], encoder: BiEncoder, model: LanguageModel, lookup: Sequence[Pair] = ()
-) -> HybridRetriever:
-    """Index and encode the training rows; fit rerank weights and out-of-scope threshold on the dev rows.
+def _open_encoder(folder: Path) -> SentenceEncoder:
+    """The sentence encoder that an index was made with; converted ones are kept beside the runs, in `cache`."""
+    if not (folder / _ENCODER).exists():
+        return built_in_encoder()
+    from daedap.model.encoder_conversion import open_encoder  # torch takes seconds to import
 
-    `lookup`: pairs too long for the language model, which are only found.
+    made_by = json.loads((folder / _ENCODER).read_text(encoding="utf-8"))
+    return open_encoder(made_by["name"], folder.parents[1] / "cache", made_by["digest"])
+
+
+def fit_retriever(
+    retriever: HybridRetriever, train: Sequence[Pair], dev: Sequence[Pair], model: LanguageModel
+) -> HybridRetriever:
+    """With rerank weights and an out-of-scope threshold fitted on the dev rows; as it is where there are too few.
+
+    `train`: the known pairs that are not too long for the model.
     """
-    retriever = HybridRetriever.build([*train, *lookup], encoder)
+    if len(dev) < ENOUGH_DEV_ROWS:
+        return retriever
     weights = fit_weights(retriever.reranker(model), dev, [pair.answer for pair in train])
-    if len(dev) >= ENOUGH_DEV_ROWS:
-        nearest = [hits.similarities[0] for hits in retriever.search([pair.question for pair in dev], 1)]
-        weights = weights.with_threshold(float(np.percentile(nearest, _OUT_OF_SCOPE_PERCENT)))
-    return replace(retriever, weights=weights)
+    nearest = [hits.similarities[0] for hits in retriever.search([pair.question for pair in dev], 1)]
+    return replace(retriever, weights=weights.with_threshold(float(np.percentile(nearest, _OUT_OF_SCOPE_PERCENT))))

@@ -1,8 +1,8 @@
 """Rerank candidate answers by a linear combination of four features, weighted by a regression on the dev rows.
 
 lexical_knn    similarity to the answers of lexically similar known questions (LexicalKnn)
-bi_encoder     cosine of question and answer in the bi-encoder's space
-semantic_knn   similarity to the answers of known questions that are near in that space
+bi_encoder     cosine of question and answer, by the run's bi-encoder, or else by the sentence encoder
+semantic_knn   similarity to the answers of known questions that are near by the same vectors
 pmi            log2 p(answer | question) − log2 p(answer | no question) of the language model, per token (PMI: Li et al.
                2016, "A Diversity-Promoting Objective Function for Neural Conversation Models")
 """
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
-from daedap.retrieval.encoder import PairEmbeddings
+from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
 from daedap.retrieval.lexical import LexicalKnn
 from daedap.types import Pair
 
@@ -39,7 +39,7 @@ _SCORED_BY_MODEL = 8
 
 @dataclass(frozen=True)
 class RerankWeights:
-    """Weights of the four features; the defaults were fitted on ChatbotData's dev rows, for runs with few dev rows."""
+    """Weights of the four features; the defaults are those beside a bi-encoder (`default_weights`)."""
 
     lexical_knn: float = 20.0
     bi_encoder: float = 6.5
@@ -69,12 +69,17 @@ class RerankWeights:
         return cls(**json.loads(file.read_text(encoding="utf-8")))
 
 
+def default_weights(*, bi_encoder: bool) -> RerankWeights:
+    """For runs with few dev rows: fitted on ChatbotData's, with a bi-encoder or with sentence vectors in its place."""
+    return RerankWeights() if bi_encoder else RerankWeights(lexical_knn=32.0, bi_encoder=4.5, semantic_knn=14.0)
+
+
 @dataclass(frozen=True)
 class Reranker:
     """Scores candidate answers; of two answers to one question, the higher score fits better."""
 
     lexical_knn: LexicalKnn
-    embeddings: PairEmbeddings
+    embeddings: PairEmbeddings | SentenceEmbeddings
     model: LanguageModel
     weights: RerankWeights = RerankWeights()
 
@@ -116,8 +121,8 @@ class Reranker:
         self, queries: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]
     ) -> tuple[FloatArray, FloatArray]:
         """`bi_encoder` and `semantic_knn`, (texts,) each."""
-        questions = self.embeddings.encoder.questions([pair.question for pair in queries])
-        answers = self.embeddings.encoder.answers(texts)
+        questions = self.embeddings.encode_questions([pair.question for pair in queries])
+        answers = self.embeddings.encode_answers(texts)
         hits = self.embeddings.search(questions, _NEIGHBOURS)
         cosines, knn = np.einsum("ij,ij->i", answers, questions[owners]), np.zeros(len(texts))
         for row in range(len(queries)):
@@ -148,13 +153,13 @@ def _split(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[FloatA
 
 
 def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
-    """Weights fitted on dev rows against random wrong `answers`; the defaults when there are too few of either."""
+    """Weights fitted on dev rows against random wrong `answers`; those of the reranker when there are too few."""
     if len(dev) < ENOUGH_DEV_ROWS:
-        return RerankWeights()
+        return reranker.weights
     features = dev_features(reranker, dev, answers)
     comparisons = differences(features)
     if not len(comparisons):
-        return RerankWeights()
+        return reranker.weights
     vector = fit_linear(comparisons)
     look_up = _hits([rows[:, :1] for rows in features], np.ones(1))
     lexical_knn, bi_encoder, semantic_knn, pmi = (round(float(weight), 4) for weight in vector)

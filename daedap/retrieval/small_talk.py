@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.data.reader import open_source, rows
-from daedap.model.sentence_encoder import built_in_encoder
+from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.types import Evidence, Pair
 
@@ -41,15 +41,17 @@ class SmallTalk:
     """The built-in pairs about courtesies and distress, beside what a run knows."""
 
     index: LexicalIndex
+    encoder: SentenceEncoder
     vectors: FloatArray
     """(pairs, width): sentence vectors of the questions."""
 
     @classmethod
-    def built_in(cls, without: Collection[str] = ()) -> SmallTalk:
-        """`without`: ids of pairs that are held out for a run's scores."""
+    def built_in(cls, without: Collection[str] = (), encoder: SentenceEncoder | None = None) -> SmallTalk:
+        """`without`: ids of pairs that are held out for a run's scores; `encoder`: by default the built-in one."""
+        encoder = encoder or built_in_encoder()
         pairs = [pair for pair in built_in_pairs() if _offers_help(pair) or _COURTESY.search(pair.question)]
         index = LexicalIndex.build([pair for pair in pairs if pair.id not in without])
-        return cls(index, built_in_encoder().encode([pair.question for pair in index.pairs]))
+        return cls(index, encoder, encoder.encode([pair.question for pair in index.pairs]))
 
     def answer(self, question: str, unless: float, vector: FloatArray | None = None) -> Evidence | None:
         """The pair to answer with, if it is more similar than the run's best pair, whose similarity is `unless`.
@@ -57,7 +59,7 @@ class SmallTalk:
         Words of distress are answered by a pair that offers help, however similar. `vector`: the question's sentence
         vector, (width,), where it is known already.
         """
-        vector = built_in_encoder().encode([question])[0] if vector is None else vector
+        vector = self.encoder.encode([question])[0] if vector is None else vector
         similarities = (self.index.similarities([question])[0] + (self.vectors @ vector).clip(0)) / 2
         pairs = self.index.pairs
         distress = bool(_DISTRESS.search(question)) or bool(

@@ -1,0 +1,241 @@
+"""Matching among many pairs: exact similarities for the nearest ones alone, which approximate search finds.
+
+    index/questions.usearch answers.usearch    graphs over the sentence vectors (HNSW: Malkov and Yashunin, 2016), int8
+          questions.npy answers.npy            the vectors in half precision, memory-mapped
+          keys.npy                             (pairs,): the number in the graphs of each pair
+
+What too few pairs can't tell, how rare n-grams are in answers and how much answers count, comes from a random sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from daedap.i18n import translate
+from daedap.retrieval.lexical import CharTfidf, LexicalIndex
+from daedap.retrieval.matcher import AnswerMatcher, Encoder, Match, MatchWeights, Signals
+from daedap.types import Pair
+
+FloatArray = NDArray[np.float32]
+Half = NDArray[np.float16]
+Rows = NDArray[np.int64]
+Found = TypeVar("Found", Match, Signals)
+EXACT_UP_TO = 30_000
+"""Pairs up to which every similarity is computed: in float32, more would be slower to read than a graph to search."""
+_NEIGHBOURS, _BUILD_BREADTH, _SEARCH_BREADTH = 16, 128, 256
+"""Of a graph: recall@3 of 0.99 or more (docs/EXPERIMENTS.md, "A million pairs")."""
+_SHORTLIST = 32
+"""Pairs that each of three searches contributes: by characters, and by meaning among questions and among answers."""
+_SAMPLE = 5_000
+_AT_ONCE = 16_384
+"""Texts between two steps of the progress bar."""
+
+
+@dataclass(frozen=True)
+class VectorGraph:
+    """Vectors of length 1, found by approximate nearest-neighbour search."""
+
+    index: Any
+    """usearch.index.Index"""
+
+    @classmethod
+    def build(cls, vectors: Half) -> VectorGraph:
+        """Of (rows, width). One thread, so that the same vectors give the same graph."""
+        from usearch.index import Index  # not needed for most files
+
+        index = Index(
+            ndim=vectors.shape[1],
+            metric="cos",
+            dtype="i8",
+            connectivity=_NEIGHBOURS,
+            expansion_add=_BUILD_BREADTH,
+            expansion_search=_SEARCH_BREADTH,
+        )
+        graph = cls(index)
+        graph.add(vectors)
+        return graph
+
+    def add(self, vectors: Half) -> None:
+        """Number them on from those that are there."""
+        first = len(self.index)
+        for start in range(0, len(vectors), _AT_ONCE):
+            part = vectors[start : start + _AT_ONCE].astype(np.float32)
+            self.index.add(np.arange(first + start, first + start + len(part)), part, threads=1)
+
+    def nearest(self, vector: FloatArray, k: int) -> Rows:
+        """(k,): numbers of the nearest of (width,), best first."""
+        return np.asarray(self.index.search(vector, k).keys, np.int64)
+
+    @classmethod
+    def open(cls, file: Path) -> VectorGraph:
+        """Memory-mapped. Raises ValueError when it is damaged."""
+        from usearch.index import Index
+
+        try:
+            index: Any = Index.restore(str(file), view=True)
+        except RuntimeError as error:
+            raise ValueError(f"{file.name}: {error}") from error
+        if index is None:
+            raise ValueError(f"{file.name} is no graph")
+        index.expansion_search = _SEARCH_BREADTH
+        return cls(index)
+
+
+@dataclass(frozen=True)
+class LargeMatcher(AnswerMatcher):
+    """Like AnswerMatcher, for more pairs. `questions` and `answers` are in half precision."""
+
+    graphs: tuple[VectorGraph, VectorGraph]
+    """Over questions and answers."""
+    keys: Rows
+    """(pairs,): the number in the graphs of each pair."""
+
+    @classmethod
+    def build(cls, index: LexicalIndex, encoder: Encoder, weights: MatchWeights | None = None) -> LargeMatcher:
+        """Encode the pairs of an index, and connect them."""
+        questions, answers = _encode_pairs(encoder, index.pairs)
+        with ThreadPoolExecutor(2) as pool:
+            one, other = pool.map(VectorGraph.build, (questions, answers))
+        keys = np.arange(len(index.pairs))
+        return cls(index, encoder, questions, answers, weights or MatchWeights.default(), (one, other), keys)  # type: ignore[arg-type]
+
+    def extended(self, index: LexicalIndex, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> LargeMatcher:
+        """With new pairs before and after its own; `index` holds all of them in that order."""
+        if not before and not after:
+            return self
+        new = _encode_pairs(self.encoder, [*before, *after])
+        first, known = len(before), len(self.graphs[0].index)
+        graphs = []
+        for graph, vectors in zip(self.graphs, new, strict=True):
+            copy = graph.index.copy()
+            graphs.append(VectorGraph(copy))
+            graphs[-1].add(vectors)
+        own = ((new[0], self.questions), (new[1], self.answers))
+        questions, answers = (np.concatenate([add[:first], old, add[first:]]) for add, old in own)
+        numbers = known + np.arange(len(new[0]))
+        keys = np.concatenate([numbers[:first], self.keys, numbers[first:]])
+        return LargeMatcher(index, self.encoder, questions, answers, self.weights, (graphs[0], graphs[1]), keys)
+
+    def match(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Match]:
+        """As of AnswerMatcher, among the nearest pairs."""
+        return list(self._each(queries, vectors, lambda near, query, vector: near.match([query], k, vector)[0]))
+
+    def signals(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Signals]:
+        """As of AnswerMatcher, among the nearest pairs."""
+        return list(self._each(queries, vectors, lambda near, query, vector: near.signals([query], k, vector)[0]))
+
+    def _each(
+        self,
+        queries: Sequence[str],
+        vectors: FloatArray | None,
+        find: Callable[[AnswerMatcher, str, FloatArray], Found],
+    ) -> Iterator[Found]:
+        vectors = self.encoder.encode(queries) if vectors is None else vectors
+        for query, vector in zip(queries, vectors, strict=True):
+            rows = self._nearest(query, vector)
+            found = find(self._among(rows), query, vector[None])
+            yield found._replace(rows=rows[found.rows])
+
+    def _nearest(self, query: str, vector: FloatArray) -> Rows:
+        """Rows in ascending order, so that of equal pairs the newest stays the first."""
+        by_characters = self.index.search([query], _SHORTLIST).rows[0]
+        return np.unique(np.concatenate([by_characters, *(self.nearest(side, vector, _SHORTLIST) for side in (0, 1))]))
+
+    def nearest(self, side: int, vector: FloatArray, k: int) -> Rows:
+        """(k,) or fewer: rows whose question (side 0) or answer (side 1) is nearest to (width,), best first.
+
+        Numbers of pairs that the index does not hold are left out: the graphs may hold held-out pairs as well.
+        """
+        rows = self._rows[self.graphs[side].nearest(vector, 2 * k)]
+        return rows[rows >= 0][:k]
+
+    @cached_property
+    def _rows(self) -> Rows:
+        """(numbers of the graphs,): the row of each, -1 where the index does not hold it."""
+        rows = np.full(len(self.graphs[0].index), -1)
+        rows[self.keys] = np.arange(len(self.keys))
+        return rows
+
+    def _among(self, rows: Rows) -> AnswerMatcher:
+        pairs = [self.index.pairs[row] for row in rows]
+        ngrams = self.index.ngrams
+        index = LexicalIndex(pairs, ngrams, ngrams.vectors([pair.question for pair in pairs]).T.tocsr())
+        questions, answers = (vectors[rows].astype(np.float32) for vectors in (self.questions, self.answers))
+        return _Shortlist(index, self.encoder, questions, answers, self.weights, self._sample)
+
+    @cached_property
+    def _sample(self) -> AnswerMatcher:
+        rows = np.sort(np.random.RandomState(0).permutation(len(self.index.pairs))[:_SAMPLE])
+        index = LexicalIndex.build([self.index.pairs[row] for row in rows])
+        questions, answers = (vectors[rows].astype(np.float32) for vectors in (self.questions, self.answers))
+        return AnswerMatcher(index, self.encoder, questions, answers, self.weights)
+
+    @cached_property
+    def view_weights(self) -> FloatArray:
+        """(views,): as the sample has them."""
+        return self._sample.view_weights
+
+    @cached_property
+    def _answer_tfidf(self) -> CharTfidf:
+        return self._sample._answer_tfidf
+
+    def save(self, folder: Path) -> None:
+        """Write graphs, vectors and keys."""
+        for name, graph, vectors in zip(_NAMES, self.graphs, (self.questions, self.answers), strict=True):
+            graph.index.save(str(folder / f"{name}.usearch"))
+            np.save(folder / f"{name}.npy", vectors.astype(np.float16, copy=False), allow_pickle=False)
+        np.save(folder / "keys.npy", self.keys, allow_pickle=False)
+
+    @classmethod
+    def open(cls, folder: Path, index: LexicalIndex, encoder: Encoder) -> LargeMatcher:
+        """Map the files of an index's pairs; they may hold more pairs behind them."""
+        pairs = len(index.pairs)
+        questions, answers = (np.load(folder / f"{name}.npy", mmap_mode="r")[:pairs] for name in _NAMES)
+        one, other = (VectorGraph.open(folder / f"{name}.usearch") for name in _NAMES)
+        keys = np.load(folder / "keys.npy", allow_pickle=False)[:pairs]
+        if not len(keys) == len(questions) == len(answers) == pairs:
+            raise ValueError(f"{pairs} pairs, {len(keys)} keys")
+        return cls(index, encoder, questions, answers, MatchWeights.default(), (one, other), keys)
+
+
+@dataclass(frozen=True)
+class _Shortlist(AnswerMatcher):
+    """The nearest pairs of one question."""
+
+    sample: AnswerMatcher
+
+    @cached_property
+    def view_weights(self) -> FloatArray:
+        return self.sample.view_weights
+
+    @cached_property
+    def _answer_tfidf(self) -> CharTfidf:
+        return self.sample._answer_tfidf
+
+
+_NAMES = ("questions", "answers")
+
+
+def is_large(folder: Path) -> bool:
+    """Whether a LargeMatcher was saved here."""
+    return (folder / "keys.npy").exists()
+
+
+def _encode_pairs(encoder: Encoder, pairs: Sequence[Pair]) -> tuple[Half, Half]:
+    """(pairs, width) of questions and of answers, in half precision; equal texts are encoded once."""
+    sides = [pair.question for pair in pairs], [pair.answer for pair in pairs]
+    distinct = {text: number for number, text in enumerate(dict.fromkeys([*sides[0], *sides[1]]))}
+    texts = list(distinct)
+    starts = range(0, len(texts), _AT_ONCE)
+    bar = tqdm(starts, desc=translate("sentence vectors"), disable=None if len(starts) > 1 else True)
+    vectors = np.concatenate([encoder.encode(texts[start : start + _AT_ONCE]).astype(np.float16) for start in bar])
+    return vectors[[distinct[text] for text in sides[0]]], vectors[[distinct[text] for text in sides[1]]]
