@@ -7,11 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from daedap.commands.check import check as run_check
 from daedap.config import ReadOptions
 from daedap.data.clean import clean, clean_text
 from daedap.data.doctor import LONGEST, check, load, percentile
 from daedap.data.findings import KINDS, Report
 from daedap.errors import DataError
+from daedap.model.limits import BUILT_IN, length_limit
+from daedap.model.prompt import build_prompt
+from daedap.model.tokenizer import load_tokenizer
 from daedap.types import Pair
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"
@@ -195,7 +199,7 @@ def test_report_as_json_and_text(tmp_path: Path) -> None:
     assert told["findings"][0] == {
         "kind": "duplicate",
         "action": "dropped",
-        "told": "exact duplicate of an earlier pair",
+        "description": "exact duplicate of an earlier pair",
         "count": 1,
         "examples": [{"line": 3, "value": "안녕"}],
     }
@@ -221,3 +225,30 @@ def test_chatbot_data() -> None:
     assert label is not None and [(example.line, example.value) for example in label.examples] == [(9618, "2   ")]
     assert list(report.labels) == ["0", "1", "2"]
     assert report.answers.polite > 0.9 and report.questions.polite < 0.1
+
+
+def test_the_limit_is_that_of_the_base(tmp_path: Path) -> None:
+    """The built-in base counts its tokens without torch, exactly as its prompt does in training."""
+    prompt = build_prompt(load_tokenizer(BUILT_IN), 256)
+    limit = length_limit("daedap-mini", 1000)
+    assert limit.tokens == 256, "its own limit"
+    texts = ["보조금 신청 방법을 알려 드립니다. ", "ㅋㅋ 안녕 ", "</s><|user|> ", "😀🇰🇷 ", "a1! "]
+    for text in texts:
+        size = next(n for n in range(1, 300) if not limit.fits(Pair("왜?", text * n)))
+        longest = [Pair("왜?", text * size + more) for more in ("", "가", "가나", "가 나")]
+        longest += [Pair("왜?", text * (size - 1) + more) for more in ("", "가", "가나다라", "가 나 다 라")]
+        assert [limit.fits(pair) for pair in longest] == [prompt.fits(pair) for pair in longest]
+    assert length_limit("fresh", 20).fits(Pair("가" * 6, "나" * 6))
+    assert not length_limit("fresh", 20).fits(Pair("가" * 6, "나" * 7))
+
+
+def test_check_says_what_is_learned_and_what_is_only_looked_up(tmp_path: Path) -> None:
+    path = written(tmp_path, f"질문,답변\n짧아요?,네.\n길어요?,{'여권은 시청에서 만듭니다. ' * 60}\n")
+    report = run_check(path)
+    assert (report.usable, report.looked_up, report.limit) == (1, 1, ("daedap-mini", 256))
+    message = "learned: 1 rows of up to 256 tokens (daedap-mini); only looked up, as they are longer: 1"
+    assert message in report.lines()
+    assert report.to_json()["limit"] == {"base": "daedap-mini", "tokens": 256}
+    report = run_check(path, base="fresh", max_length=2000)
+    assert (report.usable, report.looked_up, report.limit) == (2, 0, ("fresh", 2000))
+    assert "learned: all of them; fresh learns rows of up to 2000 tokens" in report.lines()

@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daedap.config import ReadOptions
+from daedap.config import MINI, ModelOptions, ReadOptions
 from daedap.data.dedup import near_duplicates
 from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
 from daedap.data.reader import rows
 from daedap.evaluation.finding import Finding
 from daedap.evaluation.row_rules import diagnose_rows
+from daedap.model.limits import length_limit
 from daedap.types import Pair
 
 COMPARED = 100_000
@@ -37,17 +38,29 @@ class CheckReport(Report):
         return [*super().lines(), *(finding.line() for finding in self.diagnosis)]
 
 
-def check(file: Path, *, read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions()) -> CheckReport:
+def check(
+    file: Path,
+    *,
+    read_options: Annotated[ReadOptions, Parameter(name="*")] = ReadOptions(),
+    base: str = MINI,
+    max_length: int = ModelOptions.max_length,
+) -> CheckReport:
     """Examine a file of questions and answers; the file itself is never changed.
 
-    Raises DataError.
+    Raises DataError, and BaseError for a base that can't be loaded.
 
     Parameters
     ----------
     file
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export.
+    base
+        The base that is to learn the rows: it decides how long they may be.
+    max_length
+        Longest conversation in tokens, end token included; longer rows are only looked up.
     """
-    report = examine(file, read_options)
+    options = ModelOptions(base=base, max_length=max_length)  # refuses what can't be
+    limit = length_limit(options.base, options.max_length)
+    report = replace(examine(file, read_options, fits=limit.fits), limit=(limit.base, limit.tokens))
     pairs = list(islice((row for row in rows(report.source) if isinstance(row, Pair)), COMPARED))
     near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs]))
     usable = [pair for pair in pairs if pair.question.strip() and pair.answer.strip()]

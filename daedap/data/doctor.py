@@ -191,6 +191,7 @@ class _Doctor:
             source=self.source,
             rows=self.rows,
             usable=self.kept,
+            looked_up=self.counts["too_long"],
             findings=tuple(
                 Finding(kind, self.counts[kind], tuple(self.examples[kind])) for kind in KINDS if self.counts[kind]
             ),

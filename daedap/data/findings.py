@@ -129,6 +129,10 @@ class Report:
     answers: TextStats = TextStats()
     first: Pair | None = None
     """The first usable pair, as it is learned."""
+    looked_up: int = 0
+    """Number of further pairs, too long for the model: the bot finds them by their questions."""
+    limit: tuple[str, int] | None = None
+    """The base by which the length was judged, and the longest pair that it learns, in tokens."""
     near_duplicates: int | None = None
     """Number of near-duplicates of earlier questions among the first `compared` ones; None when not counted."""
     compared: int = 0
@@ -153,6 +157,8 @@ class Report:
             "columns": {part: column.name if column else None for part, column in chosen.items()},
             "rows": self.rows,
             "usable": self.usable,
+            "looked_up": self.looked_up,
+            "limit": {"base": self.limit[0], "tokens": self.limit[1]} if self.limit else None,
             "findings": [_finding_json(finding) for finding in self.findings],
             "labels": dict(self.labels),
             "questions": asdict(self.questions),
@@ -170,6 +176,19 @@ class Report:
         question, answer = excerpt(self.first.question), excerpt(self.first.answer)
         return [translate("first pair: '{question}' → '{answer}'", question=question, answer=answer)]
 
+    def _limit_lines(self) -> list[str]:
+        """How many rows the model learns, and how many the bot only looks up."""
+        if not self.limit:
+            return []
+        base, tokens = self.limit
+        if not self.looked_up:
+            message = "learned: all of them; {base} learns rows of up to {tokens} tokens"
+            return [translate(message, base=base, tokens=tokens)]
+        message = (
+            "learned: {usable:,} rows of up to {tokens} tokens ({base}); only looked up, as they are longer: {count:,}"
+        )
+        return [translate(message, usable=self.usable, count=self.looked_up, base=base, tokens=tokens)]
+
     def lines(self) -> list[str]:
         """The report as text in the user's language."""
         lines = [
@@ -183,6 +202,7 @@ class Report:
             ),
             *_column_lines(self.source),
             *self.first_pair_lines(),
+            *self._limit_lines(),
             *map(_finding_line, self.findings),
         ]
         if self.source.format == "kakaotalk":
@@ -204,7 +224,7 @@ def _finding_json(finding: Finding) -> dict[str, Any]:
     return {
         "kind": finding.kind,
         "action": finding.action,
-        "told": finding.description,
+        "description": finding.description,
         "count": finding.count,
         "examples": [asdict(example) for example in finding.examples],
     }

@@ -115,7 +115,8 @@ def _question_column(rows: Sequence[Sequence[str]], column: str | None, path: Pa
     names = rows[header] if header is not None else []
     first = 0 if header is None else header + 1
     if column:
-        return _chosen(names, width, column, path), first
+        full = next((row for row in rows if len(row) == width), [])
+        return _chosen(names or full, width, column, path), first
     roles = [
         (role.rank, index)
         for index, name in enumerate(names)
@@ -160,7 +161,7 @@ def _chosen(names: Sequence[str], width: int, column: str, path: Path) -> int:
         "Give one of these names, or a number counted from 1.",
         file=path,
         value=column,
-        columns=_listed(names or [str(number) for number in range(1, width + 1)]),
+        columns=_listed(names),
     )
 
 
