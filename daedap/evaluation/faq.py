@@ -17,6 +17,7 @@ from daedap.evaluation.tables import MetricFormat, align_columns, format_score, 
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
+from daedap.retrieval.matcher import Encoder
 from daedap.types import Pair
 
 if TYPE_CHECKING:
@@ -116,9 +117,12 @@ class FaqEvaluation:
     curve: tuple[RiskPoint, ...]
     """Of the bot's scores, from the surest question on."""
     replies: tuple[FaqReply, ...]
+    """To the paraphrases, then to the questions out of scope."""
+    look_ups: Mapping[str, LookUp]
+    """What `systems` was computed from; not part of `to_json`."""
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as a JSON object."""
+        """All fields but `look_ups` as a JSON object."""
         return {
             "paraphrases": {kind: _as_dicts(scores) for kind, scores in self.paraphrases.items()},
             "out_of_scope": {kind: _as_dicts(scores) for kind, scores in self.out_of_scope.items()},
@@ -163,16 +167,17 @@ def evaluate_faq(
         _judge(question, reply, reply_part(reply, known_pairs), answers_of, known_forms)
         for question, reply in zip(questions, replies, strict=True)
     ]
-    look_ups = {"bot": _bot_look_up(judged), **_baselines(known, [question.question for question in questions])}
+    look_ups = {"bot": bot_look_up(judged), **baselines(known, [question.question for question in questions])}
     count = len(paraphrases)
     sides = {"paraphrases": judged[:count], "out_of_scope": judged[count:]}
     return FaqEvaluation(
         paraphrases=_by_kind(judged[:count], _PARAPHRASE_METRICS),
         out_of_scope=_by_kind(judged[count:], {"answered": lambda reply: reply.known}),
         parts={side: _parts(found) for side, found in sides.items() if found},
-        systems={name: _look_up_scores(look_up, questions) for name, look_up in look_ups.items()},
+        systems={name: look_up_scores(look_up, questions) for name, look_up in look_ups.items()},
         curve=_risk_coverage(look_ups["bot"], questions),
         replies=tuple(judged),
+        look_ups=look_ups,
     )
 
 
@@ -246,7 +251,7 @@ def _parts(replies: Sequence[FaqReply]) -> dict[Part, Score]:
 # What would be answered if nothing were refused
 
 
-def _bot_look_up(replies: Sequence[FaqReply]) -> LookUp:
+def bot_look_up(replies: Sequence[FaqReply]) -> LookUp:
     """The nearest known answer that each reply names. Small talk names none, and counts as the least sure."""
     answers = tuple(
         one.reply.evidence.answer if one.reply.evidence and one.part != "small_talk" else "" for one in replies
@@ -259,15 +264,15 @@ def _bot_look_up(replies: Sequence[FaqReply]) -> LookUp:
     return LookUp(answers, np.where([bool(answer) for answer in answers], scores, 0.0))
 
 
-def _baselines(known: Sequence[Pair], questions: Sequence[str]) -> dict[str, LookUp]:
-    """The most similar known pair by character n-grams, and by the sentence encoder."""
+def baselines(known: Sequence[Pair], questions: Sequence[str], encoder: Encoder | None = None) -> dict[str, LookUp]:
+    """The most similar known pair by character n-grams, and by a sentence encoder (by default the built-in one)."""
     from sklearn.feature_extraction.text import TfidfVectorizer  # 1 s
 
     answers = [pair.answer for pair in known]
     rows = [f"{pair.question} {pair.answer}" for pair in known]
     ngrams = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), dtype=np.float32).fit(rows)
     lexical = (ngrams.transform(questions) @ ngrams.transform(rows).T).toarray()
-    encoder = built_in_encoder()
+    encoder = encoder or built_in_encoder()
     vectors = encoder.encode(questions)
     by_question = vectors @ encoder.encode([pair.question for pair in known]).T
     by_both = by_question + vectors @ encoder.encode(answers).T
@@ -278,7 +283,8 @@ def _baselines(known: Sequence[Pair], questions: Sequence[str]) -> dict[str, Loo
     }
 
 
-def _look_up_scores(look_up: LookUp, questions: Sequence[EvalQuestion]) -> LookUpScores:
+def look_up_scores(look_up: LookUp, questions: Sequence[EvalQuestion]) -> LookUpScores:
+    """How often the nearest known answer is right, by kind, and what its score is worth."""
     right = _right(look_up, questions)
     inside = np.array([bool(question.answers) for question in questions])
     paraphrases = [question for question in questions if question.answers]
