@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -48,6 +49,7 @@ def train_from_config(config: TrainConfig, runs: Path) -> Run:
     started = time.perf_counter()
     parent = Run(runs / config.parent) if config.parent else None
     base = _load_base(config, parent)
+    config = _with_encoder(config, runs)
     loaded = load(Path(config.file), config.read, fits=_fits(config, base))
     tell(loaded.report.lines())
     parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent)
@@ -114,6 +116,17 @@ def _load_base(config: TrainConfig, parent: Run | None) -> Base | None:
         message = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
         tell([translate(message, length=options.max_length, places=int(base.max_positions))])
     return base
+
+
+def _with_encoder(config: TrainConfig, runs: Path) -> TrainConfig:
+    """Convert the named sentence encoder before anything is learned. A folder is recorded with its absolute path."""
+    if (name := config.model.encoder) is None:
+        return config
+    from daedap.model.encoder_conversion import open_encoder  # torch takes seconds to import
+
+    open_encoder(name, runs / "cache")
+    absolute = str(Path(name).resolve()) if Path(name).is_dir() else name
+    return replace(config, model=replace(config.model, encoder=absolute))
 
 
 def _fits(config: TrainConfig, base: Base | None) -> Fits:

@@ -13,7 +13,7 @@ import torch
 from loopback_hub import hub_environment, serve_hub
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from toys import TEXTS
+from toys import PAIRS, TEXTS
 from transformers import (
     AutoModel,
     BertConfig,
@@ -27,9 +27,11 @@ from transformers import (
     XLMRobertaModel,
 )
 
+import daedap
 from daedap.errors import EncoderError
 from daedap.model.encoder_conversion import open_encoder
 from daedap.model.sentence_encoder import SentenceEncoder
+from daedap.retrieval.hybrid import HybridRetriever
 
 ASKED = ["배송은 언제 와요?", "오늘 기분이 너무 좋아", "점심 뭐 먹지", "", "환불은요? " * 40]
 SHAPE: dict[str, Any] = {
@@ -232,3 +234,27 @@ def test_an_encoder_of_the_hub(tmp_path: Path) -> None:
     for said in (online, offline):
         assert "toy/nothing: can't be downloaded from the hub" in said.splitlines()[1]
     assert not [request for request in hub.requests_seen if "pytorch_model.bin" in request and "resolve" in request]
+
+
+def test_an_index_is_opened_with_the_encoder_that_it_was_made_with(tmp_path: Path) -> None:
+    runs, folder = tmp_path / "runs", toy(tmp_path / "toy")
+    encoder = open_encoder(str(folder), runs / "cache")
+    index = runs / "0001" / "index"
+    index.mkdir(parents=True)
+    HybridRetriever.build(PAIRS, encoder).save(index)
+    shutil.rmtree(runs / "cache")
+    again = HybridRetriever.open(index)
+    assert again.encoder.settings == encoder.settings
+    assert again.matcher.questions.shape == (len(PAIRS), 64)
+    assert again.matcher.match([PAIRS[3].question])[0].rows[0] == 3
+    shutil.rmtree(runs / "cache")
+    write(folder / "sentence_bert_config.json", {"max_seq_length": 8})
+    with pytest.raises(EncoderError, match="has changed"):
+        HybridRetriever.open(index)
+
+
+def test_an_encoder_that_is_not_supported_ends_a_training_before_it_begins(qa: Path, tmp_path: Path) -> None:
+    folder = toy(tmp_path / "toy", pooling="max_tokens")
+    with pytest.raises(EncoderError, match="pooling is max_tokens"):
+        daedap.train(qa, base="fresh", encoder=str(folder), runs=tmp_path / "runs")
+    assert not list((tmp_path / "runs").glob("*"))
