@@ -50,8 +50,8 @@ class MadeBase:
         if (bits := made["bits_per_character"]) is not None:
             lines.append(translate("Held-out texts: {bits:.3f} bits per character.", bits=bits))
             if bits > _WORSE * made["best_bits"]:
-                told = "It was better at step {step}: {best:.3f}. Give more texts, or a smaller --num-train-epochs."
-                lines.append(translate(told, step=made["best_step"], best=made["best_bits"]))
+                template = "It was better at step {step}: {best:.3f}. Give more texts, or a smaller --num-train-epochs."
+                lines.append(translate(template, step=made["best_step"], best=made["best_bits"]))
         return [*lines, translate("Use it: daedap train FILE --base {folder}", folder=self.model)]
 
 
@@ -81,7 +81,7 @@ def pretrain(
     _check(files, base_options.base, shape, schedule)
     run = store.create(base_options.bases)
     with run.discard_if_not_started(), run.locked():
-        _begin(run, files, read_options, base_options, shape, schedule)
+        _prepare(run, files, read_options, base_options, shape, schedule)
         return _finish(run)
 
 
@@ -100,7 +100,7 @@ def _check(files: Sequence[Path], base: str, shape: ArchitectureOptions, schedul
         require_compiler()
 
 
-def _begin(
+def _prepare(
     run: Run,
     files: Sequence[Path],
     read_options: ReadOptions,
@@ -114,10 +114,10 @@ def _begin(
     start = None if base_options.base == FRESH else _load(base_options.base, schedule)
     times = Counter(file.resolve() for file in files)
     digests = {file: digest(file) for file in times if file.is_file()}
-    train, dev = _parted(times, read_options, base_options.dev_size, schedule.seed)
+    train, dev = _split_texts(times, read_options, base_options.dev_size, schedule.seed)
     tokenizer = start.tokenizer if start else fit_tokenizer(train, shape.vocab_size)
     sizes = write_corpora(run, tokenizer, train, dev)
-    _tell_sizes(sizes)
+    _log_sizes(sizes)
     config = {
         "format": store.FORMAT,
         "command": "pretrain",
@@ -146,26 +146,26 @@ def _load(name: str, schedule: PretrainOptions) -> Base:
     return base
 
 
-def _parted(
+def _split_texts(
     times: Counter[Path], read_options: ReadOptions, dev_size: float, seed: int
 ) -> tuple[list[Document], list[Document]]:
     """Documents to train on, those of a file that is named twice twice, and held-out ones."""
-    found = []
+    documents_by_file = []
     for file in times:
         texts = read_texts(file, read_options)
-        found.append(texts.documents)
-        told = (
+        documents_by_file.append(texts.documents)
+        template = (
             "{file}: {documents:,} documents, {characters:,} characters; {left_out:,} rows that can't be read left out"
         )
         characters = sum(document.characters for document in texts.documents)
         documents = len(texts.documents)
-        tell([translate(told, file=file.name, documents=documents, characters=characters, left_out=texts.left_out)])
-    return hold_out(found, dev_size, seed, repeat=list(times.values()))
+        tell([translate(template, file=file.name, documents=documents, characters=characters, left_out=texts.left_out)])
+    return hold_out(documents_by_file, dev_size, seed, repeat=list(times.values()))
 
 
-def _tell_sizes(sizes: Json) -> None:
-    learned, told = sizes["train"], "{tokens:,} tokens to learn, {vocabulary:,} of them different"
-    tell([translate(told, tokens=learned["tokens"], vocabulary=sizes["vocabulary"])])
+def _log_sizes(sizes: Json) -> None:
+    learned, template = sizes["train"], "{tokens:,} tokens to learn, {vocabulary:,} of them different"
+    tell([translate(template, tokens=learned["tokens"], vocabulary=sizes["vocabulary"])])
     if "dev" in sizes:
         tell([translate("{characters:,} characters held out to measure on", characters=sizes["dev"]["characters"])])
     else:

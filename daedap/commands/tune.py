@@ -162,8 +162,8 @@ def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
     epochs = int(train_options.epochs * (left - plan.scoring) / (augmented * plan.seconds))
     if epochs >= train_options.epochs:
         return train_options.epochs
-    template = "In the time left: {epochs} of {asked} epochs."
-    tell([translate(template, epochs=max(1, epochs), asked=train_options.epochs)])
+    template = "In the time left: {epochs} of {wanted} epochs."
+    tell([translate(template, epochs=max(1, epochs), wanted=train_options.epochs)])
     return max(1, epochs)
 
 
