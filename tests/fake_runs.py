@@ -59,7 +59,7 @@ def fake_run(
     sides = ["train"] * len(train) + ["test"] * len(test)
     numbers = [*range(len(train)), *(len(train) + group for group in grouped)]
     write_split(run.folder, Split(everything, sides, numbers, Leakage(0, 0)))  # type: ignore[arg-type]
-    judged = [
+    rows_json = [
         Row(
             id=pair.id,
             component=test[grouped[row]].id,
@@ -72,7 +72,7 @@ def fake_run(
         ).to_json()
         for row, pair in enumerate(test)
     ]
-    write_lines(run.folder / "evaluation" / "rows.jsonl", judged)
+    write_lines(run.folder / "evaluation" / "rows.jsonl", rows_json)
     write_json(run.folder / "evaluation" / "scores.json", {"candidates": 20})
     write_json(run.folder / "config.json", config.to_json())
     run.update_state(seconds={"prepare": 1.0})

@@ -176,16 +176,16 @@ def _ask_preferences(runs: _RunPair, comparison: RunComparison) -> None:
     """Ask which reply is better until all pairs have a preference, `q`, Ctrl-C or the end of input."""
     saved = read_preferences(runs.preference_file)
     # By id, which is as good as random: with the largest differences first, the sample would be biased.
-    waiting = sorted(
+    pending = sorted(
         (pair for pair in comparison.answers if not on_answers(saved, runs.replies(pair), pair.id)),
         key=lambda pair: pair.id,
     )
-    total, done = len(comparison.answers), len(comparison.answers) - len(waiting)
+    total, done = len(comparison.answers), len(comparison.answers) - len(pending)
     _print(
         translate("{count:,} questions are answered differently, {done:,} of them compared.", count=total, done=done)
     )
     try:
-        for number, pair in enumerate(waiting, start=done + 1):
+        for number, pair in enumerate(pending, start=done + 1):
             order = random.sample(runs.keys, 2)
             _show(f"[{number}/{total}] {pair.question}", [runs.replies(pair)[key] for key in order])
             if (choice := _ask()) is None:

@@ -163,20 +163,20 @@ def evaluate_faq(
         answers_of.setdefault(pair.question, set()).add(comparison_form(pair.answer))
     known_pairs = {(pair.question, pair.answer) for pair in known}
     known_forms = {form for forms in answers_of.values() for form in forms}
-    judged = [
-        _judge(question, reply, reply_part(reply, known_pairs), answers_of, known_forms)
+    outcomes = [
+        _outcome(question, reply, reply_part(reply, known_pairs), answers_of, known_forms)
         for question, reply in zip(questions, replies, strict=True)
     ]
-    look_ups = {"bot": bot_look_up(judged), **baselines(known, [question.question for question in questions])}
+    look_ups = {"bot": bot_look_up(outcomes), **baselines(known, [question.question for question in questions])}
     count = len(paraphrases)
-    sides = {"paraphrases": judged[:count], "out_of_scope": judged[count:]}
+    groups = {"paraphrases": outcomes[:count], "out_of_scope": outcomes[count:]}
     return FaqEvaluation(
-        paraphrases=_by_kind(judged[:count], _PARAPHRASE_METRICS),
-        out_of_scope=_by_kind(judged[count:], {"answered": lambda reply: reply.known}),
-        parts={side: _parts(found) for side, found in sides.items() if found},
+        paraphrases=_by_kind(outcomes[:count], _PARAPHRASE_METRICS),
+        out_of_scope=_by_kind(outcomes[count:], {"answered": lambda reply: reply.known}),
+        parts={name: _parts(group) for name, group in groups.items() if group},
         systems={name: look_up_scores(look_up, questions) for name, look_up in look_ups.items()},
         curve=_risk_coverage(look_ups["bot"], questions),
-        replies=tuple(judged),
+        replies=tuple(outcomes),
         look_ups=look_ups,
     )
 
@@ -192,7 +192,7 @@ def _is_right(question: EvalQuestion, answer: str) -> bool:
     return comparison_form(answer) in {comparison_form(text) for text in question.answers}
 
 
-def _judge(
+def _outcome(
     question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]], known_forms: set[str]
 ) -> FaqReply:
     right = _is_right(question, reply.text)

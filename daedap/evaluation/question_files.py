@@ -110,10 +110,10 @@ def read_out_of_scope(file: Path) -> list[EvalQuestion]:
 
 
 def _not_empty(questions: Sequence[EvalQuestion], file: Path) -> list[EvalQuestion]:
-    found = [question for question in questions if question.question]
-    if not found:
+    filled = [question for question in questions if question.question]
+    if not filled:
         raise DataError("{file} holds only a header.", "Write one question a line below it.", file=file)
-    return found
+    return filled
 
 
 def _regular(rows: Sequence[_Row]) -> bool:
@@ -128,8 +128,8 @@ def _cell(row: _Row, column: int | None) -> str:
 def _kind_column(names: Sequence[str]) -> int | None:
     roles = [header_role(name) for name in names]
     named = [name.strip().casefold() == "kind" for name in names]
-    found = [place for place, role in enumerate(roles) if named[place] or (role and role.role == "label")]
-    return found[0] if found else None
+    kinds = [place for place, role in enumerate(roles) if named[place] or (role and role.role == "label")]
+    return kinds[0] if kinds else None
 
 
 def _paraphrase(row: _Row, columns: Columns, kind: int | None, file: Path) -> EvalQuestion:
@@ -191,9 +191,9 @@ def _read_text(file: Path) -> list[_Row]:
     return [_Row(one.line, [one.text] if one.fields is None else one.fields, one.text) for one in table]
 
 
-def _rows_of_objects(found: Iterable[tuple[int, Mapping[str, Any] | BadRow]], file: Path) -> list[_Row]:
+def _rows_of_objects(parsed: Iterable[tuple[int, Mapping[str, Any] | BadRow]], file: Path) -> list[_Row]:
     """Objects as rows below a header of their keys; several answers in a list are joined as in a table."""
-    numbered = list(found)
+    numbered = list(parsed)
     bad = next((row for _, row in numbered if isinstance(row, BadRow) and row.kind != "blank"), None)
     if bad:
         raise DataError(

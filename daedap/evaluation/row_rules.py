@@ -127,7 +127,7 @@ def far_from_answer(rows: Rows) -> Finding | None:
 
 
 def rows_too_alike(rows: Rows) -> Finding | None:
-    """Questions with different answers that are too similar to be told apart."""
+    """Questions with different answers that are too similar to distinguish."""
     questions, _ = rows.vectors
     similarities = np.where(np.triu(rows.other_answer), questions @ questions.T, -1.0)
     places = np.argwhere(similarities >= _ALIKE)
@@ -154,11 +154,11 @@ def rows_too_alike(rows: Rows) -> Finding | None:
 
 def repeated_answers(rows: Rows) -> Finding | None:
     """Answers under different questions that are nearly equal: conflicting if numbers or negation differ, else fine."""
-    found = list(_nearly_equal_answers(rows.pairs))
-    if not found:
+    equal = list(_nearly_equal_answers(rows.pairs))
+    if not equal:
         return None
-    conflicts = [pair for pair in found if _contradict(*(rows.pairs[row].answer for row in pair))]
-    shown = [f"{rows.name(first)} ~ {rows.name(second)}" for first, second in (conflicts or found)[:_SHOWN]]
+    conflicts = [pair for pair in equal if _contradict(*(rows.pairs[row].answer for row in pair))]
+    shown = [f"{rows.name(first)} ~ {rows.name(second)}" for first, second in (conflicts or equal)[:_SHOWN]]
     if conflicts:
         return Finding(
             "repeated_answers",
@@ -171,7 +171,7 @@ def repeated_answers(rows: Rows) -> Finding | None:
         "repeated_answers",
         "hint",
         translate("Some answers stand under several questions in nearly the same words."),
-        translate("{count} pair(s): {rows}.", count=len(found), rows=_listed(shown, len(found))),
+        translate("{count} pair(s): {rows}.", count=len(equal), rows=_listed(shown, len(equal))),
         translate("That is fine. Word for word the same, they would count as one answer with several questions."),
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
+
 from daedap.i18n import translate
+from daedap.korean.text import nfc
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,8 +68,8 @@ def _row_counts(scores: Mapping[str, Mapping[str, Mapping[str, Score]]]) -> list
         max((slices["all"][metric].n for slices in scores.values() if metric in slices.get("all", {})), default=0)
         for metric in ("bpc", "polite")
     )
-    template = "Ranked and answered: {asked:,} rows. Bits per character and question gain: {rows:,} rows."
-    return [translate(template, asked=ranked, rows=rows)] if ranked < rows else []
+    template = "Ranked and answered: {ranked:,} rows. Bits per character and question gain: {rows:,} rows."
+    return [translate(template, ranked=ranked, rows=rows)] if ranked < rows else []
 
 
 def format_duration(seconds: float) -> str:
@@ -80,11 +82,8 @@ def format_duration(seconds: float) -> str:
 
 
 def display_width(text: str) -> int:
-    """Columns of a text in a terminal (UAX #11)."""
-    return sum(
-        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
-        for char in unicodedata.normalize("NFC", text)
-    )
+    """Columns of a text in a terminal."""
+    return cell_len(nfc(text))  # rich counts the parts of a decomposed syllable one by one
 
 
 def align_columns(grid: Sequence[Sequence[str]]) -> list[str]:
