@@ -275,10 +275,11 @@ class _Chooser:
         return index not in self.places.values() and (unknown or not self.header)
 
     def refuse_numbers(self, fixed: set[Part]) -> None:
-        """Refuse questions that are numbers, dates or names, and such answers where no header calls them answers."""
+        """Refuse questions that are numbers, dates, names or categories, and such answers that no header calls so."""
         question, answer = (self.stats[self.places[part]] for part in ("question", "answer"))
         sure = self.header and (role := self.roles[self.places["question"]]) and role.role == "question"
-        if "question" not in fixed and (question.kind == "number" or (question.kind == "name" and not sure)):
+        no_question = question.kind == "name" or (question.kind == "category" and answer.kind == "text")
+        if "question" not in fixed and (question.kind == "number" or (no_question and not sure)):
             raise self.unclear()
         named = self.header and (role := self.roles[self.places["answer"]]) and role.role == "answer"
         if "answer" not in fixed and not named and answer.kind in ("number", "name") and question.questions < 0.5:

@@ -196,7 +196,7 @@ class Report:
                 "{file}: {rows:,} rows, {usable:,} usable ({format}{encoding})",
                 file=self.source.path,
                 rows=self.rows,
-                usable=self.usable,
+                usable=self.usable + self.looked_up,
                 format=self.source.format,
                 encoding=f", {self.source.encoding}" if self.source.encoding else "",
             ),

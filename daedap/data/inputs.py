@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -89,6 +90,24 @@ def open_binary(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
+def refuse_damaged_archive(path: Path) -> None:
+    """Raise DataError for a .gz or .zip that can't be unpacked to its end."""
+    if path.suffix.lower() not in (".gz", ".zip"):
+        return
+    try:
+        inner_name(path)
+        with open_binary(path) as file:
+            while file.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, NotImplementedError, ValueError) as error:
+        raise DataError(
+            "{file} can't be unpacked ({error}).",
+            "Unpack it yourself and give the file in it.",
+            file=path,
+            error=str(error)[:100],
+        ) from error
+
+
 def inner_name(path: Path) -> str:
     """Name of the file inside a .zip or .gz, of the file itself otherwise."""
     if path.suffix.lower() == ".gz":
@@ -122,13 +141,5 @@ def _member(path: Path) -> str:
 
 def _open_member(path: Path) -> IO[bytes]:
     name = _member(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.open(name)
-    except (RuntimeError, zipfile.BadZipFile, NotImplementedError) as error:  # RuntimeError: it has a password
-        raise DataError(
-            "{file} can't be unpacked ({error}).",
-            "Unpack it yourself and give the file in it.",
-            file=path,
-            error=error,
-        ) from error
+    with zipfile.ZipFile(path) as archive:
+        return archive.open(name)

@@ -13,7 +13,7 @@ from daedap.data.column_stats import column_stats
 from daedap.data.encoding import detect, open_text
 from daedap.data.excel import is_excel, read_sheets
 from daedap.data.headers import header_role, is_header, is_sentence
-from daedap.data.inputs import JSON_SUFFIXES, inner_name, refuse_unreadable
+from daedap.data.inputs import JSON_SUFFIXES, inner_name, refuse_damaged_archive, refuse_unreadable
 from daedap.data.json_layouts import as_text
 from daedap.data.json_stream import objects
 from daedap.data.tables import records, sniff
@@ -35,6 +35,7 @@ def read_questions(path: Path, column: str | None = None) -> Iterator[str]:
         DataError: The file can't be read, or it is not clear which column holds the questions.
     """
     refuse_unreadable(path)
+    refuse_damaged_archive(path)
     suffix = Path(inner_name(path)).suffix.lower()
     if is_excel(path):
         found: Iterator[str] = _of_workbook(path, column)

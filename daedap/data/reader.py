@@ -18,7 +18,14 @@ from daedap.data.columns import Columns, Part, choose_columns, choose_keys
 from daedap.data.conversation import assistant_among
 from daedap.data.encoding import Encoding, detect, open_text
 from daedap.data.excel import Sheet, is_excel, read_sheets
-from daedap.data.inputs import JSON_SUFFIXES, empty_file, inner_name, refuse_unknown, refuse_unreadable
+from daedap.data.inputs import (
+    JSON_SUFFIXES,
+    empty_file,
+    inner_name,
+    refuse_damaged_archive,
+    refuse_unknown,
+    refuse_unreadable,
+)
 from daedap.data.json_layouts import Chooser, as_text, conversation_of, marked_turns, object_pairs
 from daedap.data.json_stream import objects
 from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers, table_messages
@@ -42,6 +49,7 @@ def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) ->
         DataError: The file can't be read, or holds no questions and answers.
     """
     refuse_unreadable(path)
+    refuse_damaged_archive(path)
     if is_excel(path):
         source = _open_excel(path, read_options)
     else:
