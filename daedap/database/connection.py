@@ -54,7 +54,7 @@ class Database:
                 runs.mkdir(parents=True, exist_ok=True)
         database = cls(_engine(url or f"sqlite:///{runs / DATABASE}"))
         with translate_errors(url or str(runs / DATABASE)):
-            database.upgrade(runs)
+            database.upgrade()
         return database
 
     @contextmanager
@@ -89,11 +89,12 @@ class Database:
             return str(found) if found else None
         return None
 
-    def upgrade(self, folder: Path) -> None:
+    def upgrade(self) -> None:
         """Bring the schema up to date; processes that start at once take turns. Raises StorageError."""
         if self.revision() == HEAD:
             return
-        lock = FileLock(folder / f".{DATABASE}.lock") if self.is_sqlite else nullcontext()
+        file = self.engine.url.database
+        lock = FileLock(f"{file}.lock") if self.is_sqlite and file else nullcontext()
         with lock, self.write() as connection:
             if not self.is_sqlite:
                 connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))

@@ -145,9 +145,9 @@ class ConversationStore:
 
     def delete(self, *, id: str | None = None, client: str | None = None, before: str | None = None) -> int:
         """Delete a conversation, or all of a client, or all that ended before a time; their lessons lose the link."""
-        conditions = [conversations.c.id == id] * (id is not None)
-        conditions += [conversations.c.client == client] * (client is not None)
-        conditions += [conversations.c.updated < before] * (before is not None)
+        conditions: list[Any] = [conversations.c.id == id] if id is not None else []
+        conditions += [conversations.c.client == client] if client is not None else []
+        conditions += [conversations.c.updated < before] if before is not None else []
         assert conditions, "say which conversations"
         with self.database.write() as connection:
             ids = connection.execute(sql.select(conversations.c.id).where(*conditions)).scalars().all()

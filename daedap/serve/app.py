@@ -11,7 +11,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
 from daedap.errors import DaedapError
@@ -75,8 +75,8 @@ def _add_error_shape(app: FastAPI) -> None:
     async def mistake(request: Request, error: DaedapError) -> JSONResponse:
         return ApiError(400, "invalid_request", str(error)).response()
 
-    @app.exception_handler(SQLAlchemyError)
-    async def no_database(request: Request, error: SQLAlchemyError) -> JSONResponse:
+    @app.exception_handler(DBAPIError)
+    async def no_database(request: Request, error: DBAPIError) -> JSONResponse:
         log_failure(error)
         return ApiError(503, "not_ready", "The database can't be used right now.", retry_after=5).response()
 

@@ -13,7 +13,7 @@ from daedap.model.sentence_encoder import built_in_encoder
 from daedap.runs import Json
 
 FloatArray = NDArray[np.float32]
-ALIKE = 0.6
+ALIKE = 0.5
 """Cosine of sentence vectors from which questions belong together."""
 _VECTORS = 4000
 """Questions whose vectors are remembered."""
