@@ -171,3 +171,19 @@ def test_a_damaged_file_is_told(retriever: HybridRetriever, tmp_path: Path, name
 def test_answers_that_are_all_alike_have_no_weights_to_learn(retriever: HybridRetriever) -> None:
     same = [replace(pair, answer="네.") for pair in PAIRS for _ in range(2)]
     assert fit_weights(retriever.reranker(UniformModel()), same, ["네."] * 9) == RerankWeights()  # type: ignore[arg-type]
+
+
+def test_rows_with_one_answer_are_paraphrases_of_each_other() -> None:
+    """Each of them finds the answer, and none counts as a rival of another."""
+    pairs = [
+        Pair("환불은 언제 되나요?", "검수가 끝나면 3영업일 안에 돌려 드려요."),
+        Pair("돈은 며칠 뒤에 들어와요?", "검수가 끝나면 3영업일 안에 돌려 드려요."),
+        Pair("해외 배송도 되나요?", "지금은 국내 주소로만 보내 드려요."),
+        Pair("매장은 어디에 있나요?", "솔빛시 단풍로 12, 2층에 있어요."),
+    ]
+    together, apart = HybridRetriever.build(pairs).matcher, HybridRetriever.build(pairs[:1] + pairs[2:]).matcher
+    refund, money = together.match(["환불 언제 돼요", "돈 며칠 있다 들어와요"])
+    assert (refund.rows[0], money.rows[0]) == (0, 1)
+    assert {pairs[row].answer for row in refund.rows} == {pair.answer for pair in pairs}
+    assert len(refund.rows) == 3
+    assert money.probability > apart.match(["돈 며칠 있다 들어와요"])[0].probability

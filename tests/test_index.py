@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PAIRS as CONVERSATION
 
 from daedap.errors import RunError
+from daedap.korean.perturb import add_typo
 from daedap.retrieval.lexical import FEATURES, CharTfidf, LexicalIndex
 from daedap.types import Message, Pair
 
@@ -101,6 +104,16 @@ def test_missing_and_broken_files_are_named(tmp_path: Path, name: str) -> None:
     (tmp_path / name).unlink()
     with pytest.raises(RunError, match=name):
         LexicalIndex.open(tmp_path)
+
+
+def test_a_question_with_typos_is_nearest_to_itself() -> None:
+    """Two typos change two syllables, of which a question has many: letters within syllables would gain nothing."""
+    index = LexicalIndex.build(CONVERSATION)
+    rng = random.Random(1)
+    asked = [add_typo(add_typo(pair.question, rng), rng) for pair in CONVERSATION]
+    found = index.search(asked).rows[:, 0]
+    assert sum(typed != pair.question for typed, pair in zip(asked, CONVERSATION, strict=True)) > 60
+    assert (found == np.arange(len(CONVERSATION))).mean() > 0.9
 
 
 def test_files_of_two_indexes_do_not_mix(tmp_path: Path) -> None:
