@@ -316,6 +316,7 @@ def test_keyboard_alone(visit: Callable[..., Visit]) -> None:
     expect(page.get_by_label("올바른 답")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.get_by_label("올바른 답")).to_have_count(0)
+    expect(page.get_by_role("button", name="답 고치기")).to_be_focused()
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("/")
     expect(page.get_by_label("질문", exact=True)).to_be_focused()
@@ -370,7 +371,7 @@ def test_english_dark_and_offline(visit: Callable[..., Visit]) -> None:
     expect(page.get_by_text("An AI answers.")).to_be_visible()
     background = "getComputedStyle(document.body).backgroundColor"
     dark = page.evaluate(background)
-    page.get_by_role("button", name="Light colours").click()
+    page.get_by_role("button", name="Light theme").click()
     assert page.evaluate(background) != dark
     page.reload()
     assert page.evaluate(background) != dark, "the choice is kept"

@@ -20,7 +20,7 @@ export class Failure extends Error {
         : t("Many people are asking right now. Please try again in a moment."),
       too_large: t("That is too long."),
       not_found: t("That is no longer there."),
-      conflict: t("Somebody has already decided that."),
+      conflict: t("This has already been decided."),
       unauthorized: t("Please sign in again."),
       forbidden: t("That is not allowed here."),
       stopping: t("The server is restarting. Please try again in a moment."),

@@ -2,7 +2,7 @@
 
 import { get, post, put } from "./api.js";
 import { Icon, Linked, percent, runName, Trouble, useLoaded } from "./parts.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { t } from "./words.js";
 
 const KEYS = { 1: "left", 2: "right", 0: "tie" };
@@ -30,7 +30,7 @@ export function Compare({ runs, pair, setPair, rounds, setRounds, onRetry, onCho
     }
   };
   const open = rounds.findLast((round) => round.result && !round.result.same && !round.chosen);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
       if (!open || event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
       if (KEYS[event.key]) vote(open, KEYS[event.key]);
@@ -48,7 +48,7 @@ export function Compare({ runs, pair, setPair, rounds, setRounds, onRetry, onCho
           </select><${Icon} name="chevron" />
         </label>`)}
       </div>
-      <p class="soft small">${t("Both answer the same question; which is which is not shown until you have chosen.")}</p>
+      <p class="soft small">${t("Both answer the same question. Which is which is shown once you have chosen.")}</p>
       ${failure && html`<${Trouble} failure=${failure} onRetry=${reload} />`}
     </section>
     ${counted && html`<${Tally} tally=${counted} />`}
@@ -71,8 +71,8 @@ function Tally({ tally }) {
     <p class="soft small">${total === 0
       ? t("No choice yet.")
       : clear
-        ? t("{run} is clearly better ({low} to {high} of the decided ones).", { run: runName(better), low: percent(share > 0.5 ? tally.low : 1 - tally.high), high: percent(share > 0.5 ? tally.high : 1 - tally.low) })
-        : t("No clear difference yet: go on asking.")}</p>
+        ? t("{run} is clearly better: {low} to {high} of the decided rounds.", { run: runName(better), low: percent(share > 0.5 ? tally.low : 1 - tally.high), high: percent(share > 0.5 ? tally.high : 1 - tally.low) })
+        : t("No clear difference yet. Keep asking.")}</p>
   </div>`;
 }
 
@@ -93,7 +93,7 @@ function Round({ round, open, onVote, onRetry }) {
         </section>`)}
       </div>
       ${result.same
-        ? html`<p class="soft small center">${t("Both answer the same: nothing to choose.")}</p>`
+        ? html`<p class="soft small center">${t("Both give the same answer, so there is nothing to choose.")}</p>`
         : open
           ? html`<div class="verdicts" role="group" tabindex="-1" ref=${choice} aria-label=${t("Which answer is better?")}>
               <button class="button" type="button" onClick=${() => onVote("left")}>${t("A is better")} <kbd>1</kbd></button>

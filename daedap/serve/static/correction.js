@@ -51,7 +51,7 @@ export function Correction({ reply = null, question: asked, answer: given = "", 
     <label class="field"><span>${t("The right answer")}</span>
       <textarea class="input" ref=${box} rows="3" maxlength="4000" value=${answer} placeholder=${t("How should this be answered?")} onInput=${(event) => setAnswer(event.target.value)} />
     </label>
-    <fieldset><legend>${t("Answer this way")}</legend>
+    <fieldset><legend>${t("Use this answer for")}</legend>
       <div class="choices">
         <label class="choice"><input type="radio" name=${`scope-${id.current}`} checked=${scope === "similar"} onChange=${() => setScope("similar")} />${t("Questions like this one")}<small>${t("Also when it is asked in other words")}</small></label>
         <label class="choice"><input type="radio" name=${`scope-${id.current}`} checked=${scope === "exact"} onChange=${() => setScope("exact")} />${t("This question only")}<small>${t("Spacing and punctuation don't matter")}</small></label>
@@ -60,7 +60,7 @@ export function Correction({ reply = null, question: asked, answer: given = "", 
     <${Preview} draft=${draft} />
     ${state.failure && html`<${Trouble} failure=${state.failure} onRetry=${submit} />`}
     <div class="row end">
-      <small class="soft grow">${owner ? t("It holds from the next question on.") : t("The owner checks it before it is used.")}</small>
+      <small class="soft grow">${owner ? t("It takes effect with the next question.") : t("The owner reviews it first.")}</small>
       <button class="button quiet" type="button" onClick=${onClose}>${t("Cancel")}</button>
       <button class="button primary" disabled=${!ready || state.busy}>${owner ? t("Save") : t("Suggest")}</button>
     </div>
@@ -98,9 +98,9 @@ function Preview({ draft }) {
   return html`<div class="preview" ref=${frame} aria-live="polite">
     ${preview.masked && html`<p class="notice warn"><${Icon} name="alert" /><span>${t("Personal data is masked before it is saved:")} ${[preview.question !== question && preview.question, preview.answer !== answer && preview.answer].filter(Boolean).join(" / ")}</span></p>`}
     ${conflict && html`<p class="notice warn"><${Icon} name="alert" /><span>${t("The same question has another answer. The new one will be used:")} “${conflict.answer}”</span></p>`}
-    <h3>${catches.length ? t("{count} questions will be answered this way", { count: catches.length }) : t("No other known question will be answered this way")}</h3>
+    <h3>${catches.length ? t("{count} questions will get this answer", { count: catches.length }) : t("No other known question will get this answer")}</h3>
     ${catches.length > 0 && html`<ul class="caught">${catches.map((one) => html`<${Caught} key=${one.kind + one.question} one=${one} />`)}</ul>`}
-    ${near.length > 0 && html`<details><summary class="small soft">${t("Nearest questions that keep their answer")}</summary>
+    ${near.length > 0 && html`<details><summary class="small soft">${t("Close questions that keep their answer")}</summary>
       <ul class="caught">${near.map((one) => html`<${Caught} key=${one.kind + one.question} one=${one} />`)}</ul>
     </details>`}
   </div>`;

@@ -105,7 +105,7 @@ function Overview({ overview, failure, name, go, onRetry }) {
       <div class="tile"><span>${t("Understood")}</span><b>${share(understood, replies)}</b><span>${t("{count} of {whole}", { count: count(understood), whole: count(replies) })}</span></div>
       <div class="tile"><span>${t("Good votes")}</span><b>${share(votes.good, votes.good + votes.bad)}</b><span>${t("{good} good, {bad} bad", { good: count(votes.good), bad: count(votes.bad) })}</span></div>
       <button class="tile" type="button" onClick=${() => go("unanswered")}><span>${t("Not understood")}</span><b>${count(overview.unanswered)}</b><span class="onward">${t("Answer them")}</span></button>
-      <button class="tile" type="button" onClick=${() => go("lessons")}><span>${t("Suggestions waiting")}</span><b>${count(overview.lessons.pending)}</b><span class="onward">${t("Look at them")}</span></button>
+      <button class="tile" type="button" onClick=${() => go("lessons")}><span>${t("Suggestions waiting")}</span><b>${count(overview.lessons.pending)}</b><span class="onward">${t("Review them")}</span></button>
     </div>
     <section class="panel"><h2>${t("The last 30 days")}</h2><${Days} days=${days} /></section>
     <section class="panel"><h2>${t("Where answers came from")}</h2><div class="bars">
@@ -182,7 +182,7 @@ function Talk({ id, onBack }) {
   const votes = { good: ["good", t("good")], bad: ["bad", t("bad")] };
   return html`
     <div class="row"><button class="button quiet slim" type="button" onClick=${onBack}><${Icon} name="back" />${t("All conversations")}</button><span class="grow"></span>
-      ${talk && html`<${Confirmed} label=${t("Delete")} question=${t("Delete it for good?")} onConfirm=${forget} />`}</div>
+      ${talk && html`<${Confirmed} label=${t("Delete")} question=${t("Delete permanently?")} onConfirm=${forget} />`}</div>
     ${(failure || problem) && html`<${Trouble} failure=${failure ?? problem} onRetry=${failure && reload} />`}
     ${talk && html`<header class="head"><div><h1 class="text">${talk.title}</h1><p class="soft">${moment(talk.started)}</p></div></header>
       <div class="talk">${talk.replies.map((reply) => html`<article class="turn" key=${reply.id}>
@@ -198,9 +198,9 @@ function Audit() {
   const actions = {
     login: t("Sign in"), login_failed: t("failed to sign in"), logout: t("Sign out"), delete_conversation: t("deleted a conversation"), delete_conversations: t("deleted conversations"),
     export_lessons: t("exported the lessons"), import_lessons: t("imported lessons"), accept_lesson: t("accepted a lesson"), reject_lesson: t("rejected a lesson"), undo_lesson: t("undid a lesson"),
-    edit_lesson: t("edited a lesson"), teach: t("taught a lesson"), dismiss: t("put questions aside"), read_conversation: t("read a conversation"), delete_old: t("deleted what was too old"),
+    edit_lesson: t("edited a lesson"), teach: t("taught a lesson"), dismiss: t("dismissed questions"), read_conversation: t("read a conversation"), delete_old: t("deleted what was too old"),
   };
-  return html`<header class="head"><div><h1>${t("Log")}</h1><p class="soft">${t("Who did what; without any text of a conversation.")}</p></div></header>
+  return html`<header class="head"><div><h1>${t("Log")}</h1><p class="soft">${t("Who did what, without any text of the conversations.")}</p></div></header>
     ${failure && html`<${Trouble} failure=${failure} onRetry=${reload} />`}
     ${loaded?.entries.length === 0 && html`<${Nothing} icon="list" text=${t("Nothing yet.")} />`}
     ${loaded?.entries.length > 0 && html`<div class="scroll" tabindex="0" role="region" aria-label=${t("Log")}><table class="text log"><thead><tr><th scope="col">${t("Time")}</th><th scope="col">${t("Who")}</th><th scope="col">${t("What")}</th><th scope="col">${t("Details")}</th></tr></thead>

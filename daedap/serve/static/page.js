@@ -97,7 +97,7 @@ function App() {
               </select><${Icon} name="chevron" /></label>`
           : html`<b class="name">${mode === "chat" ? (info?.name ?? "") : t("Blind comparison")}</b>`}
         <span class="grow"></span>
-        ${several && html`<div class="segments" role="group" aria-label=${t("What to do")}>
+        ${several && html`<div class="segments" role="group" aria-label=${t("Mode")}>
           <button type="button" aria-pressed=${mode === "chat"} onClick=${() => setMode("chat")}>${t("Chat")}</button>
           <button type="button" aria-pressed=${mode === "compare"} onClick=${() => setMode("compare")}>${t("Compare")}</button>
         </div>`}
@@ -218,7 +218,7 @@ function Empty({ info, run, onAsk }) {
   return html`<div class="empty">
     <${Mark} />
     <p class="welcome">${t("What would you like to know?")}</p>
-    <p class="soft">${run?.rows ? t("I have learned {count} questions and answers.", { count: count(run.rows) }) : t("Ask me anything from my file.")}</p>
+    <p class="soft">${run?.rows ? t("I have learned {count} questions and answers.", { count: count(run.rows) }) : t("Ask me about what I have learned.")}</p>
     ${info.examples.length > 0 && html`<ul class="examples" aria-label=${t("Examples")}>
       ${info.examples.map((one) => html`<li key=${one}><button type="button" onClick=${() => onAsk(one)}><span>${one}</span><${Icon} name="send" /></button></li>`)}
     </ul>`}
@@ -247,7 +247,7 @@ function Composer({ info, problem, box, busy, online, onAsk, onStop }) {
   };
   return html`<footer class="ask">
     <div class="column">
-      ${!online && html`<p class="notice warn" role="status"><${Icon} name="alert" /><span>${t("You are offline. You can ask again once you are back.")}</span></p>`}
+      ${!online && html`<p class="notice warn" role="status"><${Icon} name="alert" /><span>${t("You are offline. You can ask again once you are connected.")}</span></p>`}
       ${problem && html`<${Trouble} failure=${problem} />`}
       <form class="composer" onSubmit=${submit}>
         <textarea id="box" ref=${box} rows="1" value=${text} maxlength=${info?.max_question} placeholder=${t("Ask something")} aria-label=${t("Your question")} enterkeyhint="send"

@@ -97,7 +97,7 @@ export function ThemeSwitch() {
       // it holds for this visit then
     }
   };
-  const label = other === "dark" ? t("Dark colours") : t("Light colours");
+  const label = other === "dark" ? t("Dark theme") : t("Light theme");
   return html`<button class="icon" type="button" aria-label=${label} title=${label} onClick=${change}>
     <${Icon} name=${other === "dark" ? "moon" : "sun"} />
   </button>`;

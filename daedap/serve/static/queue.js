@@ -3,7 +3,7 @@
 import { get, post } from "./api.js";
 import { Correction } from "./correction.js";
 import { ago, count, Icon, Linked, moment, percent, Trouble, useLoaded } from "./parts.js";
-import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { html, useLayoutEffect, useRef, useState } from "./vendor/preact.js";
 import { t } from "./words.js";
 
 const NEAR = 0.2; // similarity below which a known answer is no proposal
@@ -33,12 +33,16 @@ function Cards({ items, card, onKey, label }) {
     }
     return undefined;
   };
+  const close = (n) => {
+    setEditing(null);
+    list.current.children[n]?.focus();
+  };
   const move = (step) => {
     const next = Math.max(0, Math.min(items.length - 1, chosen() + step));
     setAt(next);
     list.current.children[next]?.focus();
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const press = (event) => {
       if (event.target.closest("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey || !items.length) return;
       const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
@@ -54,7 +58,7 @@ function Cards({ items, card, onKey, label }) {
     ${failure && html`<${Trouble} failure=${failure} />`}
     <ul class="cards" ref=${list} aria-label=${label}>
       ${items.map((item, n) => html`<li key=${item.id} class=${`card${n === place ? " current" : ""}`} tabindex="-1" onfocusin=${() => setAt(n)} onMouseDown=${() => setAt(n)}>
-        ${card({ item, act: (key) => act(key, item), editing: editing === item.id, close: () => setEditing(null) })}
+        ${card({ item, act: (key) => act(key, item), editing: editing === item.id, close: () => close(n) })}
       </li>`)}
     </ul>
     <p class="keys soft small"><kbd>↑</kbd> <kbd>↓</kbd> ${t("move")} <kbd>a</kbd> ${t("accept")} <kbd>e</kbd> ${t("edit")} <kbd>r</kbd> ${t("reject")}</p>`;
@@ -78,15 +82,15 @@ export function Unanswered({ onChanged }) {
   };
   const dismiss = async (group) => {
     await post("/api/desk/unanswered/dismiss", { questions: group.questions.map((one) => one.question) });
-    finish(t("Put aside: “{question}”", { question: group.question }));
+    finish(t("Dismissed: “{question}”", { question: group.question }));
   };
   if (failure) return html`<${Trouble} failure=${failure} onRetry=${reload} />`;
   if (!loaded) return html`<${Waiting} />`;
   return html`
-    <header class="head"><div><h1>${t("Not understood")}</h1><p class="soft">${t("Alike questions together, the most asked first.")}</p></div></header>
+    <header class="head"><div><h1>${t("Not understood")}</h1><p class="soft">${t("Similar questions are grouped, the most asked first.")}</p></div></header>
     ${done && html`<p class="notice good" role="status"><${Icon} name="check" /><span>${done}</span></p>`}
     ${loaded.groups.length === 0
-      ? html`<${Nothing} icon="check" text=${t("Nothing is waiting: everything asked so far was understood.")} />`
+      ? html`<${Nothing} icon="check" text=${t("Nothing is waiting. Everything asked so far was understood.")} />`
       : html`<${Cards} items=${loaded.groups} label=${t("Not understood")} onKey=${(key, group) => (key === "a" ? accept(group) : dismiss(group))}
           card=${({ item, act, editing, close }) => html`<${Group} group=${item} act=${act} editing=${editing} close=${close} onSaved=${() => { close(); finish(t("Learned: “{question}”", { question: item.question })); }} />`} />`}`;
 }
@@ -103,7 +107,7 @@ function Group({ group, act, editing, close, onSaved }) {
       <h2 class="text">${question}</h2>
       <span class="times"><b>${count(group.count)}</b> ${t("times")}</span>
     </div>
-    <p class="meta"><span>${group.reason === "bad" ? t("its answer was called bad") : t("not understood")}</span><span>${t("{count} people", { count: group.people })}</span><span title=${moment(group.last)}>${ago(group.last)}</span></p>
+    <p class="meta"><span>${group.reason === "bad" ? t("its answer was rated bad") : t("not understood")}</span><span>${t("{count} people", { count: group.people })}</span><span title=${moment(group.last)}>${ago(group.last)}</span></p>
     ${others.length > 0 && html`<p class="also"><span class="soft small">${t("Also asked as")}</span>${others.map((one) => html`<span class="also-one" key=${one.question}>${one.question}${one.count > 1 && html`<b>${one.count}</b>`}</span>`)}</p>`}
     ${editing
       ? html`<${Correction} reply=${questions[0].reply} question=${question} answer=${nearest && group.reason === "bad" ? nearest.answer : ""} owner=${true} onSaved=${onSaved} onClose=${close} />`
@@ -112,7 +116,7 @@ function Group({ group, act, editing, close, onSaved }) {
         <div class="row">
           ${nearest && html`<button class="button slim" type="button" onClick=${() => act("a")}>${t("Answer with this")} <kbd>a</kbd></button>`}
           <button class=${`button slim ${nearest ? "" : "primary"}`} type="button" onClick=${() => act("e")}>${t("Write an answer")} <kbd>e</kbd></button>
-          <button class="button quiet slim" type="button" onClick=${() => act("r")}>${t("Put aside")} <kbd>r</kbd></button>
+          <button class="button quiet slim" type="button" onClick=${() => act("r")}>${t("Dismiss")} <kbd>r</kbd></button>
         </div>`}`;
 }
 
@@ -136,7 +140,7 @@ export function Lessons({ counts, onChanged, onConversation }) {
     refresh();
   };
   const change = (lesson) => async ({ question, answer, scope }) => post(`/api/desk/lessons/${lesson.id}/accept`, { question, answer, scope });
-  const names = { pending: t("Waiting"), accepted: t("In force"), rejected: t("Rejected"), undone: t("Undone"), replaced: t("Replaced") };
+  const names = { pending: t("Pending"), accepted: t("Active"), rejected: t("Rejected"), undone: t("Undone"), replaced: t("Replaced") };
   const card = ({ item, act, editing, close }) => html`<${Lesson} lesson=${item} act=${act} editing=${editing} close=${close} onUndo=${() => undo(item)} save=${change(item)} onSaved=${() => { close(); refresh(); }} onConversation=${onConversation} />`;
   return html`
     <header class="head"><h1>${t("Lessons")}</h1>

@@ -3,7 +3,7 @@
 import { put } from "./api.js";
 import { Correction } from "./correction.js";
 import { Icon, Linked, Mark, percent, runName, Trouble } from "./parts.js";
-import { html, useState } from "./vendor/preact.js";
+import { html, useRef, useState } from "./vendor/preact.js";
 import { t } from "./words.js";
 
 /**
@@ -32,6 +32,11 @@ function Below({ reply, info, onAsk, onVoted }) {
   const [saved, setSaved] = useState(null);
   const [vote, setVote] = useState(reply.vote);
   const [failure, setFailure] = useState(null);
+  const opener = useRef();
+  const close = () => {
+    setEditing(false);
+    opener.current.focus();
+  };
   const choose = async (chosen) => {
     const before = vote;
     const next = vote === chosen ? null : chosen;
@@ -47,7 +52,7 @@ function Below({ reply, info, onAsk, onVoted }) {
     }
   };
   const done = (result) => {
-    setEditing(false);
+    close();
     setSaved(result);
   };
   return html`
@@ -61,13 +66,13 @@ function Below({ reply, info, onAsk, onVoted }) {
         ${info.stores && html`
           <button class="icon" type="button" aria-pressed=${vote === "good"} aria-label=${t("Good answer")} title=${t("Good answer")} onClick=${() => choose("good")}><${Icon} name="up" /></button>
           <button class="icon" type="button" aria-pressed=${vote === "bad"} aria-label=${t("Bad answer")} title=${t("Bad answer")} onClick=${() => choose("bad")}><${Icon} name="down" /></button>`}
-        <button class="icon" type="button" aria-expanded=${editing} aria-label=${t("Correct this answer")} title=${t("Correct this answer")} onClick=${() => setEditing(!editing)}><${Icon} name="pencil" /></button>
+        <button class="icon" type="button" ref=${opener} aria-expanded=${editing} aria-label=${t("Correct this answer")} title=${t("Correct this answer")} onClick=${() => setEditing(!editing)}><${Icon} name="pencil" /></button>
       </div>
     </div>
     ${failure && html`<${Trouble} failure=${failure} />`}
-    ${editing && html`<${Correction} reply=${info.stores ? reply.id : null} question=${reply.question} answer=${reply.source === "fallback" ? "" : reply.answer} owner=${info.owner} onSaved=${done} onClose=${() => setEditing(false)} />`}
+    ${editing && html`<${Correction} reply=${info.stores ? reply.id : null} question=${reply.question} answer=${reply.source === "fallback" ? "" : reply.answer} owner=${info.owner} onSaved=${done} onClose=${close} />`}
     ${saved && html`<p class="notice good" role="status"><${Icon} name="check" />
-      <span>${saved.effective ? t("Learned. It is answered this way from now on.") : t("Thank you. It will be used once the owner has checked it.")}</span>
+      <span>${saved.effective ? t("Learned. This is the answer from now on.") : t("Thank you. It will be used once the owner has approved it.")}</span>
       ${saved.effective && html`<button class="button slim" type="button" onClick=${() => onAsk(reply.question)}>${t("Ask again")}</button>`}
     </p>`}`;
 }

@@ -34,7 +34,7 @@ export function Runs() {
     ${loaded && html`<ul class="cards">${loaded.runs.map((run) => html`<li key=${run.number} class="card">
       <button class="open" type="button" disabled=${run.state !== "complete"} onClick=${() => setChosen(run.number)}>
         <span class="card-top"><b class="title">${runName(run.number)}</b>
-          ${run.current && html`<span class="tag good">${t("answers now")}</span>`}${states[run.state] && html`<span class="tag warn">${states[run.state]}</span>`}</span>
+          ${run.current && html`<span class="tag good">${t("in use")}</span>`}${states[run.state] && html`<span class="tag warn">${states[run.state]}</span>`}</span>
         <span class="meta"><span>${run.base}</span>${run.rows != null && html`<span>${t("{count} rows", { count: count(run.rows) })}</span>`}${run.finished && html`<span title=${moment(run.finished)}>${ago(run.finished)}</span>`}${run.parent != null && html`<span>${t("from {run}", { run: runName(Number(run.parent)) })}</span>`}</span>
         <${Headline} headline=${run.headline ?? {}} />
       </button></li>`)}</ul>`}`;
@@ -53,7 +53,7 @@ function Run({ number, onBack }) {
   return html`${back}
     <header class="head"><div><h1>${runName(number)}</h1>
       <p class="soft">${[run.file, run.base, run.method, moment(run.finished)].filter(Boolean).join(" · ")}</p></div>
-      <a class="button slim" href=${`/desk/runs/${number}/report`} target="_blank" rel="noopener">${t("Whole report")}</a>
+      <a class="button slim" href=${`/desk/runs/${number}/report`} target="_blank" rel="noopener">${t("Full report")}</a>
     </header>
     <div class="tiles">
       ${METRICS.filter(([name]) => ["hits_at_1", "question_gain", "bpc"].includes(name) && run.headline[name] != null).map(([name, title, factor, digits]) => html`<div class="tile" key=${name}><span>${title()}</span><b>${(factor * run.headline[name]).toFixed(digits)}</b></div>`)}
