@@ -41,10 +41,23 @@ def test_a_plan_fits_into_its_budget(minutes: float) -> None:
 
 def test_time_for_the_evaluation_is_reserved() -> None:
     request = replace(REQUEST, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
-    assert request.scoring == pytest.approx(20 + 6_000 * 12 * 0.0003)
     assert choose_plan(COSTS, request, layers=None, epochs=None).seconds <= 600 - request.scoring
-    assert scoring_seconds(COSTS, 12, 0) == 0
     assert indexing_seconds(10_000) > indexing_seconds(1_000) > 0
+
+
+def test_expected_time_of_the_evaluation() -> None:
+    """Of the run's model and its base: 300 answers and 1,000 candidates each; 1,200 candidates for the weights."""
+    costs = COSTS._replace(head=0.002)
+    row, candidate = 12 * 0.0003 + 0.002, 0.6 * 12 * 0.0003 + 0.002
+    answers = 50 * (0.4 + 20 * row)
+    assert scoring_seconds(costs, 12, 1000) == pytest.approx(2 + 600 * row + 3200 * candidate + answers)
+    assert scoring_seconds(costs, 12, 1000, models=1) == pytest.approx(2 + 300 * row + 2200 * candidate + answers)
+    assert scoring_seconds(costs, 12, 10) < scoring_seconds(costs, 12, 1000) / 4
+    assert scoring_seconds(costs, 12, 0) == 0
+
+
+def test_an_extended_index_takes_less_time() -> None:
+    assert indexing_seconds(10_000, extended=True) < indexing_seconds(10_000) / 3
 
 
 def test_less_time_means_less_work() -> None:
@@ -77,6 +90,7 @@ def test_every_architecture_can_be_measured(tmp_path: Path, name: str) -> None:
     prompt = base.prompt(100)
     costs = measure_costs(model, [prompt.example(pair) for pair in toys.PAIRS], CPU)
     assert costs.frozen > 0
+    assert costs.head > 0
     assert costs.step + costs.trained > costs.frozen / 2
     assert all(weight.grad is None for weight in model.parameters())
 

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from daedap.i18n import translate
 from daedap.model.device import Machine, best_of_n
-from daedap.model.loss import AnswerLoss, Batch, collate
+from daedap.model.loss import AnswerLoss, Batch, collate, cross_entropy_in_chunks
 from daedap.model.prompt import Example, round_up
 from daedap.model.trainable import SPLITTABLE, frozen_lower, unwrap_peft
 
@@ -31,12 +31,21 @@ _LOSS_BY_EPOCHS = ((1, 3, 5), (0.377, 0.068, 0.0))
 _LOSS_BY_ROWS = ((0.1, 0.25, 0.5, 1), (0.805, 0.614, 0.390, 0.0))
 """Fraction of the layers, epochs, fraction of the rows → the increase in dev loss, nats per token, each measured by
 itself with daedap-mini on ChatbotData (docs/EXPERIMENTS.md)."""
-_RANKED_ROWS = 50
-_INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_FURTHER_ROW, _ENCODER_ROWS = 5.0, 0.0029, 0.0006, 27_000
-"""Time of index, encoder and engine on two cores: fixed, per row, and per row beyond `_ENCODER_ROWS`, from where the
-bi-encoder takes no more steps."""
-_SCORING_SECONDS = 20.0
-"""Fixed time of the evaluation."""
+_LIKELIHOOD_ROWS, _RANKED_ROWS, _CANDIDATES = 150, 50, 20
+"""Test rows that the evaluation at a training's end scores, of them those whose candidates are ranked and that are
+answered (evaluation/evaluate_run.py), and the candidates of each."""
+_RANKER_PAIRS, _ROWS_FOR_RANKER = 1200, 100
+"""Pairs that are scored to fit the rerank weights, and the test rows from which on that is expected."""
+_CANDIDATE_SHARE = 0.6
+"""Of the tokens of a row, those that a candidate adds: questions are encoded once for all their candidates."""
+_BOT_ROWS = 20
+"""Forward passes of a row that cost as much as the bot's part of a question: samples, and its candidates without it."""
+_INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_FURTHER_ROW, _ENCODER_ROWS = 14.0, 0.0055, 0.0006, 27_000
+_EXTENDED_SECONDS, _SECONDS_PER_KNOWN_ROW = 8.0, 0.0008
+_EVALUATION_SECONDS, _SECONDS_PER_ANSWER = 2.0, 0.4
+"""What does not depend on the model, in seconds on two cores (bench/plan_accuracy.py). Engine and index: fixed,
+per row, and per row beyond `_ENCODER_ROWS`, from where the bi-encoder takes no more steps; where a parent's index is
+extended, fixed and per row. Evaluation: fixed, and per question that the bot answers."""
 
 
 class Costs(NamedTuple):
@@ -48,6 +57,8 @@ class Costs(NamedTuple):
     """Of a training step, per trained block."""
     frozen: float
     """Of one forward pass, per frozen block."""
+    head: float = 0.0
+    """Of the softmax over the whole vocabulary at a row's labels, in a forward pass; part of the others where 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +134,8 @@ def measure_costs(
     frozen = best_of_n(_forward(frozen_lower(unwrap_peft(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
     one, more = (best_of_n(_upper_step(model, batch, blocks - depth, machine)) / rows for depth in (1, several))
     trained = max(0.0, more - one) / (several - 1)
-    return Costs(max(0.0, one - trained), trained, frozen)
+    head = best_of_n(_head(unwrap_peft(model), batch, machine)) / rows
+    return Costs(max(0.0, one - trained), trained, frozen, head)
 
 
 def _upper_step(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, machine: Machine) -> Callable[[], None]:
@@ -156,17 +168,26 @@ def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int 
     return min(within, key=_expected_loss) if within else min(timed, key=lambda plan: plan.seconds)
 
 
-def scoring_seconds(costs: Costs, blocks: int, rows: int) -> float:
-    """Expected time of the evaluation of so many rows.
+def scoring_seconds(costs: Costs, blocks: int, rows: int, *, models: int = 2) -> float:
+    """Expected time of the evaluation of so many test rows, and of fitting the rerank weights.
 
-    For two models: each answer given its question and given another one, and 20 candidates of the ranked rows.
+    `models`: language models that are scored: the run's and its base, without the base where its scores are known.
+    Each scores an answer given its question and given another one, and the candidates of the ranked rows.
     """
-    scored = 2 * (2 * rows + 20 * min(rows, _RANKED_ROWS))
-    return _SCORING_SECONDS + scored * blocks * costs.frozen if rows else 0.0
+    if not rows:
+        return 0.0
+    scored, ranked = min(rows, _LIKELIHOOD_ROWS), min(rows, _RANKED_ROWS)
+    row, candidate = (share * blocks * costs.frozen + costs.head for share in (1.0, _CANDIDATE_SHARE))
+    by_models = models * (2 * scored * row + _CANDIDATES * ranked * candidate)
+    by_bot = ranked * (_SECONDS_PER_ANSWER + _BOT_ROWS * row)
+    fitting = _RANKER_PAIRS * candidate if rows >= _ROWS_FOR_RANKER else 0.0
+    return _EVALUATION_SECONDS + by_models + by_bot + fitting
 
 
-def indexing_seconds(rows: int) -> float:
-    """Expected time of index, encoder and engine for so many training rows."""
+def indexing_seconds(rows: int, *, extended: bool = False) -> float:
+    """Expected time of engine and index for so many training rows; `extended`: the index of a parent is extended."""
+    if extended:
+        return _EXTENDED_SECONDS + _SECONDS_PER_KNOWN_ROW * rows
     return (
         _INDEX_SECONDS
         + _SECONDS_PER_ROW * min(rows, _ENCODER_ROWS)
@@ -210,6 +231,19 @@ def trial_step(loss: AnswerLoss, batch: Batch, machine: Machine) -> Callable[[],
         nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+
+    return work
+
+
+def _head(model: PreTrainedModel, batch: Batch, machine: Machine) -> Callable[[], None]:
+    """The loss of a batch by the head alone."""
+    head = cast("nn.Linear", model.get_output_embeddings())
+    states = torch.zeros(len(batch.label), head.in_features, device=machine.device)
+
+    @torch.inference_mode()
+    def work() -> None:
+        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+            cross_entropy_in_chunks(head, states, torch.arange(len(states), device=machine.device), batch.label)
 
     return work
 
