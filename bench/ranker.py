@@ -2,16 +2,20 @@
 
     python bench/ranker.py [--encoder FOLDER] [--write]
 
-Uses the FAQs of the ten trades that the sentence encoder has not learned from (data/faq, bench/sentence_encoder), alone
+Uses the FAQs of the 18 trades that the sentence encoder has not learned from (data/faq, bench/sentence_encoder), alone
 and in pairs, so that files of 20 and of 40 rows count. Ranking: softmax regression over the rows of a file (four
 weights). Probability: logistic regression over the signals of the best row, of paraphrases (right or wrong) and of
-questions that no row answers (always wrong). Figures are leave-one-trade-out: no trade is scored by weights that were
-fitted on it.
+questions that no row answers (always wrong). Three kinds of the latter are made of other texts: the paraphrases of a
+row that is taken out of its file, those of other trades, and paraphrases of the built-in small talk. Direction of small
+talk: logistic regression over sentence vectors, built-in pairs and questions that are out of the scope of the encoder's
+trades against the questions of these. Figures are of six-fold cross-validation over trades: none is scored by weights
+that were fitted on it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -30,7 +34,11 @@ from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights
 from daedap.types import Pair
 
 KINDS = ("words", "casual", "messy", "long")
-HELD_OUT = ("05", "11", "17", "23", "29", "35", "41", "43", "47", "53")
+HELD_OUT = ("05", "11", "17", "23", "29", "35", "41", "43", "47", "53", "57", "58", "59", "60", "61", "62", "63", "64")
+FOLDS, PENALTY, FOREIGN = 6, 0.1, 40
+WEIGHTS = {"removed": 0.15, "foreign": 0.1, "talk": 0.1}
+"""How much a question of these kinds counts in fitting the probability; all others count 1."""
+DATA = Path(__file__).parent.parent / "daedap" / "data"
 FloatType = NDArray[np.float64]
 
 
@@ -50,13 +58,20 @@ class Cached:
     """An encoder that encodes each text once: the merged files hold the same texts."""
 
     def __init__(self, encoder: SentenceEncoder) -> None:
-        self.encoder, self.vectors = encoder, dict[str, NDArray[np.float32]]()
+        self.encoder = encoder
+        self.vectors, self.tokens = dict[str, NDArray[np.float32]](), dict[str, NDArray[np.float32]]()
 
     def encode(self, texts: Sequence[str], /) -> NDArray[np.float32]:
         """As `SentenceEncoder.encode`."""
         if new := [text for text in dict.fromkeys(texts) if text not in self.vectors]:
             self.vectors.update(zip(new, self.encoder.encode(new), strict=True))
         return np.array([self.vectors[text] for text in texts])
+
+    def encode_tokens(self, texts: Sequence[str], /) -> list[NDArray[np.float32]]:
+        """As `SentenceEncoder.encode_tokens`."""
+        if new := [text for text in dict.fromkeys(texts) if text not in self.tokens]:
+            self.tokens.update(zip(new, self.encoder.encode_tokens(new), strict=True))
+        return [self.tokens[text] for text in texts]
 
 
 def read_trade(path: Path) -> Faq:
@@ -78,6 +93,38 @@ def merged(first: Faq, second: Faq) -> Faq:
     return Faq(first.trades | second.trades, (*first.pairs, *second.pairs), texts, tuple(rows), kinds)
 
 
+def with_foreign(trade: Faq, others: Sequence[Faq], talk: Sequence[str], seed: int) -> Faq:
+    """With small talk and paraphrases of other trades, which no row answers."""
+    asked = [query for other in others for query, gold in zip(other.queries, other.gold, strict=True) if gold >= 0]
+    foreign = [asked[row] for row in np.random.RandomState(seed).choice(len(asked), FOREIGN, replace=False)]
+    queries, kinds = (*talk, *foreign), ("talk",) * len(talk) + ("foreign",) * FOREIGN
+    gold = (*trade.gold, *[-1] * len(queries))
+    return replace(trade, queries=(*trade.queries, *queries), gold=gold, kinds=(*trade.kinds, *kinds))
+
+
+def without(faq: Faq, row: int) -> Faq:
+    """The FAQ without a row, and its paraphrases, which no row answers any more."""
+    queries = tuple(query for query, gold in zip(faq.queries, faq.gold, strict=True) if gold == row)
+    pairs = (*faq.pairs[:row], *faq.pairs[row + 1 :])
+    return Faq(faq.trades, pairs, queries, (-1,) * len(queries), ("removed",) * len(queries))
+
+
+def fit_small_talk(folder: Path, encoder: Cached) -> tuple[float, ...]:
+    """Direction of small talk, (width,), by texts that the encoder has learned from."""
+    with (DATA / "starter.csv").open(encoding="utf-8", newline="") as file:
+        talk = [row["question"] for row in csv.DictReader(file)]
+    asked = []
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.name[:2] not in HELD_OUT:
+            trade = read_trade(path)
+            asked += [pair.question for pair in trade.pairs]
+            for query, kind in zip(trade.queries, trade.kinds, strict=True):
+                (talk if kind in ("chat", "far") else asked).append(query)
+    labels = np.repeat([1, 0], [len(talk), len(asked)])
+    model = LogisticRegression(class_weight="balanced", max_iter=2000).fit(encoder.encode([*talk, *asked]), labels)
+    return tuple(round(float(value), 2) for value in model.coef_[0])
+
+
 def fit_views(faqs: Sequence[Faq], views: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     """Softmax regression: −log p(right row) summed over the answerable queries. views: (4, queries, rows) a file."""
 
@@ -95,35 +142,71 @@ def fit_views(faqs: Sequence[Faq], views: Sequence[NDArray[np.float32]]) -> dict
     return {name: round(float(value), 4) for name, value in zip(VIEWS, scaled, strict=True)}
 
 
-def fit_probability(signals: FloatType, right: NDArray[np.bool_]) -> tuple[dict[str, float], float]:
+def fit_probability(signals: FloatType, right: NDArray[np.bool_], counts: FloatType) -> tuple[dict[str, float], float]:
     """Logistic regression on standardised signals, given back for the raw ones."""
     mean, scale = signals.mean(axis=0), signals.std(axis=0) + 1e-9
-    model = LogisticRegression(C=1.0).fit((signals - mean) / scale, right)
+    model = LogisticRegression(C=PENALTY, max_iter=2000).fit((signals - mean) / scale, right, sample_weight=counts)
     weights = model.coef_[0] / scale
     intercept = float(model.intercept_[0] - weights @ mean)
     return {name: round(float(value), 4) for name, value in zip(SIGNALS, weights, strict=True)}, round(intercept, 4)
 
 
-def scored(matcher: AnswerMatcher, faq: Faq) -> tuple[FloatType, NDArray[np.bool_], list[list[int]]]:
+def matcher(faq: Faq, encoder: Cached, weights: MatchWeights) -> AnswerMatcher:
+    """Of an FAQ's rows."""
+    return AnswerMatcher.build(LexicalIndex.build(faq.pairs), encoder, weights)
+
+
+def scored(faq: Faq, encoder: Cached, weights: MatchWeights) -> tuple[FloatType, NDArray[np.bool_], list[list[int]]]:
     """Signals, whether the best row is right, and the best rows of each query."""
-    found = matcher.signals(faq.queries)
+    found = matcher(faq, encoder, weights).signals(faq.queries)
     answers = [pair.answer for pair in faq.pairs]
     right = [gold >= 0 and answers[one.rows[0]] == answers[gold] for one, gold in zip(found, faq.gold, strict=True)]
     return np.array([one.calibration for one in found]), np.array(right), [one.rows.tolist() for one in found]
 
 
-def fit(faqs: Sequence[Faq], matchers: dict[int, AnswerMatcher], views: dict[int, NDArray[np.float32]]) -> MatchWeights:
+def fit(faqs: Sequence[Faq], encoder: Cached, weights: MatchWeights) -> MatchWeights:
     """Both regressions."""
-    weights = replace(MatchWeights.default(), views=fit_views(faqs, [views[id(faq)] for faq in faqs]))
-    parts = [scored(replace(matchers[id(faq)], weights=weights), faq) for faq in faqs]
+    whole = [faq for faq in faqs if "removed" not in faq.kinds]
+    views = [matcher(faq, encoder, weights).views(faq.queries, encoder.encode(faq.queries)) for faq in whole]
+    weights = replace(weights, views=fit_views(whole, views))
+    parts = [scored(faq, encoder, weights) for faq in faqs]
     signals, right = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:2])
-    coefficients, intercept = fit_probability(signals, right)
-    return MatchWeights(weights.views, coefficients, intercept)
+    counts = np.array([WEIGHTS.get(kind, 1.0) for faq in faqs for kind in faq.kinds])
+    coefficients, intercept = fit_probability(signals, right, counts)
+    return replace(weights, signals=coefficients, intercept=intercept)
+
+
+def all_files(trades: Sequence[Faq]) -> list[Faq]:
+    """Trades alone and in pairs, and both without one of their rows each time."""
+    with (DATA / "starter_paraphrases.csv").open(encoding="utf-8", newline="") as file:
+        talk = [row["question"] for row in csv.DictReader(file)]
+    single = [
+        with_foreign(trade, [other for other in trades if other is not trade], talk[number :: len(trades)], number)
+        for number, trade in enumerate(trades)
+    ]
+    double = [merged(*two) for two in list(combinations(trades, 2))[::6]]
+    removed = [without(faq, row) for faq in trades for row in range(len(faq.pairs))]
+    removed += [without(faq, row) for faq in double for row in range(3, len(faq.pairs), 8)]
+    return [*single, *double, *removed]
+
+
+def judged(faq: Faq, encoder: Cached, weights: MatchWeights) -> list[tuple[str, bool, bool, float, bool]]:
+    """What `report` takes, for each query."""
+    signals, right, best = scored(faq, encoder, weights)
+    probabilities = [weights.probability(one) for one in signals]
+    among = [gold in found[:3] for gold, found in zip(faq.gold, best, strict=True)]
+    answerable = [gold >= 0 for gold in faq.gold]
+    return list(zip(faq.kinds, right.tolist(), among, probabilities, answerable, strict=True))
 
 
 def report(rows: Sequence[tuple[str, bool, bool, float, bool]]) -> None:
     """Print the figures. rows: kind, right, among the first three, probability, answerable."""
     kinds, right, among, probability, answerable = (np.array(column) for column in zip(*rows, strict=True))
+    made = {kind: probability[kinds == kind] for kind in WEIGHTS}
+    own = ~np.isin(kinds, list(WEIGHTS))
+    kinds, right, among, probability, answerable = (
+        column[own] for column in (kinds, right, among, probability, answerable)
+    )
     print(f"right {_percent(right[answerable])}, among three {_percent(among[answerable])} (n={answerable.sum()})")
     print(", ".join(f"{kind} {_percent(right[kinds == kind])}" for kind in KINDS))
     print(f"AUROC right-or-not {roc_auc_score(right, probability):.3f}")
@@ -135,7 +218,8 @@ def report(rows: Sequence[tuple[str, bool, bool, float, bool]]) -> None:
         print(
             f"  threshold {threshold}: right {_percent((right & given)[answerable])}, "
             f"wrong {_percent((~right & given)[answerable])}, out of scope answered {_percent(given[~answerable])} "
-            f"({', '.join(f'{kind} {_percent(given[kinds == kind])}' for kind in ('near', 'chat', 'far'))})"
+            f"({', '.join(f'{kind} {_percent(given[kinds == kind])}' for kind in ('near', 'chat', 'far'))}; "
+            f"{', '.join(f'{kind} {_percent(values >= threshold)}' for kind, values in made.items())})"
         )
 
 
@@ -150,24 +234,25 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    cached = Cached(SentenceEncoder.open(options.encoder))
+    encoder = Cached(SentenceEncoder.open(options.encoder))
+    start = replace(MatchWeights.default(), small_talk=fit_small_talk(options.faq, encoder))
     trades = [read_trade(path) for path in sorted(options.faq.glob("*.jsonl")) if path.name[:2] in HELD_OUT]
-    faqs = [*trades, *(merged(*two) for two in list(combinations(trades, 2))[::3])]
-    matchers = {id(faq): AnswerMatcher.build(LexicalIndex.build(faq.pairs), cached) for faq in faqs}
-    views = {id(faq): matchers[id(faq)].views(faq.queries, cached.encode(faq.queries)) for faq in faqs}
+    files = all_files(trades)
     rows = []
-    for trade in trades:
-        weights = fit([faq for faq in faqs if not faq.trades & trade.trades], matchers, views)
-        signals, right, best = scored(replace(matchers[id(trade)], weights=weights), trade)
-        probabilities = [weights.probability(one) for one in signals]
-        among = [gold in found[:3] for gold, found in zip(trade.gold, best, strict=True)]
-        rows += zip(trade.kinds, right.tolist(), among, probabilities, [gold >= 0 for gold in trade.gold], strict=True)
+    for fold in range(FOLDS):
+        numbers = {number for trade in trades[fold::FOLDS] for number in trade.trades}
+        weights = fit([faq for faq in files if not faq.trades & numbers], encoder, start)
+        for faq in files:
+            if len(faq.trades) == 1 and faq.trades <= numbers:
+                rows += judged(faq, encoder, weights)
     report(rows)
-    weights = fit(faqs, matchers, views)
-    print(json.dumps(asdict(weights), indent=1))
+    weights = fit(files, encoder, start)
+    text = json.dumps({**asdict(weights), "small_talk": []}, indent=1)
+    print(text)
     if options.write:
         target = Path(__file__).parent.parent / "daedap" / "retrieval" / "matcher.json"
-        target.write_text(json.dumps(asdict(weights), indent=1) + "\n", encoding="utf-8")
+        text = text.replace('"small_talk": []', f'"small_talk": {json.dumps(weights.small_talk)}')
+        target.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.lexical import LexicalIndex
-from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights
+from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights, with_rival
 from daedap.types import Pair
 
 FAQ = [
@@ -77,7 +77,43 @@ def test_answers_count_where_they_fit_their_questions() -> None:
 
 
 def test_a_single_pair() -> None:
-    assert matcher(FAQ[:1]).match(["환불"])[0].rows.tolist() == [0]
+    match = matcher(FAQ[:1]).match(["환불"])[0]
+    assert match.rows.tolist() == [0]
+    assert 0 <= match.probability <= 1
+
+
+def signal(pairs: list[Pair], query: str, name: str, k: int = 4) -> float:
+    return float(matcher(pairs).signals([query], k)[0].calibration[SIGNALS.index(name)])
+
+
+def test_signals_do_not_depend_on_how_many_matches_are_asked_for() -> None:
+    one, many = (matcher(FAQ).signals(["암호를 까먹었어요"], k)[0] for k in (1, 4))
+    assert (len(one.rows), len(many.rows)) == (1, 4)
+    assert one.calibration == pytest.approx(many.calibration)
+
+
+def test_small_talk_is_measured_against_the_best_question() -> None:
+    assert signal(FAQ, "오늘 기분이 너무 우울해", "small_talk") > signal(FAQ, "가게 위치 좀 알려 주세요", "small_talk")
+    talk = [Pair("기분이 우울해요", "무슨 일이 있었나요?"), Pair("심심해", "같이 놀아요.")]
+    assert signal(talk, "오늘 기분이 너무 우울해", "small_talk") < signal(FAQ, "오늘 기분이 너무 우울해", "small_talk")
+
+
+def test_a_row_that_holds_every_token_covers_the_query() -> None:
+    assert signal(FAQ, FAQ[0].question, "tokens") > 0.9 > signal(FAQ, "모델 키가 몇이에요?", "tokens")
+
+
+def test_rows_with_the_same_answer_are_no_rivals() -> None:
+    copied = [*FAQ, Pair("암호를 잊었어요", FAQ[3].answer)]
+    for name in ("margin", "question_margin", "token_margin"):
+        assert signal(copied, "비밀번호를 잊어버렸는데요", name) > 0.1
+
+
+def test_a_rival_lowers_margins() -> None:
+    calibration = matcher(FAQ).signals(["암호를 까먹었어요"])[0].calibration
+    lowered = with_rival(calibration, 0.01)
+    assert lowered[SIGNALS.index("margin")] == pytest.approx(0.01)
+    assert lowered[SIGNALS.index("coverage")] == calibration[SIGNALS.index("coverage")]
+    assert with_rival(calibration, 9.0) == pytest.approx(calibration)
 
 
 def test_the_weights_of_the_package_are_complete() -> None:
@@ -85,3 +121,4 @@ def test_the_weights_of_the_package_are_complete() -> None:
     assert tuple(weights.views) == VIEWS
     assert tuple(weights.signals) == SIGNALS
     assert sum(weights.views.values()) == pytest.approx(1, abs=1e-3)
+    assert len(weights.small_talk) == built_in_encoder().width

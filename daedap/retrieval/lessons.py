@@ -6,6 +6,7 @@ takes part in matching like a known pair (matcher.py): it answers where it is th
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +19,15 @@ from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
 from daedap.retrieval.hybrid import HybridRetriever
-from daedap.retrieval.lexical import CharTfidf, LexicalIndex
-from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, Signals
+from daedap.retrieval.lexical import CharTfidf, LexicalIndex, damaged
+from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, Signals, with_rival
 from daedap.runs import DATABASE
 from daedap.types import Evidence, Lesson, Pair, Reply
 
 FloatArray = NDArray[np.float32]
-_SCORE, _MARGIN = SIGNALS.index("score"), SIGNALS.index("margin")
+LESSONS = "lessons.jsonl"
+"""In a bundle: the lessons in force when it was made, the latest first."""
+_SCORE = SIGNALS.index("score")
 
 
 class LessonHit(NamedTuple):
@@ -83,8 +86,7 @@ class LessonBook:
         margin = float(found.calibration[_SCORE]) - (self._rival(lesson, known) if known else 0.0)
         if margin <= 0:
             return None
-        signals = found.calibration.copy()
-        signals[_MARGIN] = min(margin, float(signals[_MARGIN]))
+        signals = with_rival(found.calibration, margin)
         similarity = float(found.similarities[0].clip(0, 1))
         return LessonHit(lesson, self._matcher.weights.probability(signals), similarity, False)
 
@@ -129,6 +131,16 @@ def stored_lessons(runs: Path) -> list[Lesson]:
         return LessonStore(database).in_force()
     finally:
         database.close()
+
+
+def bundled_lessons(folder: Path) -> list[Lesson]:
+    """The lessons in a bundle's folder, the latest first; none for a run. Raises RunError when they can't be read."""
+    if not (folder / LESSONS).is_file():
+        return []
+    try:
+        return [Lesson(**json.loads(line)) for line in (folder / LESSONS).read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise damaged(folder / LESSONS, str(error)) from error
 
 
 @dataclass(frozen=True)

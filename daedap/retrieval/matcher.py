@@ -1,16 +1,16 @@
 """Which known pair answers a question, and how sure that is: lexical and sentence similarities, calibrated.
 
 Each known pair is compared with the query in four ways: character n-grams (TF-IDF cosine) and sentence vectors
-(cosine), both with its question and with its answer. A weighted sum ranks the pairs; a logistic regression over the
-best pair's similarities, its margin to the best pair with another answer, and how much of the query it covers gives the
-probability that its answer is right. Both were fitted on FAQs of held-out trades by bench/ranker.py, and are the same
-for every file (`matcher.json`).
+(cosine), both with its question and with its answer. A weighted sum ranks the pairs. A logistic regression gives the
+probability that the best pair's answer is right (SIGNALS): over its similarities, how far other answers are behind, how
+much of the query it covers, and whether the query is small talk where it is not. All weights were fitted on FAQs of
+held-out trades by bench/ranker.py, and are the same for every file (`matcher.json`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -25,12 +25,31 @@ from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
 VIEWS = ("lexical_question", "lexical_answer", "sentence_question", "sentence_answer")
-SIGNALS = (*VIEWS, "score", "margin", "coverage", "length")
+SIGNALS = (
+    *VIEWS,  # of the best pair
+    "score",  # their weighted sum
+    "margin",  # score less that of the best pair with another answer
+    "lead",  # score less the mean of the four best pairs with other answers
+    "question_margin",  # sentence similarity of the question less the highest of a pair with another answer
+    "answer_margin",  # … of the answer
+    "coverage",  # share of the query's n-grams, weighted by rarity, that question or answer contain
+    "tokens",  # mean over the query's tokens of the highest cosine with a token of question or answer
+    "token_quartile",  # … lower quartile
+    "token_margin",  # mean less that of the best pair with another answer
+    "neighbour",  # sentence similarity of the question to the nearest one with another answer
+    "own_answer",  # … to its own answer
+    "small_talk",  # how much more the query is small talk than the question is
+    "length",  # ln(1 + characters of the query)
+)
 PAIRS_AT_MOST = 50_000
 """Pairs up to which a run keeps sentence vectors: encoding more would take many minutes."""
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
 """Known questions looked at; from the first to the second share of them near their own answer, the weight of answers
 grows from nothing to the whole: FAQs of held-out trades lie at 0.45 to 0.85, the built-in small talk at 0.18."""
+_RIVALS = 4
+"""Pairs with other answers that `lead` is measured against."""
+_QUERIES_AT_ONCE, _TEXTS_KEPT = 256, 2_000
+"""Queries whose token vectors are held at once, 30 kB each; texts of pairs whose token vectors are kept, 15 kB each."""
 _WEIGHTS = Path(__file__).with_name("matcher.json")
 
 
@@ -39,6 +58,9 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str], /) -> FloatArray:
         """(texts, width), rows of length 1."""
+
+    def encode_tokens(self, texts: Sequence[str], /) -> list[FloatArray]:
+        """(tokens, width) of each text, rows of length 1."""
 
 
 class Match(NamedTuple):
@@ -65,6 +87,14 @@ class Signals(NamedTuple):
     """(signals,): in the order of SIGNALS."""
 
 
+def with_rival(calibration: FloatArray, margin: float) -> FloatArray:
+    """Signals (in the order of SIGNALS) beside one more pair with another answer, whose score is `margin` lower."""
+    signals = dict(zip(SIGNALS, calibration.tolist(), strict=True))
+    for name in ("margin", "lead", "question_margin", "answer_margin", "token_margin"):
+        signals[name] = min(margin, signals[name])  # the score alone is known of the new pair
+    return np.array([signals[name] for name in SIGNALS], np.float32)
+
+
 @dataclass(frozen=True)
 class MatchWeights:
     """How much each view counts in ranking, and the logistic regression of the probability."""
@@ -72,12 +102,15 @@ class MatchWeights:
     views: dict[str, float]
     signals: dict[str, float]
     intercept: float
+    small_talk: tuple[float, ...]
+    """(width,): direction of small talk among the built-in encoder's vectors, away from customers' questions."""
 
     @classmethod
     @cache
     def default(cls) -> MatchWeights:
         """Those of the package."""
-        return cls(**json.loads(_WEIGHTS.read_text(encoding="utf-8")))
+        saved = json.loads(_WEIGHTS.read_text(encoding="utf-8"))
+        return cls(**{**saved, "small_talk": tuple(saved["small_talk"])})
 
     def probability(self, signals: FloatArray) -> float:
         """Logistic regression over (signals,), in the order of SIGNALS."""
@@ -132,8 +165,8 @@ class AnswerMatcher:
         """What the match of each query is decided by; `vectors` as in `match`."""
         vectors = self.encoder.encode(queries) if vectors is None else vectors
         found: list[Signals] = []
-        for part in chunks(len(queries), len(self.index.pairs), CELLS // 2):
-            found += self._signals(queries[part], self.views(queries[part], vectors[part]), k)
+        for part in chunks(len(queries), len(self.index.pairs), CELLS // 4):
+            found += self._signals(queries[part], vectors[part], k)
         return found
 
     def views(self, queries: Sequence[str], vectors: FloatArray) -> FloatArray:
@@ -148,20 +181,81 @@ class AnswerMatcher:
             ]
         ).astype(np.float32)
 
-    def _signals(self, queries: Sequence[str], views: FloatArray, k: int) -> list[Signals]:
-        """views: (views, queries, pairs)."""
+    def _signals(self, queries: Sequence[str], vectors: FloatArray, k: int) -> list[Signals]:
+        views, distinct = self.views(queries, vectors), max(k, 1 + _RIVALS)
         scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, views)
-        rows = [self._distinct(best, k) for best in largest(scores, min(8 * k, scores.shape[1]))]
-        coverage = self._coverage(queries, [best[0] for best in rows])
-        return [self._signal(views[:, n], scores[n], rows[n], coverage[n], query) for n, query in enumerate(queries)]
+        rows = [self._distinct(best, distinct) for best in largest(scores, min(8 * distinct, scores.shape[1]))]
+        best = np.array([one[0] for one in rows])
+        columns = {
+            **{name: view[range(len(best)), best] for name, view in zip(VIEWS, views, strict=True)},
+            **self._lead(scores, views, rows),
+            **self._token_signals(queries, rows),
+            "coverage": self._coverage(queries, best.tolist()),
+            "neighbour": self._behind(self.questions[best] @ self.questions.T, best),
+            "own_answer": np.einsum("qw,qw->q", self.questions[best], self.answers[best]),
+            "small_talk": (vectors - self.questions[best]) @ self._small_talk,
+            "length": np.log1p([len(query) for query in queries]),
+        }
+        calibration = np.stack([columns[name] for name in SIGNALS], axis=1).astype(np.float32)
+        return [Signals(each[:k], scores[n, each[:k]], calibration[n]) for n, each in enumerate(rows)]
 
-    @staticmethod
-    def _signal(views: FloatArray, scores: FloatArray, rows: NDArray[np.int64], coverage: float, query: str) -> Signals:
-        """views: (views, pairs), scores: (pairs,), rows: (k,) of one query."""
-        best = rows[0]
-        margin = scores[best] - scores[rows[1]] if len(rows) > 1 else scores[best]
-        calibration = [*views[:, best], scores[best], margin, coverage, np.log1p(len(query))]
-        return Signals(rows, scores[rows], np.array(calibration, np.float32))
+    def _lead(self, scores: FloatArray, views: FloatArray, rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
+        """How far the best pair is before those with other answers. scores: (queries, pairs), rows: (distinct,)."""
+        best = np.array([one[0] for one in rows])
+        score = scores[range(len(best)), best]
+        rivals = [row[1 : 1 + _RIVALS] for row in rows]
+        behind = np.array([np.mean(scores[n, others]) if len(others) else 0.0 for n, others in enumerate(rivals)])
+        question, answer = (view[range(len(best)), best] - self._behind(view, best) for view in views[2:])
+        return {
+            "score": score,
+            "margin": score - [scores[n, others[0]] if len(others) else 0.0 for n, others in enumerate(rivals)],
+            "lead": score - behind,
+            "question_margin": question,
+            "answer_margin": answer,
+        }
+
+    def _behind(self, similarities: FloatArray, best: NDArray[np.int64]) -> FloatArray:
+        """(queries,): highest of (queries, pairs) among pairs with another answer than the best row; 0 without any."""
+        others = self._answer_groups != self._answer_groups[best][:, None]
+        highest: FloatArray = np.where(others, similarities, 0).max(axis=1)
+        return highest
+
+    def _token_signals(self, queries: Sequence[str], rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
+        """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
+        found = []
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            part = slice(start, start + _QUERIES_AT_ONCE)
+            asked = self.encoder.encode_tokens(queries[part])
+            known = self._tokens({int(row) for one in rows[part] for row in one[:2]})
+            for tokens, one in zip(asked, rows[part], strict=True):
+                met = [(tokens @ known[row].T).max(axis=1) for row in one[:2].tolist()]
+                second = met[1].mean() if len(met) > 1 else 0.0
+                found.append((met[0].mean(), np.percentile(met[0], 25), met[0].mean() - second))
+        mean, quartile, margin = np.array(found).reshape(-1, 3).T
+        return {"tokens": mean, "token_quartile": quartile, "token_margin": margin}
+
+    def _tokens(self, rows: Collection[int]) -> dict[int, FloatArray]:
+        """(tokens, width) of question and answer together of each row; what was asked for once is kept."""
+        kept = self._kept_tokens
+        texts = {row: (self.index.pairs[row].question, self.index.pairs[row].answer) for row in rows}
+        new = list(dict.fromkeys(text for pair in texts.values() for text in pair if text not in kept))
+        found = {text: kept[text] for pair in texts.values() for text in pair if text in kept}
+        found |= {text: one.astype(np.float16) for text, one in zip(new, self.encoder.encode_tokens(new), strict=True)}
+        if len(kept) + len(new) > _TEXTS_KEPT:
+            kept.clear()
+        kept.update(found)
+        return {row: np.concatenate([found[text] for text in pair]).astype(np.float32) for row, pair in texts.items()}
+
+    @cached_property
+    def _kept_tokens(self) -> dict[str, NDArray[np.float16]]:
+        return {}
+
+    @cached_property
+    def _small_talk(self) -> FloatArray:
+        """(width,): of no effect with another encoder than the built-in one."""
+        direction = np.array(self.weights.small_talk, np.float32)
+        width = self.questions.shape[1]
+        return direction if len(direction) == width else np.zeros(width, np.float32)
 
     @cached_property
     def view_weights(self) -> FloatArray:
