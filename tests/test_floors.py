@@ -26,7 +26,7 @@ evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search
-serve: options errors logs limits metrics batcher bots preview groups tokens service security protocol page desk openai_types openai app server
+serve: options errors logs limits metrics batcher bots preview groups tokens service security protocol page desk pages openai_types openai app server
 commands: answer bench chat check compare evaluate lessons report runs serve shared pretrain teach train tune
 api __init__ usage cli __main__
 """

@@ -8,9 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from conftest import PAIRS
@@ -72,10 +75,11 @@ def url(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     runs = tmp_path_factory.mktemp("served")
     for number in (1, 2):
         copy_run(trained, runs / f"{number:04d}", number, suffix="" if number == 1 else " 힘내요!")
+    environment = {name: value for name, value in os.environ.items() if name != "DAEDAP_LANG"}
     options = ["--runs", str(runs), "--port", "0", "--owner-password", PASSWORD, "--name", "마음상담소"]
     process = subprocess.Popen(
         [sys.executable, "-m", "daedap", "serve", *options],
-        env={**os.environ, "DAEDAP_LANG": "en", "PYTHONUTF8": "1"},
+        env={**environment, "LC_ALL": "en_US.UTF-8", "PYTHONUTF8": "1"},
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -86,6 +90,7 @@ def url(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         for line in process.stderr:
             lines.append(line)
             if told := re.search(r"http://\S+", line):
+                wait_until_ready(told[0], process)
                 yield told[0]
                 break
         else:
@@ -93,6 +98,17 @@ def url(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        with suppress(OSError), urlopen(f"{url}/ready") as response:
+            assert response.status == 200
+            return
+        if process.poll() is not None:
+            pytest.fail(process.stderr.read() if process.stderr else "the server has ended")
+        time.sleep(0.1)
+    pytest.fail("the server is not ready after a minute")
 
 
 def copy_run(run: Run, folder: Path, number: int, suffix: str) -> None:
@@ -362,6 +378,27 @@ def test_the_desk_is_accessible(visit: Callable[..., Visit]) -> None:
     here.page.get_by_role("button", name="학습 결과 2번").click()
     expect(here.page.get_by_role("img", name="손실")).to_be_visible()
     assert here.violations() == []
+
+
+@browser_needed
+def test_the_report_opens_from_the_desk(visit: Callable[..., Visit]) -> None:
+    here = visit((1200, 800))
+    here.page.goto(f"{here.url}/desk/runs/2/report")
+    expect(here.page).to_have_url(f"{here.url}/desk")  # a visitor is led to the login
+    here.log_in()
+    here.page.goto(f"{here.url}/desk#runs")
+    here.page.reload()
+    here.page.get_by_role("button", name="학습 결과 2번").click()
+    with here.page.expect_popup() as opened:
+        here.page.get_by_role("link", name="전체 보고서").click()
+    report = Visit(opened.value, here.url, here.complaints)
+    report.page.on("console", lambda message: here.complaints.append(message.text))
+    expect(report.page.get_by_role("heading", level=1)).to_have_text("학습 결과 2번")  # as the file, not as the locale
+    assert report.violations() == []
+    sticks_out = "[...document.querySelectorAll('.scroll')].some(part => part.scrollWidth > part.clientWidth)"
+    assert not report.page.evaluate(sticks_out), "all columns of the scores are there"
+    report.page.set_viewport_size({"width": 390, "height": 844})
+    assert report.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @browser_needed

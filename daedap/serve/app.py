@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
@@ -22,6 +20,8 @@ from daedap.serve.logs import log_failure
 from daedap.serve.metrics import forget_process
 from daedap.serve.openai import router as openai_router
 from daedap.serve.page import router as page_router
+from daedap.serve.pages import PageFiles
+from daedap.serve.pages import router as pages_router
 from daedap.serve.security import Guard
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from daedap.serve.service import Service
-
-STATIC = Path(__file__).parent / "static"
 
 
 def build_app(service: Service) -> ASGIApp:
@@ -52,7 +50,8 @@ def build_app(service: Service) -> ASGIApp:
         app.include_router(page_router)
         app.include_router(login_router)
         app.include_router(desk_router)
-        _add_pages(app)
+        app.include_router(pages_router)
+        app.mount("/static", PageFiles(), name="static")
     return Guard(app, service)
 
 
@@ -102,15 +101,3 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/metrics", include_in_schema=False)
     def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-
-def _add_pages(app: FastAPI) -> None:
-    @app.get("/", include_in_schema=False)
-    async def chat() -> FileResponse:
-        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
-
-    @app.get("/desk", include_in_schema=False)
-    async def owner() -> FileResponse:
-        return FileResponse(STATIC / "desk.html", headers={"Cache-Control": "no-cache"})
-
-    app.mount("/static", StaticFiles(directory=STATIC), name="static")
