@@ -15,6 +15,7 @@ from conftest import PAIRS, write_csv
 import daedap
 from daedap.evaluation.diagnose import RULES, diagnose, healthy
 from daedap.evaluation.finding import SEVERITIES, Finding
+from daedap.evaluation.row_rules import ROW_RULES
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.types import Pair
 
@@ -27,6 +28,8 @@ QUICK: dict[str, Any] = {
     "learning_rate": 3e-3,
     "logging_steps": 2,
 }
+ROW_RULES_OF_PAIRS = {"rows_too_alike", "repeated_answers"}
+"""The pairs of conftest are combinations of ten subjects and eight predicates, so these are right."""
 BROKEN = ("diverged", "low_rate", "two_epochs", "memorized", "messy", "leaking", "budgeted")
 
 
@@ -110,15 +113,22 @@ def rules(record: RunRecord) -> set[str]:
 
 
 def test_a_good_run(good: RunRecord) -> None:
-    assert rules(good) == {"few_rows"}, "80 rows are few, and nothing else is wrong"
+    assert rules(good) == {"few_rows", *ROW_RULES_OF_PAIRS}, "80 rows are few, and nothing else is wrong"
     assert finding_of(good, "few_rows").evidence.startswith("62 training rows.")
-    many = replace(good, manifest={**good.manifest, "data": {**good.manifest["data"], "train": 10_000}})
+    data = {**good.manifest["data"], "train": 10_000}
+    many = replace(good, manifest={**good.manifest, "data": data}, pairs=())
     assert diagnose(many) == []
-    assert str(len(RULES)) in healthy()
+    assert str(len(RULES) + len(ROW_RULES)) in healthy()
 
 
 def test_every_rule_is_found_in_a_broken_run(broken: list[RunRecord]) -> None:
-    assert set().union(*map(rules, broken)) == {rule.__name__ for rule in RULES}
+    alone = [replace(record, pairs=()) for record in broken]
+    assert set().union(*map(rules, alone)) == {rule.__name__ for rule in RULES}
+
+
+def test_rows_are_named_with_their_lines(good: RunRecord) -> None:
+    assert len(good.pairs) == len(PAIRS), "held-out rows are the user's, too"
+    assert finding_of(good, "rows_too_alike").evidence.count("line ") == 10, "five pairs"
 
 
 def test_the_most_serious_comes_first(broken: list[RunRecord]) -> None:
