@@ -152,7 +152,7 @@ def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: BiEncoder, mo
     pairs = [*PAIRS, *(Pair(f"{pair.question} {word}", "그렇군요.") for pair in PAIRS[:20] for word in ("응", "네"))]
     retriever = HybridRetriever.build(pairs, bi_encoder=encoder)
     ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
-    assert ranker.lexical_knn.often(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
+    assert ranker.lexical_knn.answer_counts(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
     asked, offered = Pair("처음 묻는 말", ""), ["그렇군요.", "그렇구나."]
     monkeypatch.setattr(Reranker, "_retrieval_features", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
     assert ranker.best([asked], [offered]) == [1]

@@ -10,7 +10,7 @@ from daedap.data.split import RunRows, read_rows, sample_rows
 from daedap.files import new_folder
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
-from daedap.retrieval.encoder import MOST, BiEncoder
+from daedap.retrieval.encoder import MAX_PAIRS, BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.rerank import ENOUGH_DEV_ROWS
 from daedap.retrieval.small_talk import built_in_pairs
@@ -70,7 +70,7 @@ def _needs_bi_encoder(rows: RunRows) -> bool:
 def _fit_bi_encoder(run: Run, rows: RunRows, starter: Sequence[Pair]) -> BiEncoder:
     tell([translate("learning which answers go with which questions")])
     train, seed, machine = rows["train"], run.config.train.seed, run.trained["machine"]
-    sample = sample_rows(train, MOST, seed)
+    sample = sample_rows(train, MAX_PAIRS, seed)
     typos = augment(sample, ("typo",), _TYPO_SHARE, seed, held_out=rows.held_out)
     known = {pair.id for pair in train}
     new = [pair for pair in starter if pair.id not in known][: len(train)]  # at most as many as the file has

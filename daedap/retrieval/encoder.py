@@ -27,10 +27,10 @@ from daedap.retrieval.matcher import AnswerMatcher
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
-_PARTS, _FITTED_ON, _MOST = 512, 40_000, 40_000
+_COMPONENTS, _SAMPLE, _MAX_FEATURES = 512, 40_000, 40_000
 """Dimensions of LSA, texts it is fitted on, and features that it knows at most."""
-_AT_ONCE = 4096
-_EMOTIONS = frozenset("ㅋㅎㅠㅜ") | {"ㅋㅋ", "ㅎㅎ", "ㅠㅠ", "ㅜㅜ"}
+_BATCH = 4096
+_EMOTICONS = frozenset("ㅋㅎㅠㅜ") | {"ㅋㅋ", "ㅎㅎ", "ㅠㅠ", "ㅜㅜ"}
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class TextVectorizer:
     vocabulary: tuple[str, ...]
     idf: FloatArray
     """(vocabulary,): ln((1 + n) / (1 + document frequency)) + 1."""
-    parts: NDArray[np.float16]
+    components: NDArray[np.float16]
     """(vocabulary, 512): LSA (Deerwester et al. 1990)."""
-    senses: KiwiWordVectors
-    middle: FloatArray
+    word_vectors: KiwiWordVectors
+    mean: FloatArray
     """(256,): the mean word vector, which all words share and which says nothing."""
     _vectors: dict[int, FloatArray] = field(default_factory=dict, repr=False)
-    _analysed: dict[str, _Cut] = field(default_factory=dict, repr=False)
+    _analysed: dict[str, _AnalysedText] = field(default_factory=dict, repr=False)
     """The texts it was fitted on, which are encoded next: Kiwi takes as long for a text as all the rest."""
 
     @classmethod
@@ -55,60 +55,61 @@ class TextVectorizer:
         from sklearn.decomposition import TruncatedSVD  # 1 s
 
         some = list(dict.fromkeys(texts))
-        if len(some) > _FITTED_ON:
-            some = [some[row] for row in np.random.default_rng(seed).choice(len(some), _FITTED_ON, replace=False)]
-        cut = _cut(some)
-        tfidf = _tfidf(min_df=2 if len(some) > 1 else 1, max_features=_MOST)
-        counted = tfidf.fit_transform(cut)
-        rank = min(_PARTS, *(size - 1 for size in counted.shape))
-        parts = np.zeros((_PARTS, counted.shape[1]), np.float32)
+        if len(some) > _SAMPLE:
+            some = [some[row] for row in np.random.default_rng(seed).choice(len(some), _SAMPLE, replace=False)]
+        analysed = _analyse(some)
+        tfidf = _tfidf(min_df=2 if len(some) > 1 else 1, max_features=_MAX_FEATURES)
+        counts = tfidf.fit_transform(analysed)
+        rank = min(_COMPONENTS, *(size - 1 for size in counts.shape))
+        components = np.zeros((_COMPONENTS, counts.shape[1]), np.float32)
         if rank > 0:
-            parts[:rank] = TruncatedSVD(rank, n_iter=1, random_state=seed).fit(counted).components_
-        senses = KiwiWordVectors.recover()
-        vectors = senses.vectors(morpheme.morpheme_id for text in cut for morpheme in text.morphemes)
-        middle = np.mean(list(vectors.values()) or [np.zeros(WIDTH, np.float32)], axis=0).astype(np.float32)
+            components[:rank] = TruncatedSVD(rank, n_iter=1, random_state=seed).fit(counts).components_
+        word_vectors = KiwiWordVectors.recover()
+        vectors = word_vectors.vectors(morpheme.morpheme_id for text in analysed for morpheme in text.morphemes)
+        mean = np.mean(list(vectors.values()) or [np.zeros(WIDTH, np.float32)], axis=0).astype(np.float32)
         return cls(
             tuple(tfidf.get_feature_names_out()),
             tfidf.idf_.astype(np.float32),
-            parts.T.astype(np.float16),
-            senses,
-            middle,
+            components.T.astype(np.float16),
+            word_vectors,
+            mean,
             vectors,
-            dict(zip(some, cut, strict=True)),
+            dict(zip(some, analysed, strict=True)),
         )
 
-    def of(self, texts: Sequence[str]) -> FloatArray:
+    def transform(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 768): two parts, each of length 1 or, where nothing is known of a text, 0."""
-        found = np.zeros((len(texts), _PARTS + WIDTH), np.float32)
-        for start in range(0, len(texts), _AT_ONCE):
-            some = texts[start : start + _AT_ONCE]
-            cut = self._cut(some)
-            counted: sparse.csr_array[np.float32] = self._tfidf.transform(cut)
-            used = np.unique(counted.indices)
-            found[start : start + len(some), :_PARTS] = unit(counted[:, used] @ self.parts[used].astype(np.float32))
-            found[start : start + len(some), _PARTS:] = unit(self._meaning(cut))
+        found = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
+        for start in range(0, len(texts), _BATCH):
+            some = texts[start : start + _BATCH]
+            analysed = self._analyse(some)
+            counts: sparse.csr_array[np.float32] = self._tfidf.transform(analysed)
+            used = np.unique(counts.indices)
+            lsa = counts[:, used] @ self.components[used].astype(np.float32)
+            found[start : start + len(some), :_COMPONENTS] = unit(lsa)
+            found[start : start + len(some), _COMPONENTS:] = unit(self._weighted_sums(analysed))
         return found
 
-    def _cut(self, texts: Sequence[str]) -> list[_Cut]:
+    def _analyse(self, texts: Sequence[str]) -> list[_AnalysedText]:
         new = list(dict.fromkeys(text for text in texts if text not in self._analysed))
-        added = dict(zip(new, _cut(new), strict=True))
+        added = dict(zip(new, _analyse(new), strict=True))
         return [added[text] if text in added else self._analysed[text] for text in texts]
 
-    def _meaning(self, cut: Sequence[_Cut]) -> FloatArray:
+    def _weighted_sums(self, analysed: Sequence[_AnalysedText]) -> FloatArray:
         """(texts, 256): the sum of the word vectors, rare words counting more."""
-        asked = {morpheme.morpheme_id for text in cut for morpheme in text.morphemes} - self._vectors.keys()
-        missing = self.senses.vectors(asked)
-        self._vectors.update({word: missing.get(word, self.middle) for word in asked})  # in the middle: no meaning
-        words = [morpheme for text in cut for morpheme in text.morphemes]
+        asked = {morpheme.morpheme_id for text in analysed for morpheme in text.morphemes} - self._vectors.keys()
+        missing = self.word_vectors.vectors(asked)
+        self._vectors.update({word: missing.get(word, self.mean) for word in asked})  # unknown: 0 once centred
+        words = [morpheme for text in analysed for morpheme in text.morphemes]
         numbers, place = np.unique([morpheme.morpheme_id for morpheme in words], return_inverse=True)
-        apart = np.array([self._vectors[number] - self.middle for number in numbers.tolist()], np.float32)
-        rows = np.repeat(np.arange(len(cut)), [len(text.morphemes) for text in cut])
+        centred = np.array([self._vectors[number] - self.mean for number in numbers.tolist()], np.float32)
+        rows = np.repeat(np.arange(len(analysed)), [len(text.morphemes) for text in analysed])
         rarity = np.array([self._rarity(morpheme) for morpheme in words], np.float32)
-        counted = sparse.csr_array((rarity, (rows, place)), shape=(len(cut), len(numbers)))
-        return np.asarray(counted @ apart.reshape(-1, WIDTH))
+        counts = sparse.csr_array((rarity, (rows, place)), shape=(len(analysed), len(numbers)))
+        return np.asarray(counts @ centred.reshape(-1, WIDTH))
 
     def _rarity(self, morpheme: Morpheme) -> float:
-        column = self._column.get(_named(morpheme))
+        column = self._column.get(_name(morpheme))
         return self._rarest if column is None else float(self.idf[column])
 
     @cached_property
@@ -126,64 +127,66 @@ class TextVectorizer:
         return tfidf
 
     def save(self, folder: Path) -> None:
-        """Write `features.json`, `features.npz` and `parts.npy`, without pickle."""
+        """Write `features.json`, `features.npz` and `components.npy`, without pickle."""
         (folder / "features.json").write_text(
             json.dumps({"kiwi": model_version(), "vocabulary": self.vocabulary}, ensure_ascii=False), encoding="utf-8"
         )
-        np.save(folder / "parts.npy", self.parts, allow_pickle=False)
-        np.savez(folder / "features.npz", idf=self.idf, basis=self.senses.basis, middle=self.middle)
+        np.save(folder / "components.npy", self.components, allow_pickle=False)
+        np.savez(folder / "features.npz", idf=self.idf, basis=self.word_vectors.basis, mean=self.mean)
 
     @classmethod
     def open(cls, folder: Path) -> TextVectorizer:
         """Read them again. Raises RunError where Kiwi has another model now: its vectors are others."""
-        told = json.loads((folder / "features.json").read_text(encoding="utf-8"))
-        if told["kiwi"] != model_version():
+        saved = json.loads((folder / "features.json").read_text(encoding="utf-8"))
+        if saved["kiwi"] != model_version():
             raise RunError(
                 "{folder} was made with version {old} of Kiwi's model; {new} is installed.",
                 "Install the old one (pip install kiwipiepy-model=={old}), or train again.",
                 folder=folder,
-                old=told["kiwi"],
+                old=saved["kiwi"],
                 new=model_version(),
             )
         with np.load(folder / "features.npz", allow_pickle=False) as file:
-            parts = np.load(folder / "parts.npy", mmap_mode="r")  # a question needs a few rows of it
-            return cls(tuple(told["vocabulary"]), file["idf"], parts, KiwiWordVectors(file["basis"]), file["middle"])
+            components = np.load(folder / "components.npy", mmap_mode="r")  # a question needs a few rows of it
+            return cls(
+                tuple(saved["vocabulary"]), file["idf"], components, KiwiWordVectors(file["basis"]), file["mean"]
+            )
 
 
 @dataclass(frozen=True)
-class _Cut:
+class _AnalysedText:
     """A text and its morphemes."""
 
     text: str
     morphemes: list[Morpheme]
 
 
-def _cut(texts: Sequence[str]) -> list[_Cut]:
-    """Texts and their morphemes, without laughter and tears."""
+def _analyse(texts: Sequence[str]) -> list[_AnalysedText]:
+    """Texts and their morphemes, without emoticons."""
     found = zip(texts, analyse(texts), strict=True)
-    return [_Cut(text, [one for one in morphemes if not _is_emotion(one.form)]) for text, morphemes in found]
+    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in found]
 
 
 @lru_cache(2**16)
-def _is_emotion(form: str) -> bool:
-    """Whether a morpheme is laughter or tears."""
-    return strip_emoticons(form) in _EMOTIONS
+def _is_emoticon(form: str) -> bool:
+    """Whether a morpheme is an emoticon, ㅋㅋ or ㅠㅠ."""
+    return strip_emoticons(form) in _EMOTICONS
 
 
 def _tfidf(**options: Any) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return TfidfVectorizer(analyzer=_names, sublinear_tf=True, dtype=np.float32, **options)
+    return TfidfVectorizer(analyzer=_ngrams, sublinear_tf=True, dtype=np.float32, **options)
 
 
-def _names(cut: _Cut) -> list[str]:
+def _ngrams(analysed: _AnalysedText) -> list[str]:
     """Its features: 1- to 3-grams of characters, the text's ends included, and 1- and 2-grams of morphemes."""
-    marked, words = f"\x02{strip_emoticons(cut.text)}\x03", [_named(morpheme) for morpheme in cut.morphemes]
+    marked, words = f"\x02{strip_emoticons(analysed.text)}\x03", [_name(morpheme) for morpheme in analysed.morphemes]
     grams = [marked[i : i + n] for n in (1, 2, 3) for i in range(len(marked) - n + 1)]
     return [*grams, *words, *(f"{one} {two}" for one, two in pairwise(words))]
 
 
-def _named(morpheme: Morpheme) -> str:
+def _name(morpheme: Morpheme) -> str:
     return f"{morpheme.form}/{morpheme.tag}"
 
 
@@ -194,7 +197,7 @@ def unit(rows: Any) -> FloatArray:
     return found
 
 
-MOST = 100_000
+MAX_PAIRS = 100_000
 """Pairs that it learns from at most, drawn at random."""
 
 
@@ -212,23 +215,23 @@ class BiEncoder:
         """Learn from pairs, whose questions and answers are all it ever sees; in bf16 where that is the faster."""
         from daedap.training.biencoder import fit_biencoder  # torch takes seconds to import
 
-        if len(pairs) > MOST:
-            chosen = np.random.default_rng(seed).choice(len(pairs), MOST, replace=False)
+        if len(pairs) > MAX_PAIRS:
+            chosen = np.random.default_rng(seed).choice(len(pairs), MAX_PAIRS, replace=False)
             pairs = [pairs[row] for row in chosen]
         questions, answers = [pair.question for pair in pairs], [pair.answer for pair in pairs]
         features = TextVectorizer.fit([*questions, *answers], seed)
         _, groups = np.unique([comparison_form(answer) for answer in answers], return_inverse=True)
-        parts = (features.of(questions), features.of(answers), groups.astype(np.int64))
+        parts = (features.transform(questions), features.transform(answers), groups.astype(np.int64))
         learned = fit_biencoder(*parts, seed, bf16=bf16)
         return cls(features, learned.question, learned.answer)
 
     def questions(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 256)"""
-        return unit(self.features.of(texts) @ self.question)
+        return unit(self.features.transform(texts) @ self.question)
 
     def answers(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 256)"""
-        return unit(self.features.of(texts) @ self.answer)
+        return unit(self.features.transform(texts) @ self.answer)
 
     def save(self, folder: Path) -> None:
         """Write it, without pickle."""

@@ -2,7 +2,7 @@
 
 Folder: `matrix.npz` (posting lists), `idf.npy`, `pairs.jsonl`. Measured choices: docs/EXPERIMENTS.md, "Retrieval".
 
-What was answered to questions like this one: a ranking that needs no training, and the baseline of every other.
+LexicalKnn ranks answers by what was answered to similar questions: without training, the baseline of every ranking.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ class LexicalIndex:
 
     def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
         """(questions, pairs): all cosines."""
-        asked, (common, among) = self.ngrams.vectors(questions), self._common
-        often = asked[:, common].toarray()
-        asked.data[np.isin(asked.indices, common)] = 0
-        asked.eliminate_zeros()
-        found: NDArray[np.float32] = (asked @ self._postings).toarray()
-        for row, place in zip(*often.nonzero(), strict=True):  # not by BLAS: equal questions must stay exactly equal
-            found[row] += often[row, place] * among[place]
+        vectors, (common, dense) = self.ngrams.vectors(questions), self._common
+        frequent = vectors[:, common].toarray()
+        vectors.data[np.isin(vectors.indices, common)] = 0
+        vectors.eliminate_zeros()
+        found: NDArray[np.float32] = (vectors @ self._postings).toarray()
+        for row, place in zip(*frequent.nonzero(), strict=True):  # not by BLAS: equal questions must stay exactly equal
+            found[row] += frequent[row, place] * dense[place]
         return found
 
     @cached_property
@@ -248,7 +248,7 @@ class LexicalKnn:
         self._ngrams = CharTfidf.fit(answers)
         self._answers = self._ngrams.vectors(answers)
 
-    def often(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def answer_counts(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """(texts,): how many known questions have this answer; 1 for what is not known."""
         return np.array([max(1, self._count[comparison_form(text)]) for text in texts], np.float64)
 
@@ -259,21 +259,23 @@ class LexicalKnn:
     def scores(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """(questions, candidates): how well each candidate answers. All lists of candidates are equally long."""
         owners = np.repeat(np.arange(len(questions)), len(candidates[0]))
-        texts = [text for offered in candidates for text in offered]
-        return self.each(questions, owners, texts).reshape(len(questions), -1)
+        texts = [text for listed in candidates for text in listed]
+        return self.score_texts(questions, owners, texts).reshape(len(questions), -1)
 
-    def each(self, questions: Sequence[str], owners: NDArray[np.int64], texts: Sequence[str]) -> NDArray[np.float64]:
+    def score_texts(
+        self, questions: Sequence[str], owners: NDArray[np.int64], texts: Sequence[str]
+    ) -> NDArray[np.float64]:
         """(texts,): how well each text answers its question, the one whose number is in `owners`, (texts,).
 
         max over the 100 nearest known questions q' with answers a' of cos(q, q')² · cos(text, a'),
         plus 0.3 · cos(q, text).
         """
         near = self._index.search(questions, NEAREST)
-        asked, offered = self._ngrams.vectors(questions), self._ngrams.vectors(texts)
+        query_vectors, text_vectors = self._ngrams.vectors(questions), self._ngrams.vectors(texts)
         scores = np.zeros(len(texts))
         for row in range(len(questions)):
             mine = np.flatnonzero(owners == row)
-            alike = (offered[mine] @ self._answers[near.rows[row]].T).toarray()
-            direct = (offered[mine] @ asked[row : row + 1].T).toarray()[:, 0]
-            scores[mine] = (alike * near.similarities[row] ** 2).max(axis=1, initial=0) + DIRECT * direct
+            by_answers = (text_vectors[mine] @ self._answers[near.rows[row]].T).toarray()
+            direct = (text_vectors[mine] @ query_vectors[row : row + 1].T).toarray()[:, 0]
+            scores[mine] = (by_answers * near.similarities[row] ** 2).max(axis=1, initial=0) + DIRECT * direct
         return scores
