@@ -9,7 +9,12 @@ from daedap.commands.check import CheckReport
 from daedap.commands.compare import Comparison
 from daedap.commands.pretrain import MadeBase
 from daedap.commands.report import Reported
-from daedap.config import DeviceName, Method, Perturbation, Precision, SplitMethod, Tracker
+from daedap.config import DeviceName
+from daedap.config import Method
+from daedap.config import Perturbation
+from daedap.config import Precision
+from daedap.config import SplitMethod
+from daedap.config import Tracker
 from daedap.errors import DaedapError as DaedapError
 from daedap.evaluation.evaluate import Evaluation as Evaluation
 from daedap.retrieval.bot import Bot as Bot
@@ -30,13 +35,17 @@ def check(
     speaker: str | None = None,
     sheet: str | int | None = None,
     mask_personal: bool = False,
+    base: str | int | Path = 'daedap-mini',
+    max_length: int = 256,
 ) -> CheckReport:
     """Examine a file of questions and answers; the file itself is never changed.
 
-    Raises DataError.
+    Raises DataError, and BaseError for a base that can't be loaded.
 
     Args:
         file: CSV, TSV, JSONL, .xlsx or a KakaoTalk export.
+        base: The base that is to learn the rows: it decides how long they may be.
+        max_length: Longest conversation in tokens, end token included; longer rows are only looked up.
         question_column: Name of the questions' column or key, or its number counted from 1; None: told by its name or
             position.
         answer_column: The same for the answers.
@@ -254,6 +263,7 @@ def train(
     from_: str | int | Path | None = None,
     resume: str | int | Path | None = None,
     evaluate: bool = True,
+    lessons: bool = False,
 ) -> Run:
     """Make the next run from a file of questions and answers.
 
@@ -314,6 +324,7 @@ def train(
         from_: Go on from a finished run with the rows that it has not learned: its number, folder, latest or best.
         resume: Go on with an interrupted run: its number or folder; without a value, the latest one.
         evaluate: Score the finished run on its test rows.
+        lessons: Learn what was taught, too (daedap teach, the owner's desk); afterwards each lesson is checked.
     """
 
 def tune(

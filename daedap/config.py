@@ -241,6 +241,8 @@ class RunOptions:
     """Go on with an interrupted run: its number or folder; without a value, the latest one."""
     evaluate: bool = True
     """Score the finished run on its test rows."""
+    lessons: bool = False
+    """Learn what was taught, too (daedap teach, the owner's desk); afterwards each lesson is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)

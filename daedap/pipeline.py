@@ -12,13 +12,14 @@ An interrupted run goes on with the first stage whose output is missing.
 
 from __future__ import annotations
 
+import json
 import logging
 import platform
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -30,11 +31,14 @@ from daedap.data.doctor import Fits, load
 from daedap.data.split import RunRows, write_lookup, write_split
 from daedap.errors import StorageError
 from daedap.evaluation.evaluate_run import evaluate_after_training
-from daedap.files import write_json
+from daedap.files import write_json, write_lines
 from daedap.i18n import tell, translate
+from daedap.retrieval.bot import Bot
 from daedap.retrieval.build import build_index
+from daedap.retrieval.lessons import latest_lessons
 from daedap.runs import Json, Run, TrainConfig
 from daedap.training.split_rows import describe_source, split_rows, with_parents_lookup
+from daedap.types import Lesson, Pair
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
@@ -44,20 +48,28 @@ _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scik
 _log = logging.getLogger("daedap")
 
 
-def train_from_config(config: TrainConfig, runs: Path) -> Run:
-    """Make the next run in the folder `runs`. Raises DataError, BaseError, SettingsError, RunError and StorageError."""
+def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson] = ()) -> Run:
+    """Make the next run in the folder `runs`. Raises DataError, BaseError, SettingsError, RunError and StorageError.
+
+    `lessons`: what was taught and is to be learned, the latest first.
+    """
     started = time.perf_counter()
     parent = Run(runs / config.parent) if config.parent else None
     base = _load_base(config, parent)
     config = _with_encoder(config, runs)
     loaded = load(Path(config.file), config.read, fits=_fits(config, base))
     tell(loaded.report.lines())
-    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent)
+    taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
+    learned = [pair for pair in taught if _fits(config, base)(pair)]
+    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
     source = describe_source(Path(config.file), loaded, config.split, parts)
     run = store.create(runs)
     with run.discard_if_not_started(), run.locked():
         write_split(run.folder, parts.parts, first=parts.new)
-        write_lookup(run.folder, with_parents_lookup(loaded.lookup, parent))
+        too_long = [pair for pair in taught if pair not in learned]
+        write_lookup(run.folder, [*too_long, *with_parents_lookup(loaded.lookup, parent)])
+        if lessons:
+            write_lines(run.folder / "data" / "lessons.jsonl", [asdict(lesson) for lesson in latest_lessons(lessons)])
         write_json(run.folder / "data" / "source.json", source)
         write_json(run.folder / "data" / "findings.json", loaded.report.to_json())
         write_json(run.folder / "config.json", config.to_json())
@@ -88,9 +100,27 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
     if run.config.evaluate and not (run.folder / "evaluation").exists():
         with _timed(run, "evaluate"):
             _evaluate(run, scorer)
+    _check_lessons(run)
     write_json(run.folder / "manifest.json", _manifest(run))
     tell([translate("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
+
+
+def _check_lessons(run: Run) -> None:
+    """Ask the new bot what it was taught, without the lessons that would answer it; the result goes to the state."""
+    file = run.folder / "data" / "lessons.jsonl"
+    lessons = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    if not lessons:
+        return
+    replies = Bot.of(run, held_out=True).reply_many([lesson["question"] for lesson in lessons])
+    wrong = [lesson for lesson, reply in zip(lessons, replies, strict=True) if reply.text != lesson["answer"]]
+    message = (
+        "{right:,} of {count:,} lessons are answered right by what was learned; the lessons themselves stay in force."
+    )
+    tell([translate(message, right=len(lessons) - len(wrong), count=len(lessons))])
+    tell([translate("Not yet: {question}", question=lesson["question"]) for lesson in wrong])
+    ids, failed = [lesson["id"] for lesson in lessons], [lesson["id"] for lesson in wrong]
+    run.update_state(lessons={"count": len(lessons), "ids": ids, "wrong": failed})
 
 
 @contextmanager
@@ -161,6 +191,7 @@ def _manifest(run: Run) -> Json:
         **describe_environment(run),
         "parent": int(parent) if parent and parent.isdecimal() else parent,
         "data": run.document("data/source.json"),
+        **({"lessons": run.state["lessons"]} if "lessons" in run.state else {}),
         **run.trained,
         "seconds": run.state["seconds"],
         "headline": run.headline if (run.folder / "evaluation").exists() else {},

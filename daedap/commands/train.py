@@ -17,9 +17,11 @@ from daedap.commands.shared import refuse_with_resume
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions
 from daedap.errors import SettingsError
 from daedap.pipeline import complete_run, train_from_config
+from daedap.retrieval.lessons import stored_lessons
 from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Run, TrainConfig
 from daedap.training.split_rows import parent_file, parent_options
+from daedap.types import Lesson
 
 STARTER_EPOCHS = 1
 """Epochs on the built-in pairs: their answers are mostly retrieved, and the first bot is to be ready soon."""
@@ -71,7 +73,16 @@ def train(
     )
     if earlier := _earlier_attempt(config, runs):
         return _resume(earlier)
-    return train_from_config(config, runs)
+    return train_from_config(config, runs, _lessons(runs) if run_options.lessons else ())
+
+
+def _lessons(runs: Path) -> list[Lesson]:
+    """The lessons in force. Raises SettingsError when there are none."""
+    if not (lessons := stored_lessons(runs)):
+        raise SettingsError(
+            "--lessons: nothing was taught yet.", "Teach with daedap teach QUESTION ANSWER, or leave --lessons out."
+        )
+    return lessons
 
 
 def _resume(run: Run) -> Run:

@@ -57,8 +57,7 @@ class LessonBook:
     @classmethod
     def build(cls, lessons: Sequence[Lesson], retriever: HybridRetriever) -> LessonBook:
         """`lessons`: the latest first."""
-        latest = {comparison_form(each.question): each for each in reversed(lessons)}
-        return cls(tuple(each for each in lessons if latest[comparison_form(each.question)] is each), retriever)
+        return cls(tuple(latest_lessons(lessons)), retriever)
 
     def exact(self, question: str) -> LessonHit | None:
         """The lesson for exactly this question."""
@@ -117,6 +116,12 @@ class LessonBook:
         known = self.retriever.matcher
         vectors = known.encoder.encode([text for pair in pairs for text in (pair.question, pair.answer)])
         return _LessonMatcher(index, known.encoder, vectors[::2], vectors[1::2], known.weights, known)
+
+
+def latest_lessons(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """Of lessons for the same question only the latest. `lessons`: the latest first."""
+    latest = {comparison_form(each.question): each for each in reversed(lessons)}
+    return [each for each in lessons if latest[comparison_form(each.question)] is each]
 
 
 def stored_lessons(runs: Path) -> list[Lesson]:

@@ -22,6 +22,7 @@ from daedap.data.split import (
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import digest
 from daedap.i18n import tell, translate
+from daedap.korean.text import comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
@@ -72,15 +73,17 @@ def _inherit(parent: Run, wanted: Any, inherited: Any) -> Any:
 
 
 def continue_split(
-    parent: Run, file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int
+    parent: Run, file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, taught: Sequence[Pair] = ()
 ) -> tuple[Split, frozenset[str]]:
     """The parent's split, extended by the pairs of the file that it does not hold.
 
     Also the ids of the rows that are new to training, dev or test. Raises DataError when no training row is new.
+    `taught`: lessons, which are learned whatever the split.
     """
     before = read_split(parent.folder)
     known = {pair.id for pair in before.pairs}
     parts = extend_split(before, [pair for pair in pairs if pair.id not in known], split_options, seed=seed)
+    parts = _with_taught(parts, taught)
     used = known - {pair.id for pair in before.rows("unused")}
     new = {name: {pair.id for pair in parts.rows(name)} - used for name in _USED}
     if not new["train"]:
@@ -115,19 +118,41 @@ class SplitRows:
 
 
 def split_rows(
-    file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, parent: Run | None
+    file: Path,
+    pairs: Sequence[Pair],
+    split_options: SplitOptions,
+    seed: int,
+    parent: Run | None,
+    taught: Sequence[Pair] = (),
 ) -> SplitRows:
-    """Split a file's rows, or extend the parent's split. Raises DataError when there is no training row."""
+    """Split a file's rows, or extend the parent's split. Raises DataError when there is no training row.
+
+    `taught`: lessons. They are learned whatever the split, and rows of the file that they correct are not.
+    """
     nothing = frozenset[str]()
+    corrected = {comparison_form(pair.question) for pair in taught}
+    pairs = [pair for pair in pairs if pair.history or comparison_form(pair.question) not in corrected]
     parts, new = (
-        continue_split(parent, file, pairs, split_options, seed)
+        continue_split(parent, file, pairs, split_options, seed, taught)
         if parent
-        else (split(pairs, split_options, seed=seed), nothing)
+        else (_with_taught(split(pairs, split_options, seed=seed), taught), nothing)
     )
     require_training_rows(parts, file)
     if "dev" not in parts.assignments:
         tell([translate("No dev rows: training can't stop early, and the last weights are kept.")])
     return SplitRows(parts, new)
+
+
+def _with_taught(parts: Split, taught: Sequence[Pair]) -> Split:
+    """The split with lessons as further training rows; those that it holds already are learned from now on."""
+    learned = {pair.id for pair in taught}
+    new = [pair for pair in taught if pair.id not in {pair.id for pair in parts.pairs}]
+    before: list[SplitName] = [
+        "train" if pair.id in learned else name for pair, name in zip(parts.pairs, parts.assignments, strict=True)
+    ]
+    components = [*parts.components, *range(len(parts.pairs), len(parts.pairs) + len(new))]
+    after: list[SplitName] = ["train"] * len(new)
+    return replace(parts, pairs=[*parts.pairs, *new], assignments=[*before, *after], components=components)
 
 
 def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, split_result: SplitRows) -> Json:

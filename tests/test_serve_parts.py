@@ -1,0 +1,193 @@
+"""The queue, the limits and the database by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sql
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from daedap.database.connection import HEAD, Database, _migrate
+from daedap.database.conversations import ConversationStore, StoredReply
+from daedap.database.lessons import LessonStore, new_lesson
+from daedap.database.schema import METADATA, now
+from daedap.errors import SettingsError, StorageError
+from daedap.serve.batcher import Batcher
+from daedap.serve.errors import ApiError
+from daedap.serve.limits import RateLimit
+
+Job = str
+
+
+def with_batcher(compute: Callable[[Sequence[Job]], Sequence[Any]], test: Callable[..., Any], **options: Any) -> Any:
+    """Run a test with a queue that is being emptied."""
+
+    async def run() -> Any:
+        batcher: Batcher[Job, Any] = Batcher(compute, **{"limit": 100, **options})
+        task = asyncio.create_task(batcher.run())
+        try:
+            return await asyncio.wait_for(test(batcher), 30)
+        finally:
+            task.cancel()
+
+    return asyncio.run(run())
+
+
+def test_questions_that_wait_are_answered_together() -> None:
+    batches: list[Sequence[Job]] = []
+
+    def compute(jobs: Sequence[Job]) -> Sequence[str]:
+        batches.append(jobs)
+        return [f"{job}!" for job in jobs]
+
+    async def many(batcher: Batcher[Job, Any]) -> list[str]:
+        return list(await asyncio.gather(*(batcher.submit("one", f"{n}", 30) for n in range(50))))
+
+    assert with_batcher(compute, many, at_once=20) == [f"{n}!" for n in range(50)], "each gets its own"
+    assert len(batches) == 3
+
+
+def test_clients_take_turns() -> None:
+    order: list[Job] = []
+
+    async def greedy(batcher: Batcher[Job, Any]) -> None:
+        first = [batcher.submit("greedy", f"g{n}", 30) for n in range(6)]
+        await asyncio.gather(*first, batcher.submit("modest", "m", 30))
+
+    def compute(jobs: Sequence[Job]) -> Sequence[str]:
+        order.extend(jobs)
+        return jobs
+
+    with_batcher(compute, greedy, at_once=2)
+    assert order[:2] == ["g0", "m"]
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    free = threading.Event()
+
+    def compute(jobs: Sequence[Job]) -> Sequence[str]:
+        free.wait(30)
+        return jobs
+
+    async def crowd(batcher: Batcher[Job, Any]) -> list[Any]:
+        tasks = [asyncio.create_task(batcher.submit("one", "a", 30))]
+        await asyncio.sleep(0.05)  # it is being computed
+        tasks += [asyncio.create_task(batcher.submit("one", "b", 30)) for _ in range(4)]
+        await asyncio.sleep(0)
+        free.set()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    *_, last = found = with_batcher(compute, crowd, limit=3)
+    assert found[:4] == ["a", "b", "b", "b"]
+    assert (last.status, last.code) == (429, "too_busy")
+    assert int(last.response().headers["retry-after"]) >= 1
+
+
+def test_one_that_waits_too_long_is_not_answered() -> None:
+    async def late(batcher: Batcher[Job, Any]) -> None:
+        with pytest.raises(ApiError) as refused:
+            await batcher.submit("one", "a", -1)
+        assert refused.value.status == 503
+
+    with_batcher(lambda jobs: jobs, late)
+
+
+def test_a_failure_does_not_stop_the_queue() -> None:
+    def compute(jobs: Sequence[Job]) -> Sequence[Any]:
+        if "bad" in jobs:
+            raise RuntimeError("no")
+        return jobs
+
+    async def both(batcher: Batcher[Job, Any]) -> str:
+        with pytest.raises(RuntimeError):
+            await batcher.submit("one", "bad", 30)
+        answer: str = await batcher.submit("one", "good", 30)
+        return answer
+
+    assert with_batcher(compute, both) == "good"
+
+
+def test_limits_are_for_each_client() -> None:
+    limit = RateLimit(2)
+    limit.take("a")
+    limit.take("a")
+    with pytest.raises(ApiError):
+        limit.take("a")
+    limit.take("b")
+    unlimited = RateLimit(0)
+    for _ in range(1000):
+        unlimited.take("a")
+
+
+# ---- the database ----
+
+
+def reply(id: str, question: str = "질문") -> StoredReply:
+    told: dict[str, Any] = {"evidence": None, "suggestions": [], "run": 1, "lesson": None, "milliseconds": 1, "time": now()}
+    return StoredReply(id=id, conversation="c", question=question, answer="답", source="retrieved", score=1.0, **told)
+
+
+def test_a_new_database_is_what_the_migrations_make(tmp_path: Path) -> None:
+    new, migrated = Database.open(None, tmp_path / "new"), tmp_path / "old.db"
+    with new.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+    with Database(sql.create_engine(f"sqlite:///{migrated}")).write() as connection:
+        _migrate(connection)
+    old = Database.open(f"sqlite:///{migrated}", tmp_path)
+    assert old.revision() == new.revision() == HEAD
+    with old.read() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+    assert LessonStore(old).revision() == 0
+    old.close()
+    new.close()
+
+
+def test_a_newer_or_damaged_database_is_refused(tmp_path: Path) -> None:
+    database = Database.open(None, tmp_path)
+    with database.write() as connection:
+        connection.execute(sql.text("UPDATE alembic_version SET version_num = '9999'"))
+    database.close()
+    with pytest.raises(StorageError, match="newer version of daedap"):
+        Database.open(None, tmp_path)
+    (tmp_path / "daedap.db").write_bytes(b"nonsense" * 1000)
+    for left in ("daedap.db-wal", "daedap.db-shm"):
+        (tmp_path / left).unlink(missing_ok=True)
+    with pytest.raises(StorageError, match="can't be used"):
+        Database.open(None, tmp_path)
+    with pytest.raises(SettingsError, match="--db nonsense"):
+        Database.open("nonsense", tmp_path)
+    with pytest.raises(StorageError) as told:
+        Database.open("postgresql://me:secret@127.0.0.1:1/none", tmp_path)
+    assert "secret" not in str(told.value)
+
+
+def test_old_conversations_are_deleted_and_their_lessons_forget_them(tmp_path: Path) -> None:
+    database = Database.open(None, tmp_path)
+    store, lessons = ConversationStore(database), LessonStore(database)
+    with database.write() as connection:
+        store.add(connection, "me", reply("r"))
+    (lesson,) = lessons.add(new_lesson("질문", "답", origin="owner"))
+    with database.write() as connection:
+        connection.execute(sql.text("UPDATE lessons SET conversation = 'c', reply = 'r', was = '답'"))
+    assert store.delete(before="2000") == 0
+    assert store.delete(before=now() + "~") == 1
+    assert store.find("c") is None
+    found = lessons.find(lesson.id)
+    assert found
+    assert (found.conversation, found.reply, found.was) == (None, None, None)
+    database.close()
+
+
+def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:
+    database = Database.open(None, tmp_path)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    database.close()
