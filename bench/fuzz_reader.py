@@ -21,14 +21,13 @@ import tempfile
 import traceback
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import openpyxl
 
 from daedap.config import ReadOptions
-from daedap.data.clean import clean_text
-from daedap.data.reader import BadRow, open_source, rows
+from daedap.data.doctor import load
 from daedap.errors import DataError
 
 PAIRS = [
@@ -219,17 +218,15 @@ def wrong_pairs(found: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     ]
 
 
-def read(path: Path) -> Iterator[tuple[str, str]]:
-    """The pairs of a file; of a chat, with 상담원 answering."""
+def read(path: Path) -> list[tuple[str, str]]:
+    """The pairs of a file as they are learned; of a chat, with 상담원 answering."""
     try:
-        source = open_source(path)
+        loaded = load(path)
     except DataError as error:
         if "--speaker" not in str(error) and "KakaoTalk" not in str(error):
             raise
-        source = open_source(path, ReadOptions(speaker="상담원"))
-    for row in rows(source):
-        if not isinstance(row, BadRow):
-            yield clean_text(row.question)[0], clean_text(row.answer)[0]
+        loaded = load(path, ReadOptions(speaker="상담원"))
+    return [(pair.question, pair.answer) for pair in (*loaded.pairs, *loaded.lookup)]
 
 
 def main() -> None:
@@ -245,7 +242,7 @@ def main() -> None:
             path = Path(folder) / name
             path.write_bytes(data)
             try:
-                found = list(read(path))
+                found = read(path)
             except DataError:
                 counts["refused"] += 1
                 continue

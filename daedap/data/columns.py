@@ -76,6 +76,11 @@ def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) ->
     return Header(list(misplaced), -1) if misplaced else None
 
 
+def _is_misfit(row: Sequence[str], width: int) -> bool:
+    """Whether a row has more cells than the header has names, other than commas in an unquoted answer (네, 됩니다)."""
+    return any(cell.strip() and not cell.startswith(" ") for cell in row[width:])
+
+
 def _holds(row: Sequence[str], requested: Sequence[str]) -> bool:
     return any(_named(name, row) is not None for name in requested)
 
@@ -124,6 +129,10 @@ def choose_columns(
         raise _single_column(names, file)
     if not named and (turns := (header and turn_columns(names, line)) or turns_by_content(names, data, line)):
         return turns
+    widths = Counter(len(row) for row in data if _is_misfit(row, len(names)))
+    if header and not any(requested.values()) and widths.total() > max(1, len(data) // 2):
+        names = [*names, *[""] * (widths.most_common(1)[0][0] - len(names))]
+        raise _Chooser(names, data, file, True).unclear()
     chooser = _Chooser(names, data, file, header is not None)
     return replace(chooser.choose(requested), header_line=line)
 
@@ -283,6 +292,10 @@ class _Chooser:
             raise self.unclear()
         named = self.header and (role := self.roles[self.places["answer"]]) and role.role == "answer"
         if "answer" not in fixed and not named and answer.kind in ("number", "name") and question.questions < 0.5:
+            raise self.unclear()
+        free = (self.stats[index] for index in range(len(self.names)) if index not in self.places.values())
+        if "answer" not in fixed and answer.kind == "number" and any(one.kind == "text" for one in free):
+            del self.places["answer"]
             raise self.unclear()
 
     def refuse_swapped(self) -> None:
