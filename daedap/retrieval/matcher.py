@@ -41,8 +41,6 @@ SIGNALS = (
     "small_talk",  # how much more the query is small talk than the question is
     "length",  # ln(1 + characters of the query)
 )
-PAIRS_AT_MOST = 50_000
-"""Pairs up to which a run keeps sentence vectors: encoding more would take many minutes."""
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
 """Known questions looked at; from the first to the second share of them near their own answer, the weight of answers
 grows from nothing to the whole: FAQs of held-out trades lie at 0.45 to 0.85, the built-in small talk at 0.18."""
@@ -184,14 +182,15 @@ class AnswerMatcher:
     def _signals(self, queries: Sequence[str], vectors: FloatArray, k: int) -> list[Signals]:
         views, distinct = self.views(queries, vectors), max(k, 1 + _RIVALS)
         scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, views)
-        rows = [self._distinct(best, distinct) for best in largest(scores, min(8 * distinct, scores.shape[1]))]
+        near = largest(scores, min(8 * distinct, scores.shape[1]))
+        rows = [self._distinct(best, distinct) for best in near]
         best = np.array([one[0] for one in rows])
         columns = {
             **{name: view[range(len(best)), best] for name, view in zip(VIEWS, views, strict=True)},
             **self._lead(scores, views, rows),
             **self._token_signals(queries, rows),
             "coverage": self._coverage(queries, best.tolist()),
-            "neighbour": self._behind(self.questions[best] @ self.questions.T, best),
+            "neighbour": np.array([self._neighbour(each) for each in near]),
             "own_answer": np.einsum("qw,qw->q", self.questions[best], self.answers[best]),
             "small_talk": (vectors - self.questions[best]) @ self._small_talk,
             "length": np.log1p([len(query) for query in queries]),
@@ -220,13 +219,17 @@ class AnswerMatcher:
         highest: FloatArray = np.where(others, similarities, 0).max(axis=1)
         return highest
 
+    def _neighbour(self, near: NDArray[np.int64]) -> float:
+        """Highest similarity of the best row's question to one with another answer, among the nearest rows, (n,)."""
+        others = near[self._answer_groups[near] != self._answer_groups[near[0]]]
+        return float((self.questions[others] @ self.questions[near[0]]).max(initial=0))
+
     def _token_signals(self, queries: Sequence[str], rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
         """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
         found = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             part = slice(start, start + _QUERIES_AT_ONCE)
-            asked = self.encoder.encode_tokens(queries[part])
-            known = self._tokens({int(row) for one in rows[part] for row in one[:2]})
+            asked, known = self._tokens(queries[part], {int(row) for one in rows[part] for row in one[:2]})
             for tokens, one in zip(asked, rows[part], strict=True):
                 met = [(tokens @ known[row].T).max(axis=1) for row in one[:2].tolist()]
                 second = met[1].mean() if len(met) > 1 else 0.0
@@ -234,17 +237,19 @@ class AnswerMatcher:
         mean, quartile, margin = np.array(found).reshape(-1, 3).T
         return {"tokens": mean, "token_quartile": quartile, "token_margin": margin}
 
-    def _tokens(self, rows: Collection[int]) -> dict[int, FloatArray]:
-        """(tokens, width) of question and answer together of each row; what was asked for once is kept."""
+    def _tokens(self, queries: Sequence[str], rows: Collection[int]) -> tuple[list[FloatArray], dict[int, FloatArray]]:
+        """(tokens, width) of each query, and of question and answer together of each row. Those of rows are kept."""
         kept = self._kept_tokens
         texts = {row: (self.index.pairs[row].question, self.index.pairs[row].answer) for row in rows}
         new = list(dict.fromkeys(text for pair in texts.values() for text in pair if text not in kept))
         found = {text: kept[text] for pair in texts.values() for text in pair if text in kept}
-        found |= {text: one.astype(np.float16) for text, one in zip(new, self.encoder.encode_tokens(new), strict=True)}
+        encoded = self.encoder.encode_tokens([*queries, *new])
+        found |= {text: one.astype(np.float16) for text, one in zip(new, encoded[len(queries) :], strict=True)}
         if len(kept) + len(new) > _TEXTS_KEPT:
             kept.clear()
         kept.update(found)
-        return {row: np.concatenate([found[text] for text in pair]).astype(np.float32) for row, pair in texts.items()}
+        known = {row: np.concatenate([found[text] for text in pair]).astype(np.float32) for row, pair in texts.items()}
+        return encoded[: len(queries)], known
 
     @cached_property
     def _kept_tokens(self) -> dict[str, NDArray[np.float16]]:
