@@ -53,6 +53,34 @@ def test_lower_and_upper_blocks_compute_the_whole_model(base: Base) -> None:
     assert base.model(input_ids=batch.inputs).logits.shape[:2] == batch.inputs.shape, "the model itself is unchanged"
 
 
+@pytest.mark.parametrize("layers", [None, 1])
+def test_the_last_feed_forward_layer_runs_at_labels_only(base: Base, layers: int | None) -> None:
+    """Losses and gradients are those of the whole model, in full fine-tuning and with LoRA."""
+    batch = collate(toys.rendered(base), "cpu")
+    torch.manual_seed(0)
+    adapted = with_lora(base.model, rank=2, alpha=4, dropout=0.0, layers=layers)
+    weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    for weight in weights:
+        torch.nn.init.normal_(weight, std=0.1)  # LoRA's second matrix starts at zero
+    if layers is None:
+        base.model.requires_grad_(requires_grad=True)
+        weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    seen: list[int] = []
+    last = next(
+        part for name, part in reversed([*base.model.named_modules()]) if name.endswith((".mlp", "feed_forward"))
+    )
+    with last.register_forward_hook(lambda _layer, inputs, _: seen.append(inputs[0].shape[:-1].numel())):
+        loss = AnswerLoss(adapted)(batch)
+    ours = torch.autograd.grad(loss.mean(), weights)
+    logits = base.model(input_ids=batch.inputs).logits[batch.row, batch.position].float()
+    whole = cross_entropy(logits, batch.label, reduction="none")
+    torch.testing.assert_close(loss, whole)
+    for mine, theirs in zip(ours, torch.autograd.grad(whole.mean(), weights), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    (computed,) = seen
+    assert len(batch.label) <= computed < len(batch.label) + 32 < batch.inputs.numel()
+
+
 def test_a_shortlist_is_the_softmax_among_its_tokens(base: Base) -> None:
     batch = collate(toys.rendered(base), "cpu")
     tokens = torch.unique(torch.cat([batch.label, torch.arange(20, 40)]))

@@ -107,6 +107,7 @@ SPLITTABLE = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_t
 """Architectures whose blocks depend on nothing below but the hidden states that enter them."""
 
 _FINAL_NORMS = ("ln_f", "final_layer_norm", "norm", "embedding_norm")
+_FEED_FORWARD = ("mlp", "feed_forward")
 
 
 def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -117,8 +118,7 @@ def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def frozen_lower(model: PreTrainedModel, blocks: int) -> nn.Module:
     """The embedding and the lowest `blocks` blocks: ids, (rows, length), to hidden states, (rows, length, width)."""
     body = _slice_blocks(_body(model), 0, blocks)
-    norm = next(name for name in _FINAL_NORMS if name in body._modules)
-    body._modules[norm] = nn.Identity()
+    _without_final_norm(body)
     return _FrozenLower(body)
 
 
@@ -126,11 +126,13 @@ def trained_upper(model: PreTrainedModel, first_block: int = 0, shortlist: Tenso
     """The model from `first_block` on, its head for shortlisted tokens (None: all) at given positions only.
 
     Takes the model's own arguments, with the hidden states below as `inputs_embeds` unless `first_block` is 0, and
-    `positions`: (row, position), (labels,) each. Its logits are (1, labels, tokens).
+    `positions`: (row, position), (labels,) each. Its logits are (1, labels, tokens). The last block's feed-forward
+    layer and the final norm run at these positions only, too.
     """
     view = shallow_view(model)
-    body = _slice_blocks(_body(model), first_block, None) if first_block else _body(model)
-    view._modules[model.base_model_prefix] = _GatherPositions(_without_embedding(body) if first_block else body)
+    body = _slice_blocks(_body(model), first_block, None) if first_block else shallow_view(_body(model))
+    body = _without_embedding(body) if first_block else body
+    view._modules[model.base_model_prefix] = _GatherPositions(body, split=model.config.model_type in SPLITTABLE)
     if shortlist is not None:
         name = next(name for name, child in model.named_children() if child is model.get_output_embeddings())
         view._modules[name] = _ShortlistHead(cast("nn.Linear", model.get_output_embeddings()), shortlist)
@@ -148,19 +150,65 @@ class _FrozenLower(nn.Module):
 
 
 class _GatherPositions(nn.Module):
-    """A body that returns the hidden states of given positions only, as one row: the head runs nowhere else."""
+    """A body that returns the hidden states of given positions only, as one row: the head runs nowhere else.
 
-    def __init__(self, body: nn.Module) -> None:
+    `split`: change the body so that all that follows the last block's attention runs nowhere else either.
+    """
+
+    def __init__(self, body: nn.Module, *, split: bool) -> None:
         super().__init__()
         self.body = body
+        self.feed_forward = _feed_forward_at_positions(body) if split else None
+        self.norm = _without_final_norm(body) if split else nn.Identity()
 
     def forward(self, *args: Any, positions: tuple[Tensor, Tensor], **kwargs: Any) -> Any:
+        if self.feed_forward is not None:
+            self.feed_forward.positions = positions
         output = self.body(*args, **kwargs)
-        return replace(output, last_hidden_state=output.last_hidden_state[positions][None])
+        return replace(output, last_hidden_state=self.norm(output.last_hidden_state[positions][None]))
 
     def get_input_embeddings(self) -> nn.Module:
         """Required by transformers of every body."""
         return self.body.get_input_embeddings()  # type: ignore[operator, no-any-return]
+
+
+class _AtPositions(nn.Module):
+    """A layer that is computed at the given positions of its input and is 0 at all others, where nobody looks."""
+
+    positions: tuple[Tensor, Tensor]
+    """(row, position), set before each call. A position may occur twice: only one occurrence gets a gradient."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, states: Tensor) -> Tensor:
+        computed: Tensor = self.layer(states[self.positions][None])[0]
+        rows, length, width = states.shape
+        row, position = self.positions
+        source = torch.full((rows * length,), len(row), device=states.device)
+        source[row * length + position] = torch.arange(len(row), device=states.device)
+        padded = torch.cat([computed, computed.new_zeros(1, width)])
+        return padded[source].view(rows, length, width)
+
+
+def _feed_forward_at_positions(body: nn.Module) -> _AtPositions:
+    """Replace the last block's feed-forward layer, in a view of a body that becomes another view."""
+    name = next(name for name, child in body.named_children() if isinstance(child, nn.ModuleList))
+    *blocks, last = cast("nn.ModuleList", body._modules[name])
+    view = shallow_view(last)
+    part = next(part for part in _FEED_FORWARD if part in view._modules)
+    limited = view._modules[part] = _AtPositions(cast("nn.Module", view._modules[part]))
+    body._modules[name] = nn.ModuleList([*blocks, view])
+    return limited
+
+
+def _without_final_norm(body: nn.Module) -> nn.Module:
+    """Take the final norm out of a view of a body."""
+    name = next(name for name in _FINAL_NORMS if name in body._modules)
+    norm = cast("nn.Module", body._modules[name])
+    body._modules[name] = nn.Identity()
+    return norm
 
 
 class _ShortlistHead(nn.Module):
