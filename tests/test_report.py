@@ -98,6 +98,9 @@ def test_sections_and_contents(run: Run, html: str) -> None:
     )
     assert manifest["base"]["licence"] in page.sections["licence"]
     assert "--num-train-epochs" in page.sections["settings"]
+    changed = re.findall(r"class=changed><td><code>(.*?)</code>", html)
+    assert {"--num-train-epochs", "--learning-rate"} <= set(changed)
+    assert "--augment" not in changed, "an empty list in the file is the default's empty tuple"
     assert "rows/s" in page.sections["plan"]
     assert page.tags["svg"] == 4
     assert page.tags["circle"] == manifest["training"]["epochs"]

@@ -342,15 +342,22 @@ def options(record: RunRecord) -> dict[str, list[Option]]:
 
 def _group(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
     options = [
-        Option("--" + name.replace("_", "-"), _format_value(name, value), value != defaults.get(name))
+        Option("--" + name.replace("_", "-"), _format_value(name, value), value != _as_saved(defaults.get(name)))
         for name, value in settings.items()
     ]
     return sorted(options, key=lambda option: not option.changed)
 
 
+def _as_saved(default: object) -> object:
+    """A default as a run's configuration has it: JSON knows lists, but no tuples."""
+    return list(default) if isinstance(default, tuple) else default
+
+
 def _format_value(name: str, value: object) -> str:
     if isinstance(value, float):
         return format_duration(value) if name == "budget" else f"{value:g}"
+    if isinstance(value, list):
+        value = ", ".join(map(str, value)) or None
     return "–" if value is None else str(value)
 
 
