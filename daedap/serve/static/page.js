@@ -28,6 +28,7 @@ function App() {
     try {
       const [about, known] = await Promise.all([get("/api/info"), get("/api/runs")]);
       setInfo(about);
+      document.title = titled(about);
       setRuns(known.runs);
       if (known.runs.length > 1) setPair([known.runs[1].number, known.runs[0].number]);
       refresh(about);
@@ -270,7 +271,7 @@ function Side({ open, info, conversations, current, onClose, onNew, onOpen, onFo
   return html`
     ${open && html`<button class="veil" type="button" tabindex="-1" aria-label=${t("Close")} onClick=${onClose}></button>`}
     <aside class=${`side${open ? " open" : ""}`} aria-label=${t("Conversations")}>
-      <div class="top"><a class="brand" href="/" onClick=${(event) => { event.preventDefault(); onNew(); }}><${Mark} /><span>${t("Daedap")}</span></a>
+      <div class="top"><a class="brand" href="/" onClick=${(event) => { event.preventDefault(); onNew(); }}><${Mark} /><span>${titled(info)}</span></a>
         <button class="icon only-narrow" type="button" aria-label=${t("Close")} onClick=${onClose}><${Icon} name="close" /></button></div>
       <button class="button new" type="button" ref=${first} onClick=${onNew}><${Icon} name="plus" />${t("New conversation")}</button>
       <nav class="history" aria-label=${t("Earlier conversations")}>
@@ -306,5 +307,9 @@ function period(iso) {
   return ago <= 7 ? t("Last seven days") : t("Earlier");
 }
 
-document.title = t("Daedap");
+/** The bot's own name, or the product's. */
+function titled(info) {
+  return info && info.name !== "daedap" ? info.name : t("Daedap");
+}
+
 render(html`<${App} />`, document.getElementById("app"));
