@@ -102,7 +102,7 @@ def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
     assert reply.evidence == bot.retriever.evidence(near)
 
 
-def test_a_judge_may_ask_for_preferences(bot: Bot) -> None:
+def test_candidate_answers_are_scored(bot: Bot) -> None:
     pairs = PAIRS[:6]
     found = bot.preferences(pairs, [[pair.answer, "몰라요.", "네."] for pair in pairs])
     assert found.shape == (6, 3)
@@ -201,12 +201,11 @@ def test_what_is_chosen_keeps_the_speech_level_of_the_answers(bot: Bot) -> None:
     assert talks([polite, casual, *many])._in_speech_level(alone).rows.tolist() == [1], "there is nothing else"
 
 
-def test_a_judged_bot_hears_the_turns_before(bot: Bot, monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[Pair] = []
-    monkeypatch.setattr(Bot, "_answer", lambda _, pairs: heard.extend(pairs))
+def test_pairs_are_answered_with_the_turns_before_them(trained: Run) -> None:
+    bot = Bot.open(trained.folder, answer_options=AnswerOptions(samples=2, fallback="off"))
     turns = (Message("user", "강아지 키워요"), Message("assistant", "좋겠네요."))
-    bot.answers([Pair("화를 내요", "저런.", history=turns)])
-    assert [(pair.question, pair.answer, pair.history) for pair in heard] == [("화를 내요", "", turns)]
+    pairs = [Pair("화를 내요", "저런.", history=turns), Pair("화를 내요", "저런.")]
+    assert bot.answers(pairs) == [bot.reply("화를 내요", turns), bot.reply("화를 내요")]
 
 
 def test_known_questions_are_answered_however_strange_the_others_are(trained: Run) -> None:
