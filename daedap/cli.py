@@ -39,6 +39,7 @@ COMMANDS = {
     "compare": "Compare runs: scores, settings, answers side by side.",
     "runs": "List all runs.",
     "report": "Write a run's report with curves, scores, samples and a diagnosis.",
+    "export": "Export a run, compared with it answer for answer: the whole bot, or its language model alone.",
     "pretrain": "Make a base of your own from plain texts.",
     "tune": "Search for better settings within a time budget.",
     "bench": "Measure how fast this machine trains, with the usual recipes and with daedap's.",

@@ -51,5 +51,9 @@ class SettingsError(DaedapError):
     """Options that contradict each other or the data."""
 
 
+class ExportError(DaedapError):
+    """A run that can't be exported to a target, or answers differently there."""
+
+
 class StorageError(DaedapError):
     """A folder that can't be written, or a full disk."""

@@ -11,7 +11,10 @@ Every file and folder is made under a temporary name and renamed, so that what b
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -22,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions, read_train_options
 from daedap.errors import BaseError, DataError, RunError, SettingsError, StorageError
-from daedap.files import add_line, storage, sweep, write_json
+from daedap.files import add_line, digest, new_folder, storage, sweep, write_json
 
 Json = dict[str, Any]
 DATABASE = "daedap.db"
@@ -333,6 +336,8 @@ def interrupted(name: str, runs: Path, command: str = "train") -> Run:
 def _named(name: str, runs: Path) -> Run:
     if name in ("latest", "best"):
         return _latest_or_best(name, runs)
+    if Path(name).suffix == ".zip" and Path(name).is_file():
+        return Run(unpacked(Path(name)))
     folder = runs / f"{int(name):04d}" if name.isdecimal() else Path(name)
     if not folder.is_dir():
         known = ", ".join(str(run.number) for run in every(runs) if run.complete) or "-"
@@ -344,6 +349,37 @@ def _named(name: str, runs: Path) -> Run:
             known=known,
         )
     return Run(folder)
+
+
+def unpacked(archive: Path) -> Path:
+    """The folder of a bundle's .zip, unpacked once into a cache by its content. Raises RunError.
+
+    `DAEDAP_CACHE` names the cache; by default it is `.cache/daedap` in the user's home.
+    """
+    cache = Path(os.environ.get("DAEDAP_CACHE") or Path.home() / ".cache" / "daedap")
+    folder = cache / "bundles" / digest(archive)[:32]
+    if folder.is_dir():
+        return folder
+    try:
+        with zipfile.ZipFile(archive) as file, new_folder(folder) as new:
+            if "manifest.json" not in file.namelist():
+                raise ValueError("no manifest.json")
+            file.extractall(new)  # leaves out drives, leading slashes and ".." of names, and makes no links
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
+        raise RunError(
+            "{file}: not a bundle that can be read ({error}).",
+            "Export it again: daedap export RUN --to bundle {file}",
+            file=archive,
+            error=error,
+        ) from error
+    except StorageError as error:
+        raise RunError(
+            "{file}: can't be unpacked into {folder}.",
+            "Let DAEDAP_CACHE name a folder that can be written, or unpack it yourself and name the folder.",
+            file=archive,
+            folder=cache,
+        ) from error
+    return folder
 
 
 def _latest_or_best(name: str, runs: Path) -> Run:

@@ -269,7 +269,7 @@ def _cached_model(file: GgufReader) -> PreTrainedModel:
             os.utime(folder)  # most recently used
             model.name_or_path = model.config._name_or_path = ""  # runs record it, and the cache may be emptied
             return model
-    model = _model(file)
+    model = dequantized_model(file)
     with suppress(StorageError, OSError):
         assets.mkdir(parents=True, exist_ok=True)
         with FileLock(assets / ".lock"):
@@ -280,7 +280,8 @@ def _cached_model(file: GgufReader) -> PreTrainedModel:
     return model
 
 
-def _model(file: GgufReader) -> PreTrainedModel:
+def dequantized_model(file: GgufReader) -> PreTrainedModel:
+    """The model of a file, in float32. Raises BaseError when weights are missing, ValueError for other damage."""
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
     model: PreTrainedModel = AutoModelForCausalLM.from_config(_config(file), dtype=torch.float32)

@@ -18,7 +18,7 @@ from daedap.errors import DataError
 from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
 from daedap.retrieval.hybrid import Hits, HybridRetriever
-from daedap.retrieval.lessons import LessonBook, LessonHit, stored_lessons
+from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, stored_lessons
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run, find
@@ -62,7 +62,7 @@ class Bot:
         answer_options: AnswerOptions = AnswerOptions(),
         held_out: bool = True,
     ) -> Bot:
-        """Open a run by number, folder, `latest` or `best`. Raises RunError when it is unknown or damaged.
+        """Open a run by number, folder, `latest` or `best`, or a bundle. Raises RunError when it is unknown or damaged.
 
         `held_out`: also answer from the rows that were held out for the scores, which are the user's, too, and from the
         lessons taught since.
@@ -70,7 +70,7 @@ class Bot:
         found = find(str(run), Path(runs))
         bot = cls.of(found, answer_options=answer_options, held_out=held_out)
         if held_out:
-            bot.teach(stored_lessons(found.folder.parent))
+            bot.teach([*stored_lessons(found.folder.parent), *bundled_lessons(found.folder)])
         return bot
 
     @classmethod

@@ -154,6 +154,8 @@ class HybridRetriever:
 
 def _open_encoder(folder: Path) -> SentenceEncoder:
     """The sentence encoder that an index was made with; converted ones are kept beside the runs, in `cache`."""
+    if (bundled := folder.parent / "encoder").is_dir():  # of a bundle
+        return SentenceEncoder.open(bundled)
     if not (folder / _ENCODER).exists():
         return built_in_encoder()
     from daedap.model.encoder_conversion import open_encoder  # torch takes seconds to import

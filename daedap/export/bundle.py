@@ -1,0 +1,202 @@
+"""The whole bot in one folder or .zip, which answers without torch.
+
+    manifest.json              as a run's: format, number, data, sizes of all files; `bundle` says what is in it
+    data/dev.jsonl test.jsonl  the rows that the run held out, from which its bot answers, too
+    index/                     known pairs, their n-grams and vectors
+    encoder/                   the sentence encoder
+    lessons.jsonl              lessons in force when it was made, the latest first
+    requirements.txt           packages that answering takes
+    README.md
+
+Wherever a run's folder can be named, the folder or the .zip of a bundle can be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import daedap.runs as store
+from daedap.data.split import HELD_OUT, SPLITS, read_rows, sample_rows
+from daedap.errors import ExportError
+from daedap.export.card import write_card
+from daedap.export.verify import Difference, Verification
+from daedap.files import write_json, write_lines, write_text
+from daedap.model.sentence_encoder import BUILT_IN, CENTRE, FILES
+from daedap.retrieval.bot import Bot
+from daedap.retrieval.lessons import LESSONS
+from daedap.runs import Run
+from daedap.types import Reply
+
+USAGE = """\
+```
+pip install --no-deps daedap && pip install -r requirements.txt
+daedap answer --run FOLDER "안녕하세요"
+```"""
+_BI_ENCODER = ("features.json", "features.npz", "maps.npz", "parts.npy", "vectors.npz")
+"""Files of an index that only reranking with the language model reads."""
+_PACKAGES = (
+    "ctranslate2 cyclopts filelock jinja2 kiwipiepy numpy openpyxl psutil pyyaml scikit-learn scipy tokenizers usearch"
+)
+"""What answering imports; charset-normalizer and sqlalchemy, for files of questions and for lessons, come with them."""
+_QUESTIONS = 1_000
+"""Known questions that are compared at most, and as many with a word left out."""
+_PROGRAM = """
+import json, sys, time
+from daedap.retrieval.bot import Bot
+bot = Bot.open(sys.argv[1])
+questions = json.load(sys.stdin)
+first = bot.reply(questions[0]).to_json()
+seconds = time.time() - float(sys.argv[2])
+replies = [first, *(reply.to_json() for reply in bot.reply_many(questions[1:]))]
+heavy = [name for name in ("torch", "transformers") if name in sys.modules]
+print(json.dumps({"replies": replies, "seconds": seconds, "heavy": heavy}))
+"""
+
+
+@dataclass(frozen=True)
+class BundleCheck:
+    """A bundle compared with its run."""
+
+    verification: Verification
+    seconds: float
+    """From the start of a process to its first answer."""
+
+
+def export_bundle(run: Run, folder: Path) -> BundleCheck:
+    """Write a run's bot to a folder and compare it with the run. Raises ExportError."""
+    bot = Bot.open(run.folder)
+    write(run, bot, folder)
+    write_card(run, "bundle", USAGE, folder)
+    write_manifest(run, bot, folder)
+    return check(run, bot, folder)
+
+
+def write(run: Run, bot: Bot, folder: Path) -> None:
+    """Write everything that a run's bot answers with. Raises ExportError where that includes its language model."""
+    if bot.generates:
+        raise ExportError(
+            "{folder}: the language model takes part in this bot's answers, and that takes torch.",
+            "Export the model with --to hf; or train with fewer than 100 dev rows (--dev-size 99) for look-up alone.",
+            folder=run.folder,
+        )
+    _copy_index(run, folder / "index")
+    _copy_encoder(run, folder / "encoder")
+    for name in HELD_OUT:
+        source = run.folder / "data" / f"{name}.jsonl"
+        if source.exists():
+            _copy(source, folder / "data" / source.name)
+    lessons = bot.lessons.lessons if bot.lessons else ()
+    write_lines(folder / LESSONS, [asdict(lesson) for lesson in lessons])
+    write_text(folder / "requirements.txt", _requirements())
+
+
+def write_manifest(run: Run, bot: Bot, folder: Path) -> None:
+    """Write the manifest, last: it lists all other files."""
+    manifest, data = run.manifest, dict(run.manifest["data"])
+    data["file"] = Path(data["file"]).name  # not where it lies on this machine
+    kept = {name: manifest[name] for name in ("format", "number", "finished", "daedap", "base", "headline")}
+    contents = {"pairs": len(bot.retriever.index.pairs), "lessons": len(bot.lessons.lessons) if bot.lessons else 0}
+    write_json(folder / "manifest.json", {**kept, "bundle": contents, "data": data, "files": store.sizes(folder)})
+
+
+def check(run: Run, bot: Bot, bundle: Path) -> BundleCheck:
+    """Ask the bundle in a process of its own, and compare its replies with the bot's.
+
+    Raises ExportError when it does not answer, or when it loaded torch or transformers.
+    """
+    questions = _questions(run)
+    expected = [bot.reply(questions[0]), *bot.reply_many(questions[1:])]
+    told = _ask(bundle, questions)
+    if told["heavy"]:
+        raise ExportError("The bundle loaded {names} to answer.", "Please report this.", names=", ".join(told["heavy"]))
+    differences = [
+        Difference(reply.question, reply.text, str(found["answer"]))
+        for reply, found in zip(expected, told["replies"], strict=True)
+        if not _same(reply, found)
+    ]
+    return BundleCheck(Verification(len(questions), tuple(differences)), float(told["seconds"]))
+
+
+def compress(folder: Path, archive: Path) -> None:
+    """Write a folder's files into a .zip, the manifest first; the same files give the same bytes."""
+    paths = sorted(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.name != "manifest.json"
+    )
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in paths:
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            with path.open("rb") as source, file.open(entry, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _copy_index(run: Run, folder: Path) -> None:
+    source = run.folder / "index"
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        if path.name not in _BI_ENCODER and path.name != "encoder.json":
+            _copy(path, folder / path.relative_to(source))
+
+
+def _copy_encoder(run: Run, folder: Path) -> None:
+    """The encoder that the index was made with: the built-in one, or a converted one from the cache beside the runs."""
+    made_by = run.folder / "index" / "encoder.json"
+    source = BUILT_IN
+    if made_by.exists():
+        digest = json.loads(made_by.read_text(encoding="utf-8"))["digest"]
+        source = run.folder.parent / "cache" / "encoders" / digest
+    for name in (*FILES, CENTRE, "MODEL_CARD.md"):
+        if (source / name).is_file():
+            _copy(source / name, folder / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _requirements() -> str:
+    """The versions that the bundle was compared with its run with."""
+    pinned = [f"{name}=={version(name)}\n" for name in _PACKAGES.split()]
+    return "".join(
+        [f"# pip install --no-deps daedap=={version('daedap')} && pip install -r requirements.txt\n", *pinned]
+    )
+
+
+def _questions(run: Run) -> list[str]:
+    """Known questions, and the same with a word left out, which are decided by similarity rather than found."""
+    known = list(dict.fromkeys(pair.question for name in SPLITS for pair in read_rows(run.folder, name)))
+    some = sample_rows(known, _QUESTIONS, seed=0)
+    shorter = [" ".join(words[:-1] or words * 2) for words in (question.split() for question in some)]
+    return [*some, *shorter, "안녕하세요", "asdf qwer 1234"]
+
+
+def _ask(bundle: Path, questions: Sequence[str]) -> Any:
+    environment = {name: value for name, value in os.environ.items() if name != "DAEDAP_DB"}
+    done = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, str(bundle), str(time.time())],
+        input=json.dumps(list(questions)),
+        env={**environment, "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode:
+        error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ExportError("The bundle does not answer ({error}).", "Please report this.", error=error)
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _same(reply: Reply, found: dict[str, Any]) -> bool:
+    ours = reply.to_json()
+    return all(ours[name] == found[name] for name in ("question", "answer", "source", "suggestions"))
