@@ -143,7 +143,7 @@ def _load_base(config: TrainConfig, parent: Run | None) -> Base | None:
     base = parent_base(parent) if parent else load_base(options.base)
     tell([translate("Base {name}, licence: {licence}", name=options.base, licence=base.licence)])
     if options.max_length > base.max_positions:
-        message = "--max-length {length}: this base reads at most {places} tokens, and longer rows are left out."
+        message = "--max-length {length}: this base reads at most {places} tokens; longer rows are only looked up."
         tell([translate(message, length=options.max_length, places=int(base.max_positions))])
     return base
 
