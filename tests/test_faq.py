@@ -146,7 +146,8 @@ def test_json_and_tables(result: FaqEvaluation) -> None:
 
 
 def test_only_one_of_the_two_files() -> None:
-    paraphrases, outside = (evaluate_faq(Scripted(), KNOWN, *two) for two in ((PARAPHRASES, []), ([], OUTSIDE)))
+    paraphrases = evaluate_faq(Scripted(), KNOWN, PARAPHRASES, [])
+    outside = evaluate_faq(Scripted(), KNOWN, [], OUTSIDE)
     assert (paraphrases.out_of_scope, outside.paraphrases) == ({}, {})
     assert (paraphrases.curve[-1].out_of_scope, outside.curve[-1].right) == (None, None)
     assert paraphrases.systems["bot"].auroc_scope is None
