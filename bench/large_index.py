@@ -1,4 +1,4 @@
-"""Matching among many pairs: python bench/large_index.py FILE [--pairs 1000000] [--folder FOLDER]
+"""Matching among many pairs: python bench/large_index.py FILE [--pairs 1000000] [--asked 300]
 
 Pairs beyond the file's are put together from halves of its questions and answers, as in growth.py. A text's vector is
 the mean of the built-in encoder's vectors of its two halves, which spares encoding two million texts: graphs and search
@@ -26,7 +26,6 @@ from daedap.retrieval.lexical import LexicalIndex
 from daedap.training.profiling import PeakMemory
 from daedap.types import Pair
 
-ASKED = 300
 FloatArray = NDArray[np.float32]
 
 
@@ -62,10 +61,11 @@ def main() -> None:
     parser = ArgumentParser()
     parser.add_argument("file", type=Path)
     parser.add_argument("--pairs", type=int, default=1_000_000)
+    parser.add_argument("--asked", type=int, default=300)
     options = parser.parse_args()
     made = pairs(load(options.file).pairs)
     known = [Pair(*pair) for pair in islice(made, options.pairs)]
-    asked = [question for question, _ in islice(made, ASKED + 10)]
+    asked = [question for question, _ in islice(made, options.asked + 10)]
     encoder = HalvesEncoder()
     with tempfile.TemporaryDirectory() as folder:
         times = [time.perf_counter()]

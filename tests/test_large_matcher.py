@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PAIRS
+from numpy.typing import NDArray
 
 from daedap.errors import RunError
 from daedap.model.sentence_encoder import built_in_encoder
@@ -29,12 +30,13 @@ def large(index: LexicalIndex) -> LargeMatcher:
     return LargeMatcher.build(index, built_in_encoder())
 
 
-def unit_rows(rows: int, seed: int) -> np.ndarray[tuple[int, int], np.dtype[np.float16]]:
+def unit_rows(rows: int, seed: int) -> NDArray[np.float16]:
     """Vectors in clusters, as texts are."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(0).normal(size=(60, 48))
     vectors = centres[rng.integers(60, size=rows)] + 0.7 * rng.normal(size=(rows, 48))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    unit: NDArray[np.float16] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def test_a_graph_finds_the_nearest_vectors() -> None:

@@ -33,7 +33,7 @@ EXACT_UP_TO = 30_000
 """Pairs up to which every similarity is computed: in float32, more would be slower to read than a graph to search."""
 _NEIGHBOURS, _BUILD_BREADTH, _SEARCH_BREADTH = 16, 128, 256
 """Of a graph: recall@3 of 0.99 or more (docs/EXPERIMENTS.md, "A million pairs")."""
-_SHORTLIST = 32
+_SHORTLIST = 16
 """Pairs that each of three searches contributes: by characters, and by meaning among questions and among answers."""
 _SAMPLE = 5_000
 _AT_ONCE = 16_384
