@@ -219,12 +219,16 @@ def test_ask_and_see_where_the_answer_came_from(visit: Callable[..., Visit]) -> 
 @browser_needed
 def test_the_answer_streams(visit: Callable[..., Visit]) -> None:
     here = visit()
-    with here.page.expect_response("**/api/ask") as asked:
-        here.ask(PAIRS[3].question)
-    assert asked.value.headers["content-type"].startswith("text/event-stream")
-    pieces = re.findall(r'event: text\ndata: {"text": "(.*)"}', asked.value.text())
-    assert len(pieces) > 1
-    assert "".join(pieces) == f"{PAIRS[3].answer} 힘내요!"
+    asked = """async question => {
+        const { ask } = await import("/static/api.js");
+        const events = [];
+        const reply = await ask({ question }, undefined, (name, data) => events.push([name, data.text]));
+        return [events, reply.answer];
+    }"""
+    events, answer = here.page.evaluate(asked, PAIRS[3].question)
+    assert [name for name, _ in events] == ["start", *["text"] * (len(events) - 2), "done"]
+    assert len(events) > 3
+    assert "".join(text for name, text in events if name == "text") == answer == f"{PAIRS[3].answer} 힘내요!"
 
 
 @browser_needed
@@ -260,17 +264,18 @@ def test_a_visitors_correction_waits_and_the_owners_acts(visit: Callable[..., Vi
     expect(owner.page.get_by_role("listitem").filter(has_text=question)).to_contain_text("1 번 쓰임")
     owner.page.goto(owner.url)
     owner.ask("창문은 몇 번 닦아요")
-    correct(owner, "한 달에 한 번이요.")
+    correct(owner, "한 달에 한 번이요.", scope="이 질문에만")
     owner.page.get_by_role("button", name="다시 물어보기").click()
     expect(owner.page.get_by_test_id("answer").last).to_have_text("한 달에 한 번이요.")
 
 
-def correct(here: Visit, right: str) -> None:
+def correct(here: Visit, right: str, scope: str = "비슷한 질문에도") -> None:
     """Thumbs down opens the editor; what the lesson will answer is shown before it is sent."""
     here.page.get_by_role("button", name="아쉬운 답이에요").last.click()
     answer = here.page.get_by_label("올바른 답")
     expect(answer).to_be_focused()
     answer.fill(right)
+    here.page.get_by_role("radio", name=scope).check()
     expect(here.page.locator(".preview h3")).to_be_visible()
     here.page.keyboard.press("Control+Enter")
 
@@ -284,6 +289,7 @@ def test_the_queue_by_keys(visit: Callable[..., Visit]) -> None:
     here.page.get_by_role("link", name="못 알아들은 질문").click()
     cards = here.page.locator(".card")
     card = cards.filter(has_text="달까지")
+    expect(card).to_be_visible()
     card.focus()
     here.page.keyboard.press("e")
     expect(here.page.get_by_label("올바른 답")).to_be_focused()

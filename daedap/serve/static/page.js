@@ -233,7 +233,7 @@ function Composer({ info, problem, box, busy, online, onAsk, onStop }) {
     box.current.style.height = `${Math.min(box.current.scrollHeight, LONGEST_BOX)}px`;
   };
   useLayoutEffect(fit, [text]);
-  const ready = info && online && !busy && text.trim();
+  const ready = online && !busy && text.trim();
   const submit = (event) => {
     event?.preventDefault();
     if (!ready) return;
