@@ -129,7 +129,14 @@ def test_limits_are_for_each_client() -> None:
 
 
 def reply(id: str, question: str = "질문") -> StoredReply:
-    told: dict[str, Any] = {"evidence": None, "suggestions": [], "run": 1, "lesson": None, "milliseconds": 1, "time": now()}
+    told: dict[str, Any] = {
+        "evidence": None,
+        "suggestions": [],
+        "run": 1,
+        "lesson": None,
+        "milliseconds": 1,
+        "time": now(),
+    }
     return StoredReply(id=id, conversation="c", question=question, answer="답", source="retrieved", score=1.0, **told)
 
 

@@ -80,6 +80,8 @@ class Guard:
                 return
             self._check_client(headers, exchange.scope)
             _check_body(headers, exchange.scope)
+            if exchange.scope["method"] not in _READS:
+                await exchange.read_body()
             await self.app(exchange.scope, exchange.receive, exchange.send)
         except ApiError as error:
             if exchange.status:
@@ -160,23 +162,34 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, timeout: float) -> None:
         self.scope, self.status = scope, 0
         self._receive, self._send, self._timeout = receive, send, timeout
-        self._bytes, self._complete = 0, False
-        self._until = asyncio.get_running_loop().time() + timeout
+        self._body: bytes | None = None
+
+    async def read_body(self) -> None:
+        """Take in the request. Raises ApiError when it is too large (413) or too slow (408).
+
+        Before the app is called: FastAPI would turn an error while it reads into one of its own.
+        """
+        parts, size, more = list[bytes](), 0, True
+        until = asyncio.get_running_loop().time() + self._timeout
+        while more:
+            try:
+                left = until - asyncio.get_running_loop().time()
+                message = await asyncio.wait_for(self._receive(), max(0.0, left))
+            except asyncio.TimeoutError as error:
+                raise ApiError(408, "too_slow", "The request took too long to arrive.") from error
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > BODY_LIMIT:
+                raise ApiError(413, "too_large", f"The request is larger than {BODY_LIMIT} bytes.")
+            more = message.get("more_body", False)
+        self._body = b"".join(parts)
 
     async def receive(self) -> Message:
-        """The next part of the request. Raises ApiError when it is too large (413) or too slow (408)."""
-        if self._complete:  # what comes now is the end of the connection, whenever that may be
+        """The whole request, then whatever the connection tells."""
+        if self._body is None:
             return await self._receive()
-        try:
-            left = self._until - asyncio.get_running_loop().time()
-            message = await asyncio.wait_for(self._receive(), max(0.0, left))
-        except asyncio.TimeoutError as error:
-            raise ApiError(408, "too_slow", "The request took too long to arrive.") from error
-        self._bytes += len(message.get("body", b""))
-        if self._bytes > BODY_LIMIT:
-            raise ApiError(413, "too_large", f"The request is larger than {BODY_LIMIT} bytes.")
-        self._complete = not message.get("more_body", False)
-        return message
+        body, self._body = self._body, None
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(self, message: Message) -> None:
         """Send a part of the response. Raises _TooSlowError when the client does not take it."""

@@ -1,0 +1,227 @@
+"""The server as a process: the official client, slow clients, kills, two servers with one database."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from conftest import PAIRS, daedap_process
+from serving import PASSWORD, runs_with
+
+from daedap.database.connection import Database
+from daedap.database.conversations import ConversationStore
+from daedap.database.lessons import LessonStore
+from daedap.runs import Run
+
+KNOWN = PAIRS[20]
+
+
+class Server:
+    """`daedap serve`, at a port of its own."""
+
+    def __init__(self, runs: Path, *options: str) -> None:
+        words = ["serve", "--runs", str(runs), "--port", "0", "--requests-per-minute", "0", *options]
+        environment = {**os.environ, "DAEDAP_LANG": "en", "DAEDAP_OWNER_PASSWORD": PASSWORD}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "daedap", *words], stderr=subprocess.PIPE, text=True, env=environment
+        )
+        assert self.process.stderr
+        self.log: list[str] = []
+        found = None
+        while found is None:
+            line = self.process.stderr.readline()
+            assert line, "".join(self.log)
+            self.log.append(line)
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+        self.port = int(found[1])
+        self.url = found[0]
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        self.log.extend(self.process.stderr)
+
+    def end(self, how: int = signal.SIGTERM) -> None:
+        """Stop it."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        self.process.wait(60)
+        self._reader.join(10)
+        assert self.process.stderr
+        self.process.stderr.close()
+
+
+@contextmanager
+def running(runs: Path, *options: str) -> Iterator[Server]:
+    server = Server(runs, *options)
+    try:
+        yield server
+    finally:
+        server.end(signal.SIGKILL)
+
+
+@contextmanager
+def visitor(server: Server) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    """Wait until it is so; a minute means never."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def server(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    runs = runs_with(trained, tmp_path_factory.mktemp("process"))
+    with running(runs, "--timeout", "3") as server:
+        yield server
+
+
+def test_the_official_client(server: Server) -> None:
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
+    messages: Any = [{"role": "developer", "content": "짧게"}, {"role": "user", "content": KNOWN.question}]
+    told = client.chat.completions.create(model="daedap", messages=messages)
+    assert told.choices[0].message.content == KNOWN.answer
+    assert told.usage
+    assert told.choices[0].model_extra
+    assert told.choices[0].model_extra["daedap"]["source"] == "retrieved"
+
+    usage: Any = {"include_usage": True}
+    chunks = list(client.chat.completions.create(model="daedap", messages=messages, stream=True, stream_options=usage))
+    texts = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
+    assert "".join(texts) == KNOWN.answer
+    assert chunks[-1].usage
+
+    assert client.responses.create(model="daedap", input=KNOWN.question).output_text == KNOWN.answer
+    events = list(client.responses.create(model="daedap", input=KNOWN.question, stream=True))
+    assert events[-1].type == "response.completed"
+    assert client.completions.create(model="daedap", prompt=KNOWN.question).choices[0].text == KNOWN.answer
+    assert [model.id for model in client.models.list()] == ["daedap", "daedap-1"]
+    assert len(client.embeddings.create(model="daedap-encoder", input=["가", "나"]).data) == 2
+    with pytest.raises(openai.NotFoundError, match="no such model"):
+        client.chat.completions.create(model="gpt-4", messages=messages)
+    with pytest.raises(openai.BadRequestError, match="plain text"):
+        client.chat.completions.create(model="daedap", messages=messages, response_format={"type": "json_object"})
+
+
+def test_the_page_and_the_desk_are_there(server: Server) -> None:
+    with visitor(server) as client:
+        for path in ("/", "/desk"):
+            assert client.get(path).headers["content-type"].startswith("text/html")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"GET /health HT",
+        b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ",
+        b"POST /api/ask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{",
+    ],
+)
+def test_slow_senders_are_let_go(server: Server, sent: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as slow:
+        slow.sendall(sent)
+        answer = slow.recv(1000)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
+
+
+def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path) -> None:
+    runs = runs_with(trained, tmp_path)
+    for moment in (3, 11):
+        server, kept = Server(runs), list[dict[str, Any]]()
+        taught: list[str] = []
+
+        def talk() -> None:
+            with visitor(server) as client:  # noqa: B023
+                try:
+                    for number in range(10_000):
+                        reply = client.post("/api/ask", json={"question": f"{KNOWN.question} {number}"}).json()
+                        client.put(f"/api/replies/{reply['id']}/vote", json={"vote": "bad"}).raise_for_status()
+                        lesson = {"reply": reply["id"], "answer": "다르게"}
+                        told = client.post("/api/corrections", json=lesson).json()
+                        kept.append({**reply, "vote": "bad"})  # noqa: B023
+                        taught.append(told["lesson"]["id"])  # noqa: B023
+                except httpx2.TransportError:
+                    pass  # killed
+
+        talkers = [threading.Thread(target=talk) for _ in range(3)]
+        for talker in talkers:
+            talker.start()
+        eventually(lambda: len(kept) >= moment)  # noqa: B023
+        server.end(signal.SIGKILL)
+        for talker in talkers:
+            talker.join()
+        database = Database.open(None, runs)
+        store, lessons = ConversationStore(database), {one.id for one in LessonStore(database).every()}
+        assert [one.to_json() for reply in kept if (one := store.reply(reply["id"]))] == kept
+        assert set(taught) <= lessons
+        with database.read() as connection:
+            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        database.close()
+
+
+def test_two_servers_and_one_database(trained: Run, tmp_path: Path) -> None:
+    runs = runs_with(trained, tmp_path)
+    with running(runs) as first, running(runs) as second, visitor(first) as here, visitor(second) as there:
+        here.post("/api/owner/login", json={"password": PASSWORD}).raise_for_status()
+        taught = here.post("/api/corrections", json={"question": KNOWN.question, "answer": "새 대답"}).json()
+        assert taught["effective"] is True
+
+        def answer() -> dict[str, Any]:
+            reply: dict[str, Any] = there.post("/api/ask", json={"question": KNOWN.question}).json()
+            return reply
+
+        eventually(lambda: answer()["answer"] == "새 대답")
+        there.cookies = here.cookies
+        hits = there.get("/api/desk/lessons").json()["lessons"][0]["hits"]
+        assert hits >= 1, "the owner is known at both"
+
+
+def test_a_new_run_is_taken_and_a_stop_is_gentle(trained: Run, tmp_path: Path) -> None:
+    runs = runs_with(trained, tmp_path)
+    with running(runs, "--watch") as server, visitor(server) as client:
+        assert client.get("/ready").json()["run"] == 1
+        (runs / "0002").symlink_to(trained.folder.resolve(), target_is_directory=True)
+        eventually(lambda: client.get("/ready").json()["run"] == 2)
+        with client.stream("POST", "/api/ask", json={"question": KNOWN.question, "stream": True}) as answer:
+            server.process.send_signal(signal.SIGTERM)
+            text = answer.read().decode()
+        assert "event: done" in text
+        client.close()
+        server.end()
+    assert not [line for line in server.log if "Traceback" in line or "failed" in line]
+
+
+def test_what_can_not_be_served_is_told(trained: Run, tmp_path: Path) -> None:
+    runs = runs_with(trained, tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        for options, told in (
+            (["--host", "0.0.0.0"], "without a key"),
+            (["--port", port], "can't listen there"),
+            (["--watch", "--run", "1"], "Use --run latest"),
+            (["--run", "7"], "no such run"),
+            (["--port", "70000"], "must lie between"),
+        ):
+            ended = daedap_process("serve", "--runs", str(runs), *options, folder=tmp_path)
+            assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
+            assert told in ended.stderr
