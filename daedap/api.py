@@ -22,10 +22,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from daedap.config import parse_duration
+from daedap.errors import SettingsError
 
 Result = TypeVar("Result")
 
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _NAMED_BY_NUMBER = frozenset({"sheet"})
 _RUN_OR_FOLDER = frozenset({"run", "from_", "resume", "base", "encoder"})
 
@@ -82,6 +83,13 @@ def _converted(value: Any, hint: Any) -> Any:
     if isinstance(value, int | Path) and not isinstance(value, bool) and str in (hint, *get_args(hint)):
         return str(value)
     return value
+
+
+def parse_duration(text: str) -> timedelta:
+    """`1h30m`, `90m`, `45s`. Raises SettingsError for anything else."""
+    if not re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text):
+        raise SettingsError("{value}: not a time.", "Write for instance 30m or 1h30m.", value=text)
+    return timedelta(**{_UNITS[unit]: float(amount) for amount, unit in re.findall(r"([\d.]+)([dhms])", text)})
 
 
 def stub() -> str:

@@ -224,8 +224,7 @@ class TrainOptions(AugmentOptions):
 
 def read_train_options(recorded: Mapping[str, Any]) -> TrainOptions:
     """The options that a run was started with, recorded as JSON with the budget in seconds."""
-    budget = recorded["budget"]
-    augment = tuple(recorded["augment"])
+    budget, augment = recorded["budget"], tuple(recorded["augment"])
     return TrainOptions(**{**recorded, "augment": augment, "budget": budget and timedelta(seconds=budget)})
 
 
@@ -458,16 +457,6 @@ class BenchOptions:
             raise SettingsError(
                 "--base {base} has its own shape and tokenizer.", "Leave --tokenizer out.", base=self.base
             )
-
-
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
-
-
-def parse_duration(text: str) -> timedelta:
-    """`1h30m`, `90m`, `45s`. Raises SettingsError for anything else."""
-    if not re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text):
-        raise SettingsError("{value}: not a time.", "Write for instance 30m or 1h30m.", value=text)
-    return timedelta(**{_UNITS[unit]: float(amount) for amount, unit in re.findall(r"([\d.]+)([dhms])", text)})
 
 
 def _not_negative(options: object, *names: str) -> None:

@@ -9,8 +9,8 @@ import pytest
 from typing_extensions import assert_type
 
 import daedap
-from daedap.api import FUNCTIONS, PUBLIC, flat, stub
-from daedap.config import AnswerOptions, TrainOptions, parse_duration
+from daedap.api import FUNCTIONS, PUBLIC, flat, parse_duration, stub
+from daedap.config import AnswerOptions, TrainOptions
 from daedap.errors import SettingsError
 
 STUB = Path(daedap.__file__).with_suffix(".pyi")
