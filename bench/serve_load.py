@@ -150,6 +150,7 @@ def _start(runs: Path, db: str | None) -> tuple[subprocess.Popen[str], str]:
     for line in process.stderr:
         if found := re.search(r"http://127\.0\.0\.1:\d+", line):
             threading.Thread(target=process.stderr.read, daemon=True).start()
+            httpx2.get(f"{found[0]}/ready", timeout=60).raise_for_status()
             return process, found[0]
     raise SystemExit("the server did not start")
 

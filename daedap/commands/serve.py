@@ -59,11 +59,15 @@ def serve(
     served = Served(run, runs, options, answer_options)
     with listen(options.host, options.port) as listening:
         where = f"http://{_shown(options.host)}:{listening.getsockname()[1]}"
+        app = served.app() if options.workers == 1 else None  # several processes open their bots themselves
         tell([translate("Run {number} answers at {url} (Ctrl-C stops it)", number=number, url=where)])
         if options.page and not (options.owner_password or os.environ.get("DAEDAP_OWNER_PASSWORD")):
             message = "The owner's desk: {url}/desk, its password is in {file}"
             tell([translate(message, url=where, file=runs / PASSWORD)])
-        (serve_one if options.workers == 1 else serve_many)(served, listening)
+        if app:
+            serve_one(app, options, listening)
+        else:
+            serve_many(served, listening)
 
 
 def _require_server() -> None:

@@ -83,9 +83,9 @@ class Served:
         return build_app(Service.open(self.run, self.runs, self.options, self.answer_options, password))
 
 
-def serve_one(served: Served, listening: socket.socket) -> None:
-    """Serve from this process until it is told to end."""
-    uvicorn.Server(_config(served.app(), served.options)).run(sockets=[listening])
+def serve_one(app: ASGIApp, options: ServeOptions, listening: socket.socket) -> None:
+    """Serve an app from this process until it is told to end."""
+    uvicorn.Server(_config(app, options)).run(sockets=[listening])
 
 
 def serve_many(served: Served, listening: socket.socket) -> None:
