@@ -87,8 +87,9 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
 
     rows = RunRows(run.folder)
     if not (run.folder / "training.json").exists():
-        with _timed(run, "train"):
+        with _timed(run, "plan"):
             finetune(run, rows, base)
+        _part_plan_and_training(run)
     model = open_trained(run)
     if not (run.folder / ENGINE).exists():
         with _timed(run, "engine"):
@@ -130,6 +131,12 @@ def _timed(run: Run, stage: str) -> Iterator[None]:
     yield
     seconds = {**run.state.get("seconds", {}), stage: round(time.perf_counter() - started, 1)}
     run.update_state(seconds=seconds)
+
+
+def _part_plan_and_training(run: Run) -> None:
+    """What the trainer measured itself is training; base, tokenization, plan and frozen layers are the plan."""
+    seconds, training = run.state["seconds"], run.trained["training"]["seconds"]
+    run.update_state(seconds={**seconds, "plan": round(max(0.0, seconds["plan"] - training), 1), "train": training})
 
 
 def _load_base(config: TrainConfig, parent: Run | None) -> Base | None:

@@ -11,8 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
 i18n errors files types config runs
 korean: text speech_level perturb word_vectors
-data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel conversation kakaotalk
-data: json_stream json_layouts personal other_formats source table_rows reader questions corpus findings doctor
+data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
+data: conversation kakaotalk json_stream json_layouts personal other_formats
+data: source table_rows reader questions corpus findings doctor
 database: schema connection lessons conversations comparisons audit
 database.migrations: env
 database.migrations.versions: first
@@ -26,7 +27,8 @@ evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search
-serve: options errors logs limits metrics batcher bots preview groups tokens service security protocol page desk pages openai_types openai app server
+serve: options errors logs limits metrics batcher bots preview groups tokens service security protocol page desk pages
+serve: openai_types openai app server
 export: options verify card huggingface ctranslate2 spm gguf bundle
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
 api __init__ usage cli __main__

@@ -5,7 +5,7 @@ import pytest
 
 from daedap.evaluation import metrics
 from daedap.evaluation.metrics import RatioTerms
-from daedap.types import Generation, Reply, Source
+from daedap.types import Evidence, Generation, Reply, Source
 
 
 def array(*values: float) -> metrics.FloatArray:
@@ -114,14 +114,20 @@ def test_ended_within_32_tokens() -> None:
     assert metrics.ended(replies).tolist() == [1, 1, 0, 0]
 
 
-def test_sources_of_replies() -> None:
-    def rates(*sources: Source) -> dict[str, list[float]]:
-        scores = metrics.sources([Reply("뭐 해?", "네", source, 0.0) for source in sources])
-        return {name: values.tolist() for name, values in scores.items()}
+def test_which_part_answers() -> None:
+    def reply(source: Source, *suggestions: str) -> Reply:
+        return Reply("뭐 해?", "네", source, 0.0, Evidence("뭐 하니", "네", 0.9), suggestions)
 
-    expected = {"retrieved": [1, 0], "generated": [0, 0], "fallback": [0, 1]}
-    assert rates("retrieved", "fallback") == expected
-    assert rates("retrieved", "lesson") == {**expected, "fallback": [0, 0], "lesson": [0, 1]}
+    def rates(*replies: Reply) -> dict[str, list[float]]:
+        scores = metrics.parts(replies, known={("뭐 하니", "네")})
+        return {name: values.tolist() for name, values in scores.items() if values.any()}
+
+    assert rates(reply("retrieved"), reply("fallback")) == {"known": [1, 0], "fallback": [0, 1]}
+    assert rates(reply("generated"), reply("lesson")) == {"generated": [1, 0], "lesson": [0, 1]}
+    assert rates(reply("fallback", "뭐 하니"), reply("fallback")) == {"suggestions": [1, 0], "fallback": [0, 1]}
+    courtesy = Reply("안녕", "반가워요.", "retrieved", 1.0, Evidence("안녕하세요", "반가워요.", 1.0))
+    assert rates(courtesy) == {"small_talk": [1]}
+
 
 
 def test_unique_replies_by_comparison_form() -> None:

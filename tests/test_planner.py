@@ -42,7 +42,8 @@ def test_a_plan_fits_into_its_budget(minutes: float) -> None:
 def test_time_for_the_evaluation_is_reserved() -> None:
     request = replace(REQUEST, budget=600.0, scoring=scoring_seconds(COSTS, 12, 1000))
     assert choose_plan(COSTS, request, layers=None, epochs=None).seconds <= 600 - request.scoring
-    assert indexing_seconds(10_000) > indexing_seconds(1_000) > 0
+    few, many = indexing_seconds(1_000, dev_rows=500), indexing_seconds(10_000, dev_rows=500)
+    assert many > indexing_seconds(10_000, dev_rows=50) > few > 0, "a bi-encoder needs rows and dev rows"
 
 
 def test_expected_time_of_the_evaluation() -> None:
@@ -57,7 +58,7 @@ def test_expected_time_of_the_evaluation() -> None:
 
 
 def test_an_extended_index_takes_less_time() -> None:
-    assert indexing_seconds(10_000, extended=True) < indexing_seconds(10_000) / 3
+    assert indexing_seconds(10_000, dev_rows=500, extended=True) < indexing_seconds(10_000, dev_rows=500) / 3
 
 
 def test_less_time_means_less_work() -> None:

@@ -52,6 +52,8 @@ from daedap.types import Pair
 _log = logging.getLogger("daedap")
 _REPLAYED_PER_NEW_ROW, _LEAST_REPLAYED = 10, 32
 """Replayed rows per new row, and the fewest: a few new rows take few steps, in which little is forgotten."""
+_REINDEXED_FROM = 1.1
+"""Rows per row of the parent's index from which on it is not extended but built anew (retrieval/build.py)."""
 _LEAST_RATE_SHARE = 0.1
 """Share of the learning rate for a few new rows: the full rate costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
 
@@ -230,8 +232,11 @@ def _recorded_plan(run: Run, inputs: TrainingInputs, machine: Machine, scored: i
     """The plan of the run's first start; else a new one, which is recorded."""
     if recorded := run.state.get("plan"):
         return Plan(**recorded)
-    rest = indexing_seconds(_indexed_rows(run, inputs.examples))
-    plan = make_plan(inputs, machine, scored=scored if run.config.evaluate else 0, indexing=rest)
+    rows, scored = _indexed_rows(run, inputs.examples), scored if run.config.evaluate else 0
+    extended = run.parent is not None and rows < _REINDEXED_FROM * run.parent.state["encoder_rows"]
+    indexing = indexing_seconds(rows, dev_rows=len(inputs.examples.dev), extended=extended)
+    taken_over = run.parent is not None and run.document("data/source.json")["new"]["test"] == 0
+    plan = make_plan(inputs, machine, scored=scored, indexing=indexing, models=1 if taken_over else 2)
     run.update_state(plan=asdict(plan))
     return plan
 
@@ -244,10 +249,10 @@ def _with_compiler(run: Run, machine: Machine, plan: Plan) -> Machine:
     return machine
 
 
-def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing: float) -> Plan:
+def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing: float, models: int = 2) -> Plan:
     """The default plan, or the one that fits into the budget at the least cost; costs are measured by a few steps.
 
-    `scored`: test rows. `indexing`: expected seconds of the index.
+    `scored`: test rows. `indexing`: expected seconds of the index. `models`: language models that are scored.
     """
     base, options, train_options = inputs.base, inputs.model_options, inputs.train_options
     blocks = int(base.model.config.get_text_config().num_hidden_layers)
@@ -264,7 +269,7 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
         epochs=train_options.epochs,
         layers=options.layers or _default_layers(options, base, blocks),
         blocks=blocks,
-        scoring=indexing + scoring_seconds(costs, blocks, scored),
+        scoring=indexing + scoring_seconds(costs, blocks, scored, models=models),
         budget=train_options.budget.total_seconds() if train_options.budget else None,
     )
     return choose_plan(costs, wish, layers=options.layers, epochs=train_options.num_train_epochs)

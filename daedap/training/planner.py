@@ -40,12 +40,14 @@ _CANDIDATE_SHARE = 0.6
 """Of the tokens of a row, those that a candidate adds: questions are encoded once for all their candidates."""
 _BOT_ROWS = 20
 """Forward passes of a row that cost as much as the bot's part of a question: samples, and its candidates without it."""
-_INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_FURTHER_ROW, _ENCODER_ROWS = 14.0, 0.0055, 0.0006, 27_000
+_BI_ENCODER_FROM, _ENCODER_ROWS = 5_000, 27_000
+"""Training rows from which on a bi-encoder is fitted (retrieval/build.py), and from which on it takes no more steps."""
+_INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_ENCODER_ROW = 6.0, 0.003, 0.003
 _EXTENDED_SECONDS, _SECONDS_PER_KNOWN_ROW = 8.0, 0.0008
 _EVALUATION_SECONDS, _SECONDS_PER_ANSWER = 2.0, 0.4
-"""What does not depend on the model, in seconds on two cores (bench/plan_accuracy.py). Engine and index: fixed,
-per row, and per row beyond `_ENCODER_ROWS`, from where the bi-encoder takes no more steps; where a parent's index is
-extended, fixed and per row. Evaluation: fixed, and per question that the bot answers."""
+"""What does not depend on the model, in seconds on two cores (bench/plan_accuracy.py). Engine and index: fixed, per
+row, and per row that a bi-encoder is fitted on; where a parent's index is extended, fixed and per row. Evaluation:
+fixed, and per question that the bot answers with the language model's help."""
 
 
 class Costs(NamedTuple):
@@ -179,20 +181,20 @@ def scoring_seconds(costs: Costs, blocks: int, rows: int, *, models: int = 2) ->
     scored, ranked = min(rows, _LIKELIHOOD_ROWS), min(rows, _RANKED_ROWS)
     row, candidate = (share * blocks * costs.frozen + costs.head for share in (1.0, _CANDIDATE_SHARE))
     by_models = models * (2 * scored * row + _CANDIDATES * ranked * candidate)
+    if rows < _ROWS_FOR_RANKER:  # the language model takes no part in answering
+        return _EVALUATION_SECONDS + by_models
     by_bot = ranked * (_SECONDS_PER_ANSWER + _BOT_ROWS * row)
-    fitting = _RANKER_PAIRS * candidate if rows >= _ROWS_FOR_RANKER else 0.0
-    return _EVALUATION_SECONDS + by_models + by_bot + fitting
+    return _EVALUATION_SECONDS + by_models + by_bot + _RANKER_PAIRS * candidate
 
 
-def indexing_seconds(rows: int, *, extended: bool = False) -> float:
+def indexing_seconds(rows: int, *, dev_rows: int, extended: bool = False) -> float:
     """Expected time of engine and index for so many training rows; `extended`: the index of a parent is extended."""
     if extended:
         return _EXTENDED_SECONDS + _SECONDS_PER_KNOWN_ROW * rows
-    return (
-        _INDEX_SECONDS
-        + _SECONDS_PER_ROW * min(rows, _ENCODER_ROWS)
-        + _SECONDS_PER_FURTHER_ROW * max(0, rows - _ENCODER_ROWS)
-    )
+    seconds = _INDEX_SECONDS + _SECONDS_PER_ROW * rows
+    if rows >= _BI_ENCODER_FROM and dev_rows >= _ROWS_FOR_RANKER:
+        seconds += _SECONDS_PER_ENCODER_ROW * min(rows, _ENCODER_ROWS)
+    return seconds
 
 
 def _seconds(costs: Costs, plan: Plan) -> float:

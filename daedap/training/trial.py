@@ -116,7 +116,7 @@ def _plan(
     machine: Machine,
 ) -> Plan:
     inputs = _inputs(base, model_options, train_options, train, [])
-    indexing = indexing_seconds(len(inputs.examples.train))
+    indexing = indexing_seconds(len(inputs.examples.train), dev_rows=len(RunRows(folder)["dev"]))
     return make_plan(inputs, machine, scored=len(RunRows(folder)["test"]), indexing=indexing)
 
 
