@@ -1,4 +1,4 @@
-"""The whole bot in one folder or .zip, which answers without torch.
+"""The whole bot in one folder or .zip, which answers without torch: by look-up, which is how nearly all bots answer.
 
     manifest.json              as a run's: format, number, data, sizes of all files; `bundle` says what is in it
     data/dev.jsonl test.jsonl  the rows that the run held out, from which its bot answers, too
@@ -21,7 +21,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from daedap.errors import ExportError
 from daedap.export.card import write_card
 from daedap.export.verify import Difference, Verification
 from daedap.files import write_json, write_lines, write_text
+from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import BUILT_IN, CENTRE, FILES
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.lessons import LESSONS
@@ -83,14 +84,12 @@ def export_bundle(run: Run, folder: Path) -> BundleCheck:
 
 
 def write(run: Run, bot: Bot, folder: Path) -> None:
-    """Write everything that a run's bot answers with. Raises ExportError where that includes its language model."""
-    if bot.generates:
-        raise ExportError(
-            "{folder}: the language model takes part in this bot's answers, and that takes torch.",
-            "Export the model with --to hf; or train with fewer than 100 dev rows (--dev-size 99) for look-up alone.",
-            folder=run.folder,
-        )
+    """Write everything that a run's bot answers with but its language model, which takes torch."""
     _copy_index(run, folder / "index")
+    if bot.generates:
+        message = "The language model takes part in this bot's answers. A bundle looks up alone: some answers differ."
+        tell([translate(message)])
+        replace(bot.retriever.weights, generates=False).save(folder / "index" / "weights.json")
     _copy_encoder(run, folder / "encoder")
     for name in HELD_OUT:
         source = run.folder / "data" / f"{name}.jsonl"

@@ -50,7 +50,7 @@ class SpmVocabulary:
     @cached_property
     def _control_tokens(self) -> re.Pattern[str]:
         longest_first = sorted(self._special, key=len, reverse=True)
-        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
     def _encode(self, text: str) -> Iterator[int]:
         for piece in self._merged(text):

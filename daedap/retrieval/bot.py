@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from daedap.config import RUNS, AnswerOptions
 from daedap.data.split import HELD_OUT, read_rows
-from daedap.errors import DataError
+from daedap.errors import DataError, RunError
 from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
 from daedap.retrieval.hybrid import Hits, HybridRetriever
@@ -97,6 +97,12 @@ class Bot:
         """The run's language model."""
         if self.model:
             return self.model
+        if not (self.run.folder / "training.json").exists():
+            raise RunError(
+                "{folder} is a bundle, which holds no language model.",
+                "Leave --samples out, or name the run that it was made from.",
+                folder=self.run.folder,
+            )
         from daedap.model.verify import open_engine
 
         return open_engine(self.run, self.device)
