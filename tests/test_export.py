@@ -116,7 +116,10 @@ def test_a_bundle_answers_as_a_folder_too(bundle: Path, trained: Run, tmp_path: 
     with zipfile.ZipFile(bundle) as file:
         file.extractall(tmp_path / "bot")
     questions = [pair.question[:-2] for pair in PAIRS[:20]]
-    assert Bot.open(tmp_path / "bot").reply_many(questions) == Bot.open(trained.folder).reply_many(questions)
+    bot = Bot.open(tmp_path / "bot")
+    assert bot.reply_many(questions) == Bot.open(trained.folder).reply_many(questions)
+    bot.teach([])  # as a server does with its own lessons
+    assert bot.reply(LESSON[0]).text == LESSON[1]
 
 
 def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class Bot:
         found = find(str(run), Path(runs))
         bot = cls.of(found, answer_options=answer_options, held_out=held_out)
         if held_out:
-            bot.teach([*stored_lessons(found.folder.parent), *bundled_lessons(found.folder)])
+            bot.teach(stored_lessons(found.folder.parent))
         return bot
 
     @classmethod
@@ -89,7 +89,8 @@ class Bot:
         return cls(run, retriever, answer_options, hidden, model=model)
 
     def teach(self, lessons: Sequence[Lesson]) -> None:
-        """Answer with these lessons from now on, the latest first, instead of those before."""
+        """Answer with these lessons from now on, the latest first, instead of those before; a bundle's own stay."""
+        lessons = [*lessons, *bundled_lessons(self.run.folder)]
         self.lessons = LessonBook.build(lessons, self.retriever) if lessons else None
 
     @cached_property
