@@ -12,7 +12,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.supervisors import Multiprocess
@@ -21,6 +21,7 @@ from daedap.config import AnswerOptions
 from daedap.errors import SettingsError
 from daedap.files import storage
 from daedap.serve.app import build_app
+from daedap.serve.channels.common import Channels
 from daedap.serve.metrics import FOLDER_VARIABLE
 from daedap.serve.options import ServeOptions
 from daedap.serve.protocol import DeadlineProtocol
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 PASSWORD = "owner-password"
 """The file beside the runs that keeps the owner's password, where none was given."""
+_SECRET = "{channel}-secret"
+"""The file beside the runs that keeps what stands in the address of a channel."""
 _SETTINGS = "DAEDAP_SERVE"
 """The variable by which worker processes are told what to serve."""
 _BACKLOG = 2048
@@ -41,14 +44,22 @@ _BACKLOG = 2048
 def owner_password(options: ServeOptions, runs: Path) -> str:
     """The password that was given, or the one that was made at the first start; only the owner can read its file."""
     given = options.owner_password or os.environ.get("DAEDAP_OWNER_PASSWORD")
-    if given:
-        return given
-    path = runs / PASSWORD
+    return given or _kept(runs / PASSWORD)
+
+
+def channel_secrets(options: ServeOptions, runs: Path) -> dict[str, str]:
+    """What stands in the addresses of the channels, made at the first start and kept as the password is."""
+    return {channel: _kept(runs / _SECRET.format(channel=channel)) for channel in options.channels}
+
+
+def _kept(path: Path) -> str:
+    """A random text that is made once and kept in a file that only its owner can read."""
     with storage(path):
         if not path.exists():
-            temporary = path.with_name(f".{PASSWORD}.{os.getpid()}.tmp")
+            path.parent.mkdir(parents=True, exist_ok=True)  # a bundle may be served where no run was made
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             temporary.touch(mode=0o600)
-            temporary.write_text(secrets.token_urlsafe(12) + "\n", encoding="utf-8")
+            temporary.write_text(secrets.token_urlsafe(18) + "\n", encoding="utf-8")
             temporary.replace(path)
         return path.read_text(encoding="utf-8").strip()
 
@@ -80,7 +91,9 @@ class Served:
     def app(self) -> ASGIApp:
         """The app of a process, its bot warm. Raises RunError, SettingsError and StorageError."""
         password = owner_password(self.options, self.runs)
-        return build_app(Service.open(self.run, self.runs, self.options, self.answer_options, password))
+        service = Service.open(self.run, self.runs, self.options, self.answer_options, password)
+        channels = channel_secrets(self.options, self.runs)
+        return build_app(service, Channels(service, channels) if channels else None)
 
 
 def serve_one(app: ASGIApp, options: ServeOptions, listening: socket.socket) -> None:
@@ -109,8 +122,10 @@ def app_of_worker() -> ASGIApp:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("daedap").setLevel(logging.INFO)
     settings = json.loads(os.environ[_SETTINGS])
-    lists = {name: tuple(settings["serve"][name]) for name in ("allowed_hosts", "allowed_origins")}
-    options = ServeOptions(**{**settings["serve"], **lists})
+    given: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings["serve"].items()
+    }
+    options = ServeOptions(**given)
     return Served(settings["run"], Path(settings["runs"]), options, AnswerOptions(**settings["answer"])).app()
 
 
