@@ -1,4 +1,4 @@
-"""Imports go down: a module imports only from modules listed before it; heavy libraries stay in model/ and train/"""
+"""Imports go down: a module imports only from modules listed before it; heavy libraries stay in model/ and training/"""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search
 serve: options errors logs limits metrics batcher bots preview groups tokens service security protocol page desk pages
+serve.channels: texts common kakao naver
 serve: openai_types openai app server
 export: options verify card huggingface ctranslate2 spm gguf bundle
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +37,11 @@ def serve(
         Folder of the runs.
     """
     _require_server()
-    options = replace(serve_options, api_key=serve_options.api_key or os.environ.get("DAEDAP_API_KEY"))
+    options = replace(
+        serve_options,
+        api_key=serve_options.api_key or os.environ.get("DAEDAP_API_KEY"),
+        naver_token=serve_options.naver_token or os.environ.get("DAEDAP_NAVER_TOKEN"),
+    )
     if options.is_public and not options.api_keys:
         raise SettingsError(
             "--host {host}: other machines could use the API without a key.",
@@ -48,6 +53,7 @@ def serve(
     from daedap.serve.server import (
         PASSWORD,
         Served,
+        channel_secrets,
         listen,
         owner_password,
         serve_many,
@@ -64,10 +70,29 @@ def serve(
         if options.page and not (options.owner_password or os.environ.get("DAEDAP_OWNER_PASSWORD")):
             message = "The owner's desk: {url}/desk, its password is in {file}"
             tell([translate(message, url=where, file=runs / PASSWORD)])
+        tell(_channel_lines(options, where, channel_secrets(options, runs)))
         if app:
             serve_one(app, options, listening)
         else:
             serve_many(served, listening)
+
+
+def _channel_lines(options: ServeOptions, where: str, secrets: Mapping[str, str]) -> list[str]:
+    """What to paste where, for each channel."""
+    public = f"https://{options.allowed_hosts[0]}" if options.allowed_hosts else where
+    lines = []
+    for channel, secret in secrets.items():
+        template = (
+            "KakaoTalk: make a skill with this URL at https://chatbot.kakao.com: {url}"
+            if channel == "kakao"
+            else "Naver TalkTalk: enter this webhook at https://partner.talk.naver.com, under Chatbot API: {url}"
+        )
+        lines.append(translate(template, url=f"{public}/channels/{channel}/{secret}"))
+    if secrets and not options.allowed_hosts:
+        lines.append(
+            translate("They reach only a server on the web, under its own name: --allowed-hosts chat.example.com")
+        )
+    return lines
 
 
 def _require_server() -> None:

@@ -12,7 +12,9 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from starlette.exceptions import HTTPException
 
-from daedap.errors import DaedapError
+from daedap.errors import DaedapError, RunError, StorageError
+from daedap.serve.channels.kakao import router as kakao_router
+from daedap.serve.channels.naver import router as naver_router
 from daedap.serve.desk import login_router
 from daedap.serve.desk import router as desk_router
 from daedap.serve.errors import ApiError
@@ -29,23 +31,29 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from daedap.serve.channels.common import Channels
     from daedap.serve.service import Service
 
 
-def build_app(service: Service) -> ASGIApp:
-    """The app of a server."""
+def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
+    """The app of a server, and of the channels in which it answers, too."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with service.running():
             yield
+            if channels:
+                await channels.drain()
         forget_process()
 
     app = FastAPI(title="daedap", version=version("daedap"), lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.service = service
+    app.state.service, app.state.channels = service, channels
     _add_error_shape(app)
     _add_health(app, service)
     app.include_router(openai_router)
+    for name, router in (("kakao", kakao_router), ("naver", naver_router)):
+        if channels and name in channels.secrets:
+            app.include_router(router)
     if service.options.page:
         app.include_router(page_router)
         app.include_router(login_router)
@@ -72,6 +80,9 @@ def _add_error_shape(app: FastAPI) -> None:
 
     @app.exception_handler(DaedapError)
     async def mistake(request: Request, error: DaedapError) -> JSONResponse:
+        if isinstance(error, RunError | StorageError):  # the server's fault; the text holds local paths
+            log_failure(error)
+            return ApiError(500, "server_error", "The server can't answer right now.").response()
         return ApiError(400, "invalid_request", str(error)).response()
 
     @app.exception_handler(DBAPIError)
@@ -81,7 +92,7 @@ def _add_error_shape(app: FastAPI) -> None:
 
 
 def _invalid(error: RequestValidationError) -> ApiError:
-    """What pydantic found first, without the text it found it in."""
+    """The first validation error, without the rejected input."""
     first: dict[str, Any] = error.errors()[0]
     place = [str(part) for part in first["loc"][1:]]
     where = ".".join(place)

@@ -21,6 +21,11 @@ def log_request(method: str, route: str, status: int, seconds: float) -> None:
     _log.info("%s %s %d %.0f ms", method, route, status, 1000 * seconds)
 
 
+def log_undelivered(reason: str) -> None:
+    """An answer that was sent later, and that a channel's platform did not take."""
+    _log.error("a late answer was not taken: %s", reason)
+
+
 def log_reply(id: str, question: str, source: str, seconds: float) -> None:
     """One line for each reply."""
     _log.info("reply %s: %d characters, %s, %.0f ms", id, len(question), source, 1000 * seconds)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 from daedap.config import at_least_one
 from daedap.errors import SettingsError
 
+_ORIGIN = re.compile(r"https?://(\*\.)?[A-Za-z0-9.-]+(:\d{1,5})?")
+"""Nothing else may enter the header that lists them."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 """Addresses that only this machine reaches."""
 
@@ -34,6 +37,16 @@ class ServeOptions:
     """Names under which the server is reached, beside localhost: chat.example.com."""
     allowed_origins: tuple[str, ...] = ()
     """Web pages that may call /v1 from a browser: https://www.example.com."""
+    embed_origins: tuple[str, ...] = ()
+    """Web pages that may show the chat page in a frame, as widget.js does: https://www.example.com."""
+    kakao: bool = False
+    """Answer in a KakaoTalk channel; at the start the address for the chatbot admin centre is told."""
+    kakao_callback_hosts: tuple[str, ...] = ("kakao.com", "kakaocdn.net", "kakaoenterprise.com")
+    """Names to which late answers to KakaoTalk may be posted, and those below them."""
+    naver: bool = False
+    """Answer in Naver TalkTalk; at the start the address of the webhook is told."""
+    naver_token: str | None = None
+    """Token of the TalkTalk account, with which late answers are sent. [default: DAEDAP_NAVER_TOKEN]"""
     page: bool = True
     """Serve the chat page and the owner's desk; without, only the API."""
     name: str | None = None
@@ -64,8 +77,20 @@ class ServeOptions:
             )
         if not 0 <= self.port <= 65535:
             raise SettingsError("--port {value}: must lie between 0 and 65535.", "Try 8000.", value=self.port)
+        for origin in self.embed_origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    "--embed-origins {value}: not the origin of a web page.",
+                    "Leave out everything after the name: https://www.example.com",
+                    value=origin,
+                )
         if not 0 < self.timeout < math.inf:
             raise SettingsError("--timeout {value}: must be more than 0.", "Try 30.", value=self.timeout)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """The messengers in which the bot answers."""
+        return ("kakao",) * self.kakao + ("naver",) * self.naver
 
     @property
     def is_public(self) -> bool:

@@ -26,6 +26,7 @@ from daedap.errors import RunError
 from daedap.evaluation.preferences import sign_test
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, invalid, not_found
+from daedap.serve.options import LOOPBACK
 from daedap.serve.preview import ASKED, Conflicts, preview
 from daedap.serve.service import Service, plain
 from daedap.types import LessonScope
@@ -54,7 +55,11 @@ def client_of(request: Request, response: Response) -> str:
     if not token or len(token) > 100:
         token = secrets.token_urlsafe(24)
         secure = request.url.scheme == "https"
-        response.set_cookie(CLIENT, token, max_age=_YEAR, httponly=True, samesite="lax", secure=secure)
+        frames = bool(service_of(request).options.embed_origins) and (secure or request.url.hostname in LOOPBACK)
+        limits: Any = {"secure": True, "samesite": "none"} if frames else {"secure": secure, "samesite": "lax"}
+        response.set_cookie(CLIENT, token, max_age=_YEAR, httponly=True, **limits)
+        if frames:  # a frame on another site gets cookies only with this, which Python 3.14 is the first to know
+            response.headers["set-cookie"] += "; Partitioned"
     return digest(token)
 
 

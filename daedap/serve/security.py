@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from daedap.serve.errors import ApiError
 from daedap.serve.logs import log_failure, log_request
-from daedap.serve.options import LOOPBACK
+from daedap.serve.options import LOOPBACK, ServeOptions
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -54,7 +54,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(scope, receive, send, self.service.options.timeout)
+        exchange = _Exchange(scope, receive, send, self.service.options)
         started = time.perf_counter()
         try:
             await self._answer(exchange)
@@ -159,9 +159,10 @@ class _TooSlowError(Exception):
 class _Exchange:
     """One request and its response, with limits on size and time."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, timeout: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, options: ServeOptions) -> None:
         self.scope, self.status = scope, 0
-        self._receive, self._send, self._timeout = receive, send, timeout
+        self._receive, self._send = receive, send
+        self._timeout, self._frames = options.timeout, options.embed_origins
         self._body: bytes | None = None
 
     async def read_body(self) -> None:
@@ -204,7 +205,13 @@ class _Exchange:
     def _add_headers(self, headers: MutableHeaders) -> None:
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        if self.scope["path"].startswith(("/api/", "/v1/")):
+        if self.scope["path"] == "/" and self._frames:
+            policy = _HEADERS["Content-Security-Policy"]
+            headers["Content-Security-Policy"] = policy.replace(
+                "ancestors 'none'", f"ancestors {' '.join(self._frames)}"
+            )
+            del headers["X-Frame-Options"]  # it knows no list
+        if self.scope["path"].startswith(("/api/", "/v1/", "/channels/")):
             headers.setdefault("Cache-Control", "no-store")
         if origin := self.scope.get("daedap.origin"):
             headers["Access-Control-Allow-Origin"] = origin

@@ -2,6 +2,7 @@
 (() => {
   const root = document.documentElement;
   root.lang = (navigator.language || "ko").toLowerCase().startsWith("ko") ? "ko" : "en";
+  if (window !== window.parent) root.dataset.embedded = ""; // in a frame of another page
   try {
     const chosen = localStorage.getItem("daedap-theme");
     if (chosen) root.dataset.theme = chosen;

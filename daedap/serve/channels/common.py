@@ -1,0 +1,200 @@
+"""What all channels share: secrets, who writes, each event once, an answer in time, messages that are sent later."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import secrets as random
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from functools import cached_property
+from http.client import HTTPConnection, HTTPSConnection
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from starlette.concurrency import run_in_threadpool
+
+from daedap.database.audit import digest
+from daedap.database.lessons import LONGEST_QUESTION
+from daedap.i18n import translate_to
+from daedap.serve.channels.texts import Answer
+from daedap.serve.errors import ApiError, not_found
+from daedap.serve.limits import RateLimit
+from daedap.serve.logs import log_failure, log_undelivered
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from daedap.runs import Json
+    from daedap.serve.service import Service
+
+_PER_MINUTE = 30
+"""Questions of one person."""
+_SAME_EVENT = 10.0
+"""Seconds in which the same event is taken for a repetition: platforms give up after 5 and may send it again."""
+_EVENTS = 10_000
+"""Events and people that are remembered: the latest."""
+_PAUSE = timedelta(minutes=30)
+"""After which a new conversation begins."""
+_BUSY = ("too_busy", "too_late", "not_ready")
+
+
+@dataclass(frozen=True)
+class Message:
+    """What is posted later, and where."""
+
+    url: str
+    body: Json
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def post(message: Message) -> str:
+    """Post JSON, once, following no redirect. Returns why it was refused, or nothing. Raises OSError, HTTPException."""
+    url = urlsplit(message.url)
+    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=10)
+    try:
+        target = f"{url.path or '/'}?{url.query}" if url.query else url.path or "/"
+        headers = {"Content-Type": "application/json; charset=utf-8", **message.headers}
+        connection.request("POST", target, json.dumps(message.body, ensure_ascii=False).encode(), headers)
+        response = connection.getresponse()
+        if not 200 <= response.status < 300:
+            return f"status {response.status}"
+        return _refusal(response.read(4096))
+    finally:
+        connection.close()
+
+
+def _refusal(body: bytes) -> str:
+    """Naver says in a good response that it has refused: `{"success": false, "resultCode": "01"}`."""
+    try:
+        told = json.loads(body)
+    except ValueError:
+        return ""
+    refused = isinstance(told, dict) and told.get("success") is False
+    return f"code {str(told.get('resultCode'))[:4]}" if refused else ""
+
+
+@dataclass
+class Channels:
+    """The channels of one server process."""
+
+    service: Service
+    secrets: Mapping[str, str]
+    """By the name of the channel. They stand in its address, since neither platform signs its requests."""
+    patience: float = 4.0
+    """Seconds after which a platform, which waits for 5, is told something else than the answer."""
+    limit: RateLimit = field(default_factory=lambda: RateLimit(_PER_MINUTE))
+    """Of each person."""
+    post: Callable[[Message], str] = post
+    _events: OrderedDict[bytes, asyncio.Task[Answer]] = field(default_factory=OrderedDict)
+    _told: OrderedDict[str, float] = field(default_factory=OrderedDict)
+    """Who was told that an AI answers, and when they last wrote."""
+    _later: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @cached_property
+    def _salt(self) -> bytes:
+        return random.token_bytes(16)
+
+    def check(self, name: str, secret: str) -> None:
+        """Raise ApiError (404) unless the secret is the channel's."""
+        if not hmac.compare_digest(secret.encode("utf-8", "replace"), self.secrets[name].encode()):
+            raise not_found("channel")
+
+    def translate(self, template: str) -> str:
+        """A message in the bot's language."""
+        return translate_to(self.service.bots.current.speaks_korean, template)
+
+    def once(self, event: tuple[str, ...], work: Callable[[], Awaitable[Answer]]) -> tuple[asyncio.Task[Answer], bool]:
+        """The work on an event, which is begun once, and whether this is the first time the event came."""
+        key = hashlib.blake2b(json.dumps(event).encode(), key=self._salt).digest()
+        if known := self._events.get(key):
+            return known, False
+
+        async def run() -> Answer:
+            return await work()
+
+        task = self._events[key] = asyncio.create_task(run())
+        asyncio.get_running_loop().call_later(_SAME_EVENT, self._events.pop, key, None)  # the answer goes with it
+        if len(self._events) > _EVENTS:
+            self._events.popitem(last=False)
+        return task, True
+
+    async def in_time(self, task: asyncio.Task[Answer]) -> Answer | None:
+        """The answer, if it is there before the platform gives up."""
+        done, _ = await asyncio.wait({task}, timeout=self.patience)
+        return task.result() if done else None
+
+    def send_later(self, task: asyncio.Task[Answer], message: Callable[[Answer], Message]) -> None:
+        """Post the answer once it is there; once, whatever comes of it."""
+
+        async def deliver() -> None:
+            try:
+                if refusal := await run_in_threadpool(self.post, message(await task)):
+                    log_undelivered(refusal)
+            except Exception as error:  # nobody else would hear of it
+                log_failure(error)
+
+        sending = asyncio.create_task(deliver())
+        self._later.add(sending)
+        sending.add_done_callback(self._later.discard)
+
+    async def drain(self) -> None:
+        """Wait until everything that was promised is sent."""
+        await asyncio.gather(*self._later, return_exceptions=True)
+
+    def first_word(self, client: str) -> bool:
+        """Whether somebody begins to talk, and has to be told that an AI answers; they count as told from now on."""
+        now = time.monotonic()
+        then = self._told.pop(client, None)
+        self._told[client] = now
+        if len(self._told) > _EVENTS:
+            self._told.popitem(last=False)
+        return self.service.options.ai_notice and (then is None or now - then > _PAUSE.total_seconds())
+
+    def noticed(self, text: str) -> str:
+        """A text after the words that an AI answers."""
+        return f"{self.translate('An AI answers. It can be wrong.')}\n\n{text}"
+
+    def client(self, name: str, user: str) -> str:
+        """Whom a conversation belongs to: the platform's name for somebody can't be read from it."""
+        return digest(f"{self.secrets[name]} {name} {user}")
+
+    async def ask(self, client: str, question: str) -> Answer:
+        """The answer to somebody's question, whatever happens."""
+        question = question.strip()
+        if not question:
+            return Answer(self.translate("Please ask me in words."))
+        if len(question) > LONGEST_QUESTION:
+            return Answer(self.translate("That is too long for me. Please ask in fewer words."))
+        try:
+            self.limit.take(client)
+            conversation = await run_in_threadpool(self._conversation, client)
+            stored = await self.service.ask(client, question, conversation=conversation)
+        except Exception as error:
+            if isinstance(error, ApiError) and error.code in _BUSY:
+                return Answer(self.translate("Many people are asking right now. Please try again in a moment."))
+            log_failure(error)
+            return Answer(self.translate("Something went wrong. Please try again."))
+        begins = self.first_word(client) and conversation is None
+        text = self.noticed(stored.answer) if begins else stored.answer
+        return Answer(text, tuple(stored.suggestions))
+
+    def _conversation(self, client: str) -> str | None:
+        """The conversation that goes on, if one does."""
+        latest = self.service.conversations.of_client(client, limit=1) if self.service.options.store else []
+        if not latest or datetime.now(timezone.utc) - datetime.fromisoformat(latest[0]["updated"]) > _PAUSE:
+            return None
+        return str(latest[0]["id"])
+
+
+def channels_of(request: Request, name: str, secret: str) -> Channels:
+    """The channels of the server, for a request that knows the secret. Raises ApiError (404)."""
+    channels: Channels = request.app.state.channels
+    channels.check(name, secret)
+    return channels

@@ -1,0 +1,112 @@
+"""The webhook of Naver TalkTalk's chatbot API.
+
+Source: github.com/navertalk/chatbot-api. Naver waits 5 seconds for an answer; a later one is sent to its gateway,
+with the token of the account. An empty response is silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse
+
+from daedap.runs import Json
+from daedap.serve.channels.common import Channels, Message, channels_of
+from daedap.serve.channels.texts import Answer, choices_of, parts_of, with_list
+
+NAME = "naver"
+_GATEWAY = "https://gw.talk.naver.com/chatbot/v1/event"
+_TEXT, _LABEL, _CODE, _REPLIES = 10_000, 10, 1000, 10
+"""Most characters of a text, of a quick reply's label and code; most quick replies."""
+_EXAMPLES = 3
+
+router = APIRouter(prefix=f"/channels/{NAME}", include_in_schema=False)
+
+
+class Event(BaseModel):
+    """What Naver sends. Contents of other kinds than text are only known to be there."""
+
+    event: Annotated[str, Field(max_length=100)]
+    user: Annotated[str, Field(max_length=500)] = ""
+    content: Annotated[dict[str, Any] | None, Field(alias="textContent")] = None
+    standby: bool = False
+    """Whether a person has taken over, and the bot has to be silent."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an event asks of the bot."""
+
+    kind: Literal["question", "greeting", "telephone", "other", "nothing"]
+    question: str = ""
+
+
+def read_event(event: Event) -> Said:
+    """What an event asks of the bot. `echo` tells of what the bot itself said: whoever answers it talks for ever."""
+    if event.standby or not event.user:
+        return Said("nothing")
+    if event.event == "open":
+        return Said("greeting")
+    if event.event != "send":  # leave, friend, echo, action, profile: Naver advises not to answer
+        return Said("nothing")
+    content = event.content or {}
+    if content.get("inputType") == "vphone":
+        return Said("telephone")
+    text, code = content.get("text"), content.get("code")
+    if content.get("inputType") == "button" and isinstance(code, str) and code.strip():
+        return Said("question", code)
+    return Said("question", text) if isinstance(text, str) and text.strip() else Said("other")
+
+
+def send_event(answer: Answer, note: str) -> Json:
+    """An answer in Naver's words. What is left out of a very long one is told by `note`."""
+    (text,) = parts_of(with_list(answer, _LABEL), _TEXT, 1, note)
+    content: Json = {"text": text}
+    choices = choices_of([one for one in answer.suggestions if len(one) <= _CODE][:_REPLIES], _LABEL)
+    if choices:
+        buttons = [{"type": "TEXT", "data": {"title": one.label, "code": one.question}} for one in choices]
+        content["quickReply"] = {"buttonList": buttons}
+    return {"event": "send", "textContent": content}
+
+
+@router.post("/{secret}")
+async def webhook(secret: str, body: Event, request: Request) -> Response:
+    """Answer at once; what takes longer is sent later, where there is a token, or politely put off."""
+    channels, said = channels_of(request, NAME, secret), read_event(body)
+    if said.kind == "nothing":
+        return Response()
+    client = channels.client(NAME, body.user)
+    content = body.content or {}
+    event = (NAME, body.event, body.user, *(str(content.get(name)) for name in ("inputType", "text", "code")))
+    task, new = channels.once(event, lambda: _answer(channels, client, said))
+    if not new:
+        return Response()  # the first response answers, or what is sent later
+    note = channels.translate("The rest of the answer is too long to be shown here.")
+    if answer := await channels.in_time(task):
+        return JSONResponse(send_event(answer, note))
+    if token := channels.service.options.naver_token:
+        headers = {"Authorization": token}
+        channels.send_later(
+            task, lambda late: Message(_GATEWAY, {"user": body.user, **send_event(late, note)}, headers)
+        )
+        return Response()
+    late = Answer(channels.translate("This takes me longer than usual. Please ask again in a moment."))
+    return JSONResponse(send_event(late, note))
+
+
+async def _answer(channels: Channels, client: str, said: Said) -> Answer:
+    if said.kind == "question":
+        return await channels.ask(client, said.question)
+    if said.kind == "telephone":
+        return Answer(
+            channels.translate("I don't take telephone numbers, and have not kept yours. Please ask me in words.")
+        )
+    if said.kind == "other":
+        return Answer(channels.translate("Please ask me in words."))
+    pairs = channels.service.bots.current.retriever.index.pairs
+    examples = tuple(pair.question for pair in pairs[:: max(1, len(pairs) // _EXAMPLES)][:_EXAMPLES])
+    greeting = channels.translate("Hello! What would you like to know?")
+    return Answer(channels.noticed(greeting) if channels.first_word(client) else greeting, examples)
