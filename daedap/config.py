@@ -1,4 +1,4 @@
-"""Every option, declared once: the command line, the Python API and the reference page are made from these classes.
+"""Every option, declared once: the command line and the Python API are made from these classes.
 
 Names are those of Hugging Face's TrainingArguments, PEFT's LoraConfig and LlamaConfig, and scikit-learn. An option that
 is out of range raises SettingsError, from the command line and from Python alike.

@@ -51,16 +51,17 @@ _log = logging.getLogger("daedap")
 def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson] = ()) -> Run:
     """Make the next run in the folder `runs`. Raises DataError, BaseError, SettingsError, RunError and StorageError.
 
-    `lessons`: what was taught and is to be learned, the latest first.
+    `lessons`: lessons to add to the training rows, the latest first.
     """
     started = time.perf_counter()
     parent = Run(runs / config.parent) if config.parent else None
     base = _load_base(config, parent)
     config = _with_encoder(config, runs)
-    loaded = load(Path(config.file), config.read, fits=_fits(config, base))
+    fits = _fits(config, base)
+    loaded = load(Path(config.file), config.read, fits=fits)
     tell(loaded.report.lines())
     taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
-    learned = [pair for pair in taught if _fits(config, base)(pair)]
+    learned = list(filter(fits, taught))
     parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
     source = describe_source(Path(config.file), loaded, config.split, parts)
     run = store.create(runs)
@@ -78,7 +79,7 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
 
 
 def complete_run(run: Run, base: Base | None = None) -> Run:
-    """The stages after `prepare`, as far as they are not done. `base`: the run's base if it is loaded already."""
+    """The stages after `prepare` that are not done yet. `base`: the run's base if it is loaded already."""
     from daedap.model.convert import write_engine  # torch takes seconds to import
     from daedap.model.engine import ENGINE
     from daedap.model.language_model import CachedScorer
@@ -89,7 +90,7 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
     if not (run.folder / "training.json").exists():
         with _timed(run, "plan"):
             finetune(run, rows, base)
-        _part_plan_and_training(run)
+        _separate_plan_and_training_time(run)
     model = open_trained(run)
     if not (run.folder / ENGINE).exists():
         with _timed(run, "engine"):
@@ -133,7 +134,7 @@ def _timed(run: Run, stage: str) -> Iterator[None]:
     run.update_state(seconds=seconds)
 
 
-def _part_plan_and_training(run: Run) -> None:
+def _separate_plan_and_training_time(run: Run) -> None:
     """What the trainer measured itself is training; base, tokenization, plan and frozen layers are the plan."""
     seconds, training = run.state["seconds"], run.trained["training"]["seconds"]
     run.update_state(seconds={**seconds, "plan": round(max(0.0, seconds["plan"] - training), 1), "train": training})
@@ -200,7 +201,7 @@ def _manifest(run: Run) -> Json:
         "data": run.document("data/source.json"),
         **({"lessons": run.state["lessons"]} if "lessons" in run.state else {}),
         **run.trained,
-        "seconds": run.state["seconds"],
+        "seconds": {**run.state["seconds"], "train": run.trained["training"]["seconds"]},
         "headline": run.headline if (run.folder / "evaluation").exists() else {},
         "engine": verified(run.folder / ENGINE).get(processor_kind(), {"compute_type": PYTORCH}),
         "files": store.sizes(run.folder),

@@ -1,11 +1,11 @@
 """Run folders: numbered, never overwritten, complete once their manifest is there.
 
-    runs/0007/config.json     what the user chose: written first, enough to resume, never changed
+    runs/0007/config.json     what the user chose; never changed; with it the run can be resumed
               state.json      where it stands: plan, machine, seconds of the stages that are done
               data/ log.jsonl checkpoints/ model/ or adapter/ training.json engine/ index/ evaluation/
               manifest.json   written last
 
-Every file and folder is made under a temporary name and renamed, so that what bears its name is whole.
+Every file and folder is made under a temporary name and renamed, so a file with its final name is complete.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the run while it is trained; the system lets go of it when the process dies.
 
-        What a killed process had not finished writing there goes first.
+        First deletes temporary files that a killed process left.
         """
         lock = FileLock(self.folder / ".lock")
         try:
@@ -358,13 +358,12 @@ def unpacked(archive: Path) -> Path:
     """
     cache = Path(os.environ.get("DAEDAP_CACHE") or Path.home() / ".cache" / "daedap")
     folder = cache / "bundles" / digest(archive)[:32]
-    if folder.is_dir():
-        return folder
     try:
-        with zipfile.ZipFile(archive) as file, new_folder(folder) as new:
-            if "manifest.json" not in file.namelist():
-                raise ValueError("no manifest.json")
-            file.extractall(new)  # leaves out drives, leading slashes and ".." of names, and makes no links
+        with storage(cache):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                _unpack(archive, folder)
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError) as error:
         raise RunError(
             "{file}: not a bundle that can be read ({error}).",
@@ -380,6 +379,13 @@ def unpacked(archive: Path) -> Path:
             folder=cache,
         ) from error
     return folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as file, new_folder(folder) as new:
+        if "manifest.json" not in file.namelist():
+            raise ValueError("no manifest.json")
+        file.extractall(new)  # leaves out drives, leading slashes and ".." of names, and makes no links
 
 
 def _latest_or_best(name: str, runs: Path) -> Run:

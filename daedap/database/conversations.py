@@ -51,12 +51,18 @@ class ConversationStore:
 
     database: Database
 
-    def add(self, connection: Connection, client: str, reply: StoredReply) -> None:
-        """Keep a reply, within a transaction; the first one of a conversation begins it."""
+    def add(self, connection: Connection, client: str, reply: StoredReply, *, begins: bool = True) -> None:
+        """Keep a reply, within a transaction.
+
+        `begins`: it may be the first one of its conversation; else that must be there, and a reply to one that was
+        deleted meanwhile is not kept.
+        """
         known = sql.select(conversations.c.id).filter_by(id=reply.conversation)
         if connection.execute(known).first():
             which = conversations.update().where(conversations.c.id == reply.conversation)
             connection.execute(which.values(updated=reply.time))
+        elif not begins:
+            return
         else:
             title = reply.question[:_TITLE]
             begun = {"id": reply.conversation, "client": client, "title": title, "started": reply.time}

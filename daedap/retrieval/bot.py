@@ -51,7 +51,7 @@ class Bot:
     model: LanguageModel | None = None
     """The run's model if it is open already."""
     lessons: LessonBook | None = None
-    """Corrected answers, which come before everything else."""
+    """Corrected answers: exact ones come first, those to similar questions compete with the known answers."""
 
     @classmethod
     def open(
@@ -118,12 +118,8 @@ class Bot:
 
     def nearest(self, question: str, count: int) -> list[Evidence]:
         """The known pairs that match a question best, nearest first; with different answers where there are vectors."""
-        if self.retriever.matcher:
-            match = self.retriever.matcher.match([question], count)[0]
-            found = zip(match.rows, match.similarities, strict=True)
-        else:
-            found = zip(*self.retriever.search([question], count)[0], strict=True)
-        return [self._evidence(row, similarity) for row, similarity in found]
+        match = self.retriever.matcher.match([question], count)[0]
+        return [self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)]
 
     def known_row(self, question: str) -> Pair | None:
         """The row for exactly this question, if there is one; of several, the newest."""
@@ -179,7 +175,8 @@ class Bot:
         questions = [query.question for query in queries]
         vectors = self.retriever.encoder.encode(questions)
         matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors)
-        lessons = self.lessons.find(questions, vectors, matches) if self.lessons else [None] * len(queries)
+        book = self.lessons  # another thread may teach meanwhile
+        lessons = book.find(questions, vectors, matches) if book else [None] * len(queries)
         return [self._decide(*each) for each in zip(queries, vectors, matches, lessons, strict=True)]
 
     def _decide(self, query: Pair, vector: NDArray[np.float32], match: Match, lesson: LessonHit | None) -> Reply:
@@ -225,10 +222,11 @@ class Bot:
     def _lessons_beside_reranking(
         self, queries: Sequence[Pair], vectors: NDArray[np.float32]
     ) -> Sequence[LessonHit | None]:
-        if not self.lessons:
+        book = self.lessons  # another thread may teach meanwhile
+        if not book:
             return [None] * len(queries)
         questions = [query.question for query in queries]
-        return self.lessons.find(questions, vectors, self.retriever.matcher.match(questions, 2, vectors))
+        return book.find(questions, vectors, self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors))
 
     def _search(self, queries: Sequence[Pair]) -> list[Hits]:
         return self.retriever.search([query.question for query in queries], _NEAREST)
@@ -237,16 +235,17 @@ class Bot:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
         if lesson and lesson.exact:
             return lesson.reply(query.question)
+        if row := self.known_row(query.question):
+            return Reply(query.question, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
         best = self.retriever.evidence(hits)
-        if not _same_question(best, query):
-            unless = max(best.similarity, lesson.probability if lesson else 0.0)
-            if courtesy := self._small_talk.answer(query.question, unless, vector):
-                return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
-            if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
-                return lesson.reply(query.question)
-            out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
-            if out_of_scope and self.answer_options.fallback != "off":
-                return self._fallback(query, best, best.similarity)
+        unless = max(best.similarity, lesson.probability if lesson else 0.0)
+        if courtesy := self._small_talk.answer(query.question, unless, vector):
+            return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+        if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
+            return lesson.reply(query.question)
+        out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
+        if out_of_scope and self.answer_options.fallback != "off":
+            return self._fallback(query, best, best.similarity)
         known = best.similarity >= KNOWN or not self._fits_model(query)
         return Reply(query.question, best.answer, "retrieved", best.similarity, best) if known else None
 
@@ -319,10 +318,6 @@ class Bot:
         if text in (None, "off"):
             text = translate_to(self.speaks_korean, "I didn't quite understand. Could you say it another way?")
         return Reply(query.question, str(text), "fallback", score, evidence)
-
-
-def _same_question(known: Evidence, query: Pair) -> bool:
-    return comparison_form(known.question) == comparison_form(query.question)
 
 
 def _query(question: str, history: Sequence[Message] = ()) -> Pair:

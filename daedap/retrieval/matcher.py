@@ -241,8 +241,9 @@ class AnswerMatcher:
         """(tokens, width) of each query, and of question and answer together of each row. Those of rows are kept."""
         kept = self._kept_tokens
         texts = {row: (self.index.pairs[row].question, self.index.pairs[row].answer) for row in rows}
-        new = list(dict.fromkeys(text for pair in texts.values() for text in pair if text not in kept))
-        found = {text: kept[text] for pair in texts.values() for text in pair if text in kept}
+        wanted = dict.fromkeys(text for pair in texts.values() for text in pair)
+        found = {text: one for text in wanted if (one := kept.get(text)) is not None}  # another thread may clear it
+        new = [text for text in wanted if text not in found]
         encoded = self.encoder.encode_tokens([*queries, *new])
         found |= {text: one.astype(np.float16) for text, one in zip(new, encoded[len(queries) :], strict=True)}
         if len(kept) + len(new) > _TEXTS_KEPT:

@@ -43,6 +43,7 @@ class Batcher(Generic[Job, Result]):
     _waiting: dict[Hashable, deque[_Waiting[Job, Result]]] = field(default_factory=dict)
     """By client, in the order of their turns."""
     _count: int = 0
+    _in_progress: int = 0
     _seconds_per_job: float = 0.05
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -68,13 +69,14 @@ class Batcher(Generic[Job, Result]):
             while True:
                 await self._wake.wait()
                 if batch := self._take(loop.time()):
-                    started = time.perf_counter()
+                    started, self._in_progress = time.perf_counter(), len(batch)
                     found = await loop.run_in_executor(thread, self._compute, [each.job for each in batch])
                     self._deliver(batch, found, time.perf_counter() - started)
+                    self._in_progress = 0
 
     async def drain(self) -> None:
-        """Wait until nothing waits."""
-        while self._count:
+        """Wait until no job is queued or in progress."""
+        while self._count or self._in_progress:
             await asyncio.sleep(0.01)
 
     def _compute(self, jobs: Sequence[Job]) -> Sequence[Result | Exception]:

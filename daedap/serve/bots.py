@@ -75,7 +75,10 @@ class Bots:
         run = store.find(self.name, self.runs)
         if run.folder == self.current.run.folder:
             return False
-        self.current = self._open(run)
+        bot = self._open(run)
+        with self._lock:
+            bot.teach(self._lessons)  # they may have changed while it was being opened
+            self.current = bot
         return True
 
     def refresh_lessons(self) -> bool:

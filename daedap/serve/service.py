@@ -101,7 +101,7 @@ class Service:
 
     @cached_property
     def logins(self) -> RateLimit:
-        """Guesses of the password."""
+        """Rate limit of login attempts."""
         return RateLimit(5)
 
     @cached_property
@@ -130,7 +130,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Answer, look for lessons and runs, and delete what is too old; at the end, finish what waits."""
+        """Answer, look for lessons and runs, and delete what is too old; at the end, drain the queues."""
         every: list[tuple[Callable[[], object], float]] = [(self.bots.refresh_lessons, _LESSON_SECONDS)]
         every += [(self.bots.newer, _RUN_SECONDS)] * self.options.watch
         every += [(self.delete_old, _SWEEP_SECONDS)] * (self.options.retention_days is not None)
@@ -148,7 +148,7 @@ class Service:
             self.database.close()
 
     def delete_old(self) -> None:
-        """Delete conversations that are over for longer than they may be kept."""
+        """Delete conversations older than the retention period."""
         assert self.options.retention_days is not None, "there is a limit"
         limit = datetime.now(timezone.utc) - timedelta(days=self.options.retention_days)
         if count := self.conversations.delete(before=limit.isoformat(timespec="milliseconds")):
@@ -196,7 +196,7 @@ class Service:
         history = await run_in_threadpool(self._history, conversation) if conversation and bot.generates else []
         reply = await self.reply(client, bot, question, history)
         stored = self._stored(reply, bot, started, id, conversation)
-        await self._keep(client, stored)
+        await self._keep(client, stored, begins=conversation is None)
         log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
         return stored
 
@@ -211,10 +211,10 @@ class Service:
         log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
         return reply
 
-    async def _keep(self, client: str, stored: StoredReply) -> None:
+    async def _keep(self, client: str, stored: StoredReply, *, begins: bool = True) -> None:
         def keep(connection: Connection) -> None:
             if stored.conversation:
-                self.conversations.add(connection, client, stored)
+                self.conversations.add(connection, client, stored, begins=begins)
             if stored.lesson:
                 count_hit(connection, stored.lesson)
 

@@ -75,9 +75,10 @@ def load_parent_adapter(model: PeftModel, parent: Run) -> None:
     try:
         values = load_file(folder / "adapter_model.safetensors")
         set_peft_model_state_dict(model, values)
+        if values.keys() != get_peft_model_state_dict(model).keys():
+            raise ValueError("it holds another adapter")
     except Exception as error:  # safetensors and torch have their own errors
         raise unreadable_weights(folder, error) from error
-    assert values.keys() == get_peft_model_state_dict(model).keys(), f"{folder} holds another adapter"
 
 
 def training_rows(run: Run, rows: RunRows) -> list[Pair]:
@@ -176,7 +177,8 @@ def setup_run(run: Run, rows: RunRows, base: Base | None = None) -> TrainingSetu
     plan = broadcast(partial(_recorded_plan, run, inputs, machine, scored=len(rows["test"])))
     _log.info("\n".join([machine.summary(), *plan.lines()]))
     machine = broadcast(partial(_with_compiler, run, machine, plan))
-    seconds = plan.seconds_left(sum(run.state.get("seconds", {}).values()) + time.perf_counter() - started)
+    spent = sum(run.state.get("seconds", {}).values()) + time.perf_counter() - started
+    seconds = broadcast(lambda: plan.seconds_left(spent))  # the learning rate depends on it: it must be the same in all
     return setup_training(inputs, machine, plan, run.folder, seconds)
 
 
