@@ -8,9 +8,9 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 
 # What keeps numeric libraries to the instructions of a laptop's processor, without AVX-512, VNNI and bf16.
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 CT2_FORCE_CPU_ISA=AVX2 CT2_USE_MKL=0
-NUMERIC := $(patsubst %,tests/test_%.py,engine verify loss trainable device language_model saved hybrid small_talk space mini sentence_encoder)
+NUMERIC := $(patsubst %,tests/test_%.py,engine verify loss trainable language_model mini sentence_encoder)
 
-.PHONY: demo test test-avx2 lint clean
+.PHONY: demo test test-fast test-avx2 lint clean
 
 demo: $(VENV)/daedap
 	$(VENV)/bin/daedap train
@@ -22,6 +22,10 @@ demo: $(VENV)/daedap
 test: $(VENV)/dev lint
 	$(VENV)/bin/python -m pytest -n auto
 	$(MAKE) test-avx2
+
+# Without the tests that train, start processes or a browser.
+test-fast: $(VENV)/dev
+	$(VENV)/bin/python -m pytest -n auto -m "not slow"
 
 # The engine and all numeric tests once more, as on a processor that has AVX2 and nothing newer.
 test-avx2: $(VENV)/dev
