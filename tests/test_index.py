@@ -3,14 +3,17 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import PAIRS as CONVERSATION
+from sklearn.feature_extraction.text import HashingVectorizer
 
 from daedap.errors import RunError
 from daedap.korean.perturb import add_typo
-from daedap.retrieval.lexical import FEATURES, CharTfidf, LexicalIndex
+from daedap.korean.text import strip_emoticons
+from daedap.retrieval.lexical import FEATURES, CharTfidf, LexicalIndex, _counts
 from daedap.types import Message, Pair
 
 PAIRS = [
@@ -21,6 +24,16 @@ PAIRS = [
     ),
     Pair("배고파 죽겠어!", "라면 어때요?", "0", line=5),
 ]
+
+
+def test_ngrams_are_hashed_as_by_scikit_learn() -> None:
+    """Indices of older runs were."""
+    shape: dict[str, Any] = {"analyzer": "char", "ngram_range": (1, 2), "n_features": FEATURES, "lowercase": False}
+    hashing = HashingVectorizer(**shape, norm=None, alternate_sign=False, dtype=np.float32)
+    texts = [*(text for pair in CONVERSATION for text in (pair.question, pair.answer)), "😊 漢字 abc 12", ""]
+    forms = map(strip_emoticons, texts)
+    expected = hashing.transform([f"\x02{form}\x03" if form else "" for form in forms]).toarray()
+    np.testing.assert_array_equal(_counts(texts).toarray(), expected)
 
 
 def test_the_same_question_is_nearest_whatever_its_spacing() -> None:

@@ -47,9 +47,11 @@ daedap answer --run FOLDER "안녕하세요"
 _BI_ENCODER = ("features.json", "features.npz", "maps.npz", "parts.npy", "vectors.npz")
 """Files of an index that only reranking with the language model reads."""
 _PACKAGES = (
-    "ctranslate2 cyclopts filelock jinja2 kiwipiepy numpy openpyxl psutil pyyaml scikit-learn scipy tokenizers usearch"
+    "charset-normalizer ctranslate2 cyclopts filelock jinja2 numpy openpyxl psutil pyyaml scipy tokenizers usearch"
 )
-"""What answering imports; charset-normalizer and sqlalchemy, for files of questions and for lessons, come with them."""
+"""What answering imports, in a terminal and for files of questions."""
+_SERVE_PACKAGES = "alembic fastapi prometheus-client sqlalchemy uvicorn"
+"""What `daedap serve` imports besides."""
 _QUESTIONS = 1_000
 """Known questions that are compared at most, and as many with a word left out."""
 _PROGRAM = """
@@ -167,9 +169,8 @@ def _copy(source: Path, target: Path) -> None:
 def _requirements() -> str:
     """The versions that the bundle was compared with its run with."""
     pinned = [f"{name}=={version(name)}\n" for name in _PACKAGES.split()]
-    return "".join(
-        [f"# pip install --no-deps daedap=={version('daedap')} && pip install -r requirements.txt\n", *pinned]
-    )
+    head = f"# pip install --no-deps daedap=={version('daedap')} && pip install -r requirements.txt\n"
+    return "".join([head, f"# for daedap serve also: pip install {_SERVE_PACKAGES}\n", *pinned])
 
 
 def _questions(run: Run) -> list[str]:

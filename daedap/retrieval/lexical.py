@@ -8,11 +8,14 @@ LexicalKnn ranks answers by what was answered to similar questions: without trai
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 import zlib
+from array import array
 from collections import Counter
 from dataclasses import asdict, dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
+from operator import add
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,8 @@ FEATURES = 2**18
 CELLS = 8_000_000
 """Similarities held at once, 4 bytes each: 32 MB."""
 _COMMON = 8
+_SPACES = re.compile(r"\s\s+")
+_BITS = 2**32 - 1
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -164,18 +169,40 @@ class LexicalIndex:
 
 def _counts(texts: Sequence[str]) -> sparse.csr_array[np.float32]:
     """(texts, FEATURES): how often each n-gram occurs."""
-    forms = [strip_emoticons(text) for text in texts]
-    marked = [f"\x02{form}\x03" if form else "" for form in forms]
-    counts: sparse.csr_array[np.float32] = sparse.csr_array(_hasher().transform(marked))
+    columns, ends = array("i"), array("i", [0])
+    for text in texts:
+        form = _SPACES.sub(" ", strip_emoticons(text))
+        marked = f"\x02{form}\x03" if form else ""
+        columns.extend(map(_bucket, marked))
+        columns.extend(map(_bucket, map(add, marked, marked[1:])))
+        ends.append(len(columns))
+    ones, shape = np.ones(len(columns), np.float32), (len(texts), FEATURES)
+    counts: sparse.csr_array[np.float32]
+    counts = sparse.csr_array((ones, np.array(columns, np.int32), np.array(ends, np.int32)), shape=shape)
+    counts.sum_duplicates()
     return counts
 
 
-@cache
-def _hasher() -> Any:
-    from sklearn.feature_extraction.text import HashingVectorizer  # 1 s
+@lru_cache(1 << 17)
+def _bucket(ngram: str) -> int:
+    """The column of an n-gram: MurmurHash3 (x86, 32 bits, seed 0; https://github.com/aappleby/smhasher).
 
-    shape = {"analyzer": "char", "ngram_range": (1, 2), "n_features": FEATURES, "lowercase": False}
-    return HashingVectorizer(**shape, norm=None, alternate_sign=False, dtype=np.float32)
+    The same as that of scikit-learn's HashingVectorizer, whose import takes longer than everything else until a first
+    answer.
+    """
+    octets = ngram.encode("utf-8", "surrogatepass")
+    state = 0
+    for start in range(0, len(octets), 4):
+        part = octets[start : start + 4]
+        block = int.from_bytes(part, "little") * 0xCC9E2D51 & _BITS
+        state ^= (block << 15 | block >> 17) * 0x1B873593 & _BITS
+        if len(part) == 4:
+            state = ((state << 13 | state >> 19) & _BITS) * 5 + 0xE6546B64 & _BITS
+    state ^= len(octets)
+    state = (state ^ state >> 16) * 0x85EBCA6B & _BITS
+    state = (state ^ state >> 13) * 0xC2B2AE35 & _BITS
+    state ^= state >> 16
+    return min(state, 2**32 - state) % FEATURES  # its absolute value, as of a signed number
 
 
 def chunks(queries: int, pairs: int, cells: int = CELLS) -> Iterator[slice]:
