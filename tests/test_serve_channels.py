@@ -183,6 +183,7 @@ def test_an_answer_in_the_words_of_each_platform() -> None:
         ("https://kakao.com:x/", False),
         ("https://169.254.169.254/latest", False),
         ("https://[::1/", False),
+        ("https://evil.example./x", False),
         ("https://kakao.com/a b", False),
         ("file:///etc/passwd", False),
         ("", False),
@@ -190,7 +191,7 @@ def test_an_answer_in_the_words_of_each_platform() -> None:
     ],
 )
 def test_where_a_late_answer_may_go(url: str | None, allowed: bool) -> None:
-    assert may_call_back(url, ("kakao.com", ".kakaoenterprise.com")) is allowed
+    assert may_call_back(url, ("kakao.com", ".kakaoenterprise.com", "")) is allowed
 
 
 # ---- KakaoTalk ----

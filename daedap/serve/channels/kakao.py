@@ -64,7 +64,8 @@ def may_call_back(url: str | None, hosts: Sequence[str]) -> bool:
     except ValueError:
         return False
     plain = parsed.scheme == "https" and port in (None, 443) and "@" not in parsed.netloc and (url or "").isascii()
-    known = any(host == name or host.endswith(f".{name}") for name in (each.strip(".").lower() for each in hosts))
+    names = [name for name in (each.strip(".").lower() for each in hosts) if name]
+    known = any(host == name or host.endswith(f".{name}") for name in names)
     return plain and known and (url or "").isprintable() and " " not in (url or "")
 
 

@@ -1,0 +1,83 @@
+"""The examples, against stand-ins of the messenger and of the service."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+UPDATES = [
+    {"update_id": 7, "message": {"chat": {"id": 1}, "text": "/start"}},
+    {"update_id": 8, "message": {"chat": {"id": 1}, "text": "배송 언제?"}},
+    {"update_id": 9, "message": {"chat": {"id": 2}, "photo": []}},
+    {"update_id": 10, "message": {"chat": {"id": 2}, "text": "고장"}},
+    {"update_id": 11, "message": {"chat": {"id": 3}, "text": "음"}},
+]
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """Telegram and daedap on one port."""
+
+    sent: ClassVar[list[dict[str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        status, told = 200, self.told(body)
+        if told is None:
+            status = 503
+        content = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def told(self, body: dict[str, Any]) -> Any:
+        if self.path == "/bot1:a/getUpdates":
+            return {"ok": True, "result": [each for each in UPDATES if int(str(each["update_id"])) >= body["offset"]]}
+        if self.path == "/bot1:a/sendMessage":
+            self.sent.append(body)
+            return {"ok": True}
+        assert self.path == "/v1/chat/completions"
+        question = body["messages"][-1]["content"]
+        suggestions = ["배송은 언제 오나요?"] if question == "음" else []
+        choice = {"message": {"content": f"{question}!"}, "daedap": {"suggestions": suggestions}}
+        return None if question == "고장" else {"choices": [choice]}
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_telegram(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAEDAP_URL", url)
+    telegram = example("telegram")
+    assert telegram.poll(f"{url}/bot1:a", 0) == 12
+    assert telegram.poll(f"{url}/bot1:a", 12) == 12
+    start, answer, unsure = StandIn.sent
+    assert start["text"] == telegram.NOTICE
+    assert answer == {"chat_id": 1, "text": "배송 언제?!"}
+    assert (unsure["chat_id"], unsure["reply_markup"]["keyboard"]) == (3, [[{"text": "배송은 언제 오나요?"}]])
