@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import importlib.util
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -81,3 +87,28 @@ def test_telegram(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert start["text"] == telegram.NOTICE
     assert answer == {"chat_id": 1, "text": "배송 언제?!"}
     assert (unsure["chat_id"], unsure["reply_markup"]["keyboard"]) == (3, [[{"text": "배송은 언제 오나요?"}]])
+
+
+def test_slack(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAEDAP_URL", url)
+    monkeypatch.setenv("SLACK_SIGNING_SECRET", "비밀")
+    slack = example("slack")
+    with ThreadingHTTPServer(("127.0.0.1", 0), slack.SlashCommand) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+
+        def command(text: str, *, at: float | None = None, secret: str = "비밀") -> dict[str, Any]:
+            body, stamp = urlencode({"command": "/ask", "text": text}).encode(), str(int(at or time.time()))
+            signed = hmac.new(secret.encode(), b"v0:" + stamp.encode() + b":" + body, hashlib.sha256).hexdigest()
+            headers = {"X-Slack-Request-Timestamp": stamp, "X-Slack-Signature": f"v0={signed}"}
+            with urlopen(Request(address, body, headers)) as response:
+                told: dict[str, Any] = json.load(response)
+                return told
+
+        assert command("음")["text"] == f"음!\n• 배송은 언제 오나요?\n_{slack.NOTICE}_"
+        assert command("고장")["text"].startswith(slack.LATE)
+        assert command("")["text"] == slack.NOTICE
+        for forged in ({"secret": "남의 것"}, {"at": time.time() - 400}):
+            with pytest.raises(HTTPError, match="401"):
+                command("음", **forged)
+        server.shutdown()
