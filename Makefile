@@ -20,16 +20,16 @@ demo: $(VENV)/daedap
 	@echo 'Talk with it: $(VENV)/bin/daedap chat'
 
 test: $(VENV)/dev lint
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile
 	$(MAKE) test-avx2
 
 # Without the tests that train, start processes or a browser.
 test-fast: $(VENV)/dev
-	$(VENV)/bin/python -m pytest -n auto -m "not slow"
+	$(VENV)/bin/python -m pytest -n auto --dist loadfile -m "not slow"
 
 # The engine and all numeric tests once more, as on a processor that has AVX2 and nothing newer.
 test-avx2: $(VENV)/dev
-	$(AVX2_ONLY) $(VENV)/bin/python -m pytest -n auto $(NUMERIC)
+	$(AVX2_ONLY) $(VENV)/bin/python -m pytest -n auto --dist loadfile $(NUMERIC)
 
 lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .

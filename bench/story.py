@@ -155,7 +155,7 @@ def made(file: Path, runs: Path, options: Mapping[str, Any]) -> Run:
 
 def settings(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as a run keeps them."""
-    kinds: dict[str, Any] = {"splitting": SplitOptions, "learner": ModelOptions, "recipe": TrainOptions}
+    kinds: dict[str, Any] = {"split": SplitOptions, "model": ModelOptions, "train": TrainOptions}
     mine = {name: {field.name for field in fields(kind)} & options.keys() for name, kind in kinds.items()}
     groups = {name: asdict(kind(**{key: options[key] for key in mine[name]})) for name, kind in kinds.items()}
     told: dict[str, Any] = json.loads(json.dumps(groups))

@@ -18,6 +18,8 @@ from daedap.errors import SettingsError
 from daedap.runs import Run
 from daedap.types import Message, Pair
 
+pytestmark = pytest.mark.slow
+
 Output = pytest.CaptureFixture[str]
 ASKED = Pair(
     "오늘 저녁에 뭐 해?", "영화를 볼 거예요.", "0", (Message("user", "안녕"), Message("assistant", "네")), 7, "방"

@@ -19,6 +19,8 @@ from daedap.data.split import split
 from daedap.runs import Run
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 Output = pytest.CaptureFixture[str]
 HEADER_AND = "질문,답변\n"
 FILES: dict[str, tuple[bytes, str, str]] = {

@@ -20,6 +20,8 @@ from daedap.errors import BaseError
 from daedap.model.base import load_base
 from daedap.model.tokenizer import decode, encode, load_tokenizer, save_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "licence"),

@@ -33,6 +33,8 @@ from daedap.training.benchmark import (
     step_rates,
 )
 
+pytestmark = pytest.mark.slow
+
 PEAKS = {"fp32": 100.0, "bf16": 150.0}
 Output = pytest.CaptureFixture[str]
 

@@ -5,6 +5,8 @@ import pytest
 
 from daedap.training.biencoder import _SameAnswerSampler, fit_biencoder
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_questions_are_nearest_to_their_answers(bf16: bool) -> None:

@@ -23,6 +23,8 @@ from daedap.commands.chat import Talk
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 
+pytestmark = pytest.mark.slow
+
 Output = pytest.CaptureFixture[str]
 HANGUL = re.compile("[가-힣]")
 HEAVY = {"torch", "transformers", "sklearn", "scipy", "numpy", "peft", "accelerate"}
@@ -223,7 +225,7 @@ def test_chat_through_a_pipe(own: Run) -> None:
         "Noted.",
         PAIRS[9].answer,
         "Noted.",
-        "Commands: /good /bad /quit",
+        "Commands: /good /bad /teach ANSWER /quit",
     ]
     good, bad = verdicts(own)
     assert (good["event"], good["question"], good["answer"]) == ("good", PAIRS[0].question, PAIRS[0].answer)

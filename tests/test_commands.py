@@ -21,6 +21,8 @@ from daedap.model.base import load_base
 from daedap.runs import Run
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 Output = pytest.CaptureFixture[str]
 QUICK: dict[str, Any] = {"base": "fresh", "num_train_epochs": 1, "precision": "fp32", "evaluate": False}
 NEEDED = {

@@ -19,6 +19,8 @@ from daedap.evaluation.row_rules import ROW_RULES
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 QUICK: dict[str, Any] = {
     "base": "fresh",
     "precision": "fp32",

@@ -21,6 +21,8 @@ from daedap.cli import run as cli
 from daedap.model.saved import open_trained
 from daedap.runs import Run
 
+pytestmark = pytest.mark.slow
+
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "2", "-m"],
     "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "-m"],

@@ -33,6 +33,8 @@ from daedap.model.encoder_conversion import open_encoder
 from daedap.model.sentence_encoder import SentenceEncoder
 from daedap.retrieval.hybrid import HybridRetriever
 
+pytestmark = pytest.mark.slow
+
 ASKED = ["배송은 언제 와요?", "오늘 기분이 너무 좋아", "점심 뭐 먹지", "", "환불은요? " * 40]
 SHAPE: dict[str, Any] = {
     "hidden_size": 64,

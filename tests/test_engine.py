@@ -38,6 +38,8 @@ from daedap.training.finetune import finetune
 from daedap.training.trainer import Trainer
 from daedap.types import Message, Pair
 
+pytestmark = pytest.mark.slow
+
 RECIPE = TrainOptions(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
 LEARNED = toys.PAIRS[:16]
 TURNS = (Message("user", "배고파 죽겠다"), Message("assistant", "냉장고에 뭐가 있는지 같이 볼까요?"))

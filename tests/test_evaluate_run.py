@@ -19,6 +19,8 @@ from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
 from daedap.runs import FORMAT, Run, TrainConfig, find, sizes
 
+pytestmark = pytest.mark.slow
+
 
 def evaluation(hits: Sequence[float], ranked: int) -> Evaluation:
     """The first `ranked` rows are ranked and replied to; all have likelihoods."""

@@ -45,6 +45,8 @@ from daedap.retrieval.rerank import RerankWeights
 from daedap.runs import Run
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 LESSON = ("포인트는 언제 쌓여요", "다음 날 아침에 쌓여요.")
 
 

@@ -24,6 +24,8 @@ from daedap.runs import Run
 from daedap.training.finetune import setup_run
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 NEW = [
     Pair(f"{dish} 맛있게 하는 집 아세요?", f"{dish}라면 시장 골목에 있는 집이 유명해요.", "0")
     for dish in (

@@ -14,6 +14,8 @@ from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.rerank import Reranker, RerankWeights, fit_weights
 from daedap.types import Generation, Pair
 
+pytestmark = pytest.mark.slow
+
 ASKED = [pair.question for pair in PAIRS]
 
 

@@ -33,6 +33,8 @@ from daedap.evaluation.run_record import read_run_record
 from daedap.files import digest
 from daedap.runs import Run
 
+pytestmark = pytest.mark.slow
+
 KILLS, SEED = (int(os.environ.get(name, "0")) for name in ("DAEDAP_KILLS", "DAEDAP_KILLS_SEED"))
 SLOW, QUICK = KILLS or 2, KILLS or 5
 """Kills of a command that loads PyTorch, and of one that doesn't."""

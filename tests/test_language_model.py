@@ -18,6 +18,8 @@ from daedap.model.tokenizer import encode
 from daedap.training.trainer import Trainer
 from daedap.types import Message, Pair
 
+pytestmark = pytest.mark.slow
+
 RECIPE = TrainOptions(num_train_epochs=60, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000)
 LEARNED = [*toys.PAIRS[:15], Pair("칭찬해 줘", "정말 잘하고 있어요 😊")]
 

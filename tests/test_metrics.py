@@ -129,7 +129,6 @@ def test_which_part_answers() -> None:
     assert rates(courtesy) == {"small_talk": [1]}
 
 
-
 def test_unique_replies_by_comparison_form() -> None:
     assert metrics.unique(["네.", "네", "아니요", "글쎄"]) == metrics.Score(3 / 4, n=4)
 

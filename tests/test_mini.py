@@ -18,6 +18,8 @@ from daedap.config import MINI
 from daedap.model.base import BUILT_IN, Base, load_base
 from daedap.model.tokenizer import decode, encode
 
+pytestmark = pytest.mark.slow
+
 SENTENCES = [
     "어제 본 영화가 생각보다 재미있어서 친구한테도 추천했어요.",
     "오늘은 날씨가 너무 좋아서 공원에 산책하러 나갔다.",

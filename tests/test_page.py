@@ -27,6 +27,8 @@ playwright = pytest.importorskip("playwright.sync_api", reason="pip install play
 from axe_playwright_python.sync_playwright import Axe  # noqa: E402
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 STATIC = Path(daedap.__file__).parent / "serve" / "static"
 PASSWORD = "열려라 참깨"

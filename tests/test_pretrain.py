@@ -32,6 +32,8 @@ from daedap.runs import Run
 from daedap.training.pretrain import Corpus, Pretrainer, encode_documents, next_token_loss, optimizers, total_bits
 from daedap.types import Message, Pair
 
+pytestmark = pytest.mark.slow
+
 ROLES = ("<|user|>", "<|assistant|>")
 CPU = Machine("cpu", "fp32", 1, "")
 TINY = ["--hidden-size", "32", "--intermediate-size", "64", "--num-hidden-layers", "1", "--num-attention-heads", "2"]

@@ -32,6 +32,8 @@ from daedap.model.trainable import SPLITTABLE, frozen_lower, with_lora
 from daedap.model.verify import Reference
 from daedap.types import Message, Pair
 
+pytestmark = pytest.mark.slow
+
 UNKNOWN = {"LGAI-EXAONE/EXAONE-4.0-1.2B", "LiquidAI/LFM2-350M", "HuggingFaceTB/SmolLM3-3B"}
 """CTranslate2 has no converter for their architectures."""
 PAIRS = toys.PAIRS[:6]

@@ -52,6 +52,7 @@ ASKED = {
 }
 
 
+@pytest.mark.slow
 def test_commands_run(shop: Path) -> None:
     (block,) = blocks("README.md", "console")
     lines = [line.removeprefix("$ ") for line in block.splitlines()]
@@ -63,6 +64,7 @@ def test_commands_run(shop: Path) -> None:
         assert done.stdout.strip(), line
 
 
+@pytest.mark.slow
 def test_python_runs(shop: Path) -> None:
     (code,) = blocks("README.md", "python")
     environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}

@@ -13,6 +13,8 @@ from daedap.evaluation.reply_retrieval import OVERLAP_WEIGHT, RIDGE, ReplyToQues
 from daedap.evaluation.testset import candidate_questions
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 CHATBOT = Path(__file__).parents[2] / "shared" / "data" / "chatbot" / "ChatbotData.csv"
 FEELS = {
     "피곤": "쉬엄쉬엄 하세요",

@@ -25,6 +25,8 @@ from daedap.runs import Run, TrainConfig, create
 from daedap.training.finetune import finetune
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 RECIPE = TrainOptions(
     num_train_epochs=40, per_device_train_batch_size=8, learning_rate=1e-2, save_steps=1000, early_stopping_patience=0
 )

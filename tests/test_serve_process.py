@@ -26,6 +26,8 @@ from daedap.database.conversations import ConversationStore
 from daedap.database.lessons import LessonStore
 from daedap.runs import Run
 
+pytestmark = pytest.mark.slow
+
 KNOWN = PAIRS[20]
 
 

@@ -25,6 +25,8 @@ from daedap.tuning.space import SearchSpace, space_around
 from daedap.tuning.study import TrialRunner, default_trial, open_study, run_trials
 from daedap.types import Pair
 
+pytestmark = pytest.mark.slow
+
 SELECTION, COMPARISON = split_dev(PAIRS, [str(row) for row in range(len(PAIRS))])
 PLAN = Plan(rows=60, epochs=3, layers=6, blocks=6)
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}

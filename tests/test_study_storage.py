@@ -24,6 +24,8 @@ from conftest import write_csv
 from daedap.errors import SettingsError, StorageError
 from daedap.tuning.study import open_storage, open_study
 
+pytestmark = pytest.mark.slow
+
 SIGNATURE = {"file": "1234", "recipe": {"seed": 42}}
 TRIAL_SIZE = {"fraction": 0.5, "epochs": None}
 OPTIONS = ["--dev-size", "0.3", "--precision", "fp32", "--device", "cpu", "--budget", "5m", "--no-finish"]

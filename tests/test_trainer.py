@@ -34,6 +34,8 @@ from daedap.model.trainable import set_dropout, with_lora
 from daedap.training.checkpoint import checkpoints, load_weights, trained_weights
 from daedap.training.trainer import Trainer, TrainResult, WeightAverage
 
+pytestmark = pytest.mark.slow
+
 MACHINE = Machine("cpu", "fp32", 1, "")
 RECIPE = TrainOptions(
     num_train_epochs=3, per_device_train_batch_size=8, learning_rate=1e-2, logging_steps=1, save_steps=3, seed=1

@@ -17,6 +17,7 @@ from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained
 from daedap.runs import Run, TrainConfig
 from daedap.training.finetune import finetune
+from daedap.training.planner import indexing_seconds
 from daedap.training.trial import TrialContext, prepare_trials
 
 PARTS = split(PAIRS, SplitOptions(dev_size=0.2, test_size=0.1))
@@ -43,7 +44,8 @@ def test_the_plan_of_a_whole_training(context: TrialContext, model_options: Mode
     assert (context.method, context.learning_rate) == (model_options.method, 2e-3)
     assert (context.plan.rows, context.plan.epochs, context.plan.blocks) == (len(PARTS.rows("train")), 2, 2)
     assert context.plan.seconds > 0
-    assert context.plan.scoring > 20, "the evaluation of the test rows is planned"
+    indexing = indexing_seconds(context.plan.rows, dev_rows=len(PARTS.rows("dev")))
+    assert context.plan.scoring > indexing + 1, "the evaluation of the test rows is planned"
     longer = context.expected_plan(model_options, TrainOptions(num_train_epochs=20), PARTS.rows("train"))
     assert longer.seconds > 2 * context.plan.seconds
 

@@ -27,6 +27,8 @@ from daedap.runs import Run
 from daedap.training.planner import Plan
 from daedap.tuning.study import open_storage
 
+pytestmark = pytest.mark.slow
+
 Output = pytest.CaptureFixture[str]
 KILLS = int(os.environ.get("DAEDAP_KILLS", "0")) or 3
 OPTIONS = ["--dev-size", "0.3", "--precision", "fp32", "--device", "cpu"]
