@@ -8,7 +8,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 
 # What keeps numeric libraries to the instructions of a laptop's processor, without AVX-512, VNNI and bf16.
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 CT2_FORCE_CPU_ISA=AVX2 CT2_USE_MKL=0
-NUMERIC := $(patsubst %,tests/test_%.py,engine verify loss trainable language_model mini sentence_encoder)
+NUMERIC := $(patsubst %,tests/test_%.py,engine verify loss mini sentence_encoder)
 
 .PHONY: demo test test-fast test-avx2 lint clean
 

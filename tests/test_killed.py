@@ -36,7 +36,7 @@ from daedap.runs import Run
 pytestmark = pytest.mark.slow
 
 KILLS, SEED = (int(os.environ.get(name, "0")) for name in ("DAEDAP_KILLS", "DAEDAP_KILLS_SEED"))
-SLOW, QUICK = KILLS or 2, KILLS or 5
+SLOW, QUICK = KILLS or 1, KILLS or 3
 """Kills of a command that loads PyTorch, and of one that doesn't."""
 RECIPE = ["--base", "fresh", "--test-size", "0.15", "--dev-size", "0.1", "--precision", "fp32", "--no-torch-compile"]
 RECIPE += ["--num-train-epochs", "3", "--per-device-train-batch-size", "8", "--save-steps", "4", "--logging-steps", "2"]

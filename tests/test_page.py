@@ -72,7 +72,7 @@ class Visit:
         return [f"{one['id']}: {node['html']}" for one in grave for node in one["nodes"]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def url(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of two runs; the second adds something to every answer."""
     runs = tmp_path_factory.mktemp("served")
@@ -124,7 +124,7 @@ def copy_run(run: Run, folder: Path, number: int, suffix: str) -> None:
     write_json(folder / "manifest.json", {**run.manifest, "number": number, "files": store.sizes(folder)})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as started:

@@ -30,7 +30,7 @@ from daedap.tuning.study import open_storage
 pytestmark = pytest.mark.slow
 
 Output = pytest.CaptureFixture[str]
-KILLS = int(os.environ.get("DAEDAP_KILLS", "0")) or 3
+KILLS = int(os.environ.get("DAEDAP_KILLS", "0")) or 2
 OPTIONS = ["--dev-size", "0.3", "--precision", "fp32", "--device", "cpu"]
 
 

@@ -14,8 +14,8 @@ export function Compare({ runs, pair, setPair, rounds, setRounds, onRetry, onCho
     () => (pair[0] === pair[1] ? Promise.resolve(null) : get(`/api/comparisons/tally?first=${pair[0]}&second=${pair[1]}`)),
     pair,
   );
-  const [counted, setCounted] = useState(null);
-  useEffect(() => setCounted(tally), [tally]);
+  const [latest, setLatest] = useState(null); // of the last choice; the first tally may arrive after it
+  const counted = latest?.pair === String(pair) ? latest.tally : tally;
   const change = (place) => (event) => setPair(pair.map((number, at) => (at === place ? Number(event.target.value) : number)));
   const vote = async (round, winner) => {
     setRounds((all) => all.map((one) => (one === round ? { ...one, chosen: winner } : one)));
@@ -23,7 +23,7 @@ export function Compare({ runs, pair, setPair, rounds, setRounds, onRetry, onCho
     try {
       const result = await put(`/api/comparisons/${round.result.id}`, { winner });
       set({ verdict: result, failure: null });
-      setCounted(result.tally);
+      setLatest({ pair: String(pair), tally: result.tally });
       onChosen();
     } catch (error) {
       set({ chosen: null, failure: error });
