@@ -294,7 +294,8 @@ def train(
         lora_alpha: Scale of the LoRA matrices, in relation to the rank.
         dropout: Share of activations dropped in training: in LoRA's branch, or wherever a fully trained model has
             dropout.
-        max_length: Longest conversation in tokens, end token included; pairs that do not fit are left out, never cut.
+        max_length: Longest conversation in tokens, end token included; pairs that do not fit are looked up, not
+            learned.
         precision: Number format of the matrix products; auto tries both and takes the faster.
         device: Where to compute; auto takes the best there is.
         augment: Learn questions also as other people would type them; several kinds are joined by commas.
@@ -408,7 +409,8 @@ def tune(
         lora_alpha: Scale of the LoRA matrices, in relation to the rank.
         dropout: Share of activations dropped in training: in LoRA's branch, or wherever a fully trained model has
             dropout.
-        max_length: Longest conversation in tokens, end token included; pairs that do not fit are left out, never cut.
+        max_length: Longest conversation in tokens, end token included; pairs that do not fit are looked up, not
+            learned.
         precision: Number format of the matrix products; auto tries both and takes the faster.
         device: Where to compute; auto takes the best there is.
         augment: Learn questions also as other people would type them; several kinds are joined by commas.

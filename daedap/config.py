@@ -98,7 +98,7 @@ class ModelOptions:
     dropout: float = 0.0
     """Share of activations dropped in training: in LoRA's branch, or wherever a fully trained model has dropout."""
     max_length: int = 256
-    """Longest conversation in tokens, end token included; pairs that do not fit are left out, never cut."""
+    """Longest conversation in tokens, end token included; pairs that do not fit are looked up, not learned."""
     precision: Precision = "auto"
     """Number format of the matrix products; auto tries both and takes the faster."""
     device: DeviceName = "auto"

@@ -109,7 +109,7 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
 
 
 def _check_lessons(run: Run) -> None:
-    """Ask the new bot what it was taught, without the lessons that would answer it; the result goes to the state."""
+    """Check that the new bot reproduces its lessons without looking them up; the result goes to the state."""
     file = run.folder / "data" / "lessons.jsonl"
     lessons = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
     if not lessons:

@@ -123,7 +123,7 @@ class Run:
 
     @property
     def new_rows(self) -> int:
-        """So many of its training rows, the first ones, its parent has not learned."""
+        """Number of training rows that the parent has not learned; they come first."""
         count: int = self.document("data/source.json")["new"]["train"]
         return count
 
@@ -392,10 +392,10 @@ def _latest_or_best(name: str, runs: Path) -> Run:
     complete = [run for run in every(runs) if run.complete]
     if not complete:
         raise RunError("{runs}: no complete run yet.", "Make one: daedap train FILE", runs=runs)
-    return complete[-1] if name == "latest" else max(complete, key=_goodness)
+    return complete[-1] if name == "latest" else max(complete, key=_ranking_key)
 
 
-def _goodness(run: Run) -> tuple[float, int]:
+def _ranking_key(run: Run) -> tuple[float, int]:
     """Hits@1/20 of the bot; the later of equals; never a damaged one."""
     try:
         return run.headline.get("hits_at_1") or 0.0, run.number
@@ -403,13 +403,13 @@ def _goodness(run: Run) -> tuple[float, int]:
         return -1.0, run.number
 
 
-GROWING = frozenset({"log.jsonl", "verified.json"})
+MUTABLE_FILES = frozenset({"log.jsonl", "verified.json"})
 """Files of a complete run that may change: its log, and on which processors its engine was verified."""
 
 
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a run that must not change after its end, by relative path."""
-    unchanging = (path for path in folder.rglob("*") if path.is_file() and path.name not in GROWING)
+    unchanging = (path for path in folder.rglob("*") if path.is_file() and path.name not in MUTABLE_FILES)
     paths = (path for path in unchanging if path.relative_to(folder).parts[0] != "evaluation")
     kept = (path for path in sorted(paths) if not path.name.endswith(".lock"))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}

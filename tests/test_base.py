@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 import toys
-from hub import SHA, load_apart, serve_hub
 from huggingface_hub.errors import StrictDataclassClassValidationError
+from loopback_hub import SHA, hub_environment, serve_hub
 from safetensors.torch import load_file, save_file
 from test_gguf import toy
 from tokenizers import processors
@@ -21,6 +23,27 @@ from daedap.model.base import load_base
 from daedap.model.tokenizer import decode, encode, load_tokenizer, save_tokenizer
 
 pytestmark = pytest.mark.slow
+
+
+LOADING = """
+import sys
+from daedap.errors import BaseError
+from daedap.model.base import load_base
+for name in sys.argv[1:]:
+    try:
+        base = load_base(name)
+        print(base.licence, base.digest, type(base.model).__name__)
+    except BaseError as error:
+        print(error)
+"""
+
+
+def load_apart(names: list[str], address: str, place: Path) -> dict[str, str]:
+    """What a new process says of each base: its licence, digest and class, or why it can't be loaded."""
+    command = [sys.executable, "-c", LOADING, *names]
+    environment = hub_environment(address, place / "cache")
+    result = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=True)
+    return dict(zip(names, result.stdout.splitlines(), strict=True))
 
 
 @pytest.mark.parametrize(

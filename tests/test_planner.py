@@ -14,7 +14,9 @@ from daedap.cli import run as cli
 from daedap.model.base import load_base
 from daedap.model.device import Machine
 from daedap.model.trainable import with_lora
+from daedap.retrieval import build, rerank
 from daedap.runs import Run
+from daedap.training import finetune, planner
 from daedap.training.planner import Costs, Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
 
 CPU = Machine("cpu", "fp32", 1, "")
@@ -111,3 +113,10 @@ def test_an_empty_budget_is_refused(tmp_path: Path, capsys: Output, value: str) 
         cli(["train", str(write_csv(tmp_path / "qa.csv")), f"--budget={value}", "--runs", str(tmp_path / "runs")]) == 1
     )
     assert "must be longer than nothing" in capsys.readouterr().err
+
+
+def test_plans_expect_what_the_index_stage_does() -> None:
+    """Retrieval stands above training, so the planner can't import its limits."""
+    assert planner._BI_ENCODER_FROM == build._BI_ENCODER_FROM
+    assert planner._ROWS_FOR_RANKER == rerank.ENOUGH_DEV_ROWS
+    assert finetune._REINDEXED_FROM == build._REFIT_FROM

@@ -54,6 +54,7 @@ def test_info(client: TestClient) -> None:
         False,
     )
     assert len(info["examples"]) == 4
+    assert info["pairs"] == len(PAIRS), "held-out rows are known, too"
     assert client.get("/ready").json() == {"status": "ready", "run": 2}
 
 

@@ -188,9 +188,9 @@ class Bot:
         best = evidence[0]
         if match.exact:
             return Reply(query.question, best.answer, "retrieved", 1.0, best)
-        unless = max(best.similarity, match.probability, lesson.probability if lesson else 0.0)
-        if courtesy := self._small_talk.answer(query.question, unless, vector):
-            return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+        score_to_beat = max(best.similarity, match.probability, lesson.probability if lesson else 0.0)
+        if small_talk := self._small_talk.answer(query.question, score_to_beat, vector):
+            return Reply(query.question, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
         if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
             return lesson.reply(query.question)
         if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
@@ -211,8 +211,9 @@ class Bot:
 
     def _decide_by_reranking(self, queries: Sequence[Pair]) -> list[Reply]:
         """With the language model: what is not known is chosen among known answers and the model's proposals."""
-        hits = self._search(queries)
-        vectors = self.retriever.encoder.encode([query.question for query in queries])
+        questions = [query.question for query in queries]
+        vectors = self.retriever.encoder.encode(questions)
+        hits = self.retriever.search(questions, _NEAREST, vectors)
         lessons = self._lessons_beside_reranking(queries, vectors)
         replies = [self._known(*each) for each in zip(queries, vectors, hits, lessons, strict=True)]
         rest = [row for row, reply in enumerate(replies) if reply is None]
@@ -228,9 +229,6 @@ class Bot:
         questions = [query.question for query in queries]
         return book.find(questions, vectors, self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors))
 
-    def _search(self, queries: Sequence[Pair]) -> list[Hits]:
-        return self.retriever.search([query.question for query in queries], _NEAREST)
-
     def _known(self, query: Pair, vector: NDArray[np.float32], hits: Hits, lesson: LessonHit | None) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
         if lesson and lesson.exact:
@@ -238,9 +236,9 @@ class Bot:
         if row := self.known_row(query.question):
             return Reply(query.question, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
         best = self.retriever.evidence(hits)
-        unless = max(best.similarity, lesson.probability if lesson else 0.0)
-        if courtesy := self._small_talk.answer(query.question, unless, vector):
-            return Reply(query.question, courtesy.answer, "retrieved", courtesy.similarity, courtesy)
+        score_to_beat = max(best.similarity, lesson.probability if lesson else 0.0)
+        if small_talk := self._small_talk.answer(query.question, score_to_beat, vector):
+            return Reply(query.question, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
         if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
             return lesson.reply(query.question)
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)

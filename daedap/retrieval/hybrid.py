@@ -77,13 +77,16 @@ class HybridRetriever:
         """By which pairs and answers are compared besides their characters: the bi-encoder's, else sentence vectors."""
         return self.bi_encoded or SentenceEmbeddings(self.matcher)
 
-    def search(self, questions: Sequence[str], k: int) -> list[Hits]:
-        """The `k` nearest known questions of each question."""
+    def search(self, questions: Sequence[str], k: int, vectors: FloatArray | None = None) -> list[Hits]:
+        """The `k` nearest known questions of each question.
+
+        `vectors`: the questions' sentence vectors, (questions, width), where they are known already.
+        """
         hits = []
         for rows in chunks(len(questions), len(self.index.pairs)):
             part = questions[rows]
-            lexical, vectors = self.index.similarities(part), self.embeddings.encode_questions(part)
-            hits += [self._nearest(*each, k) for each in zip(lexical, vectors, strict=True)]
+            encoded = self.embeddings.encode_questions(part) if vectors is None or self.bi_encoded else vectors[rows]
+            hits += [self._nearest(*each, k) for each in zip(self.index.similarities(part), encoded, strict=True)]
         return [self._earliest_first(*each) for each in zip(questions, hits, strict=True)]
 
     def _nearest(self, lexical: FloatArray, vector: FloatArray, k: int) -> Hits:

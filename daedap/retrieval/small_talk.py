@@ -53,8 +53,8 @@ class SmallTalk:
         index = LexicalIndex.build([pair for pair in pairs if pair.id not in without])
         return cls(index, encoder, encoder.encode([pair.question for pair in index.pairs]))
 
-    def answer(self, question: str, unless: float, vector: FloatArray | None = None) -> Evidence | None:
-        """The pair to answer with, if it is more similar than the run's best pair, whose similarity is `unless`.
+    def answer(self, question: str, score_to_beat: float, vector: FloatArray | None = None) -> Evidence | None:
+        """The pair to answer with, if it is more similar than the run's best pair, whose score is `score_to_beat`.
 
         Words of distress are answered by a pair that offers help, however similar. `vector`: the question's sentence
         vector, (width,), where it is known already.
@@ -63,7 +63,7 @@ class SmallTalk:
         similarities = (self.index.similarities([question])[0] + (self.vectors @ vector).clip(0)) / 2
         pairs = self.index.pairs
         distress = bool(_DISTRESS.search(question)) or bool(
-            _AMBIGUOUS.search(question) and unless < _DISTRESS_THRESHOLD
+            _AMBIGUOUS.search(question) and score_to_beat < _DISTRESS_THRESHOLD
         )
         if distress:
             helpful = [_offers_help(pair) and _mentions_suicide(pair.question) for pair in pairs]
@@ -71,7 +71,7 @@ class SmallTalk:
         best = int(similarities.argmax())
         pair, similarity = pairs[best], float(similarities[best].clip(0, 1))
         threshold = _DISTRESS_THRESHOLD if _offers_help(pair) else _COURTESY_THRESHOLD
-        if not distress and similarity < max(threshold, unless):
+        if not distress and similarity < max(threshold, score_to_beat):
             return None
         return Evidence(pair.question, pair.answer, similarity)
 

@@ -48,7 +48,7 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
 
     app = FastAPI(title="daedap", version=version("daedap"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.channels = service, channels
-    _add_error_shape(app)
+    _add_exception_handlers(app)
     _add_health(app, service)
     app.include_router(openai_router)
     for name, router in (("kakao", kakao_router), ("naver", naver_router)):
@@ -63,7 +63,7 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
     return Guard(app, service)
 
 
-def _add_error_shape(app: FastAPI) -> None:
+def _add_exception_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
         return error.response()

@@ -130,6 +130,7 @@ def info(server: Server, client: Client, owner: IsOwner) -> Json:
         "owner_login": True,
         "owner": owner,
         "choose_run": _may_choose(server, owner),
+        "pairs": len(pairs),
         "examples": [pair.question for pair in pairs[::step][:_EXAMPLES]],
         "max_question": LONGEST_QUESTION,
         "max_answer": LONGEST_ANSWER,

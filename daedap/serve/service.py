@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 Change = Callable[["Connection"], Any]
 _WRITES = 10_000
-"""Most changes that wait for the disk."""
+"""Maximum number of queued writes."""
 _TURNS = 3
 """Questions and answers that a bot with a language model remembers of a conversation."""
 _LESSON_SECONDS, _RUN_SECONDS, _SWEEP_SECONDS = 0.3, 2.0, 3600.0
@@ -56,7 +56,7 @@ class Service:
     database: Database
     bots: Bots
     password: str
-    """The owner's."""
+    """The owner's password."""
 
     @classmethod
     def open(cls, run: str, runs: Path, options: ServeOptions, answer_options: AnswerOptions, password: str) -> Service:
@@ -91,7 +91,7 @@ class Service:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """What is counted."""
+        """Prometheus metrics."""
         return Metrics()
 
     @cached_property

@@ -133,10 +133,10 @@ class TrainingInputs:
     base: Base
     model_options: ModelOptions
     train_options: TrainOptions
-    """With a learning rate."""
+    """`learning_rate` is resolved, never None."""
     examples: Examples
     parent: Run | None = None
-    """The run whose adapter is trained on."""
+    """The run whose adapter training continues from."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def run_worker(device: DeviceName) -> NoReturn:
     setup = setup_run(run, RunRows(run.folder))
     setup.trainer.run()
     sys.stderr.flush()
-    os._exit(0)  # gloo may wait for the first process, which is gone, when the model is put away
+    os._exit(0)  # gloo may wait for the first process, which has exited, when the model is freed
 
 
 def setup_run(run: Run, rows: RunRows, base: Base | None = None) -> TrainingSetup:
@@ -266,7 +266,7 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
     costs = measure_costs(model, inputs.examples.train, machine, whole=whole)
     if isinstance(model, PeftModel):
         model.unload()
-    wish = Plan(
+    requested = Plan(
         rows=len(inputs.examples.train),
         epochs=train_options.epochs,
         layers=options.layers or _default_layers(options, base, blocks),
@@ -274,7 +274,7 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
         scoring=indexing + scoring_seconds(costs, blocks, scored, models=models),
         budget=train_options.budget.total_seconds() if train_options.budget else None,
     )
-    return choose_plan(costs, wish, layers=options.layers, epochs=train_options.num_train_epochs)
+    return choose_plan(costs, requested, layers=options.layers, epochs=train_options.num_train_epochs)
 
 
 def _indexed_rows(run: Run, examples: Examples) -> int:

@@ -109,7 +109,7 @@ function App() {
         <h1 class="hidden-text">${mode === "chat" ? t("Conversation") : t("Blind comparison")}</h1>
         ${failure && html`<${Trouble} failure=${failure} onRetry=${load} />`}
         ${chat.failure && mode === "chat" && html`<${Trouble} failure=${chat.failure} />`}
-        ${info && empty && html`<${Empty} info=${info} run=${runs.find((one) => one.current)} onAsk=${submit} />`}
+        ${info && empty && html`<${Empty} info=${info} onAsk=${submit} />`}
         ${info && mode === "chat" && chat.turns.map((turn) => html`<${Turn} key=${turn.key} turn=${turn} info=${info} onAsk=${chat.ask} onRetry=${() => chat.retry(turn)} />`)}
         ${mode === "compare" && html`<${Compare} runs=${runs} pair=${pair} setPair=${setPair} rounds=${rounds} setRounds=${setRounds} onChosen=${() => box.current?.focus()} onRetry=${(round) => compare(round.question, round.key)} />`}
       <//>
@@ -215,11 +215,11 @@ function Scroller({ follow, empty, children }) {
   return html`<main class="scroller" ref=${frame} onScroll=${look} tabindex="-1"><div class=${`column${empty ? " middle" : ""}`}>${children}</div></main>`;
 }
 
-function Empty({ info, run, onAsk }) {
+function Empty({ info, onAsk }) {
   return html`<div class="empty">
     <${Mark} />
     <p class="welcome">${t("What would you like to know?")}</p>
-    <p class="soft">${run?.rows ? t("I have learned {count} questions and answers.", { count: count(run.rows) }) : t("Ask me about what I have learned.")}</p>
+    <p class="soft">${t("I know {count} questions and answers.", { count: count(info.pairs) })}</p>
     ${info.examples.length > 0 && html`<ul class="examples" aria-label=${t("Examples")}>
       ${info.examples.map((one) => html`<li key=${one}><button type="button" onClick=${() => onAsk(one)}><span>${one}</span><${Icon} name="send" /></button></li>`)}
     </ul>`}
