@@ -32,6 +32,7 @@ import httpx2
 
 from daedap.database.connection import Database
 from daedap.database.conversations import ConversationStore
+from daedap.database.lessons import LessonStore
 
 TURN = 10.0
 """Seconds that one server is asked before the next one's turn."""
@@ -111,13 +112,30 @@ def _ask_for(url: str, rows: list[tuple[str, str]], clients: int, seconds: float
     tally.asked_for += time.monotonic() - started
 
 
+@dataclass
+class Acknowledged:
+    """What the server said it has done, until it died."""
+
+    replies: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    """Id → question, answer, vote."""
+    lessons: dict[str, str] = field(default_factory=dict)
+    """Id of a correction → its answer."""
+
+    def missing_from(self, database: Database) -> list[str]:
+        """Ids of what is not in the database as it was acknowledged."""
+        store, lessons = ConversationStore(database), {one.id: one.answer for one in LessonStore(database).every()}
+        kept = {id: (one.question, one.answer, one.vote) for id in self.replies if (one := store.reply(id))}
+        lost = [id for id, told in self.replies.items() if kept.get(id) != told]
+        return lost + [id for id, answer in self.lessons.items() if lessons.get(id) != answer]
+
+
 def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
-    """Kill the server again and again under load; every acknowledged reply and vote must be there afterwards."""
-    rng, lost, kept_in_all = random.Random(seed), 0, 0
+    """Kill the server again and again under load; every acknowledged message, vote and correction must be kept."""
+    rng, lost, replies, lessons = random.Random(seed), 0, 0, 0
     for moment in range(moments):
-        kept: dict[str, str] = {}
+        told = Acknowledged()
         process, url = _start(runs, db)
-        talkers = [threading.Thread(target=_talk, args=(url, kept)) for _ in range(8)]
+        talkers = [threading.Thread(target=_talk, args=(url, told)) for _ in range(8)]
         for talker in talkers:
             talker.start()
         time.sleep(rng.uniform(0.05, 3.0))
@@ -126,16 +144,14 @@ def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
         for talker in talkers:
             talker.join()
         database = Database.open(db, runs)
-        store = ConversationStore(database)
-        found = {id: store.reply(id) for id in kept}
-        missing = [id for id, reply in found.items() if reply is None or reply.vote != kept[id]]
+        missing = told.missing_from(database)
         if database.is_sqlite:
             with database.read() as connection:
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         database.close()
-        lost, kept_in_all = lost + len(missing), kept_in_all + len(kept)
-        print(f"{moment + 1:3} {len(kept):5} acknowledged, {len(missing)} lost", flush=True)
-    print(f"{kept_in_all} acknowledged, {lost} lost")
+        lost, replies, lessons = lost + len(missing), replies + len(told.replies), lessons + len(told.lessons)
+        print(f"{moment + 1:3} {len(told.replies):5} replies, {len(told.lessons):5} corrections, {len(missing)} lost")
+    print(f"{replies} messages with their votes and {lessons} corrections acknowledged, {lost} lost")
     sys.exit(bool(lost))
 
 
@@ -155,15 +171,18 @@ def _start(runs: Path, db: str | None) -> tuple[subprocess.Popen[str], str]:
     raise SystemExit("the server did not start")
 
 
-def _talk(url: str, kept: dict[str, str]) -> None:
-    """Ask and vote until the server dies; what it acknowledged goes to `kept`."""
+def _talk(url: str, told: Acknowledged) -> None:
+    """Ask, vote and correct until the server dies."""
     with httpx2.Client(base_url=url, timeout=60) as client:
         try:
             for number in itertools.count():
                 reply = client.post("/api/ask", json={"question": f"질문 {number}"}).raise_for_status().json()
                 vote = "bad" if number % 2 else "good"
                 client.put(f"/api/replies/{reply['id']}/vote", json={"vote": vote}).raise_for_status()
-                kept[reply["id"]] = vote
+                told.replies[reply["id"]] = (reply["question"], reply["answer"], vote)
+                right = {"reply": reply["id"], "answer": f"바른 대답 {number}"}
+                taught = client.post("/api/corrections", json=right).raise_for_status().json()["lesson"]
+                told.lessons[taught["id"]] = taught["answer"]
         except (httpx2.TransportError, json.JSONDecodeError):
             return
 

@@ -4,7 +4,7 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -93,3 +93,12 @@ def trained(qa: Path) -> Run:
         learning_rate=3e-3,
         logging_steps=10,
     )
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The URL of a PostgreSQL server's first database; its tests are skipped where it is not installed."""
+    from postgresql import postgresql_server
+
+    with postgresql_server() as url:
+        yield url

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import PAIRS
+from postgresql import DATABASES, database_url
 from serving import PASSWORD, ask, log_in, runs_with, served, someone_else
 from starlette.testclient import TestClient
 
@@ -25,9 +26,9 @@ def runs(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return runs_with(trained, tmp_path_factory.mktemp("serve"), copies=2)
 
 
-@pytest.fixture(scope="module")
-def server(runs: Path) -> Iterator[TestClient]:
-    with served(runs, requests_per_minute=0) as client:
+@pytest.fixture(scope="module", params=DATABASES)
+def server(request: pytest.FixtureRequest, runs: Path) -> Iterator[TestClient]:
+    with served(runs, requests_per_minute=0, db=database_url(request)) as client:
         yield client
 
 

@@ -1,23 +1,14 @@
-"""The queue, the limits and the database by themselves."""
+"""The queue and the limits by themselves."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sql
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 
-from daedap.database.connection import HEAD, Database, _migrate
-from daedap.database.conversations import ConversationStore, StoredReply
-from daedap.database.lessons import LessonStore, new_lesson
-from daedap.database.schema import METADATA, now
-from daedap.errors import SettingsError, StorageError
 from daedap.serve.batcher import Batcher
 from daedap.serve.errors import ApiError
 from daedap.serve.limits import RateLimit
@@ -123,78 +114,3 @@ def test_limits_are_for_each_client() -> None:
     unlimited = RateLimit(0)
     for _ in range(1000):
         unlimited.take("a")
-
-
-# ---- the database ----
-
-
-def reply(id: str, question: str = "질문") -> StoredReply:
-    told: dict[str, Any] = {
-        "evidence": None,
-        "suggestions": [],
-        "run": 1,
-        "lesson": None,
-        "milliseconds": 1,
-        "time": now(),
-    }
-    return StoredReply(id=id, conversation="c", question=question, answer="답", source="retrieved", score=1.0, **told)
-
-
-def test_a_new_database_is_what_the_migrations_make(tmp_path: Path) -> None:
-    new, migrated = Database.open(None, tmp_path / "new"), tmp_path / "old.db"
-    with new.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-    with Database(sql.create_engine(f"sqlite:///{migrated}")).write() as connection:
-        _migrate(connection)
-    old = Database.open(f"sqlite:///{migrated}", tmp_path)
-    assert old.revision() == new.revision() == HEAD
-    with old.read() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-    assert LessonStore(old).revision() == 0
-    old.close()
-    new.close()
-
-
-def test_a_newer_or_damaged_database_is_refused(tmp_path: Path) -> None:
-    database = Database.open(None, tmp_path)
-    with database.write() as connection:
-        connection.execute(sql.text("UPDATE alembic_version SET version_num = '9999'"))
-    database.close()
-    with pytest.raises(StorageError, match="newer version of daedap"):
-        Database.open(None, tmp_path)
-    (tmp_path / "daedap.db").write_bytes(b"nonsense" * 1000)
-    for left in ("daedap.db-wal", "daedap.db-shm"):
-        (tmp_path / left).unlink(missing_ok=True)
-    with pytest.raises(StorageError, match="can't be used"):
-        Database.open(None, tmp_path)
-    with pytest.raises(SettingsError, match="--db nonsense"):
-        Database.open("nonsense", tmp_path)
-    with pytest.raises(StorageError) as told:
-        Database.open("postgresql://me:secret@127.0.0.1:1/none", tmp_path)
-    assert "secret" not in str(told.value)
-
-
-def test_old_conversations_are_deleted_and_their_lessons_forget_them(tmp_path: Path) -> None:
-    database = Database.open(None, tmp_path)
-    store, lessons = ConversationStore(database), LessonStore(database)
-    with database.write() as connection:
-        store.add(connection, "me", reply("r"))
-    (lesson,) = lessons.add(new_lesson("질문", "답", origin="owner"))
-    with database.write() as connection:
-        connection.execute(sql.text("UPDATE lessons SET conversation = 'c', reply = 'r', was = '답'"))
-    assert store.delete(before="2000") == 0
-    assert store.delete(before=now() + "~") == 1
-    assert store.find("c") is None
-    found = lessons.find(lesson.id)
-    assert found
-    assert (found.conversation, found.reply, found.was) == (None, None, None)
-    database.close()
-
-
-def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:
-    database = Database.open(None, tmp_path)
-    with database.read() as connection:
-        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-        assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
-    database.close()

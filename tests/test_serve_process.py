@@ -19,6 +19,7 @@ import httpx2
 import openai
 import pytest
 from conftest import PAIRS, daedap_process
+from postgresql import DATABASES, database_url
 from serving import PASSWORD, runs_with
 
 from daedap.database.connection import Database
@@ -146,10 +147,17 @@ def test_slow_senders_are_let_go(server: Server, sent: bytes) -> None:
         assert answer == b"" or answer.startswith(b"HTTP/1.1 408")
 
 
-def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path) -> None:
+@pytest.fixture(params=DATABASES)
+def database(request: pytest.FixtureRequest) -> list[str]:
+    """Options that name an empty database."""
+    url = database_url(request)
+    return ["--db", url] if url else []
+
+
+def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path, database: list[str]) -> None:
     runs = runs_with(trained, tmp_path)
     for moment in (3, 11):
-        server, kept = Server(runs), list[dict[str, Any]]()
+        server, kept = Server(runs, *database), list[dict[str, Any]]()
         taught: list[str] = []
 
         def talk() -> None:
@@ -172,30 +180,41 @@ def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path) -> N
         server.end(signal.SIGKILL)
         for talker in talkers:
             talker.join()
-        database = Database.open(None, runs)
-        store, lessons = ConversationStore(database), {one.id for one in LessonStore(database).every()}
+        opened = Database.open(database[1] if database else None, runs)
+        store, lessons = ConversationStore(opened), {one.id for one in LessonStore(opened).every()}
         assert [one.to_json() for reply in kept if (one := store.reply(reply["id"]))] == kept
         assert set(taught) <= lessons
-        with database.read() as connection:
-            assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
-        database.close()
+        if opened.is_sqlite:
+            with opened.read() as connection:
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        opened.close()
 
 
-def test_two_servers_and_one_database(trained: Run, tmp_path: Path) -> None:
+def test_two_servers_and_one_database(trained: Run, tmp_path: Path, database: list[str]) -> None:
+    """No sticky sessions: every request may go to either."""
     runs = runs_with(trained, tmp_path)
-    with running(runs) as first, running(runs) as second, visitor(first) as here, visitor(second) as there:
-        here.post("/api/owner/login", json={"password": PASSWORD}).raise_for_status()
-        taught = here.post("/api/corrections", json={"question": KNOWN.question, "answer": "새 대답"}).json()
-        assert taught["effective"] is True
+    with running(runs, *database) as first, running(runs, *database) as second:
+        with visitor(first) as here, visitor(second) as there:
+            here.post("/api/owner/login", json={"password": PASSWORD}).raise_for_status()
+            here.get("/api/info").raise_for_status()  # which makes it a visitor
+            there.cookies = here.cookies
+            correction = {"question": KNOWN.question, "answer": "새 대답"}
+            assert there.post("/api/corrections", json=correction).json()["effective"] is True, "the owner at both"
+            asked = here.post("/api/ask", json={"question": KNOWN.question}).json()
 
-        def answer() -> dict[str, Any]:
-            reply: dict[str, Any] = there.post("/api/ask", json={"question": KNOWN.question}).json()
-            return reply
+            def answer() -> dict[str, Any]:
+                talk = {"question": KNOWN.question, "conversation": asked["conversation"]}
+                reply: dict[str, Any] = here.post("/api/ask", json=talk).json()
+                return reply
 
-        eventually(lambda: answer()["answer"] == "새 대답")
-        there.cookies = here.cookies
-        hits = there.get("/api/desk/lessons").json()["lessons"][0]["hits"]
-        assert hits >= 1, "the owner is known at both"
+            eventually(lambda: answer()["answer"] == "새 대답")
+            vote = there.put(f"/api/replies/{asked['id']}/vote", json={"vote": "good"})
+            assert vote.status_code == 200
+            replies = there.get(f"/api/conversations/{asked['conversation']}").json()["replies"]
+            assert (replies[0]["vote"], replies[-1]["source"]) == ("good", "lesson")
+            hits = there.get("/api/desk/lessons").json()["lessons"][0]["hits"]
+            assert hits == sum(reply["source"] == "lesson" for reply in replies)
+        assert not [line for line in first.log + second.log if "failed" in line]
 
 
 def test_a_new_run_is_taken_and_a_stop_is_gentle(trained: Run, tmp_path: Path) -> None:

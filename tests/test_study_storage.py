@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,40 +76,6 @@ def test_a_killed_trial_is_tried_again(tmp_path: Path) -> None:
 
 
 # ---- PostgreSQL ----
-
-
-def account() -> dict[str, Any]:
-    """PostgreSQL refuses to be run by root."""
-    import pwd  # not on Windows
-
-    if os.geteuid() != 0:
-        return {}
-    names = {entry.pw_name for entry in pwd.getpwall()}
-    return {"user": next(name for name in ("postgres", "nobody") if name in names), "cwd": "/"}
-
-
-@pytest.fixture(scope="module")
-def postgresql() -> Iterator[str]:
-    """The URL of a fresh database."""
-    if not (shutil.which("initdb") and shutil.which("pg_ctl")):
-        pytest.skip("PostgreSQL is not installed")
-    who = account()
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # not under tmp_path, which is for its owner only
-    if "user" in who:
-        shutil.chown(folder, who["user"])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    initdb = ["initdb", "-D", str(folder / "data"), "-U", "daedap", "-A", "trust", "-E", "UTF8", "--no-locale"]
-    subprocess.run([*initdb, "--no-sync"], check=True, capture_output=True, **who)
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    start = ["pg_ctl", "-D", str(folder / "data"), "-l", str(folder / "log"), "-w", "-o", options, "start"]
-    subprocess.run(start, check=True, stdout=subprocess.DEVNULL, **who)
-    try:
-        yield f"postgresql://daedap@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run(["pg_ctl", "-D", str(folder / "data"), "-m", "immediate", "stop"], check=True, **who)
-        shutil.rmtree(folder)
 
 
 def test_machines_that_begin_at_once_share_one_study(postgresql: str, tmp_path: Path) -> None:

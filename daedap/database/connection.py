@@ -31,6 +31,8 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 _POSTGRES = re.compile(r"^postgres(ql)?://")
 _LOCK = 0x0DAEDA9
 """Of PostgreSQL's advisory lock that is held while the schema changes."""
+_CONNECT_SECONDS = 10
+"""For a server that does not answer at all; the system would wait for minutes."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,9 @@ def _engine(url: str) -> Engine:
     url = _POSTGRES.sub("postgresql+psycopg://", url)
     try:
         if not url.startswith("sqlite"):
-            return sql.create_engine(url, pool_pre_ping=True, pool_size=10)
+            made = sql.make_url(url)
+            wait = {} if "connect_timeout" in made.query else {"connect_timeout": _CONNECT_SECONDS}
+            return sql.create_engine(made, connect_args=wait, pool_pre_ping=True, pool_size=10)
         engine = sql.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
     except (sql.exc.ArgumentError, sql.exc.NoSuchModuleError, ImportError) as error:
         raise SettingsError(

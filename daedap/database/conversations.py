@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from daedap.database.connection import Database
@@ -57,13 +58,11 @@ class ConversationStore:
         `begins`: it may be the first one of its conversation; else that must be there, and a reply to one that was
         deleted meanwhile is not kept.
         """
-        known = sql.select(conversations.c.id).filter_by(id=reply.conversation)
-        if connection.execute(known).first():
-            which = conversations.update().where(conversations.c.id == reply.conversation)
-            connection.execute(which.values(updated=reply.time))
-        elif not begins:
+        which = conversations.update().where(conversations.c.id == reply.conversation)
+        known = connection.execute(which.values(updated=reply.time)).rowcount  # whoever deletes it now, waits
+        if not known and not begins:
             return
-        else:
+        if not known:
             title = reply.question[:_TITLE]
             begun = {"id": reply.conversation, "client": client, "title": title, "started": reply.time}
             connection.execute(conversations.insert().values(**begun, updated=reply.time))
@@ -156,7 +155,8 @@ class ConversationStore:
         conditions += [conversations.c.updated < before] if before is not None else []
         assert conditions, "say which conversations"
         with self.database.write() as connection:
-            ids = connection.execute(sql.select(conversations.c.id).where(*conditions)).scalars().all()
+            which = sql.select(conversations.c.id).where(*conditions).order_by(conversations.c.id).with_for_update()
+            ids = connection.execute(which).scalars().all()
             for start in range(0, len(ids), 500):
                 part = ids[start : start + 500]
                 gone = {"conversation": None, "reply": None, "was": None}
@@ -218,11 +218,11 @@ class ConversationStore:
 
     def dismiss(self, questions: Sequence[str]) -> int:
         """Take questions out of the queue."""
-        forms = {comparison_form(question)[:FORM] for question in questions}
+        forms = sorted({comparison_form(question)[:FORM] for question in questions})
+        insert = sqlite.insert if self.database.is_sqlite else postgresql.insert
         with self.database.write() as connection:
-            there = set(connection.execute(sql.select(dismissed.c.form).where(dismissed.c.form.in_(forms))).scalars())
-            if new := forms - there:
-                connection.execute(dismissed.insert(), [{"form": form, "time": now()} for form in new])
+            rows = [{"form": form, "time": now()} for form in forms]
+            connection.execute(insert(dismissed).on_conflict_do_nothing(), rows)
         return len(forms)
 
 

@@ -143,9 +143,8 @@ class LessonStore:
     def add(self, *new: TaughtLesson) -> list[TaughtLesson]:
         """Add lessons; one whose id is there already is left as it is, so that a request may be repeated."""
         with self.database.write() as connection:
-            added = [_find(connection, each.id) or _insert(connection, each) for each in new]
             _raise_revision(connection)
-        return added
+            return [_find(connection, each.id) or _insert(connection, each) for each in new]
 
     def accept(self, id: str, change: Mapping[str, Any] | None = None) -> TaughtLesson | None:
         """Put a lesson in force; with a change of question, answer or scope, as a new one that replaces it.
@@ -153,6 +152,7 @@ class LessonStore:
         Returns None for an unknown id. Raises DataError for texts that are no lesson.
         """
         with self.database.write() as connection:
+            _raise_revision(connection)
             if not (old := _find(connection, id)):
                 return None
             changed = replace(old, **(change or {}))
@@ -164,7 +164,6 @@ class LessonStore:
                 _insert(connection, replace(new, masked=old.masked, replaces=old.id))
                 _set(connection, id, state="replaced")
                 id = new.id
-            _raise_revision(connection)
             return _find(connection, id)
 
     def reject(self, id: str) -> TaughtLesson | None:
@@ -178,12 +177,12 @@ class LessonStore:
 
     def _move(self, id: str, state: State) -> TaughtLesson | None:
         with self.database.write() as connection:
+            _raise_revision(connection)
             if not (found := _find(connection, id)):
                 return None
             _set(connection, id, state=state, decided=None if state == "pending" else now())
             if state == "undone" and (before := found.replaces and _find(connection, found.replaces)):
                 _set(connection, before.id, state="accepted" if before.decided else "pending")
-            _raise_revision(connection)
             return _find(connection, id)
 
 
@@ -210,9 +209,13 @@ def from_cell(text: str) -> str:
     return text[1:] if text[:1] == "'" and text[1:].startswith(_FORMULA) else text
 
 
-def count_hit(connection: Connection, id: str) -> None:
-    """A lesson answered once more; within a transaction."""
-    _set(connection, id, hits=lessons.c.hits + 1, last_hit=now())
+def count_hits(connection: Connection, hits: Mapping[str, int]) -> None:
+    """Lessons answered so many times more; within a transaction, as its last act.
+
+    In the order of their ids: two servers that count the same lessons would wait for each other otherwise.
+    """
+    for id, count in sorted(hits.items()):
+        _set(connection, id, hits=lessons.c.hits + count, last_hit=now())
 
 
 def _find(connection: Connection, id: str) -> TaughtLesson | None:
@@ -230,6 +233,7 @@ def _set(connection: Connection, id: str, **values: Any) -> None:
 
 
 def _raise_revision(connection: Connection) -> None:
+    """Before anything else in a transaction: its lock lets those who change lessons take turns, on PostgreSQL too."""
     which = revisions.update().where(revisions.c.name == "lessons")
     connection.execute(which.values(value=revisions.c.value + 1))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from daedap.errors import DaedapError, RunError, StorageError
@@ -85,8 +86,13 @@ def _add_exception_handlers(app: FastAPI) -> None:
             return ApiError(500, "server_error", "The server can't answer right now.").response()
         return ApiError(400, "invalid_request", str(error)).response()
 
+    @app.exception_handler(DataError)
+    async def no_data(request: Request, error: DataError) -> JSONResponse:
+        return ApiError(400, "invalid_request", "The database can't hold one of the values.").response()
+
+    @app.exception_handler(PoolTimeoutError)
     @app.exception_handler(DBAPIError)
-    async def no_database(request: Request, error: DBAPIError) -> JSONResponse:
+    async def no_database(request: Request, error: Exception) -> JSONResponse:
         log_failure(error)
         return ApiError(503, "not_ready", "The database can't be used right now.", retry_after=5).response()
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 
+import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
@@ -38,3 +41,11 @@ def forget_process() -> None:
     """This process ends: what it is busy with counts no more."""
     if os.environ.get(FOLDER_VARIABLE):
         mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+
+def forget_killed_processes() -> None:
+    """What workers were busy with that were killed counts no more; called as another one takes the place of one."""
+    for file in Path(os.environ[FOLDER_VARIABLE]).glob("gauge_live*_*.db"):
+        found = re.search(r"_(\d+)\.db$", file.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]

@@ -22,7 +22,8 @@ from daedap.errors import SettingsError
 from daedap.files import storage
 from daedap.serve.app import build_app
 from daedap.serve.channels.common import Channels
-from daedap.serve.metrics import FOLDER_VARIABLE
+from daedap.serve.limits import prepare_limits
+from daedap.serve.metrics import FOLDER_VARIABLE, forget_killed_processes
 from daedap.serve.options import ServeOptions
 from daedap.serve.protocol import DeadlineProtocol
 from daedap.serve.service import Service
@@ -113,6 +114,7 @@ def serve_many(served: Served, listening: socket.socket) -> None:
         tempfile.TemporaryDirectory(prefix="daedap-metrics-") as folder,
         _variables({_SETTINGS: json.dumps(settings), FOLDER_VARIABLE: folder}),
     ):
+        prepare_limits(folder)
         config = _config("daedap.serve.server:app_of_worker", served.options, factory=True)
         Multiprocess(config, sockets=[listening]).run()
 
@@ -121,6 +123,7 @@ def app_of_worker() -> ASGIApp:
     """The app of a worker process."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("daedap").setLevel(logging.INFO)
+    forget_killed_processes()
     settings = json.loads(os.environ[_SETTINGS])
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in settings["serve"].items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from daedap.config import AnswerOptions
@@ -21,7 +22,7 @@ from daedap.database.audit import AuditLog, OwnerSessions, digest
 from daedap.database.comparisons import ComparisonStore
 from daedap.database.connection import Database
 from daedap.database.conversations import ConversationStore, StoredReply
-from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hit
+from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hits
 from daedap.database.schema import now
 from daedap.errors import RunError
 from daedap.retrieval.bot import Bot
@@ -39,13 +40,20 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-Change = Callable[["Connection"], Any]
 _WRITES = 10_000
 """Maximum number of queued writes."""
 _TURNS = 3
 """Questions and answers that a bot with a language model remembers of a conversation."""
 _LESSON_SECONDS, _RUN_SECONDS, _SWEEP_SECONDS = 0.3, 2.0, 3600.0
 """Between looks for changed lessons, for a newer run, and for conversations that are too old."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is written to the database, and the lesson that answered, if one did."""
+
+    write: Callable[[Connection], Any]
+    lesson: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,13 +104,13 @@ class Service:
 
     @cached_property
     def limit(self) -> RateLimit:
-        """Requests of each address or key; the workers share them evenly."""
-        return RateLimit(-(-self.options.requests_per_minute // self.options.workers))
+        """Requests of each address or key, whichever worker they reach."""
+        return RateLimit(self.options.requests_per_minute, "requests")
 
     @cached_property
     def logins(self) -> RateLimit:
         """Rate limit of login attempts."""
-        return RateLimit(5)
+        return RateLimit(5, "logins")
 
     @cached_property
     def _questions(self) -> Batcher[Question, Reply]:
@@ -114,14 +122,25 @@ class Service:
 
     def _commit(self, changes: Sequence[Change]) -> Sequence[Any]:
         """Make changes in one transaction, which costs one sync to the disk; one that fails, fails alone."""
-        results: list[Any] = []
+        try:
+            return self._transaction(changes)
+        except OperationalError:  # PostgreSQL broke a deadlock or was started anew: nothing was kept, so try once more
+            return self._transaction(changes)
+
+    def _transaction(self, changes: Sequence[Change]) -> Sequence[Any]:
+        results, hits = list[Any](), Counter[str]()
         with self.database.write() as connection:
             for change in changes:
                 try:
                     with connection.begin_nested():
-                        results.append(change(connection))
+                        results.append(change.write(connection))
+                except OperationalError:
+                    raise
                 except Exception as error:
                     results.append(error)
+                else:
+                    hits.update([change.lesson] if change.lesson else [])
+            count_hits(connection, hits)
         return results
 
     async def write(self, change: Change) -> Any:
@@ -215,12 +234,10 @@ class Service:
         def keep(connection: Connection) -> None:
             if stored.conversation:
                 self.conversations.add(connection, client, stored, begins=begins)
-            if stored.lesson:
-                count_hit(connection, stored.lesson)
 
         if stored.conversation or stored.lesson:
             try:
-                await self.write(keep)
+                await self.write(Change(keep, stored.lesson))
             except IntegrityError as error:  # two requests with the same id at once
                 raise ApiError(409, "conflict", "A reply with this id is there already.", param="id") from error
 
