@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
+from nacl.signing import SigningKey
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 UPDATES = [
@@ -30,7 +31,7 @@ UPDATES = [
 
 
 class StandIn(BaseHTTPRequestHandler):
-    """Telegram and daedap on one port."""
+    """Telegram, Discord and daedap on one port."""
 
     sent: ClassVar[list[dict[str, Any]]] = []
 
@@ -48,8 +49,8 @@ class StandIn(BaseHTTPRequestHandler):
     def told(self, body: dict[str, Any]) -> Any:
         if self.path == "/bot1:a/getUpdates":
             return {"ok": True, "result": [each for each in UPDATES if int(str(each["update_id"])) >= body["offset"]]}
-        if self.path == "/bot1:a/sendMessage":
-            self.sent.append(body)
+        if self.path in ("/bot1:a/sendMessage", "/applications/12/commands"):
+            self.sent.append({**body, "from": self.headers.get("Authorization")})
             return {"ok": True}
         assert self.path == "/v1/chat/completions"
         question = body["messages"][-1]["content"]
@@ -63,6 +64,7 @@ class StandIn(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url() -> Iterator[str]:
+    StandIn.sent.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), StandIn) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
@@ -85,7 +87,7 @@ def test_telegram(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert telegram.poll(f"{url}/bot1:a", 12) == 12
     start, answer, unsure = StandIn.sent
     assert start["text"] == telegram.NOTICE
-    assert answer == {"chat_id": 1, "text": "배송 언제?!"}
+    assert answer == {"chat_id": 1, "text": "배송 언제?!", "from": None}
     assert (unsure["chat_id"], unsure["reply_markup"]["keyboard"]) == (3, [[{"text": "배송은 언제 오나요?"}]])
 
 
@@ -111,4 +113,46 @@ def test_slack(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for forged in ({"secret": "남의 것"}, {"at": time.time() - 400}):
             with pytest.raises(HTTPError, match="401"):
                 command("음", **forged)
+        server.shutdown()
+
+
+def test_discord(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, stranger = SigningKey.generate(), SigningKey.generate()
+    for name, value in {
+        "DAEDAP_URL": url,
+        "DISCORD_URL": url,
+        "DISCORD_APPLICATION": "12",
+        "DISCORD_TOKEN": "t",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DISCORD_PUBLIC_KEY", key.verify_key.encode().hex())
+    discord = example("discord")
+    discord.register()
+    (command,) = StandIn.sent
+    assert (command["name"], command["from"]) == ("ask", "Bot t")
+    with ThreadingHTTPServer(("127.0.0.1", 0), discord.Interactions) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/"
+
+        def interact(interaction: dict[str, Any], signed_by: SigningKey = key) -> dict[str, Any]:
+            body, stamp = json.dumps(interaction).encode(), str(int(time.time()))
+            signature = signed_by.sign(stamp.encode() + body).signature.hex()
+            headers = {"X-Signature-Timestamp": stamp, "X-Signature-Ed25519": signature}
+            with urlopen(Request(address, body, headers)) as response:
+                told: dict[str, Any] = json.load(response)
+                return told
+
+        def asked(question: str) -> str:
+            options = [{"name": "question", "type": 3, "value": question}]
+            told = interact({"type": 2, "data": {"name": "ask", "options": options}})
+            assert (told["type"], told["data"]["allowed_mentions"]) == (4, {"parse": []})
+            return str(told["data"]["content"])
+
+        assert interact({"type": 1}) == {"type": 1}
+        assert asked("음") == f"음!\n• 배송은 언제 오나요?\n-# {discord.NOTICE}"
+        assert asked("고장").startswith(discord.LATE)
+        assert asked(" ") == discord.NOTICE
+        assert len(asked("가" * 4000)) <= 2000
+        with pytest.raises(HTTPError, match="401"):
+            interact({"type": 1}, stranger)
         server.shutdown()

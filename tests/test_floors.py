@@ -14,14 +14,14 @@ korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
 data: conversation kakaotalk json_stream json_layouts personal other_formats
 data: source table_rows reader questions corpus findings doctor
-database: schema connection lessons conversations comparisons audit
+database: schema connection lessons conversations comparisons audit events
 database.migrations: env
-database.migrations.versions: first
+database.migrations.versions: first events
 model: batching distributed device gguf tokenizer prompt base limits trainable
 model: loss language_model saved engine verify convert sentence_encoder encoder_conversion
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
-retrieval: lexical matcher large_matcher encoder rerank hybrid lessons small_talk bot build
+retrieval: lexical calibration interaction token_vectors matcher large_matcher encoder rerank hybrid lessons small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
 evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run

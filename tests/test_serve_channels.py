@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -26,7 +27,7 @@ from daedap.errors import SettingsError
 from daedap.runs import Run
 from daedap.serve.app import build_app
 from daedap.serve.channels.common import Channels, Message, post
-from daedap.serve.channels.kakao import may_call_back, skill_response
+from daedap.serve.channels.kakao import Buttons, may_call_back, skill_response
 from daedap.serve.channels.naver import Event, Said, read_event, send_event
 from daedap.serve.channels.texts import Answer, choices_of, length, parts_of
 from daedap.serve.limits import RateLimit
@@ -49,7 +50,8 @@ class Server:
     posted: list[Message] = field(default_factory=list)
 
     def kakao(self, utterance: Any, user: Any = "사용자", secret: str = "k-1", **more: Any) -> Any:
-        return self.client.post(f"/channels/kakao/{secret}", json=skill_request(utterance, user, **more))
+        body = json.dumps(skill_request(utterance, user, **more))
+        return self.client.post(f"/channels/kakao/{secret}", content=body, headers={"Content-Type": "application/json"})
 
     def naver(self, secret: str = "n-1", **event: Any) -> Any:
         return self.client.post(f"/channels/naver/{secret}", json=event)
@@ -81,9 +83,13 @@ def skill_request(utterance: Any, user: Any, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def opened(runs: Path, *, patience: float = 4.0, per_minute: int = 0, **options: Any) -> Iterator[Server]:
+def opened(
+    runs: Path, *, patience: float = 4.0, per_minute: int = 0, sure: float | None = None, **options: Any
+) -> Iterator[Server]:
+    """`sure`: the probability from which on a known answer is given."""
     settings = ServeOptions(kakao=True, naver=True, **options)
-    service = Service.open("latest", runs, settings, AnswerOptions(), PASSWORD)
+    answering = AnswerOptions() if sure is None else AnswerOptions(direct_answer_threshold=sure)
+    service = Service.open("latest", runs, settings, answering, PASSWORD)
     posted: list[Message] = []
 
     def keep(message: Message) -> str:
@@ -151,7 +157,7 @@ def test_labels_hold_their_question_or_its_number() -> None:
 
 def test_an_answer_in_the_words_of_each_platform() -> None:
     answer = Answer("혹시 이 질문인가요?", ("배송은 언제 오나요?", "환불은요?"))
-    assert skill_response(answer, NOTE) == {
+    assert skill_response(answer, Buttons(NOTE)) == {
         "version": "2.0",
         "template": {
             "outputs": [{"simpleText": {"text": "혹시 이 질문인가요?"}}],
@@ -214,17 +220,100 @@ def test_kakao_gets_the_same_answer_to_the_same_event(server: Server) -> None:
 
 
 def test_suggestions_are_quick_replies_with_whole_questions(runs: Path) -> None:
-    service = Service.open("latest", runs, ServeOptions(), AnswerOptions(direct_answer_threshold=1.0), PASSWORD)
-    channels = Channels(service, {"kakao": "k-1"})
-    with TestClient(build_app(service, channels), base_url="http://localhost") as client:
-        unsure = KNOWN.question.replace(" ", "  ") + " 응?"
-        body = client.post("/channels/kakao/k-1", json=skill_request(unsure, "라영")).json()
+    with opened(runs, sure=1.0, kakao_block="b9") as server:
+        body = server.kakao(KNOWN.question.replace(" ", "  ") + " 응?", "라영").json()
         asked = [reply["messageText"] for reply in body["template"]["quickReplies"]]
         assert 0 < len(asked) <= 3
-        assert set(asked) <= {pair.question for pair in service.bots.current.retriever.index.pairs}
-        assert client.post("/channels/naver/k-1", json={"event": "open", "user": "u"}).status_code == 404, (
-            "not asked for"
-        )
+        assert set(asked) <= {pair.question for pair in server.channels.service.bots.current.retriever.index.pairs}
+        (reply,) = {reply["extra"]["reply"] for reply in body["template"]["quickReplies"]}
+        assert server.channels.service.conversations.reply(reply)
+        assert {(reply["action"], reply["blockId"]) for reply in body["template"]["quickReplies"]} == {("block", "b9")}
+
+
+def test_only_channels_that_were_asked_for_answer(runs: Path) -> None:
+    service = Service.open("latest", runs, ServeOptions(), AnswerOptions(), PASSWORD)
+    with TestClient(build_app(service, Channels(service, {"kakao": "k-1"})), base_url="http://localhost") as client:
+        assert client.post("/channels/naver/k-1", json={"event": "open", "user": "u"}).status_code == 404
+
+
+def test_quick_replies_vote_on_their_reply(runs: Path) -> None:
+    with opened(runs, channel_votes=True, kakao_block="b9") as server:
+        conversations = server.channels.service.conversations
+
+        def ask(question: str, user: str) -> list[dict[str, Any]]:
+            replies: list[dict[str, Any]] = server.kakao(question, user).json()["template"]["quickReplies"]
+            return replies
+
+        def press(button: dict[str, Any], user: str) -> str:
+            request = skill_request(button["messageText"], user)
+            request["action"]["clientExtra"] = button["extra"]
+            return said(server.client.post("/channels/kakao/k-1", json=request))
+
+        good, bad = ask(KNOWN.question, "투표1")
+        first = good["extra"]["reply"]
+        latest = ask("안녕하세요", "투표1")[0]["extra"]["reply"]
+
+        def votes() -> list[str | None]:
+            found = [conversations.reply(reply) for reply in (first, latest)]
+            return [one.vote for one in found if one]
+
+        assert "고마워요" in press(good, "투표1")
+        assert "고마워" not in press(bad, "투표2"), "nobody votes on another's reply"
+        assert votes() == ["good", None]
+        assert "살펴볼게요" in said(server.kakao(bad["label"], "투표1")), "a label alone is for the latest reply"
+        assert votes() == ["good", "bad"]
+        other = [{"reply": 1}, {"reply": "x" * 99}, {"reply": first, "vote": "best"}, {"vote": "bad"}]
+        for broken in (None, 7, [], *other):
+            request = skill_request(KNOWN.question, "투표3")
+            request["action"]["clientExtra"] = broken
+            assert KNOWN.answer in said(server.client.post("/channels/kakao/k-1", json=request))
+
+
+def test_naver_votes_by_button(runs: Path) -> None:
+    with opened(runs, channel_votes=True) as server:
+        answer = server.naver(event="send", user="v", textContent={"text": KNOWN.question}).json()
+        good, bad = [button["data"] for button in answer["textContent"]["quickReply"]["buttonList"]]
+        assert max(length(button["title"]) for button in (good, bad)) <= 10
+        for button in (good, bad):
+            pressed = {"text": button["title"], "code": button["code"], "inputType": "button"}
+            assert "textContent" in server.naver(event="send", user="v", textContent=pressed).json()
+        stored = server.channels.service.conversations.reply(bad["code"].rsplit(":", 1)[1])
+        assert stored
+        assert stored.vote == "bad"
+        foreign = server.naver(event="send", user="other", textContent={**pressed, "code": good["code"]})
+        assert "글로" in foreign.json()["textContent"]["text"]
+
+
+def test_votes_need_a_store(runs: Path) -> None:
+    with opened(runs, channel_votes=True, store=False) as server:
+        assert "quickReplies" not in server.kakao(KNOWN.question, "아영").json()["template"]
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_one_process_of_several_works_on_an_event(runs: Path, store: bool) -> None:
+    """Two servers of one database get the same events, at once and in both orders."""
+    question = f"{KNOWN.question}{'!' * store}"
+    with opened(runs, store=store) as one, opened(runs, store=store) as other:
+
+        def replies() -> int:
+            return sum(each["replies"] for each in one.kept())
+
+        before = replies()
+        with ThreadPoolExecutor(2) as threads:
+            told = list(threads.map(lambda server: server.kakao(question, "둘").json(), (one, other)))
+        assert KNOWN.answer in str(told[0])
+        assert told[0] == told[1]
+        typed: dict[str, Any] = {"event": "send", "user": "둘", "textContent": {"text": question}}
+        assert KNOWN.answer in one.naver(**typed).json()["textContent"]["text"]
+        assert other.naver(**typed).content == b"", "the first one has answered"
+        assert replies() == before + 2 * store
+
+
+def test_late_answers_are_posted_by_one_process(runs: Path) -> None:
+    with opened(runs, patience=0.0) as one, opened(runs, patience=0.0) as other:
+        for server in (one, other, one, other):
+            assert server.kakao("늦은 질문", callbackUrl=CALLBACK).json()["useCallback"]
+    assert len(one.posted + other.posted) == 1
 
 
 def test_a_late_answer_is_posted_once(runs: Path) -> None:
@@ -244,7 +333,9 @@ def test_a_late_answer_is_posted_once(runs: Path) -> None:
     assert message.body["template"]["outputs"][0]["simpleText"]["text"].endswith(KNOWN.answer)
 
 
-@pytest.mark.parametrize(("utterance", "told"), [("", "글로"), (" \n ", "글로"), ("가" * 2001, "짧게"), ("\0", "")])
+@pytest.mark.parametrize(
+    ("utterance", "told"), [("", "글로"), (" \n ", "글로"), ("가" * 2001, "짧게"), ("\0", ""), ("\ud800", "")]
+)
 def test_utterances_that_are_no_questions_get_an_answer(server: Server, utterance: str, told: str) -> None:
     assert told in said(server.kakao(utterance, "마영"))
 
@@ -270,6 +361,7 @@ BROKEN: list[dict[str, Any]] = [
     {"json": {"userRequest": {"utterance": "?", "user": {"id": ""}}, "event": "send", "textContent": "글"}},
     {"json": {"userRequest": {"utterance": "?", "user": {"id": "u" * 501}}, "event": "e" * 101}},
     {"json": {"userRequest": {"utterance": "?", "user": {"id": "u"}, "callbackUrl": 1}, "event": ["send"]}},
+    {"content": b'{"userRequest": {"utterance": NaN, "user": {"id": "u"}}, "event": Infinity}'},
     {"content": b"x" * (1 << 20) + b"x"},
     {"content": b"{}", "headers": {"Content-Type": "text/plain"}},
 ]
@@ -383,7 +475,7 @@ def test_logs_and_metrics_hold_neither_text_nor_secret(server: Server, caplog: p
 def test_an_event_is_worked_on_once_and_then_forgotten(server: Server) -> None:
     async def twice() -> tuple[bool, bool, int, int]:
         calls: list[int] = []
-        channels = Channels(server.channels.service, {})
+        channels = Channels(server.channels.service, {})  # and the service does not run: the database can't be asked
 
         async def work() -> Answer:
             calls.append(1)
@@ -393,7 +485,7 @@ def test_an_event_is_worked_on_once_and_then_forgotten(server: Server) -> None:
         first, new = channels.once(("같은", "사건"), work)
         second, again = channels.once(("같은", "사건"), work)
         other, _ = channels.once(("다른", "사건"), work)
-        answers = await asyncio.gather(first, second, other)
+        answers = await asyncio.gather(first.answer, second.answer, other.answer)
         return new, again, len(calls), len(answers)
 
     assert asyncio.run(twice()) == (True, False, 2, 3)

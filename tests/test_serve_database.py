@@ -17,8 +17,9 @@ from postgresql import DATABASES, database_url
 
 from daedap.database.connection import HEAD, Database, _engine, _migrate
 from daedap.database.conversations import ConversationStore, StoredReply
+from daedap.database.events import EventStore
 from daedap.database.lessons import LessonStore, count_hits, new_lesson
-from daedap.database.schema import METADATA, now
+from daedap.database.schema import METADATA, events, now
 from daedap.errors import SettingsError, StorageError
 
 
@@ -168,3 +169,22 @@ def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
     database.close()
+
+
+def test_an_event_is_claimed_once_and_forgotten(database: Database) -> None:
+    store = EventStore(database)
+
+    def claim(key: str = "e") -> bool:
+        with database.write() as connection:
+            return store.claim(connection, key)
+
+    assert sorted(at_once(*[claim] * 4)) == [False, False, False, True]
+    assert store.answer("e") is None
+    with database.write() as connection:
+        store.keep(connection, "e", {"text": "답"})
+    assert (store.answer("e"), store.answer("다른 것")) == ({"text": "답"}, None)
+    assert claim("f")
+    with database.write() as connection:
+        connection.execute(events.update().where(events.c.key == "e").values(time="2026-01-01T00:00:00.000Z"))
+    assert claim()
+    assert store.answer("e") is None, "it is another event by now"

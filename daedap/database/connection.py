@@ -25,7 +25,7 @@ from daedap.errors import SettingsError, StorageError
 from daedap.files import storage
 from daedap.runs import DATABASE
 
-HEAD = "0001"
+HEAD = "0002"
 """Revision of the schema that this version of daedap reads and writes."""
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _POSTGRES = re.compile(r"^postgres(ql)?://")

@@ -1,4 +1,4 @@
-"""The tables: conversations, replies, votes, lessons, comparisons of two runs, owner sessions, and the audit.
+"""The tables: conversations, replies, votes, lessons, comparisons of two runs, sessions, audit, messengers' events.
 
 Times are ISO 8601 texts in UTC, which sort by time in every database. `migrations/` brings a database to this schema.
 """
@@ -98,6 +98,13 @@ audit = Table(
     Column("actor", String(16), nullable=False),
     Column("action", String(32), nullable=False),
     Column("detail", JSON, nullable=False),  # ids and counts, never text
+)
+events = Table(
+    "events",
+    METADATA,
+    Column("key", String(64), primary_key=True),  # keyed digest of what a messenger sent
+    Column("time", String(32), nullable=False, index=True),
+    Column("answer", JSON(none_as_null=True)),
 )
 revisions = Table(
     "revisions",

@@ -43,10 +43,14 @@ class ServeOptions:
     """Answer in a KakaoTalk channel; at the start the address for the chatbot admin centre is told."""
     kakao_callback_hosts: tuple[str, ...] = ("kakao.com", "kakaocdn.net", "kakaoenterprise.com")
     """Names to which late answers to KakaoTalk may be posted, and those below them."""
+    kakao_block: str | None = None
+    """Id of a block that uses the skill: buttons in KakaoTalk then name the reply that they belong to."""
     naver: bool = False
     """Answer in Naver TalkTalk; at the start the address of the webhook is told."""
     naver_token: str | None = None
     """Token of the TalkTalk account, with which late answers are sent. [default: DAEDAP_NAVER_TOKEN]"""
+    channel_votes: bool = False
+    """Ask in KakaoTalk and TalkTalk whether an answer helped, by two more buttons."""
     page: bool = True
     """Serve the chat page and the owner's desk; without, only the API."""
     name: str | None = None

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import json
-import secrets as random
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from http.client import HTTPConnection, HTTPSConnection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 
 from daedap.database.audit import digest
+from daedap.database.events import SAME_EVENT, EventStore
 from daedap.database.lessons import LONGEST_QUESTION
 from daedap.i18n import translate_to
-from daedap.serve.channels.texts import Answer
+from daedap.serve.channels.texts import Answer, Vote
 from daedap.serve.errors import ApiError, not_found
 from daedap.serve.limits import RateLimit
 from daedap.serve.logs import log_failure, log_undelivered
+from daedap.serve.service import Change
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _PER_MINUTE = 30
 """Questions of one person."""
-_SAME_EVENT = 10.0
-"""Seconds in which the same event is taken for a repetition: platforms give up after 5 and may send it again."""
+_CLAIM_SECONDS, _POLL_SECONDS = 0.5, 0.1
+"""For asking the database whether another process has got an event, and between looks for that one's answer."""
 _EVENTS = 10_000
 """Events and people that are remembered: the latest."""
 _PAUSE = timedelta(minutes=30)
@@ -80,6 +80,15 @@ def _refusal(body: bytes) -> str:
     return f"code {str(told.get('resultCode'))[:4]}" if refused else ""
 
 
+@dataclass(frozen=True)
+class Work:
+    """The work on an event."""
+
+    claimed: asyncio.Task[bool]
+    """Whether it is done here, and not by another process that got the same event."""
+    answer: asyncio.Task[Answer]
+
+
 @dataclass
 class Channels:
     """The channels of one server process."""
@@ -89,17 +98,18 @@ class Channels:
     """By the name of the channel. They stand in its address, since neither platform signs its requests."""
     patience: float = 4.0
     """Seconds after which a platform, which waits for 5, is told something else than the answer."""
-    limit: RateLimit = field(default_factory=lambda: RateLimit(_PER_MINUTE))
+    limit: RateLimit = field(default_factory=lambda: RateLimit(_PER_MINUTE, "channels"))
     """Of each person."""
     post: Callable[[Message], str] = post
-    _events: OrderedDict[bytes, asyncio.Task[Answer]] = field(default_factory=OrderedDict)
+    _events: OrderedDict[str, Work] = field(default_factory=OrderedDict)
     _told: OrderedDict[str, float] = field(default_factory=OrderedDict)
     """Who was told that an AI answers, and when they last wrote."""
-    _later: set[asyncio.Task[None]] = field(default_factory=set)
+    _later: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @cached_property
-    def _salt(self) -> bytes:
-        return random.token_bytes(16)
+    def events(self) -> EventStore:
+        """What the platforms have sent, to any process of the database."""
+        return EventStore(self.service.database)
 
     def check(self, name: str, secret: str) -> None:
         """Raise ApiError (404) unless the secret is the channel's."""
@@ -110,43 +120,84 @@ class Channels:
         """A message in the bot's language."""
         return translate_to(self.service.bots.current.speaks_korean, template)
 
-    def once(self, event: tuple[str, ...], work: Callable[[], Awaitable[Answer]]) -> tuple[asyncio.Task[Answer], bool]:
-        """The work on an event, which is begun once, and whether this is the first time the event came."""
-        key = hashlib.blake2b(json.dumps(event).encode(), key=self._salt).digest()
+    def once(self, event: tuple[str, ...], work: Callable[[], Awaitable[Answer]]) -> tuple[Work, bool]:
+        """The work on an event, which is begun once, and whether this is the first time the event came here.
+
+        `event`: the name of the channel, and all that makes the event another one.
+        """
+        secret = self.secrets.get(event[0], "")
+        key = hmac.digest(secret.encode(), json.dumps(event).encode(), "sha256").hex()
         if known := self._events.get(key):
             return known, False
+        claimed = asyncio.create_task(self._claim(key))
 
         async def run() -> Answer:
-            return await work()
+            if await claimed:
+                answer = await work()
+                self._in_background(self._keep(key, answer))
+                return answer
+            return await self._answer_of_another(key) or await work()
 
-        task = self._events[key] = asyncio.create_task(run())
-        asyncio.get_running_loop().call_later(_SAME_EVENT, self._events.pop, key, None)  # the answer goes with it
+        begun = self._events[key] = Work(claimed, asyncio.create_task(run()))
+        asyncio.get_running_loop().call_later(SAME_EVENT, self._events.pop, key, None)  # the answer goes with it
         if len(self._events) > _EVENTS:
             self._events.popitem(last=False)
-        return task, True
+        return begun, True
 
-    async def in_time(self, task: asyncio.Task[Answer]) -> Answer | None:
+    async def _claim(self, key: str) -> bool:
+        """Whether no other process has got the event. Without a database it is better answered twice than never."""
+        try:
+            claim = Change(lambda connection: self.events.claim(connection, key))
+            return bool(await asyncio.wait_for(self.service.write(claim), _CLAIM_SECONDS))
+        except Exception as error:
+            log_failure(error)
+            return True
+
+    async def _keep(self, key: str, answer: Answer) -> None:
+        if self.service.options.store:
+            kept = asdict(answer)
+            await self.service.write(Change(lambda connection: self.events.keep(connection, key, kept)))
+
+    async def _answer_of_another(self, key: str) -> Answer | None:
+        """What another process answers to the event; None: it keeps no answers, or it was ended."""
+        end = time.monotonic() + self.patience
+        while self.service.options.store and time.monotonic() < end:
+            if found := await run_in_threadpool(self.events.answer, key):
+                return Answer(found["text"], tuple(found["suggestions"]), found["reply"])
+            await asyncio.sleep(_POLL_SECONDS)
+        return None
+
+    async def in_time(self, work: Work) -> Answer | None:
         """The answer, if it is there before the platform gives up."""
-        done, _ = await asyncio.wait({task}, timeout=self.patience)
-        return task.result() if done else None
+        done, _ = await asyncio.wait({work.answer}, timeout=self.patience)
+        return work.answer.result() if done else None
 
-    def send_later(self, task: asyncio.Task[Answer], message: Callable[[Answer], Message]) -> None:
-        """Post the answer once it is there; once, whatever comes of it."""
+    def send_later(self, work: Work, message: Callable[[Answer], Message]) -> None:
+        """Post the answer once it is there; once, whatever comes of it, and by one process."""
 
         async def deliver() -> None:
+            if not await work.claimed:
+                return
+            if refusal := await run_in_threadpool(self.post, message(await work.answer)):
+                log_undelivered(refusal)
+
+        self._in_background(deliver())
+
+    def _in_background(self, action: Coroutine[Any, Any, None]) -> None:
+        async def logged() -> None:
             try:
-                if refusal := await run_in_threadpool(self.post, message(await task)):
-                    log_undelivered(refusal)
+                await action
             except Exception as error:  # nobody else would hear of it
                 log_failure(error)
 
-        sending = asyncio.create_task(deliver())
-        self._later.add(sending)
-        sending.add_done_callback(self._later.discard)
+        task = asyncio.create_task(logged())
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
 
     async def drain(self) -> None:
         """Wait until everything that was promised is sent."""
-        await asyncio.gather(*self._later, return_exceptions=True)
+        while self._later:
+            await asyncio.gather(*self._later)
 
     def first_word(self, client: str) -> bool:
         """Whether somebody begins to talk, and has to be told that an AI answers; they count as told from now on."""
@@ -183,7 +234,38 @@ class Channels:
             return Answer(self.translate("Something went wrong. Please try again."))
         begins = self.first_word(client) and conversation is None
         text = self.noticed(stored.answer) if begins else stored.answer
-        return Answer(text, tuple(stored.suggestions))
+        return Answer(text, tuple(stored.suggestions), stored.id if stored.conversation else None)
+
+    @property
+    def takes_votes(self) -> bool:
+        """Whether people are asked how they like an answer."""
+        return self.service.options.channel_votes and self.service.options.store
+
+    async def vote(self, client: str, vote: Vote, reply: str | None) -> Answer | None:
+        """Thanks for a vote on somebody's reply, by default their latest; None: they have none like that."""
+        try:
+            if not await run_in_threadpool(self._vote, client, vote, reply):
+                return None
+        except Exception as error:
+            log_failure(error)
+            return Answer(self.translate("Something went wrong. Please try again."))
+        if vote == "good":
+            return Answer(self.translate("Thank you! I am glad that it helped."))
+        return Answer(self.translate("Thank you for telling me. The answer will be looked at."))
+
+    def _vote(self, client: str, vote: Vote, reply: str | None) -> bool:
+        conversations = self.service.conversations
+        if not reply:
+            latest = conversations.of_client(client, limit=1)
+            reply = conversations.replies(latest[0]["id"])[-1].id if latest else ""
+        if not conversations.reply(reply, client):
+            return False
+        conversations.vote(reply, vote, None)
+        return True
+
+    def vote_labels(self) -> dict[str, Vote]:
+        """What people press, or write, to vote."""
+        return {self.translate("👍 Good"): "good", self.translate("👎 Bad"): "bad"}
 
     def _conversation(self, client: str) -> str | None:
         """The conversation that goes on, if one does."""

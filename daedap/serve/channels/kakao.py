@@ -6,16 +6,17 @@ switched on, a request names an address that takes the answer within a minute, o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from daedap.runs import Json
-from daedap.serve.channels.common import Message, channels_of
-from daedap.serve.channels.texts import Answer, choices_of, parts_of, with_list
+from daedap.serve.channels.common import Channels, Message, channels_of
+from daedap.serve.channels.texts import Answer, Vote, choices_of, parts_of, with_list
 
 NAME = "kakao"
 _TEXT, _OUTPUTS, _LABEL, _REPLIES = 1000, 3, 14, 10
@@ -38,21 +39,71 @@ class UserRequest(BaseModel):
     callback: Annotated[str | None, Field(alias="callbackUrl", max_length=4000)] = None
 
 
+class Extra(BaseModel):
+    """What a button of ours has brought back."""
+
+    reply: Annotated[str, Field(pattern="^[0-9A-Za-z-]{1,40}$")]
+    """Id of the reply that it belongs to."""
+    vote: Vote | None = None
+
+
+class Action(BaseModel):
+    """What called the skill."""
+
+    extra: Annotated[Any, Field(alias="clientExtra")] = None
+
+
 class SkillRequest(BaseModel):
     """What Kakao sends; the rest of it does not matter here."""
 
     request: Annotated[UserRequest, Field(alias="userRequest")]
+    action: Any = None
+
+    @property
+    def extra(self) -> Extra | None:
+        """What a button of ours has brought back; None: the person has written, or another block's button it was."""
+        try:
+            return Extra.model_validate(Action.model_validate(self.action).extra)
+        except ValidationError:
+            return None
 
 
-def skill_response(answer: Answer, note: str) -> Json:
-    """An answer in Kakao's words. What does not fit into three outputs is left out, and `note` says so."""
-    parts = parts_of(with_list(answer, _LABEL), _TEXT, _OUTPUTS, note)
+@dataclass(frozen=True)
+class Buttons:
+    """How answers are shown beside their text."""
+
+    note: str
+    """Told instead of what does not fit."""
+    block: str | None = None
+    """The block that a button calls; without, it sends its question as if the person had written it."""
+    votes: Mapping[str, Vote] = field(default_factory=dict)
+    """Label → vote; empty: nobody is asked."""
+
+    @classmethod
+    def of(cls, channels: Channels) -> Buttons:
+        """As the server's options say."""
+        note = channels.translate("The rest of the answer is too long to be shown here.")
+        votes = channels.vote_labels() if channels.takes_votes else {}
+        return cls(note, channels.service.options.kakao_block, votes)
+
+    def quick_reply(self, label: str, text: str, reply: str | None, vote: Vote | None = None) -> Json:
+        """A button that says `text`. `extra` comes back as action.clientExtra where it calls a block."""
+        told: Json = {"label": label, "action": "message", "messageText": text}
+        if reply:
+            told["extra"] = {"reply": reply, "vote": vote} if vote else {"reply": reply}
+        return {**told, "action": "block", "blockId": self.block} if self.block else told
+
+
+def skill_response(answer: Answer, buttons: Buttons) -> Json:
+    """An answer in Kakao's words. What does not fit into three outputs is left out, and a note says so."""
+    parts = parts_of(with_list(answer, _LABEL), _TEXT, _OUTPUTS, buttons.note)
     template: Json = {"outputs": [{"simpleText": {"text": part}} for part in parts]}
-    if answer.suggestions:
-        template["quickReplies"] = [
-            {"label": choice.label, "action": "message", "messageText": choice.question}
-            for choice in choices_of(answer.suggestions[:_REPLIES], _LABEL)
-        ]
+    votes = buttons.votes if answer.reply else {}
+    choices = choices_of(answer.suggestions[: _REPLIES - len(votes)], _LABEL)
+    replies = [buttons.quick_reply(choice.label, choice.question, answer.reply) for choice in choices]
+    replies += [buttons.quick_reply(label, label, answer.reply, vote) for label, vote in votes.items()]
+    if replies:
+        template["quickReplies"] = replies
     return {"version": "2.0", "template": template}
 
 
@@ -72,20 +123,27 @@ def may_call_back(url: str | None, hosts: Sequence[str]) -> bool:
 @router.post("/{secret}")
 async def skill(secret: str, body: SkillRequest, request: Request) -> Json:
     """Answer at once; what takes longer is promised, where the request allows it, or politely put off."""
-    channels, asked = channels_of(request, NAME, secret), body.request
-    client = channels.client(NAME, asked.user.id)
-    note = channels.translate("The rest of the answer is too long to be shown here.")
-    event = (NAME, asked.user.id, asked.utterance, asked.callback or "")
-    task, new = channels.once(event, lambda: channels.ask(client, asked.utterance))
-    answer = await channels.in_time(task)
-    if answer:
-        return skill_response(answer, note)
+    channels, asked, extra = channels_of(request, NAME, secret), body.request, body.extra
+    client, buttons = channels.client(NAME, asked.user.id), Buttons.of(channels)
+    pressed = extra.model_dump_json() if extra else ""
+    event = (NAME, asked.user.id, asked.utterance, asked.callback or "", pressed)
+    work, new = channels.once(event, lambda: _answer(channels, client, asked.utterance, extra))
+    if answer := await channels.in_time(work):
+        return skill_response(answer, buttons)
     if asked.callback and may_call_back(asked.callback, channels.service.options.kakao_callback_hosts):
         if new:
             url = asked.callback
-            channels.send_later(task, lambda late: Message(url, skill_response(late, note)))
+            channels.send_later(work, lambda late: Message(url, skill_response(late, buttons)))
         wait = channels.translate("I am looking for the answer. One moment, please.")
         return {"version": "2.0", "useCallback": True, "data": {"text": wait}}
-    return skill_response(
-        Answer(channels.translate("This takes me longer than usual. Please ask again in a moment.")), note
-    )
+    late = Answer(channels.translate("This takes me longer than usual. Please ask again in a moment."))
+    return skill_response(late, buttons)
+
+
+async def _answer(channels: Channels, client: str, utterance: str, extra: Extra | None) -> Answer:
+    """Thanks for a vote, else the answer to a question. A button without a block sends its label alone."""
+    vote = (extra and extra.vote) or channels.vote_labels().get(utterance.strip())
+    thanks = None
+    if vote and channels.takes_votes:
+        thanks = await channels.vote(client, vote, extra.reply if extra else None)
+    return thanks or await channels.ask(client, utterance)

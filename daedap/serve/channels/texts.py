@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+Vote = Literal["good", "bad"]
 _ELLIPSIS = "…"
 _BREAKS = ("\n\n", "\n", ". ", "? ", "! ", " ")
 """Where a text may be parted, the best first."""
@@ -16,6 +18,8 @@ class Answer:
 
     text: str
     suggestions: tuple[str, ...] = ()
+    reply: str | None = None
+    """The id of the reply, where it is kept: votes name it."""
 
 
 @dataclass(frozen=True)
