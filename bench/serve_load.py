@@ -134,7 +134,7 @@ def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
     rng, lost, replies, lessons = random.Random(seed), 0, 0, 0
     for moment in range(moments):
         told = Acknowledged()
-        process, url = _start(runs, db)
+        process, url, _ = start_server(runs, db)
         talkers = [threading.Thread(target=_talk, args=(url, told)) for _ in range(8)]
         for talker in talkers:
             talker.start()
@@ -155,19 +155,21 @@ def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
     sys.exit(bool(lost))
 
 
-def _start(runs: Path, db: str | None) -> tuple[subprocess.Popen[str], str]:
-    words = ["serve", "--runs", str(runs), "--port", "0", "--requests-per-minute", "0"]
+def start_server(runs: Path, db: str | None, *options: str) -> tuple[subprocess.Popen[str], str, list[str]]:
+    """A server that is ready, its address, and the lines that it logs."""
+    words = ["serve", "--runs", str(runs), "--port", "0", "--requests-per-minute", "0", *options]
     words += ["--db", db] if db else []
     environment = {**os.environ, "DAEDAP_LANG": "en"}
     process = subprocess.Popen(
         [sys.executable, "-m", "daedap", *words], stderr=subprocess.PIPE, text=True, env=environment
     )
     assert process.stderr
+    log: list[str] = []
     for line in process.stderr:
         if found := re.search(r"http://127\.0\.0\.1:\d+", line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+            threading.Thread(target=log.extend, args=(process.stderr,), daemon=True).start()
             httpx2.get(f"{found[0]}/ready", timeout=60).raise_for_status()
-            return process, found[0]
+            return process, found[0], log
     raise SystemExit("the server did not start")
 
 

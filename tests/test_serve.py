@@ -338,6 +338,34 @@ def test_what_is_broken_is_refused(client: TestClient, request_: dict[str, Any],
         assert refused.json()["error"].keys() == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/comparisons/tally?first=1&second=-60572299791459511698172191496478916608",
+        "/api/desk/conversations?text=%00",
+        "/api/desk/conversations?before=%00",
+        "/api/conversations/%00",
+        "/api/desk/runs/99999999999999999999999",
+    ],
+)
+def test_values_that_no_database_holds(client: TestClient, path: str) -> None:
+    app: Any = client.app
+    client.cookies.set("daedap_owner", app.service.sessions.begin())
+    assert client.get(path).status_code < 500
+
+
+def test_a_failure_has_the_shape_of_all_errors(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise RuntimeError("카나리아")
+
+    app: Any = client.app
+    app.app.router.add_api_route("/fails", fail)
+    failed = client.get("/fails")
+    assert (failed.status_code, failed.json()["error"]["code"]) == (500, "internal")
+    assert "카나리아" not in failed.text + caplog.text
+    assert "failed: RuntimeError at test_serve.py" in caplog.text
+
+
 @pytest.mark.parametrize("text", ["\\u0000 안녕", "😀" * 300, "<script>alert(1)</script>", "'; DROP TABLE replies"])
 def test_strange_texts_are_just_texts(client: TestClient, text: str) -> None:
     body = f'{{"question": "{text}"}}'.encode()

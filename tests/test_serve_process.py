@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx2
 import openai
+import psutil
 import pytest
 from conftest import PAIRS, daedap_process
 from postgresql import DATABASES, database_url
@@ -36,7 +37,8 @@ class Server:
     """`daedap serve`, at a port of its own."""
 
     def __init__(self, runs: Path, *options: str) -> None:
-        words = ["serve", "--runs", str(runs), "--port", "0", "--requests-per-minute", "0", *options]
+        words = ["serve", "--runs", str(runs), "--port", "0", *options]
+        words += [] if "--requests-per-minute" in options else ["--requests-per-minute", "0"]
         environment = {**os.environ, "DAEDAP_LANG": "en", "DAEDAP_OWNER_PASSWORD": PASSWORD}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "daedap", *words], stderr=subprocess.PIPE, text=True, env=environment
@@ -59,9 +61,12 @@ class Server:
         self.log.extend(self.process.stderr)
 
     def end(self, how: int = signal.SIGTERM) -> None:
-        """Stop it."""
+        """Stop it, and with SIGKILL its workers, too, which would live on."""
         if self.process.poll() is None:
+            workers = psutil.Process(self.process.pid).children() if how == signal.SIGKILL else []
             self.process.send_signal(how)
+            for worker in workers:
+                worker.kill()
         self.process.wait(60)
         self._reader.join(10)
         assert self.process.stderr
@@ -154,6 +159,18 @@ def database(request: pytest.FixtureRequest) -> list[str]:
     return ["--db", url] if url else []
 
 
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_broken_http_leaves_no_stack_trace(server: Server, method: str) -> None:
+    head = f"{method} /health HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+        client.sendall(head.encode() + b"zz\r\n")
+        while client.recv(1000):
+            pass
+    with visitor(server) as sane:
+        assert sane.get("/health").status_code == 200
+    assert not [line for line in server.log if "Traceback" in line or "Fatal" in line]
+
+
 def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path, database: list[str]) -> None:
     runs = runs_with(trained, tmp_path)
     for moment in (3, 11):
@@ -215,6 +232,31 @@ def test_two_servers_and_one_database(trained: Run, tmp_path: Path, database: li
             hits = there.get("/api/desk/lessons").json()["lessons"][0]["hits"]
             assert hits == sum(reply["source"] == "lesson" for reply in replies)
         assert not [line for line in first.log + second.log if "failed" in line]
+
+
+def test_workers_count_together(trained: Run, tmp_path: Path) -> None:
+    """Limits, and metrics, which stay right when a worker is killed."""
+    runs = runs_with(trained, tmp_path)
+    with running(runs, "--workers", "2", "--requests-per-minute", "3") as server:
+        statuses = [httpx2.get(f"{server.url}/api/runs", timeout=60).status_code for _ in range(16)]
+        assert sorted(statuses) == [200] * 3 + [429] * 13
+
+        def counted() -> bool:
+            told = httpx2.get(f"{server.url}/metrics", timeout=60).text
+            return (
+                'daedap_requests_total{route="/api/runs",status="200"} 3.0' in told
+                and 'daedap_requests_total{route="-",status="429"} 13.0' in told
+                and "daedap_waiting 0.0" in told
+            )
+
+        assert counted()
+        workers = psutil.Process(server.process.pid).children()
+        answering = [one for one in workers if "resource_tracker" not in " ".join(one.cmdline())]
+        assert len(answering) == 2
+        for worker in answering:
+            worker.kill()
+        psutil.wait_procs(answering, 60)
+        eventually(counted)
 
 
 def test_a_new_run_is_taken_and_a_stop_is_gentle(trained: Run, tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
 
     app = FastAPI(title="daedap", version=version("daedap"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.channels = service, channels
-    _add_exception_handlers(app)
+    _add_refusal_handlers(app)
+    _add_failure_handlers(app)
     _add_health(app, service)
     app.include_router(openai_router)
     for name, router in (("kakao", kakao_router), ("naver", naver_router)):
@@ -64,7 +65,7 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
     return Guard(app, service)
 
 
-def _add_exception_handlers(app: FastAPI) -> None:
+def _add_refusal_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
         return error.response()
@@ -79,12 +80,18 @@ def _add_exception_handlers(app: FastAPI) -> None:
         hint = " Use /v1/chat/completions." if error.status_code == 404 and request.url.path.startswith("/v1/") else ""
         return ApiError(error.status_code, code, f"{error.detail}: {request.method}.{hint}").response()
 
+
+def _add_failure_handlers(app: FastAPI) -> None:
     @app.exception_handler(DaedapError)
     async def mistake(request: Request, error: DaedapError) -> JSONResponse:
         if isinstance(error, RunError | StorageError):  # the server's fault; the text holds local paths
             log_failure(error)
             return ApiError(500, "server_error", "The server can't answer right now.").response()
         return ApiError(400, "invalid_request", str(error)).response()
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return ApiError(500, "internal", "Something went wrong here.").response()  # and the guard logs where
 
     @app.exception_handler(DataError)
     async def no_data(request: Request, error: DataError) -> JSONResponse:

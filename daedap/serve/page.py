@@ -328,7 +328,7 @@ def judge(id: str, body: Verdict, server: Server, client: Client) -> Json:
 
 
 @router.get("/comparisons/tally")
-def running_tally(first: int, second: int, server: Server) -> Json:
+def running_tally(first: RunNumber, second: RunNumber, server: Server) -> Json:
     """How two runs stand against each other."""
     return _tally(server, first, second)
 

@@ -1,13 +1,14 @@
-"""HTTP connections with a deadline for the head of a request.
+"""HTTP connections with a deadline for the head of a request, and an end for those that break the protocol.
 
-uvicorn waits for it for ever, as long as a byte comes now and then: a thousand such clients would take all connections.
-The body's deadline is kept by security.py.
+uvicorn waits for the head for ever, as long as a byte comes now and then: a thousand such clients would take all
+connections. The body's deadline is kept by security.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 
+from h11 import LocalProtocolError
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
@@ -25,6 +26,13 @@ class DeadlineProtocol(H11Protocol):
         """A part of a request."""
         super().data_received(data)
         self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; where no answer fits, after HEAD or another answer, uvicorn would log a traceback."""
+        try:
+            super().send_400_response(msg)
+        except LocalProtocolError:
+            self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The end."""

@@ -273,10 +273,14 @@ def plain(text: str) -> str:
 
 
 async def _repeat(action: Callable[[], object], seconds: float) -> None:
-    """Do something again and again; a failure is logged, and it is tried again."""
+    """Do something again and again, and at the end finish it; a failure is logged, and it is tried again."""
     while True:
         await asyncio.sleep(seconds)
+        doing = asyncio.ensure_future(run_in_threadpool(action))
         try:
-            await run_in_threadpool(action)
+            await asyncio.shield(doing)
+        except asyncio.CancelledError:  # the database must not be closed while a thread reads from it
+            await asyncio.wait([doing])
+            raise
         except Exception as error:
             log_failure(error)
