@@ -109,6 +109,27 @@ TABLES = {
     "numbers and dashes": ("a.txt", f"1. {Q1}\n- {A1}\n\n2. {Q2}\n- {A2}\n", BOTH),
     "문 and 답": ("a.txt", f"문: {Q1}\n답: {A1}\n\n문: {Q2}\n답: {A2}\n", BOTH),
     "a question above its answer": ("a.txt", f"{Q1}\n네\n됩니다.\n\n{Q2}\n{A2}\n", [(Q1, "네\n됩니다."), (Q2, A2)]),
+    "an arrow between both": (
+        "a.txt",
+        f"질문 -> 답변\n{Q1} -> {A1}\n2. {Q2} => 아홉\n시예요.\n",
+        [(Q1, A1), (Q2, "아홉\n시예요.")],
+    ),
+    "a dash behind the question mark": ("a.txt", f"1. {Q1} - {A1}\n2. {Q2} – {A2}\n", BOTH),
+    "marks on one line": ("a.txt", f"질문: {Q1} / 답변: {A1}\n\n질문: {Q2} / 답변: {A2}\n", BOTH),
+    "Q and A on one line": ("a.csv", f"Q. {Q1}, A. 네, 됩니다.\nQ. {Q2} A. {A2}\n", [(Q1, "네, 됩니다."), (Q2, A2)]),
+    "bullets below bullets": ("a.md", f"- {Q1}\n  - {A1}\n- {Q2}\n  - {A2}\n", BOTH),
+    "arrows in the answers of a table": (
+        "a.csv",
+        "비번 바꾸려면?,설정 -> 회원 -> 변경\n주소 바꾸려면?,설정 -> 주소\n",
+        [("비번 바꾸려면?", "설정 -> 회원 -> 변경"), ("주소 바꾸려면?", "설정 -> 주소")],
+    ),
+    "whole lines between quotes": (
+        "a.csv",
+        f'"번호,질문,답변",\r\n"1,{Q1},""네, 됩니다.\n지하요.""",\r\n"2,{Q2},{A2}",\r\n',
+        [(Q1, "네, 됩니다.\n지하요."), (Q2, A2)],
+    ),
+    "whole lines between quotes, no header": ("a.csv", f'"{Q1};{A1}"\n"{Q2};{A2}"\n', BOTH),
+    "whole lines between quotes below a bare header": ("a.csv", f'질문,답변\n"{Q1},{A1}"\n"{Q2},{A2}"\n', BOTH),
     "headings": ("a.md", f"# 자주 묻는 질문\n\n## {Q1}\n\n{A1}\n\n## {Q2}\n{A2}\n", BOTH),
 }
 
@@ -238,6 +259,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "notes to oneself": ("a.txt", "[나] [오후 9:12] 장보기\n[나] [오후 9:13] 우유\n", "only 나 writes"),
     "questions alone": ("a.txt", f"{Q1}\n\n{Q2}\n", "only one column"),
     "a NUL byte": ("a.csv", f"질문,답변\n{Q1},{A1}\n언제\0 열어요?,{A2}\n", "line 3: a NUL byte"),
+    "sentences between quotes": ("a.csv", '"안녕하세요, 주차되나요?"\n"네, 언제 열어요?"\n', "only one column"),
     "answers first": (
         "a.csv",
         f"{A1},{Q1}\n{A2},{Q2}\n칠 일 안에 됩니다.,환불되나요?\n",

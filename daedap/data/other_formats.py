@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.tables import DELIMITERS
+from daedap.data.headers import is_header
+from daedap.data.tables import DELIMITERS, MULTI_SPACE
 from daedap.errors import DataError
 from daedap.types import Pair
 
@@ -23,15 +24,23 @@ class _Style(NamedTuple):
 
     question: re.Pattern[str]
     answer: re.Pattern[str] | None
-    """None: the answer is whatever follows the question."""
+    """None: the answer is whatever follows the question, on the same line too if the pattern has two groups."""
 
 
-def _word_mark(words: str) -> re.Pattern[str]:
-    """A line that begins with Q., 질문 1), [답변] and the like."""
-    return re.compile(rf"{_FRONT}[\[<【(]?(?:{words})\s*\d*\s*\**\s*[\]>】.:)：]\**\s*:?\s*(.*)$", re.IGNORECASE)
+def _word_mark(words: str) -> str:
+    """Q., 질문 1), [답변] and the like."""
+    return rf"[\[<【(]?(?:{words})\s*\d*\s*\**\s*[\]>】.:)：]\**\s*:?\s*"
 
 
-_WORDS = _Style(_word_mark("Q|질문|질의|물음|문"), _word_mark("A|답변|대답|응답|답"))
+_ASKED, _ANSWERED = _word_mark("Q|질문|질의|물음|문"), _word_mark("A|답변|대답|응답|답")
+_WORDS = _Style(
+    re.compile(rf"{_FRONT}{_ASKED}(.*)$", re.IGNORECASE), re.compile(rf"{_FRONT}{_ANSWERED}(.*)$", re.IGNORECASE)
+)
+_WORDS_INLINE = _Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
+_LISTED = r"\s*(?:\d+[.)]\s+|[①-⑳]\s*|[-*•]\s+)?"
+_SEPARATOR = r"(?:[-=]+>|→|⇒|➔|➜|::+|(?<=[?？])\s*(?:[-–—:/])(?=\s))"
+_ARROWS = _Style(re.compile(rf"{_LISTED}(\S.*?)\s*{_SEPARATOR}\s*(\S.*)$"), None)
+_BULLETS = _Style(re.compile(r"[-*•]\s+(\S.*)$"), re.compile(r"\s+[-*•◦]\s+(\S.*)$"))
 _NUMBERS = _Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
 _HEADINGS = _Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
 _QUESTION_MARKS = _Style(re.compile(r"\s*(.+[?？])\s*$"), None)
@@ -42,15 +51,17 @@ _SAMPLE = 200
 def _style_of(sample: Sequence[str]) -> _Style | None:
     """The style in which the questions of the first lines have their answers; None for tables and other texts."""
     lines = [line.rstrip("\r\n").lstrip("\ufeff") for line in sample if line.strip()]
-    for style in (_WORDS, _NUMBERS):
+    for style in (_WORDS, _NUMBERS, _BULLETS):
         assert style.answer, "these styles mark answers"
         questions, answers = (sum(bool(mark.match(line)) for line in lines) for mark in (style.question, style.answer))
         if (
             questions - 1 <= answers <= questions + 1
-            and questions > (style is _NUMBERS)
+            and questions > (style is not _WORDS)
             and style.question.match(lines[0])
         ):
             return style
+    if inline := _inline_style(lines):
+        return inline
     if any(all(delimiter in line for line in lines) for delimiter in DELIMITERS):
         return None
     for style in (_HEADINGS, _QUESTION_MARKS):
@@ -63,8 +74,21 @@ def _style_of(sample: Sequence[str]) -> _Style | None:
     return None
 
 
+def _inline_style(lines: Sequence[str]) -> _Style | None:
+    """The style of lines each of which holds a question and its answer."""
+    found = [bool(_WORDS_INLINE.question.match(line)) for line in lines]
+    if found[0] and sum(found) == sum(bool(_WORDS.question.match(line)) for line in lines):
+        return _WORDS_INLINE
+    arrows = [match for line in lines if (match := _ARROWS.question.match(line))]
+    if len(arrows) < 2 or len(arrows) < 0.5 * len(lines) or not _ARROWS.question.match(lines[0]):
+        return None
+    # In a table the text before an arrow holds a delimiter: the arrow belongs to an answer (설정 -> 회원 정보).
+    is_table = any(all(mark in match[1] for match in arrows) for mark in (*DELIMITERS, MULTI_SPACE))
+    return None if is_table else _ARROWS
+
+
 def has_marked_lines(sample: Sequence[str]) -> bool:
-    """Whether a text has questions and answers on lines of their own: Q. …, A. …, or a question above its answer."""
+    """Whether a text marks its questions and answers: Q. … A. …, an arrow between them, a question above its answer."""
     return _style_of(sample) is not None
 
 
@@ -80,7 +104,7 @@ def marked_lines(lines: Iterable[str]) -> Iterator[Pair | BadRow]:
             yield block
         elif style is _HEADINGS and not any(map(str.strip, block.answer)):
             section = block.question[0]  # a heading above other headings
-        else:
+        elif not (block.line == 1 and is_header([*block.question, *block.answer[:1]])):
             question, answer = ("\n".join(part).strip() for part in (block.question, block.answer))
             yield Pair(question, answer, section, line=block.line)
 
@@ -101,7 +125,7 @@ def _blocks(lines: Iterable[str], style: _Style) -> Iterator[_Block | BadRow]:
         if match := style.question.match(line):
             if block:
                 yield block
-            block = _Block(number, [match[1].lstrip("# ")], [])
+            block = _Block(number, [match[1].lstrip("# ")], list(match.groups()[1:]))
             current = block.question if style.answer else block.answer
         elif block:
             match = style.answer.match(line) if style.answer else None

@@ -210,7 +210,7 @@ def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_opti
     rows = [(record.line, record.fields if record.fields is not None else [record.text.strip()]) for record in filled]
     source = Source(
         path=path,
-        format="tsv" if delimiter == "\t" else "csv",
+        format="tsv" if delimiter.endswith("\t") else "csv",
         text=encoding,
         delimiter=delimiter,
         read_options=read_options,

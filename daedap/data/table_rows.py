@@ -12,7 +12,7 @@ from daedap.data.conversation import Conversation, pairs_of, table_conversations
 from daedap.data.headers import header_role
 from daedap.data.json_layouts import marked_turns, round_pairs
 from daedap.data.source import Source
-from daedap.data.tables import Record, bad_record
+from daedap.data.tables import QUOTED_LINES, Record, bad_record
 from daedap.data.turn_columns import TurnColumns
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
@@ -117,7 +117,8 @@ def _fitted(fields: list[str], columns: Columns, source: Source) -> list[str] | 
     rest = fields[width:]
     if source.format == "xlsx" or not any(map(str.strip, rest)):
         return fields[:width]
-    joins = source.delimiter == "\t" or all(part.startswith(" ") and part.strip() for part in rest)
+    delimiter = source.delimiter.removeprefix(QUOTED_LINES)
+    joins = delimiter == "\t" or all(part.startswith(" ") and part.strip() for part in rest)
     if columns.answer.index == width - 1 and joins:
-        return [*fields[: width - 1], source.delimiter.replace("\t", " ").join(fields[width - 1 :])]
+        return [*fields[: width - 1], delimiter.replace("\t", " ").join(fields[width - 1 :])]
     return None

@@ -15,6 +15,9 @@ DELIMITERS = "\t,;|"
 """In order of trust: a tab hardly ever occurs in a sentence, a comma often does."""
 MULTI_SPACE = "  "
 """Stands for two or more spaces: columns of text that was pasted from a web page."""
+QUOTED_LINES = '"'
+"""Before a delimiter: whole records stand between quotes ("질문,답변"), as programs write that see one column only."""
+_AFTER_QUOTE = re.compile(r'"[,;\t ]+(?=[\r\n]*$)')
 _LONGEST_RECORD = 1_000
 """Lines. A quote that is not closed by then never will be."""
 _RULE = re.compile(r"[\s|:+-]*-{2,}[\s|:+-]*$")
@@ -41,6 +44,8 @@ def records(lines: Iterable[str], delimiter: str) -> Iterator[Record]:
     An unclosed quote costs its own line only: reading continues with the next one. Blank lines at the end, a first line
     `sep=,` and the rule below the header of a Markdown table are skipped.
     """
+    if delimiter.startswith(QUOTED_LINES):
+        lines, delimiter = _unquoted(lines), delimiter.removeprefix(QUOTED_LINES)
     ahead: deque[str] = deque()  # lines that were read in search of a closing quote and put back
     rest = iter(lines)
     blank: list[Record] = []
@@ -85,6 +90,28 @@ def _fields(taken: list[str], ahead: deque[str], rest: Iterator[str], delimiter:
         return line.split(delimiter) if delimiter == "\t" or line.count('"') % 2 == 0 else None
 
 
+def _unquoted(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a table without the quotes around whole records; blank lines keep the numbers right."""
+    number = 1
+    for record in _outer_records(lines):
+        yield from ["\n"] * (record.line - number)
+        text = record.fields[0] if record.fields and _is_quoted(record) else record.text
+        inner = [f"{line}\n" for line in text.rstrip("\r\n").replace("\r\n", "\n").split("\n")]
+        yield from inner
+        number = record.line + len(inner)
+
+
+def _outer_records(lines: Iterable[str]) -> Iterator[Record]:
+    """Records that may stand between quotes, without delimiters behind them."""
+    return records((_AFTER_QUOTE.sub('"', line) for line in lines), ",")
+
+
+def _is_quoted(record: Record) -> bool:
+    """Whether quotes were taken away from a whole record."""
+    text = record.text.strip("\ufeff\r\n ")
+    return bool(record.fields and len(record.fields) == 1 and text.startswith('"') and record.fields[0].strip() != text)
+
+
 def bad_record(record: Record) -> BadRow:
     """What is wrong with a record that is no row: an open quote, nothing in it, or a wrong number of fields."""
     if record.fields is None:
@@ -97,11 +124,31 @@ def sniff(sample: Sequence[str], default: str = "") -> str:
     """The delimiter of a table by its first lines: that of `sep=`, else the most regular; `default` wins a tie."""
     if sample and (match := _SEP_LINE.match(sample[0].rstrip("\r\n"))):
         return match[1]
+    quoted = _quoted_lines(sample, default)
+    return QUOTED_LINES + quoted if quoted else _most_regular(sample, default)
+
+
+def _most_regular(sample: Sequence[str], default: str) -> str:
     order = sorted(DELIMITERS, key=lambda delimiter: delimiter != default)
     best = max(order, key=lambda delimiter: _regularity(sample, delimiter))
     if _regularity(sample, best) == 0 and _regularity(sample, MULTI_SPACE) > 0.8:
         return MULTI_SPACE
     return best
+
+
+def _quoted_lines(sample: Sequence[str], default: str) -> str:
+    """The delimiter inside of records that all stand between quotes; empty for other tables and for sentences."""
+    outer = [record for record in _outer_records(sample) if record.fields != []]
+    below = outer if outer and _is_quoted(outer[0]) else outer[1:]  # the header may stand there without quotes
+    if len(below) < 1 + (below is not outer) or not all(map(_is_quoted, below)):
+        return ""
+    inner = list(_unquoted(sample))
+    delimiter = _most_regular(inner, default)
+    # A comma within a sentence is followed by a space.
+    is_table = delimiter in DELIMITERS and (
+        _regularity(inner, delimiter) == 2 or _regularity([line.replace(", ", " ") for line in inner], delimiter) > 0.8
+    )
+    return delimiter if is_table else ""
 
 
 def _regularity(sample: Sequence[str], delimiter: str) -> float:
