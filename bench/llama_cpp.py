@@ -12,7 +12,7 @@ from pathlib import Path
 
 from daedap.data.split import SPLITS, read_rows
 from daedap.export.verify import pick_questions, trained_answers
-from daedap.model.language_model import DecodingRules
+from daedap.model.decoding import DecodingRules
 from daedap.model.saved import open_trained
 from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run

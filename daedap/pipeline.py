@@ -42,7 +42,7 @@ from daedap.types import Lesson, Pair
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
-    from daedap.model.language_model import LanguageModel
+    from daedap.model.decoding import LanguageModel
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy", "kiwipiepy")
 _log = logging.getLogger("daedap")

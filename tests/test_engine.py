@@ -27,9 +27,10 @@ from daedap.errors import DataError, EngineError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
 from daedap.model.convert import convert, write_engine
+from daedap.model.decoding import LanguageModel
 from daedap.model.device import Machine, processor_features
 from daedap.model.engine import Engine
-from daedap.model.language_model import LanguageModel, TorchModel
+from daedap.model.language_model import TorchModel
 from daedap.model.saved import open_trained
 from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
 from daedap.model.verify import open_engine

@@ -16,6 +16,7 @@ from conftest import PAIRS, daedap_process
 from gguf import GGUFReader
 from serving import runs_with
 from test_saved import train_run
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import daedap.runs as store
@@ -25,6 +26,7 @@ from daedap.data.split import read_rows
 from daedap.database.connection import Database
 from daedap.database.lessons import LessonStore, new_lesson
 from daedap.errors import ExportError, RunError, SettingsError
+from daedap.export.bundle import check, write_manifest
 from daedap.export.bundle import write as write_bundle
 from daedap.export.card import Facts
 from daedap.export.gguf import FILE, prompt_ids, token_differences
@@ -35,11 +37,13 @@ from daedap.export.spm import NORMAL, SpmVocabulary
 from daedap.export.verify import ModelAnswer, compare, pick_questions, trained_answers
 from daedap.files import write_json
 from daedap.model.base import BUILT_IN
+from daedap.model.bundled import PlainTokenizer, open_language_model
+from daedap.model.decoding import DecodingRules
 from daedap.model.gguf import GgufReader, dequantized_model
-from daedap.model.language_model import DecodingRules, TorchModel
+from daedap.model.language_model import TorchModel
 from daedap.model.prompt import build_prompt
-from daedap.model.saved import open_trained
-from daedap.model.tokenizer import load_tokenizer
+from daedap.model.saved import load_prompt, open_trained
+from daedap.model.tokenizer import decode, encode, find_control_ids, load_tokenizer
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.rerank import RerankWeights
 from daedap.runs import Run
@@ -58,6 +62,12 @@ def model(trained: Run) -> TorchModel:
 @pytest.fixture(scope="module")
 def rules(model: TorchModel) -> DecodingRules:
     return DecodingRules(model.prompt, model.max_new_tokens)
+
+
+@pytest.fixture(scope="module")
+def kogpt2(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    options = TrainOptions(num_train_epochs=1, learning_rate=1e-3)
+    return train_run(tmp_path_factory.mktemp("kogpt2"), "kogpt2-lora", options).run
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +154,57 @@ def test_a_bundle_has_no_language_model(bundle: Path) -> None:
         assert bot.language_model
 
 
-def test_a_bot_with_a_language_model_is_bundled_for_look_up_alone(trained: Run, tmp_path: Path) -> None:
-    bot = Bot.open(trained.folder)
-    weights = replace(bot.retriever.weights, generates=True)
-    write_bundle(trained, replace(bot, retriever=replace(bot.retriever, weights=weights)), tmp_path / "bot")
+def generating(run: Run, **model: Any) -> Bot:
+    """The bot of a run, with the language model taking part, and what it proposes preferred to what is known."""
+    bot = Bot.open(run.folder)
+    weights = RerankWeights(-1.0, -1.0, -1.0, out_of_scope_threshold=0.0, generates=True)
+    return replace(bot, retriever=replace(bot.retriever, weights=weights), **model)
+
+
+def test_a_bundle_generates_without_torch(trained: Run, tmp_path: Path) -> None:
+    bot = generating(trained)
+    write_bundle(trained, bot, tmp_path / "bot")
+    bot.retriever.weights.save(tmp_path / "bot" / "index" / "weights.json")
+    write_manifest(trained, bot, tmp_path / "bot")
+    made = check(trained, bot, tmp_path / "bot")
+    assert made.verification.compared > 3 * len(PAIRS)
+    assert made.verification.differences == ()
+    asked = [Pair(f"{pair.question[:3]} 그리고 {pair.answer[:2]}", "") for pair in PAIRS[:10]]
+    bundled = Bot.open(tmp_path / "bot")
+    assert {reply.source for reply in bundled.answers(asked)} >= {"generated"}
+    assert bundled.answers(asked) == bot.answers(asked)
+    ours, theirs = bot.language_model, bundled.language_model
+    assert ours.sample(asked, 3, seed=1) == theirs.sample(asked, 3, seed=1)
+    assert (ours.log2_probability(PAIRS) == theirs.log2_probability(PAIRS)).all()
+
+
+def test_a_bundle_finds_its_compute_type_on_another_processor(trained: Run, tmp_path: Path) -> None:
+    write_bundle(trained, generating(trained), tmp_path / "bot")
+    verified = tmp_path / "bot" / "engine" / "verified.json"
+    known = verified.read_text(encoding="utf-8")
+    verified.unlink()
+    answers = open_language_model(verified.parent).reply(PAIRS[:3])
+    assert verified.read_text(encoding="utf-8") == known
+    assert open_language_model(verified.parent).reply(PAIRS[:3]) == answers
+
+
+@pytest.mark.parametrize("text", ["</s> 안녕", "<usr>😊<sys>", "ㅋㅋㅋ 漢字  ", "줄\n바꿈", "<|user|>가", ""])
+def test_a_bundles_tokenizer_is_the_bases(text: str, tmp_path: Path, model: TorchModel, kogpt2: Run) -> None:
+    for each in (model.prompt, load_prompt(kogpt2)):
+        each.tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+        known = each.tokenizer
+        backend = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+        plain: Any = PlainTokenizer(backend, known.unk_token_id, known.pad_token_id, tuple(known.all_special_ids))
+        ids = encode(known, text)
+        assert encode(plain, text) == ids
+        assert decode(plain, ids) == decode(known, ids)
+        assert find_control_ids(plain) == find_control_ids(known)
+
+
+def test_what_pytorch_computes_is_bundled_for_look_up_alone(trained: Run, model: TorchModel, tmp_path: Path) -> None:
+    write_bundle(trained, generating(trained, model=model), tmp_path / "bot")
     assert not RerankWeights.open(tmp_path / "bot" / "index" / "weights.json").generates
+    assert not (tmp_path / "bot" / "engine").exists()
 
 
 # ---- the language model alone ----
@@ -176,8 +232,8 @@ def test_ctranslate2_answers_alike(trained: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "ct2" / "reference.json").exists()  # rows of the file
 
 
-def test_a_base_without_byte_tokens_is_exported_but_not_to_gguf(tmp_path: Path) -> None:
-    run = train_run(tmp_path, "kogpt2-lora", TrainOptions(num_train_epochs=1, learning_rate=1e-3)).run
+def test_a_base_without_byte_tokens_is_exported_but_not_to_gguf(kogpt2: Run, tmp_path: Path) -> None:
+    run = kogpt2
     model = open_trained(run)
     rules, questions = DecodingRules(model.prompt, model.max_new_tokens), ["오늘 뭐 먹지?", "배고파"]
     expected = trained_answers(model, rules, questions)

@@ -17,8 +17,8 @@ data: source table_rows reader questions corpus findings doctor
 database: schema connection lessons conversations comparisons audit events
 database.migrations: env
 database.migrations.versions: first events
-model: batching distributed device gguf tokenizer prompt base limits trainable
-model: loss language_model saved engine verify convert sentence_encoder encoder_conversion
+model: batching distributed device gguf tokenizer prompt decoding base limits trainable
+model: loss language_model saved engine verify bundled convert sentence_encoder encoder_conversion
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
 retrieval: lexical calibration interaction token_vectors matcher large_matcher encoder rerank hybrid lessons small_talk bot build

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daedap.evaluation.faq import FaqEvaluation
-    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
+    from daedap.model.decoding import LanguageModel
     from daedap.runs import Json, Run
     from daedap.types import Pair
 

@@ -1,9 +1,10 @@
-"""The whole bot in one folder or .zip, which answers without torch: by look-up, which is how nearly all bots answer.
+"""The whole bot in one folder or .zip, which answers without torch.
 
     manifest.json              as a run's: format, number, data, sizes of all files; `bundle` says what is in it
     data/dev.jsonl test.jsonl  the rows that the run held out, from which its bot answers, too
     index/                     known pairs, their n-grams and vectors
     encoder/                   the sentence encoder
+    engine/                    where it takes part in answering: the language model (model/bundled.py)
     lessons.jsonl              lessons in force when it was made, the latest first
     requirements.txt           packages that answering takes
     README.md
@@ -45,15 +46,19 @@ pip install --no-deps daedap && pip install -r requirements.txt
 daedap answer --run FOLDER "안녕하세요"
 ```"""
 _BI_ENCODER = ("features.json", "features.npz", "maps.npz", "parts.npy", "vectors.npz")
-"""Files of an index that only reranking with the language model reads."""
+"""Files of an index that only answering with the language model reads."""
 _PACKAGES = (
     "charset-normalizer ctranslate2 cyclopts filelock jinja2 numpy openpyxl psutil pyyaml scipy tokenizers usearch"
 )
 """What answering imports, in a terminal and for files of questions."""
+_GENERATING_PACKAGES = "joblib kiwipiepy kiwipiepy-model scikit-learn threadpoolctl"
+"""What a bi-encoder imports besides, where a language model takes part."""
 _SERVE_PACKAGES = "alembic fastapi prometheus-client sqlalchemy uvicorn"
 """What `daedap serve` imports besides."""
 _QUESTIONS = 1_000
-"""Known questions that are compared at most, and as many with a word left out."""
+"""Known questions that are compared at most, and twice as many made of them."""
+_GENERATED_QUESTIONS = 200
+"""Instead, where a language model takes part, which takes twenty times as long."""
 _PROGRAM = """
 import json, sys, time
 from daedap.retrieval.bot import Bot
@@ -86,10 +91,11 @@ def export_bundle(run: Run, folder: Path) -> BundleCheck:
 
 
 def write(run: Run, bot: Bot, folder: Path) -> None:
-    """Write everything that a run's bot answers with but its language model, which takes torch."""
-    _copy_index(run, folder / "index")
-    if bot.generates:
-        message = "The language model takes part in this bot's answers. A bundle looks up alone: some answers differ."
+    """Write everything that a run's bot answers with; the language model, if CTranslate2 computes it."""
+    generates = bot.generates and _copy_language_model(bot, folder / "engine")
+    _copy_index(run, folder / "index", generates=generates)
+    if bot.generates and not generates:
+        message = "PyTorch computes this bot's language model. A bundle looks up alone: some answers differ."
         tell([translate(message)])
         replace(bot.retriever.weights, generates=False).save(folder / "index" / "weights.json")
     _copy_encoder(run, folder / "encoder")
@@ -99,7 +105,20 @@ def write(run: Run, bot: Bot, folder: Path) -> None:
             _copy(source, folder / "data" / source.name)
     lessons = bot.lessons.lessons if bot.lessons else ()
     write_lines(folder / LESSONS, [asdict(lesson) for lesson in lessons])
-    write_text(folder / "requirements.txt", _requirements())
+    has_bi_encoder = generates and (folder / "index" / "vectors.npz").exists()
+    write_text(folder / "requirements.txt", _requirements(_GENERATING_PACKAGES if has_bi_encoder else ""))
+
+
+def _copy_language_model(bot: Bot, folder: Path) -> bool:
+    """Write the language model, if CTranslate2 computes it; PyTorch does where that gives other answers."""
+    from daedap.model.engine import Engine
+
+    if not isinstance(bot.language_model, Engine):
+        return False
+    from daedap.model.bundled import save_language_model
+
+    save_language_model(bot.language_model, folder)
+    return True
 
 
 def write_manifest(run: Run, bot: Bot, folder: Path) -> None:
@@ -116,7 +135,7 @@ def check(run: Run, bot: Bot, bundle: Path) -> BundleCheck:
 
     Raises ExportError when it does not answer, or when it loaded torch or transformers.
     """
-    questions = _questions(run)
+    questions = _questions(run, _GENERATED_QUESTIONS if bot.generates else _QUESTIONS)
     expected = [bot.reply(questions[0]), *bot.reply_many(questions[1:])]
     told = _ask(bundle, questions)
     if told["heavy"]:
@@ -142,10 +161,10 @@ def compress(folder: Path, archive: Path) -> None:
                 shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _copy_index(run: Run, folder: Path) -> None:
+def _copy_index(run: Run, folder: Path, *, generates: bool) -> None:
     source = run.folder / "index"
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        if path.name not in _BI_ENCODER and path.name != "encoder.json":
+        if (generates or path.name not in _BI_ENCODER) and path.name != "encoder.json":
             _copy(path, folder / path.relative_to(source))
 
 
@@ -166,19 +185,22 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _requirements() -> str:
+def _requirements(more: str) -> str:
     """The versions that the bundle was compared with its run with."""
-    pinned = [f"{name}=={version(name)}\n" for name in _PACKAGES.split()]
+    pinned = [f"{name}=={version(name)}\n" for name in f"{_PACKAGES} {more}".split()]
     head = f"# pip install --no-deps daedap=={version('daedap')} && pip install -r requirements.txt\n"
     return "".join([head, f"# for daedap serve also: pip install {_SERVE_PACKAGES}\n", *pinned])
 
 
-def _questions(run: Run) -> list[str]:
-    """Known questions, and the same with a word left out, which are decided by similarity rather than found."""
+def _questions(run: Run, count: int) -> list[str]:
+    """Known questions, `count` at most; the same less a word, decided by similarity; and halves of two, unlike any."""
     known = list(dict.fromkeys(pair.question for name in SPLITS for pair in read_rows(run.folder, name)))
-    some = sample_rows(known, _QUESTIONS, seed=0)
-    shorter = [" ".join(words[:-1] or words * 2) for words in (question.split() for question in some)]
-    return [*some, *shorter, "안녕하세요", "asdf qwer 1234"]
+    some = sample_rows(known, count, seed=0)
+    words = [question.split() for question in some]
+    shorter = [" ".join(each[:-1] or each * 2) for each in words]
+    halves = zip(words, [*words[1:], *words[:1]], strict=True)
+    mixed = [" ".join([*one[: len(one) // 2], *other[len(other) // 2 :]]) for one, other in halves]
+    return [*some, *shorter, *mixed, "안녕하세요", "asdf qwer 1234"]
 
 
 def _ask(bundle: Path, questions: Sequence[str]) -> Any:

@@ -32,6 +32,8 @@ class Facts:
     scores: dict[str, dict[str, Score]]
     """System (model, bot) → metric → score on all test rows."""
     candidates: int
+    generates: bool = False
+    """Whether the language model takes part in the bot's answers, and is in a bundle, too."""
 
     @classmethod
     def of(cls, run: Run) -> Facts:
@@ -46,6 +48,7 @@ class Facts:
             sum(map(_personal_rows, _lineage(run))),
             {name: {metric: Score(**score) for metric, score in of.items()} for name, of in systems.items() if of},
             scored.get("candidates", 20),
+            bool(run.document("index/weights.json").get("generates")),
         )
 
     def warnings(self, target: Target) -> list[str]:
@@ -57,7 +60,7 @@ class Facts:
                 "train again with --mask-personal before you pass it on."
             )
             warnings.append(translate(message, count=self.personal_rows))
-        if target != "bundle" and _NON_COMMERCIAL.search(self.licence):
+        if (target != "bundle" or self.generates) and _NON_COMMERCIAL.search(self.licence):
             message = "The base {base} is licensed {licence}, for non-commercial use only, and so is this export."
             warnings.append(translate(message, base=self.base, licence=self.licence))
         return warnings

@@ -17,7 +17,7 @@ from daedap.runs import Run
 from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import DecodingRules
+    from daedap.model.decoding import DecodingRules
 
 FILES = ("model.bin", "config.json", "vocabulary.json")
 SETTINGS = "generation.json"
@@ -41,7 +41,7 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 
 def export_engine(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's engine, and compare the answers to `count` questions. Raises ExportError without one."""
-    from daedap.model.language_model import DecodingRules
+    from daedap.model.decoding import DecodingRules
     from daedap.model.saved import load_prompt
 
     rules = DecodingRules(load_prompt(run), run.trained["limits"]["max_new_tokens"])

@@ -39,8 +39,9 @@ from daedap.types import Pair
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+    from daedap.model.decoding import DecodingRules
     from daedap.model.gguf import GgufReader
-    from daedap.model.language_model import DecodingRules, TorchModel
+    from daedap.model.language_model import TorchModel
 
 FILE = "model.gguf"
 USAGE = """\
@@ -76,7 +77,7 @@ _LINEAR = {
 
 def export_gguf(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's model, and compare tokens of the run's texts and the answers to `count` questions."""
-    from daedap.model.language_model import DecodingRules
+    from daedap.model.decoding import DecodingRules
     from daedap.model.saved import open_trained
 
     model = open_trained(run)

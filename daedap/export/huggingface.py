@@ -28,7 +28,8 @@ from daedap.runs import Run
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-    from daedap.model.language_model import DecodingRules, TorchModel
+    from daedap.model.decoding import DecodingRules
+    from daedap.model.language_model import TorchModel
 
 MERGED_USAGE = """\
 ```python
@@ -55,7 +56,7 @@ model = PeftModel.from_pretrained(base, "FOLDER").merge_and_unload()
 
 def export_merged(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's model, and compare the answers to `count` questions."""
-    from daedap.model.language_model import DecodingRules
+    from daedap.model.decoding import DecodingRules
     from daedap.model.saved import open_trained
 
     model = open_trained(run)
@@ -69,7 +70,7 @@ def export_merged(run: Run, folder: Path, count: int) -> Verification:
 
 def export_adapter(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's adapter, and compare the answers to `count` questions. Raises ExportError without an adapter."""
-    from daedap.model.language_model import DecodingRules
+    from daedap.model.decoding import DecodingRules
     from daedap.model.saved import load_prompt, open_trained
 
     rules = DecodingRules(load_prompt(run), run.trained["limits"]["max_new_tokens"])

@@ -19,7 +19,8 @@ from daedap.types import Pair
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from daedap.model.language_model import DecodingRules, TorchModel
+    from daedap.model.decoding import DecodingRules
+    from daedap.model.language_model import TorchModel
 
 _SHOWN = 60
 """Characters of an answer that a list of differences shows."""

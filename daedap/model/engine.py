@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,13 +17,10 @@ from typing import Any
 
 import ctranslate2
 import numpy as np
-import torch
 
 from daedap.model.batching import generation_batches, sorted_batches
-from daedap.model.language_model import DecodingRules
-from daedap.model.loss import FloatArray
+from daedap.model.decoding import DecodingRules, FloatArray, unreadable_weights
 from daedap.model.prompt import Example, Prompt
-from daedap.model.saved import unreadable_weights
 from daedap.types import Generation, Pair
 
 ENGINE = "engine"
@@ -62,7 +61,7 @@ class Engine:
         """As `LanguageModel.reply`."""
         if len(pairs) == 1:
             return self._generate(self._generators.current, pairs)[0]
-        return [reply for (reply,) in self._generate(self._batch_generator, pairs, torch.get_num_threads())]
+        return [reply for (reply,) in self._generate(self._batch_generator, pairs, _threads())]
 
     def sample(
         self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
@@ -94,11 +93,11 @@ class Engine:
     @cached_property
     def _batch_generator(self) -> Any:
         """For many questions: one worker per core."""
-        return _open(self._generation_folder, self.compute_type, workers=torch.get_num_threads())
+        return _open(self._generation_folder, self.compute_type, workers=_threads())
 
     @cached_property
     def _full_scorer(self) -> Any:
-        return _open(self.folder, self.compute_type, workers=torch.get_num_threads())
+        return _open(self.folder, self.compute_type, workers=_threads())
 
     @property
     def _scorer(self) -> Any:
@@ -132,7 +131,7 @@ class Engine:
 
     def _score(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         tokens = [self._to_tokens(example.ids) for example in examples]
-        per_worker = _rows_per_worker(len(tokens), torch.get_num_threads())
+        per_worker = _rows_per_worker(len(tokens), _threads())
         # max_input_length=0: the default would truncate at 1,024 tokens.
         results = self._scorer.score_batch(tokens, max_input_length=0, max_batch_size=per_worker)
         # log_probs[n - 1] belongs to token n: the first token is not predicted.
@@ -208,7 +207,7 @@ class _SeededGenerators:
 
 def _open(folder: Path, compute_type: str, workers: int = 1) -> Any:
     """A generator with so many workers. With one worker, sampling from the same seed is reproducible."""
-    cores = torch.get_num_threads()
+    cores = _threads()
     try:
         large = (folder / "model.bin").stat().st_size > _LARGE
         threads = max(1, cores // workers) if large else 1
@@ -217,7 +216,15 @@ def _open(folder: Path, compute_type: str, workers: int = 1) -> Any:
     except Exception as error:  # RuntimeError, ValueError or MemoryError, depending on the damage
         raise unreadable_weights(folder, error) from error
     finally:
-        torch.set_num_threads(cores)  # CTranslate2 sets OpenMP's thread count, which PyTorch shares
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(cores)  # CTranslate2 sets OpenMP's thread count, which PyTorch shares
+
+
+def _threads() -> int:
+    """Threads that may compute: PyTorch's setting where it is loaded, else the cores of this process."""
+    if torch := sys.modules.get("torch"):
+        return int(torch.get_num_threads())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _rows_per_worker(rows: int, workers: int) -> int:

@@ -1,4 +1,4 @@
-"""The language-model protocol, decoding rules that all implementations share, and the PyTorch implementation.
+"""The PyTorch implementation of `LanguageModel`.
 
 `TorchModel` runs every architecture on every device; `engine.Engine` is the CTranslate2 one. `CachedScorer` and
 `EngineWithScorer` wrap a model for evaluations, which score the same pairs many times.
@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,69 +18,10 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from daedap.model.batching import generation_batches
-from daedap.model.loss import FloatArray, score_answers
+from daedap.model.decoding import DecodingRules, FloatArray, LanguageModel
+from daedap.model.loss import score_answers
 from daedap.model.prompt import Prompt
-from daedap.model.tokenizer import decode
 from daedap.types import Generation, Pair
-
-
-class LanguageModel(Protocol):
-    """A trained causal language model that scores and generates answers."""
-
-    @property
-    def prompt(self) -> Prompt:
-        """Renders questions for this model."""
-        ...
-
-    def log2_probability(self, pairs: Sequence[Pair], /) -> FloatArray:
-        """Per pair: the sum of log2 p over answer and EOS given the question, and their number. (pairs, 2), float64."""
-        ...
-
-    def reply(self, pairs: Sequence[Pair], /) -> list[Generation]:
-        """A greedily decoded reply to each question; the pairs' answers are ignored."""
-        ...
-
-    def sample(
-        self, pairs: Sequence[Pair], count: int, /, *, seed: int, temperature: float = 1.0, top_k: int = 0
-    ) -> list[list[Generation]]:
-        """`count` sampled replies to each question, by descending probability, repetitions included.
-
-        `top_k`: sample from so many tokens (0: all). Same questions and seed give the same replies.
-        """
-        ...
-
-
-@dataclass(frozen=True)
-class DecodingRules:
-    """Length limits and suppressed tokens of generation, equal for all implementations."""
-
-    prompt: Prompt
-    max_new_tokens: int
-    """Of the longest reply, EOS included."""
-
-    def question(self, pair: Pair) -> list[int]:
-        """Prompt ids. History is dropped to leave `max_new_tokens`; a long question shortens the reply instead."""
-        alone = self.prompt.question(replace(pair, history=()), self.prompt.max_length - 1)
-        return self.prompt.question(pair, max(len(alone), self.prompt.max_length - self.max_new_tokens))
-
-    def new_tokens_for(self, prompt_length: int) -> int:
-        """The maximum number of new tokens after a prompt of so many."""
-        return min(self.max_new_tokens, self.prompt.max_length - prompt_length)
-
-    @cached_property
-    def suppressed_ids(self) -> list[int]:
-        """Ids that are never generated: all control tokens but EOS."""
-        return sorted(self.prompt.control_ids - {self.prompt.template.eos_id})
-
-    def to_generation(self, ids: Sequence[int], nats: Sequence[float]) -> Generation:
-        """A reply from generated ids, cut at EOS, with its mean log2 p; `nats` holds ln p of each id."""
-        eos = self.prompt.template.eos_id
-        ended = eos in ids
-        text_ids = ids[: ids.index(eos)] if ended else ids
-        counted = nats[: len(text_ids) + ended]
-        mean = sum(counted) / len(counted) / math.log(2)
-        return Generation(decode(self.prompt.tokenizer, text_ids), ended, len(counted), mean)
-
 
 _BATCH_SIZE = 64
 

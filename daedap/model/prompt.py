@@ -12,12 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING
 
 from daedap.errors import BaseError, DataError
 from daedap.model.tokenizer import encode, find_control_ids, prefix_ids
 from daedap.types import Message, Pair, Role
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast  # takes seconds to import
 
 KOGPT2_TEMPLATE = (
     "{% for message in messages %}"

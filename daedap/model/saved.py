@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, cast
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from daedap.config import FRESH
-from daedap.errors import RunError
 from daedap.files import new_folder
 from daedap.model.base import load_recorded_base, random_init_model
+from daedap.model.decoding import unreadable_weights
 from daedap.model.device import fuse_activations
 from daedap.model.language_model import TorchModel
 from daedap.model.prompt import Prompt, build_prompt
@@ -92,13 +92,3 @@ def _load_merged(run: Run, folder: Path) -> PreTrainedModel:
     except Exception as error:  # as above
         raise unreadable_weights(folder, error) from error
     return merged
-
-
-def unreadable_weights(folder: Path, error: Exception) -> RunError:
-    """The error for a folder whose weights can't be read."""
-    return RunError(
-        "{folder}: the weights can't be read ({error}).",
-        "Restore the folder from a backup or train again.",
-        folder=folder,
-        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
-    )

@@ -6,14 +6,16 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from daedap.errors import BaseError
 from daedap.korean.text import compatibility_jamo, nfc
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast  # takes seconds to import
 
 # Old tokenizer files do not say which tokens are special; these are the names that Korean GPT models use.
 _SPECIAL_TOKENS = {
@@ -40,6 +42,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     replaces the file's own pre-tokenizer: transformers 5 then garbles every Hangul character. `tokenizer.json` is
     loaded directly instead. Raises BaseError when there is none or it can't be read.
     """
+    from transformers import AutoTokenizer
+
     try:
         if (folder / "tokenizer_config.json").exists() or not (folder / "tokenizer.json").exists():
             return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
@@ -54,6 +58,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _from_file(path: Path) -> PreTrainedTokenizerFast:
+    from transformers import PreTrainedTokenizerFast
+
     backend = Tokenizer.from_file(str(path))
     tokens = {
         role: next((name for name in names if backend.token_to_id(name) is not None), None)
@@ -117,6 +123,8 @@ def train_tokenizer(
     `vocabulary`: the maximum size, of control tokens, 256 bytes, characters and merges. `character_coverage`: as in
     SentencePiece, the fraction of all characters in `texts` that get tokens of their own; bytes spell the rest.
     """
+    from transformers import PreTrainedTokenizerFast
+
     trained = Tokenizer(models.BPE(unk_token="<unk>"))
     trained.normalizer = normalizers.NFC()
     trained.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -17,20 +17,21 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from daedap.errors import StorageError
 from daedap.files import write_json
 from daedap.i18n import translate
-from daedap.model.device import processor_kind
+from daedap.model.decoding import LanguageModel, unreadable_weights
 from daedap.model.engine import ENGINE, Engine
-from daedap.model.language_model import LanguageModel, TorchModel
 from daedap.model.prompt import Prompt
-from daedap.model.saved import load_prompt, open_trained, unreadable_weights
 from daedap.runs import Json, Run
 from daedap.types import Message, Pair
+
+if TYPE_CHECKING:
+    from daedap.model.language_model import TorchModel  # torch takes seconds to import
 
 _log = logging.getLogger("daedap")
 REFERENCE, VERIFIED = "reference.json", "verified.json"
@@ -125,6 +126,8 @@ def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
 
     Raises RunError when its files or its base have changed.
     """
+    from daedap.model.saved import load_prompt, open_trained  # torch takes seconds to import
+
     folder = run.folder / ENGINE
     if device != "cpu" or not folder.is_dir():
         return open_trained(run, device)
@@ -137,6 +140,8 @@ def open_verified_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> E
 
     Raises RunError when a file is damaged.
     """
+    from daedap.model.device import processor_kind  # torch takes seconds to import
+
     if record := verified(folder).get(processor_kind()):
         compute_type = str(record["compute_type"])
         return None if compute_type == PYTORCH else Engine.open(folder, prompt, max_new_tokens, compute_type)
@@ -176,6 +181,8 @@ def verified(folder: Path) -> Json:
 
 
 def _record(folder: Path, record: Json) -> None:
+    from daedap.model.device import processor_kind  # torch takes seconds to import
+
     with suppress(StorageError):  # on a read-only disk, verify again each time
         write_json(folder / VERIFIED, {**verified(folder), processor_kind(): record})
 

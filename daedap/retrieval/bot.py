@@ -25,7 +25,7 @@ from daedap.runs import Run, find
 from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
+    from daedap.model.decoding import LanguageModel
     from daedap.retrieval.rerank import Reranker
 
 KNOWN = 0.6
@@ -98,6 +98,10 @@ class Bot:
         """The run's language model."""
         if self.model:
             return self.model
+        if (self.run.folder / "engine" / "prompt.json").exists():
+            from daedap.model.bundled import open_language_model
+
+            return open_language_model(self.run.folder / "engine")
         if not (self.run.folder / "training.json").exists():
             raise RunError(
                 "{folder} is a bundle, which holds no language model.",

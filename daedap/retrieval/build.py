@@ -18,7 +18,7 @@ from daedap.runs import Run
 from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
+    from daedap.model.decoding import LanguageModel
 
 _BI_ENCODER_FROM = 5_000
 """Training rows from which on a bi-encoder is fitted; for fewer, sentence vectors rank as well without any training."""

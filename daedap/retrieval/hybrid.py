@@ -27,7 +27,7 @@ from daedap.retrieval.rerank import ENOUGH_DEV_ROWS, Reranker, RerankWeights, de
 from daedap.types import Evidence, Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
+    from daedap.model.decoding import LanguageModel
 
 FloatArray = NDArray[np.float32]
 _LEXICAL_SHORTLIST = 500

@@ -24,7 +24,7 @@ from daedap.retrieval.lexical import LexicalKnn
 from daedap.types import Pair
 
 if TYPE_CHECKING:
-    from daedap.model.language_model import LanguageModel  # torch takes seconds to import
+    from daedap.model.decoding import LanguageModel
 
 FloatArray = NDArray[np.float64]
 _NEIGHBOURS = 50

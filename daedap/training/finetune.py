@@ -31,10 +31,11 @@ from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.i18n import translate
 from daedap.model.base import Base, load_base, load_recorded_base, random_init_base
+from daedap.model.decoding import unreadable_weights
 from daedap.model.device import Machine, choose_device, choose_machine, fuse_activations, pays_to_compile
 from daedap.model.distributed import broadcast, init_distributed, receive
 from daedap.model.prompt import Example, Prompt
-from daedap.model.saved import load_full_model, save_trained, unreadable_weights, weights_folder
+from daedap.model.saved import load_full_model, save_trained, weights_folder
 from daedap.model.tokenizer import load_tokenizer
 from daedap.model.trainable import (
     cast_to_bf16,

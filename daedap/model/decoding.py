@@ -1,0 +1,88 @@
+"""The language-model protocol, and the decoding rules that all implementations share. Needs no PyTorch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.errors import RunError
+from daedap.model.prompt import Prompt
+from daedap.model.tokenizer import decode
+from daedap.types import Generation, Pair
+
+FloatArray = NDArray[np.float64]
+
+
+class LanguageModel(Protocol):
+    """A trained causal language model that scores and generates answers."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """Renders questions for this model."""
+        ...
+
+    def log2_probability(self, pairs: Sequence[Pair], /) -> FloatArray:
+        """Per pair: the sum of log2 p over answer and EOS given the question, and their number. (pairs, 2), float64."""
+        ...
+
+    def reply(self, pairs: Sequence[Pair], /) -> list[Generation]:
+        """A greedily decoded reply to each question; the pairs' answers are ignored."""
+        ...
+
+    def sample(
+        self, pairs: Sequence[Pair], count: int, /, *, seed: int, temperature: float = 1.0, top_k: int = 0
+    ) -> list[list[Generation]]:
+        """`count` sampled replies to each question, by descending probability, repetitions included.
+
+        `top_k`: sample from so many tokens (0: all). Same questions and seed give the same replies.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class DecodingRules:
+    """Length limits and suppressed tokens of generation, equal for all implementations."""
+
+    prompt: Prompt
+    max_new_tokens: int
+    """Of the longest reply, EOS included."""
+
+    def question(self, pair: Pair) -> list[int]:
+        """Prompt ids. History is dropped to leave `max_new_tokens`; a long question shortens the reply instead."""
+        alone = self.prompt.question(replace(pair, history=()), self.prompt.max_length - 1)
+        return self.prompt.question(pair, max(len(alone), self.prompt.max_length - self.max_new_tokens))
+
+    def new_tokens_for(self, prompt_length: int) -> int:
+        """The maximum number of new tokens after a prompt of so many."""
+        return min(self.max_new_tokens, self.prompt.max_length - prompt_length)
+
+    @cached_property
+    def suppressed_ids(self) -> list[int]:
+        """Ids that are never generated: all control tokens but EOS."""
+        return sorted(self.prompt.control_ids - {self.prompt.template.eos_id})
+
+    def to_generation(self, ids: Sequence[int], nats: Sequence[float]) -> Generation:
+        """A reply from generated ids, cut at EOS, with its mean log2 p; `nats` holds ln p of each id."""
+        eos = self.prompt.template.eos_id
+        ended = eos in ids
+        text_ids = ids[: ids.index(eos)] if ended else ids
+        counted = nats[: len(text_ids) + ended]
+        mean = sum(counted) / len(counted) / math.log(2)
+        return Generation(decode(self.prompt.tokenizer, text_ids), ended, len(counted), mean)
+
+
+def unreadable_weights(folder: Path, error: Exception) -> RunError:
+    """The error for a folder whose weights can't be read."""
+    return RunError(
+        "{folder}: the weights can't be read ({error}).",
+        "Restore the folder from a backup or train again.",
+        folder=folder,
+        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+    )
