@@ -59,6 +59,23 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How a language model proposes answers."""
+
+    temperature: float = 0.7
+    """0: the most probable answer alone."""
+    top_p: float = 1.0
+    """Sample from the most probable tokens that together have this probability."""
+    seed: int | None = None
+    """The same question and seed get the same proposals. [default: the bot's]"""
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether only one answer can come of it."""
+        return self.temperature < 0.01 or not self.top_p  # division by less overflows
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """A corrected answer that a bot was taught."""
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ from conftest import PAIRS
 from serving import runs_with, served
 from starlette.testclient import TestClient
 
+from daedap.config import AnswerOptions
+from daedap.model.decoding import FloatArray, LanguageModel
+from daedap.model.prompt import Prompt
+from daedap.retrieval.bot import Bot
 from daedap.runs import Run
+from daedap.serve.bots import Question
+from daedap.serve.openai_types import ChatMessage, ChatRequest
+from daedap.types import Generation, Pair, Sampling
 
 KNOWN = PAIRS[5]
 USER = {"role": "user", "content": KNOWN.question}
@@ -162,6 +170,7 @@ REFUSED: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("chat/completions", {"messages": [{"content": "x"}]}, 400, "invalid_request", "messages.0.role"),
     ("chat/completions", {"messages": [USER], "n": 0}, 400, "invalid_request", "n"),
     ("chat/completions", {"messages": [USER], "temperature": 3}, 400, "invalid_request", "temperature"),
+    ("chat/completions", {"messages": [USER], "seed": 2**63}, 400, "invalid_request", "seed"),
     ("chat/completions", {"messages": [USER], "max_tokens": 0}, 400, "invalid_request", "max_tokens"),
     ("chat/completions", {"messages": [USER], "model": "gpt-4"}, 404, "model_not_found", "model"),
     ("chat/completions", {"messages": [USER], "model": "/etc/passwd"}, 404, "model_not_found", "model"),
@@ -206,3 +215,86 @@ def test_errors(client: TestClient, path: str, body: dict[str, Any], status: int
     assert (error["param"] or "").startswith(param or "")
     assert error["message"]
     assert "Traceback" not in refused.text
+
+
+# ---- how the language model proposes answers, where it takes part ----
+
+
+@dataclass(frozen=True)
+class Recorder:
+    """A run's language model that notes how it is asked."""
+
+    model: LanguageModel
+    asked: list[tuple[int, float, float, int]] = field(default_factory=list)
+    """Questions, temperature, top_p and seed of each call; greedy ones have a temperature of 0."""
+
+    @property
+    def prompt(self) -> Prompt:
+        return self.model.prompt
+
+    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+        return self.model.log2_probability(pairs)
+
+    def reply(self, pairs: Sequence[Pair]) -> list[Generation]:
+        self.asked.append((len(pairs), 0, 0, 0))
+        return self.model.reply(pairs)
+
+    def sample(
+        self,
+        pairs: Sequence[Pair],
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> list[list[Generation]]:
+        self.asked.append((len(pairs), temperature, top_p, seed))
+        return self.model.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p)
+
+
+def test_a_language_model_is_asked_as_the_client_wants(client: TestClient, trained: Run) -> None:
+    app: Any = client.app
+    options = AnswerOptions(samples=2, fallback="off")
+    model = Recorder(Bot.of(trained, answer_options=options, held_out=True).language_model)
+    bot = Bot.of(trained, answer_options=options, held_out=True, model=model)
+    wanted: list[Any] = [None, None, Sampling(1.5), Sampling(1.5), Sampling(0), *[Sampling(2.0, 0.5, 7)] * 2]
+    questions = [Question(bot, Pair(f"양자역학을 설명해 봐 {n}", ""), each) for n, each in enumerate(wanted)]
+    replies = app.service.bots.answer(questions)
+    assert [reply.question for reply in replies] == [question.query.question for question in questions]
+    assert sorted(model.asked) == sorted(
+        [
+            (2, 0.7, 1.0, 42),
+            (2, 1.5, 1.0, 42),
+            (1, 0, 0, 0),
+            *[(1, 2.0, 0.5, 7)] * 2,
+        ]  # a seed: alone, whoever else asks
+    )
+
+
+def test_top_p(trained: Run) -> None:
+    model = Bot.of(trained, answer_options=AnswerOptions(samples=2), held_out=True).language_model
+    asked = [Pair("양자역학을 설명해 봐", "")]
+    (greedy,) = model.reply(asked)
+    (certain,) = model.sample(asked, 6, seed=1, temperature=5.0, top_p=1e-6)
+    assert {one.text for one in certain} == {greedy.text}
+    (loose,) = model.sample(asked, 6, seed=1, temperature=5.0)
+    assert len({one.text for one in loose}) > 1
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, None),
+        ({"temperature": 0}, Sampling(temperature=0)),
+        ({"temperature": 1.5, "top_p": 0.3, "seed": -1}, Sampling(1.5, 0.3, 2**32 - 1)),
+    ],
+)
+def test_sampling_of_a_request(given: dict[str, Any], wanted: Sampling | None) -> None:
+    assert ChatRequest(messages=[ChatMessage(**USER)], **given).sampling == wanted
+
+
+def test_where_answers_are_looked_up_sampling_changes_nothing(client: TestClient) -> None:
+    options: Any = ({}, {"temperature": 2, "top_p": 0.1, "seed": 2**63 - 1}, {"temperature": 0, "seed": -(2**63)})
+    told = [post(client, "chat/completions", messages=[USER], **each)["choices"][0]["message"] for each in options]
+    assert [each["content"] for each in told] == [KNOWN.answer] * 3

@@ -37,11 +37,20 @@ class LanguageModel(Protocol):
         ...
 
     def sample(
-        self, pairs: Sequence[Pair], count: int, /, *, seed: int, temperature: float = 1.0, top_k: int = 0
+        self,
+        pairs: Sequence[Pair],
+        count: int,
+        /,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[list[Generation]]:
         """`count` sampled replies to each question, by descending probability, repetitions included.
 
-        `top_k`: sample from so many tokens (0: all). Same questions and seed give the same replies.
+        `top_k`: sample from so many tokens (0: all); `top_p`: from the most probable ones that together have this
+        probability. Same questions and seed give the same replies.
         """
         ...
 

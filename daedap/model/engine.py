@@ -64,12 +64,20 @@ class Engine:
         return [reply for (reply,) in self._generate(self._batch_generator, pairs, _threads())]
 
     def sample(
-        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
+        self,
+        pairs: Sequence[Pair],
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[list[Generation]]:
         """As `LanguageModel.sample`."""
         options: dict[str, Any] = {
             "num_hypotheses": count,
             "sampling_topk": top_k if top_k < self._head_size else 0,
+            "sampling_topp": top_p,
             "sampling_temperature": temperature,
         }
         with self._generators.seeded(seed) as generator:

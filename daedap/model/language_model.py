@@ -53,12 +53,19 @@ class TorchModel:
         return [reply for (reply,) in self._generate_all(pairs, 1, do_sample=False)]
 
     def sample(
-        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
+        self,
+        pairs: Sequence[Pair],
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[list[Generation]]:
         """As `LanguageModel.sample`."""
         with torch.random.fork_rng(devices=[self.model.device] if self.device == "cuda" else []):
             torch.manual_seed(seed)
-            options = {"do_sample": True, "temperature": float(temperature), "top_k": top_k, "top_p": 1.0}
+            options = {"do_sample": True, "temperature": float(temperature), "top_k": top_k, "top_p": top_p}
             samples = self._generate_all(pairs, count, **options)
         replies = ([reply for reply, _ in of_question] for of_question in samples)
         return [sorted(each, key=lambda reply: reply.log2_probability, reverse=True) for each in replies]
@@ -161,10 +168,17 @@ class _Delegating:
         return self.model.reply(pairs)
 
     def sample(
-        self, pairs: Sequence[Pair], count: int, *, seed: int, temperature: float = 1.0, top_k: int = 0
+        self,
+        pairs: Sequence[Pair],
+        count: int,
+        *,
+        seed: int,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
     ) -> list[list[Generation]]:
         """As `LanguageModel.sample`."""
-        return self.model.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k)
+        return self.model.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, sto
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run, find
-from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply
+from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply, Sampling
 
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel
@@ -35,7 +36,7 @@ _SUGGESTIONS = 3
 _SAMPLES = 8
 _LEVEL_ROWS, _LEVEL_SHARE = 1000, 0.9
 """Known answers looked at for language and speech level, and the share from which on the bot keeps to it."""
-_TEMPERATURE, _TOP_K = 0.7, 40
+_TOP_K = 40
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Bot:
     """The run's model if it is open already."""
     lessons: LessonBook | None = None
     """Corrected answers: exact ones come first, those to similar questions compete with the known answers."""
+    sampling: Sampling = Sampling()
+    """How the language model proposes answers."""
 
     @classmethod
     def open(
@@ -92,6 +95,13 @@ class Bot:
         """Answer with these lessons from now on, the latest first, instead of those before; a bundle's own stay."""
         lessons = [*lessons, *bundled_lessons(self.run.folder)]
         self.lessons = LessonBook.build(lessons, self.retriever) if lessons else None
+
+    def with_sampling(self, sampling: Sampling) -> Bot:
+        """The same bot, whose language model proposes answers otherwise; what it has loaded is shared."""
+        loaded = self._reranker  # once, not by each copy
+        other = copy(self)
+        other.sampling, other._reranker = sampling, loaded
+        return other
 
     @cached_property
     def language_model(self) -> LanguageModel:
@@ -303,8 +313,12 @@ class Bot:
         return 2 * sum(bool(HANGUL.search(answer)) for answer in answers) > len(answers)
 
     def _proposals(self, queries: Sequence[Pair]) -> list[list[Generation]]:
-        seed = self.answer_options.seed
-        return self.language_model.sample(queries, self._samples, seed=seed, temperature=_TEMPERATURE, top_k=_TOP_K)
+        how = self.sampling
+        if how.is_greedy:
+            return [[reply] for reply in self.language_model.reply(queries)]
+        seed = self.answer_options.seed if how.seed is None else how.seed
+        options: Any = {"temperature": how.temperature, "top_k": _TOP_K, "top_p": how.top_p}
+        return self.language_model.sample(queries, self._samples, seed=seed, **options)
 
     def _chosen(self, query: Pair, hits: Hits, proposals: Sequence[Generation], best: int) -> Reply:
         if best < len(hits.rows):

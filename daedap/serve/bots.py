@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -17,7 +17,7 @@ from daedap.errors import DaedapError
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 from daedap.serve.logs import log_failure
-from daedap.types import Lesson, Pair, Reply
+from daedap.types import Lesson, Pair, Reply, Sampling
 
 _OPEN = 3
 """Bots held in memory beside the one that everybody talks with."""
@@ -29,6 +29,20 @@ class Question:
 
     bot: Bot
     query: Pair
+    sampling: Sampling | None = None
+    """As the client wants the language model to propose answers, where it takes part."""
+
+    @property
+    def batch(self) -> tuple[object, ...]:
+        """Questions with the same one are answered together; one with a seed alone, since others change the dice."""
+        if not self.sampling or not self.bot.generates:
+            return (id(self.bot),)
+        return (id(self.bot), self.sampling, id(self) if self.sampling.seed is not None else None)
+
+    @property
+    def sampled_bot(self) -> Bot:
+        """The bot that answers."""
+        return self.bot.with_sampling(self.sampling) if self.sampling and self.bot.generates else self.bot
 
 
 @dataclass
@@ -96,9 +110,12 @@ class Bots:
     def answer(self, questions: Sequence[Question]) -> list[Reply | Exception]:
         """Reply to a batch. A question that fails, fails alone."""
         replies: list[Reply | Exception] = [RuntimeError("not answered")] * len(questions)
-        for bot in {id(each.bot): each.bot for each in questions}.values():
-            rows = [row for row, each in enumerate(questions) if each.bot is bot]
-            for row, reply in zip(rows, _answers(bot, [questions[row].query for row in rows]), strict=True):
+        batches: dict[tuple[object, ...], list[int]] = defaultdict(list)
+        for row, question in enumerate(questions):
+            batches[question.batch].append(row)
+        for rows in batches.values():
+            found = _answers(questions[rows[0]].sampled_bot, [questions[row].query for row in rows])
+            for row, reply in zip(rows, found, strict=True):
                 replies[row] = reply
         return replies
 

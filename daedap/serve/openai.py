@@ -1,7 +1,7 @@
 """OpenAI's API: chat, responses, completions, models, embeddings. Real clients work unchanged.
 
-Where an answer comes from stands in the field `daedap` of each choice. Answers are mostly looked up: temperature and
-top_p are accepted and change nothing then.
+Where an answer comes from stands in the field `daedap` of each choice. Answers are mostly looked up: temperature, top_p
+and seed change only what a language model proposes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from daedap.errors import RunError
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.bot import Bot
 from daedap.runs import Json, Run
-from daedap.serve.bots import alternatives
+from daedap.serve.bots import Question, alternatives
 from daedap.serve.errors import ApiError, invalid
 from daedap.serve.openai_types import (
     ChatMessage,
@@ -38,9 +38,9 @@ from daedap.serve.openai_types import (
     conversation,
 )
 from daedap.serve.page import Server, pieces
-from daedap.serve.service import Service
+from daedap.serve.service import Service, asked
 from daedap.serve.tokens import count_tokens, first_tokens
-from daedap.types import Message, Reply
+from daedap.types import Reply
 
 router = APIRouter(prefix="/v1")
 _NAME, _ENCODER = "daedap", "daedap-encoder"
@@ -101,15 +101,12 @@ def _no_model() -> ApiError:
     return ApiError(404, "model_not_found", "There is no such model: see /v1/models.", param="model")
 
 
-async def _replies(
-    server: Service, caller: str, bot: Bot, asked: tuple[str, Sequence[Message]], n: int = 1
-) -> list[Reply]:
+async def _replies(server: Service, caller: str, question: Question, n: int = 1) -> list[Reply]:
     """The reply, and the answers of the next known questions where more than one is wanted: never the same twice."""
-    question, history = asked
-    first = await server.complete(caller, bot, question, history)
+    first = await server.complete(caller, question)
     if n == 1:
         return [first]
-    others = await run_in_threadpool(alternatives, bot, question, n)
+    others = await run_in_threadpool(alternatives, question.bot, question.query.question, n)
     return [first, *(reply for reply in others if reply.text != first.text)][:n]
 
 
@@ -147,11 +144,11 @@ def _data(value: Json) -> str:
 async def chat(body: ChatRequest, server: Server, caller: Caller) -> Any:
     """Answer the last message of the user."""
     body.refuse_unsupported()
-    bot, asked = await _bot(server, body.model), conversation(body.messages)
+    bot, (text, history) = await _bot(server, body.model), conversation(body.messages)
     most = body.max_completion_tokens or body.max_tokens
-    replies = await _replies(server, caller, bot, asked, body.n or 1)
+    replies = await _replies(server, caller, asked(bot, text, history, body.sampling), body.n or 1)
     choices = [Choice.of(reply, bot.run.number, stop=body.stop, most=most) for reply in replies]
-    prompt = "\n".join([*(turn.content for turn in asked[1]), asked[0]])
+    prompt = "\n".join([*(turn.content for turn in history), text])
     if body.stream:
         return _stream(_chat_chunks(_head("chat.completion.chunk", "chatcmpl-", bot), body, choices, prompt))
     told = [
@@ -197,7 +194,8 @@ async def completions(body: CompletionRequest, server: Server, caller: Caller) -
     bot = await _bot(server, body.model)
     choices: list[Choice] = []
     for prompt in prompts:
-        replies = await _replies(server, caller, bot, (checked(prompt, "prompt"), ()), body.n or 1)
+        question = asked(bot, checked(prompt, "prompt"), sampling=body.sampling)
+        replies = await _replies(server, caller, question, body.n or 1)
         choices += [Choice.of(each, bot.run.number, stop=body.stop, most=body.max_tokens) for each in replies]
     head, prompt = _head("text_completion", "cmpl-", bot), "\n".join(prompts)
     if body.stream:
@@ -233,10 +231,10 @@ async def responses(body: ResponseRequest, server: Server, caller: Caller) -> An
         message = "Responses are not kept here: send the whole conversation as input."
         raise ApiError(400, "unsupported_parameter", message, param="previous_response_id")
     messages = [ChatMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
-    bot, asked = await _bot(server, body.model), conversation(messages, "input")
-    (reply,) = await _replies(server, caller, bot, asked)
+    bot, (text, history) = await _bot(server, body.model), conversation(messages, "input")
+    (reply,) = await _replies(server, caller, asked(bot, text, history, body.sampling))
     choice = Choice.of(reply, bot.run.number, most=body.max_output_tokens)
-    response = _response(bot, body, choice, "\n".join([*(turn.content for turn in asked[1]), asked[0]]))
+    response = _response(bot, body, choice, "\n".join([*(turn.content for turn in history), text]))
     return _stream(_response_events(response, choice)) if body.stream else response
 
 

@@ -9,11 +9,12 @@ from pydantic import BaseModel, Field
 
 from daedap.database.lessons import LONGEST_QUESTION
 from daedap.serve.errors import ApiError, invalid
-from daedap.types import Message
+from daedap.types import Message, Sampling
 
 Choices = Annotated[int, Field(ge=1, le=8)]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Tokens = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(max_length=200_000)]
 StopTexts = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Field(max_length=16)]
@@ -50,7 +51,7 @@ class Common(BaseModel):
     stream_options: StreamOptions | None = None
     temperature: Temperature | None = None
     top_p: TopP | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     tool_choice: Any = None
     response_format: Any = None
     text: Any = None
@@ -66,6 +67,14 @@ class Common(BaseModel):
             if is_wanted:
                 message = f"This bot answers in plain text: {name} is not supported."
                 raise ApiError(400, "unsupported_parameter", message, param=name)
+
+    @property
+    def sampling(self) -> Sampling | None:
+        """How the language model is to propose answers; None: as the bot does by itself."""
+        wanted = {"temperature": self.temperature, "top_p": self.top_p}
+        wanted["seed"] = None if self.seed is None else self.seed % 2**32
+        given: Any = {name: value for name, value in wanted.items() if value is not None}
+        return Sampling(**given) if given else None
 
     @property
     def with_usage(self) -> bool:

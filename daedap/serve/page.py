@@ -28,7 +28,7 @@ from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, invalid, not_found
 from daedap.serve.options import LOOPBACK
 from daedap.serve.preview import ASKED, Conflicts, preview
-from daedap.serve.service import Service, plain
+from daedap.serve.service import Service, asked, plain
 from daedap.types import LessonScope
 
 router = APIRouter(prefix="/api")
@@ -297,7 +297,7 @@ async def compare(body: Compare, server: Server, client: Client, owner: IsOwner)
         raise invalid("Give a question and two different runs.", "runs")
     order = random.sample(body.runs, 2)
     bots = [await server.bot(number) for number in order]
-    left, right = [await server.reply(client, bot, body.question) for bot in bots]
+    left, right = [await server.reply(client, asked(bot, body.question)) for bot in bots]
     kept = server.options.store
     shown = Comparison(
         id=uuid.uuid4().hex,

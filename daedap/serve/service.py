@@ -33,7 +33,7 @@ from daedap.serve.limits import RateLimit
 from daedap.serve.logs import log_failure, log_reply
 from daedap.serve.metrics import Metrics
 from daedap.serve.options import ServeOptions
-from daedap.types import Message, Pair, Reply
+from daedap.types import Message, Pair, Reply, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -180,12 +180,11 @@ class Service:
         except RunError as error:
             raise not_found("run") from error
 
-    async def reply(self, client: str, bot: Bot, question: str, history: Sequence[Message] = ()) -> Reply:
+    async def reply(self, client: str, question: Question) -> Reply:
         """A bot's reply, when its turn comes; counted and logged, but not kept."""
         started = time.perf_counter()
         self.metrics.waiting.set(len(self._questions) + 1)
-        query = Pair(plain(question), "", history=tuple(history))
-        reply = await self._questions.submit(client, Question(bot, query), self.options.timeout)
+        reply = await self._questions.submit(client, question, self.options.timeout)
         seconds = time.perf_counter() - started
         self.metrics.waiting.set(len(self._questions))
         self.metrics.replies.labels(reply.source).inc()
@@ -213,21 +212,21 @@ class Service:
             return earlier
         bot = await self.bot(run)
         history = await run_in_threadpool(self._history, conversation) if conversation and bot.generates else []
-        reply = await self.reply(client, bot, question, history)
+        reply = await self.reply(client, asked(bot, question, history))
         stored = self._stored(reply, bot, started, id, conversation)
         await self._keep(client, stored, begins=conversation is None)
         log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
         return stored
 
-    async def complete(self, caller: str, bot: Bot, question: str, history: Sequence[Message]) -> Reply:
+    async def complete(self, caller: str, question: Question) -> Reply:
         """A program's question: answered; kept only where the server was told to."""
-        started = time.perf_counter()
-        reply = await self.reply(caller, bot, question, history)
-        stored = self._stored(reply, bot, started, None, None)
+        started, asked_for = time.perf_counter(), question.query.question
+        reply = await self.reply(caller, question)
+        stored = self._stored(reply, question.bot, started, None, None)
         if not self.options.store_api:
             stored = replace(stored, conversation=None)
         await self._keep(digest(caller), stored)
-        log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
+        log_reply(stored.id, asked_for, reply.source, stored.milliseconds / 1000)
         return reply
 
     async def _keep(self, client: str, stored: StoredReply, *, begins: bool = True) -> None:
@@ -265,6 +264,11 @@ class Service:
             for question, answer in turns
             for message in (Message("user", question), Message("assistant", answer))
         ]
+
+
+def asked(bot: Bot, text: str, history: Sequence[Message] = (), sampling: Sampling | None = None) -> Question:
+    """A question as it waits for its turn."""
+    return Question(bot, Pair(plain(text), "", history=tuple(history)), sampling)
 
 
 def plain(text: str) -> str:
