@@ -5,6 +5,7 @@ import random
 import tracemalloc
 from collections import Counter
 
+import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 
@@ -62,6 +63,24 @@ def test_exactly_what_comparing_all_with_all_finds(seed: int) -> None:
     found = [(row, sorted(near)) for row, near in near_duplicates(texts)]
     assert found == by_hand(texts)
     assert sum(bool(near) for _, near in found) > 100
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_of_a_group_one_near_row_is_enough(seed: int) -> None:
+    numbered = [f"{number}번 상품은 언제 배송되나요?" for number in range(1200)]
+    texts = questions(600, seed) + numbered + questions(300, seed + 5)
+    random.Random(seed).shuffle(texts)
+    full = {row: set(near) for row, near in near_duplicates(texts)}
+    groups = np.arange(len(texts), dtype=np.int64)
+    for row, near in near_duplicates(texts, groups):
+        found = {int(groups[other]) for other in near}
+        assert found == {int(groups[other]) for other in full[row]}
+        assert len(near) < 1200 // 2, "of large groups one"
+        if found:  # as the split joins them
+            groups[np.isin(groups, [*found])] = min(found)
+            groups[row] = min(found)
+    alone = near_duplicates(texts, np.zeros(len(texts), dtype=np.int64))
+    assert [bool(near) for _, near in alone] == [bool(full[row]) for row in range(len(texts))]
 
 
 def test_very_short_and_empty_questions() -> None:

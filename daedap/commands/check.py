@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from cyclopts import Parameter
 
 from daedap.config import MINI, ModelOptions, ReadOptions
@@ -62,7 +63,8 @@ def check(
     limit = length_limit(options.base, options.max_length)
     report = replace(examine(file, read_options, fits=limit.fits), limit=(limit.base, limit.tokens))
     pairs = list(islice((row for row in rows(report.source) if isinstance(row, Pair)), COMPARED))
-    near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs]))
+    one_group = np.zeros(len(pairs), dtype=np.int64)
+    near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs], one_group))
     usable = [pair for pair in pairs if pair.question.strip() and pair.answer.strip()]
     found = replace(report, near_duplicates=near, compared=len(pairs))
     return CheckReport(**vars(found), diagnosis=tuple(diagnose_rows(usable)))

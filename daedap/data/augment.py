@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from daedap.config import Perturbation
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context
@@ -54,7 +56,9 @@ def _without_leakage(held_out: Sequence[Pair], copies: list[Pair]) -> list[Pair]
     """The copies that are no near-duplicates of a held-out question."""
     forms = list(dict.fromkeys(map(_form, (*held_out, *copies))))
     held = len({*map(_form, held_out)})
-    near = {forms[row] for row, others in near_duplicates(forms) if row < held or any(other < held for other in others)}
+    groups = (np.arange(len(forms)) >= held).astype(np.int64)
+    hits = near_duplicates(forms, groups)
+    near = {forms[row] for row, others in hits if row < held or any(other < held for other in others)}
     return [copy for copy in copies if _form(copy) not in near]
 
 

@@ -19,20 +19,30 @@ if TYPE_CHECKING:
 THRESHOLD = 0.7
 _CANDIDATES_PER_CHUNK = 4_000_000
 """Candidate pairs computed at a time; about 200 MB of memory."""
+_LARGE = 256
+"""Rows of a group from which on only one near-duplicate in it is looked for; rows of a chunk where there are such."""
 
 
-def near_duplicates(questions: Sequence[str]) -> Iterator[tuple[int, list[int]]]:
+def near_duplicates(
+    questions: Sequence[str], groups: NDArray[np.int64] | None = None
+) -> Iterator[tuple[int, list[int]]]:
     """For each question, in order: its row, and the earlier rows it is a near-duplicate of.
 
     Exact. Time is about linear in the pairs that share a rare bigram, memory is linear in the questions. Of earlier
     rows with the same comparison form only the first is returned.
+
+    Args:
+        questions: Their texts.
+        groups: A number for each row, where one near row of a group is enough: of a large group only one is returned,
+            which makes many near-duplicates of each other linear instead of quadratic. Those of rows that were
+            returned already may change meanwhile.
     """
     forms = [comparison_form(question) for question in questions]
     first: dict[str, int] = {}
     for row, form in enumerate(forms):
         first.setdefault(form, row)
     distinct = np.fromiter(first.values(), dtype=np.int64)
-    similar = _similar(list(first))
+    similar = _similar(list(first)) if groups is None else _similar_in_groups(list(first), distinct, groups)
     for row, form in enumerate(forms):
         if first[form] != row:
             yield row, [first[form]]
@@ -47,13 +57,71 @@ def _similar(forms: list[str]) -> Iterator[NDArray[np.int64]]:
     vectors = _bigrams(forms)
     rare = _rare_part(vectors)
     for start, stop in _chunks(rare):
-        shared = (rare[start:stop] @ rare[:stop].T).tocoo()
-        rows, columns = shared.row.astype(np.int64) + start, shared.col.astype(np.int64)
-        earlier = columns < rows
-        rows, columns = rows[earlier], columns[earlier]
-        near = _cosines(vectors, rows, columns) >= THRESHOLD
-        rows, columns = rows[near], columns[near]
-        yield from np.split(columns, np.searchsorted(rows, np.arange(start + 1, stop)))
+        chunk = np.arange(start, stop)
+        rows, columns = _near(vectors, rare, chunk, np.arange(stop))
+        yield from np.split(columns, np.searchsorted(rows, chunk[1:]))
+
+
+def _similar_in_groups(
+    forms: list[str], distinct: NDArray[np.int64], groups: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Like `_similar`, but of every large group at most one form. `distinct`: the row of each form in `groups`."""
+    if not forms:
+        return
+    vectors = _bigrams(forms)
+    rare = _rare_part(vectors)
+    start = 0
+    while start < len(forms):
+        numbers, sizes = np.unique(groups[distinct[:start]], return_counts=True)
+        large = numbers[sizes >= _LARGE]
+        rest = np.flatnonzero(~np.isin(groups[distinct[:start]], large))
+        stop = _chunk_end(rare, start, min(start + (_LARGE if len(large) else 4 * _LARGE), len(forms)), rest)
+        chunk = np.arange(start, stop)
+        found = [_near(vectors, rare, chunk, np.concatenate([rest, chunk]))]
+        members = (np.flatnonzero(groups[distinct[:start]] == number) for number in large)
+        found += [_first_near(vectors, rare, chunk, group) for group in members]
+        rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+        order = np.argsort(rows, kind="stable")
+        yield from np.split(columns[order], np.searchsorted(rows[order], chunk[1:]))
+        start = stop
+
+
+def _near(
+    vectors: csr_matrix, rare: csr_matrix, rows: NDArray[np.int64], columns: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The pairs of one of `rows` and an earlier one of `columns` that are near-duplicates, sorted by rows."""
+    shared = (rare[rows] @ rare[columns].T).tocoo()
+    pairs = rows[shared.row], columns[shared.col]
+    earlier = pairs[1] < pairs[0]
+    pairs = pairs[0][earlier], pairs[1][earlier]
+    near = _cosines(vectors, *pairs) >= THRESHOLD
+    return pairs[0][near], pairs[1][near]
+
+
+def _first_near(
+    vectors: csr_matrix, rare: csr_matrix, rows: NDArray[np.int64], group: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Like `_near`, but one of `group` for each row: those without one yet are compared with ever more of it."""
+    found = [(rows[:0], group[:0])]
+    begin, size = 0, 16
+    while len(rows) and begin < len(group):
+        near, columns = _near(vectors, rare, rows, group[begin : begin + size])
+        near, places = np.unique(near, return_index=True)
+        found.append((near, columns[places]))
+        rows = np.setdiff1d(rows, near, assume_unique=True)
+        begin, size = begin + size, 4 * size
+    near, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+    return near, columns
+
+
+def _chunk_end(rare: csr_matrix, start: int, stop: int, others: NDArray[np.int64]) -> int:
+    """End of a chunk of rows, at most `stop`, so that its candidates are about _CANDIDATES_PER_CHUNK."""
+    chunk = rare[start:stop]
+    counts = np.bincount(rare[others].indices, minlength=rare.shape[1]) + np.bincount(
+        chunk.indices, minlength=rare.shape[1]
+    )
+    candidates = np.concatenate([[0], np.cumsum(counts[chunk.indices])])[chunk.indptr]
+    return start + max(1, int(np.searchsorted(candidates, _CANDIDATES_PER_CHUNK, side="right")) - 1)
 
 
 def _chunks(rare: csr_matrix) -> Iterator[tuple[int, int]]:
@@ -69,14 +137,16 @@ def _chunks(rare: csr_matrix) -> Iterator[tuple[int, int]]:
 
 
 def _bigrams(forms: list[str]) -> csr_matrix:
-    """L2-normalized bigram counts (forms, hash buckets), columns sorted from the rarest bigram to the most frequent."""
+    """L2-normalized bigram counts (forms, bigrams), columns sorted from the rarest bigram to the most frequent."""
     from sklearn.feature_extraction.text import HashingVectorizer  # 0.5 s to import
 
     hashing = HashingVectorizer(analyzer="char", ngram_range=(2, 2), alternate_sign=False, n_features=2**20)
     vectors: csr_matrix = hashing.transform(forms)
-    rank = np.empty(vectors.shape[1], dtype=vectors.indices.dtype)
-    rank[np.argsort(np.bincount(vectors.indices, minlength=len(rank)), kind="stable")] = np.arange(len(rank))
-    vectors.indices = rank[vectors.indices]
+    counts = np.bincount(vectors.indices, minlength=vectors.shape[1])
+    order = np.argsort(counts, kind="stable")[np.count_nonzero(counts == 0) :]
+    rank = np.zeros(len(counts), dtype=vectors.indices.dtype)
+    rank[order] = np.arange(len(order))
+    vectors = type(vectors)((vectors.data, rank[vectors.indices], vectors.indptr), shape=(len(forms), len(order)))
     vectors.has_sorted_indices = False
     vectors.sort_indices()
     return vectors

@@ -159,27 +159,33 @@ def _split_by_components(
     known = len(previous.pairs) if previous else 0
     conversations: dict[str, int] = {}  # conversation id → its first row
     first = _first_occurrences(pairs)
-    for row, near in near_duplicates([question_in_context(pair) for pair in pairs]):
+    for row, near in near_duplicates([question_in_context(pair) for pair in pairs], components.roots):
         pair = pairs[row]
         if previous and row < known:
             assignments.append(previous.assignments[row])
-            components.join(row, {previous.components[row]})
+            if assignments[row] == "left_out":
+                components.leave_out(row)
+            else:
+                components.join(row, {previous.components[row]})
             if pair.conversation_id:
                 conversations.setdefault(pair.conversation_id, row)
             continue
         linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
-        roots = {components.root(other) for other in linked if assignments[other] != "left_out"}
+        roots = {components.root(other) for other in linked} - {_DisjointSets.LEFT_OUT}
         names = {assignments[root] for root in roots}
         # A repetition of a question that was left out would connect the same components again.
         repeats_left_out = first[row] != row and assignments[first[row]] == "left_out"
         if repeats_left_out or len(names) > 1:
             assignments.append("left_out")
+            components.leave_out(row)
             continue
         assignments.append(names.pop() if names else _hashed_split(pair, dev, test))
         components.join(row, roots)
         if pair.conversation_id:
             conversations.setdefault(pair.conversation_id, row)
-    return assignments, [components.root(row) for row in range(len(pairs))]
+    return assignments, [
+        row if root == _DisjointSets.LEFT_OUT else root for row, root in enumerate(components.roots.tolist())
+    ]
 
 
 def _first_occurrences(pairs: Sequence[Pair]) -> list[int]:
@@ -208,13 +214,10 @@ def _split_randomly(rows: int, dev: float, test: float, seed: int) -> list[Split
 def _leaked_questions(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
     first = _first_occurrences(pairs)
     trained = {first[row] for row, name in enumerate(assignments) if name == "train"}
-    leaked = set(trained)
-    for row, others in near_duplicates([question_in_context(pair) for pair in pairs]):
-        for other in others:  # always a first occurrence
-            if first[row] in trained:
-                leaked.add(other)
-            if other in trained:
-                leaked.add(first[row])
+    order = sorted({*first}, key=lambda row: row not in trained)
+    groups = np.array([row not in trained for row in order], dtype=np.int64)
+    near = near_duplicates([question_in_context(pairs[row]) for row in order], groups)
+    leaked = {order[place] for place, others in near if any(not groups[other] for other in others)} | trained
     count = sum(name == "test" and first[row] in leaked for row, name in enumerate(assignments))
     return count / max(assignments.count("test"), 1)
 
@@ -227,21 +230,24 @@ def _leaked_answers(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> 
 
 
 class _DisjointSets:
-    """Union-find in which the root of a set is always its first row."""
+    """Sets of rows, named by their first row; all rows that are left out are one more."""
+
+    LEFT_OUT = -1
 
     def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
+        self.roots = np.arange(size, dtype=np.int64)
+
+    def leave_out(self, row: int) -> None:
+        self.roots[row] = self.LEFT_OUT
 
     def root(self, row: int) -> int:
-        while self._parent[row] != row:
-            self._parent[row] = self._parent[self._parent[row]]
-            row = self._parent[row]
-        return row
+        return int(self.roots[row])
 
     def join(self, row: int, roots: set[int]) -> None:
         first = min(roots, default=row)
-        for other in roots | {row}:
-            self._parent[other] = first
+        for other in roots - {first}:
+            self.roots[self.roots == other] = first
+        self.roots[row] = first
 
 
 def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None:

@@ -23,7 +23,7 @@ from daedap.evaluation.metrics import PARTS, FloatArray, RatioTerms, bootstrap, 
 from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -196,17 +196,15 @@ def _leaked(first: EvaluatedRun, second: EvaluatedRun) -> set[str]:
     if first.train_forms == second.train_forms:
         return set()
     forms = {name: comparison_form(text) for name, text in {**first.questions, **second.questions}.items()}
-    neighbours = _near_duplicates_in(first.train_forms | second.train_forms, forms.values())
+    known = sorted(first.train_forms | second.train_forms)
+    texts = [*known, *dict.fromkeys(forms.values())]
+    # Of the near-duplicates that the same runs were trained on, one tells enough.
+    groups = np.array([(form in first.train_forms) + 2 * (form in second.train_forms) for form in texts])
+    groups[len(known) :] = 0
+    hits = ((row, near) for row, near in near_duplicates(texts, groups) if row >= len(known))
+    neighbours = {texts[row]: {known[other] for other in near if other < len(known)} for row, near in hits}
     known_by = {form: [bool(near & run.train_forms) for run in (first, second)] for form, near in neighbours.items()}
     return {name for name, form in forms.items() if any(known_by[form]) != all(known_by[form])}
-
-
-def _near_duplicates_in(train: Iterable[str], test: Iterable[str]) -> dict[str, set[str]]:
-    """Each test form → the training forms that it equals or nearly equals."""
-    known = list(train)
-    texts = [*known, *dict.fromkeys(test)]
-    hits = ((row, near) for row, near in near_duplicates(texts) if row >= len(known))
-    return {texts[row]: {known[other] for other in near if other < len(known)} for row, near in hits}
 
 
 def _join_components(names: Sequence[int | str], others: Sequence[int | str]) -> NDArray[np.int64]:
