@@ -36,7 +36,7 @@ PATHS = (
         "/api/conversations/%ff%fe",
         "/api/comparisons/tally?first=1&second=99999999999999999999",
     ),
-    *("/api/desk/runs/1", "/static/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/" + "a" * 5000, "/\u0000"),
+    *("/api/admin/runs/1", "/static/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/" + "a" * 5000, "/\u0000"),
 )
 METHODS = (*("POST",) * 15, "PUT", "GET", "DELETE", "OPTIONS", "HEAD", "BREW")
 QUESTION = "안녕"
@@ -182,7 +182,7 @@ def main() -> None:
         )
     process.terminate()
     process.wait()
-    usual = r"[A-Z]+ \S+ \d+ \d+ ms|reply [0-9a-f]+: |Invalid HTTP request received|The owner's desk"
+    usual = r"[A-Z]+ \S+ \d+ \d+ ms|reply [0-9a-f]+: |Invalid HTTP request received|The admin page"
     logged = [line.rstrip() for line in log if not re.match(usual, line)]
     print(*findings.wrong, *logged, sep="\n")
     sys.exit(bool(findings.wrong or logged))

@@ -325,7 +325,7 @@ def train(
         from_: Go on from a finished run with the rows that it has not learned: its number, folder, latest or best.
         resume: Go on with an interrupted run: its number or folder; without a value, the latest one.
         evaluate: Score the finished run on its test rows.
-        lessons: Learn what was taught, too (daedap teach, the owner's desk); afterwards each lesson is checked.
+        lessons: Learn what was taught, too (daedap teach, the admin page); afterwards each lesson is checked.
     """
 
 def tune(

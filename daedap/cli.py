@@ -34,7 +34,7 @@ COMMANDS = {
     "chat": "Talk with a run in the terminal.",
     "teach": "Teach the right answer to a question.",
     "lessons": "List what was taught; export, import or undo it.",
-    "serve": "Serve a run: chat page, owner's desk, OpenAI's API.",
+    "serve": "Serve a run: chat page, admin page, OpenAI's API.",
     "evaluate": "Score a run, with baselines beside the scores.",
     "compare": "Compare runs: scores, settings, answers side by side.",
     "runs": "List all runs.",

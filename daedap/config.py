@@ -241,7 +241,7 @@ class RunOptions:
     evaluate: bool = True
     """Score the finished run on its test rows."""
     lessons: bool = False
-    """Learn what was taught, too (daedap teach, the owner's desk); afterwards each lesson is checked."""
+    """Learn what was taught, too (daedap teach, the admin page); afterwards each lesson is checked."""
 
 
 @dataclass(frozen=True, kw_only=True)

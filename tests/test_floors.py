@@ -27,7 +27,7 @@ evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search
-serve: options errors logs metrics limits batcher bots preview groups tokens service security protocol page desk pages
+serve: options errors logs metrics limits batcher bots preview groups tokens service security protocol page admin pages
 serve.channels: texts common kakao naver
 serve: openai_types openai app server
 export: options verify card huggingface ctranslate2 spm gguf bundle

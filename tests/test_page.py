@@ -1,4 +1,4 @@
-"""The chat page and the owner's desk, in a real Chromium against the real server process."""
+"""The chat page and the admin page, in a real Chromium against the real server process."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Visit:
         return answers.last
 
     def log_in(self) -> None:
-        """Open the desk."""
-        self.page.goto(f"{self.url}/desk")
+        """Open the admin page."""
+        self.page.goto(f"{self.url}/admin")
         self.page.get_by_label("비밀번호").fill(PASSWORD)
         self.page.keyboard.press("Enter")
         expect(self.page.get_by_role("link", name="한눈에")).to_be_visible()
@@ -375,7 +375,7 @@ def test_the_page_is_accessible(visit: Callable[..., Visit], size: tuple[int, in
 
 
 @browser_needed
-def test_the_desk_is_accessible(visit: Callable[..., Visit]) -> None:
+def test_the_admin_page_is_accessible(visit: Callable[..., Visit]) -> None:
     here = visit()
     here.ask("토성의 고리는 무엇으로 되어 있나요")
     here.log_in()
@@ -390,12 +390,12 @@ def test_the_desk_is_accessible(visit: Callable[..., Visit]) -> None:
 
 
 @browser_needed
-def test_the_report_opens_from_the_desk(visit: Callable[..., Visit]) -> None:
+def test_the_report_opens_from_the_admin_page(visit: Callable[..., Visit]) -> None:
     here = visit((1200, 800))
-    here.page.goto(f"{here.url}/desk/runs/2/report")
-    expect(here.page).to_have_url(f"{here.url}/desk")  # a visitor is led to the login
+    here.page.goto(f"{here.url}/admin/runs/2/report")
+    expect(here.page).to_have_url(f"{here.url}/admin")  # a visitor is led to the login
     here.log_in()
-    here.page.goto(f"{here.url}/desk#runs")
+    here.page.goto(f"{here.url}/admin#runs")
     here.page.reload()
     here.page.get_by_role("button", name="학습 결과 2번").click()
     with here.page.expect_popup() as opened:

@@ -1,4 +1,4 @@
-"""The page's API: ask, vote, correct, look back, delete, compare; the owner's desk; who is let in."""
+"""The page's API: ask, vote, correct, look back, delete, compare; the admin page; who is let in."""
 
 from __future__ import annotations
 
@@ -122,23 +122,23 @@ def test_a_visitors_correction_waits_for_the_owner(client: TestClient) -> None:
     assert (told["lesson"]["state"], told["lesson"]["masked"]) == ("pending", True)
     assert client.post("/api/corrections", json=lesson).json() == told, "a repeated request teaches nothing new"
     assert ask(client, "주차장이 있습니까")["source"] != "lesson"
-    assert client.get("/api/desk/lessons").status_code == 401
+    assert client.get("/api/admin/lessons").status_code == 401
 
     log_in(client)
-    (waiting,) = client.get("/api/desk/lessons?state=pending").json()["lessons"]
+    (waiting,) = client.get("/api/admin/lessons?state=pending").json()["lessons"]
     assert (waiting["reply"], waiting["origin"], waiting["was"]) == (reply["id"], "visitor", reply["answer"])
-    accepted = client.post(f"/api/desk/lessons/{waiting['id']}/accept", json={"answer": "지하 2층이요."}).json()
+    accepted = client.post(f"/api/admin/lessons/{waiting['id']}/accept", json={"answer": "지하 2층이요."}).json()
     assert (accepted["state"], accepted["replaces"]) == ("accepted", waiting["id"])
     now = ask(client, "주차장이 있습니까?")
     assert (now["answer"], now["source"], now["lesson"]) == ("지하 2층이요.", "lesson", accepted["id"])
-    assert client.post(f"/api/desk/lessons/{waiting['id']}/undo", json={}).status_code == 409
+    assert client.post(f"/api/admin/lessons/{waiting['id']}/undo", json={}).status_code == 409
 
-    client.post(f"/api/desk/lessons/{accepted['id']}/undo", json={})
+    client.post(f"/api/admin/lessons/{accepted['id']}/undo", json={})
     assert ask(client, "주차장이 있습니까")["source"] != "lesson"
-    states = {one["id"]: one for one in client.get("/api/desk/lessons").json()["lessons"]}
+    states = {one["id"]: one for one in client.get("/api/admin/lessons").json()["lessons"]}
     assert states[waiting["id"]]["state"] == "pending", "the visitor's own words wait again"
     assert (states[accepted["id"]]["state"], states[accepted["id"]]["hits"]) == ("undone", 1)
-    assert client.post(f"/api/desk/lessons/{waiting['id']}/reject", json={}).json()["state"] == "rejected"
+    assert client.post(f"/api/admin/lessons/{waiting['id']}/reject", json={}).json()["state"] == "rejected"
 
 
 def test_the_owners_correction_is_in_force_at_once(client: TestClient) -> None:
@@ -149,7 +149,7 @@ def test_the_owners_correction_is_in_force_at_once(client: TestClient) -> None:
     assert shown["conflict"] == {"kind": "row", "question": KNOWN.question, "answer": KNOWN.answer, "id": None}
     assert {"known", "asked"} == {caught["kind"] for caught in shown["catches"]}
     assert shown["near"]
-    assert client.get("/api/desk/lessons?state=accepted").json() == {"lessons": []}, "a preview teaches nothing"
+    assert client.get("/api/admin/lessons?state=accepted").json() == {"lessons": []}, "a preview teaches nothing"
     taught = client.post("/api/corrections", json=correction).json()
     assert taught["effective"] is True
     now = ask(client, KNOWN.question)
@@ -157,7 +157,7 @@ def test_the_owners_correction_is_in_force_at_once(client: TestClient) -> None:
     chat = {"messages": [{"role": "user", "content": KNOWN.question}]}
     (choice,) = client.post("/v1/chat/completions", json=chat).json()["choices"]
     assert choice["daedap"]["lesson"] == taught["lesson"]["id"]
-    client.post(f"/api/desk/lessons/{taught['lesson']['id']}/undo", json={})
+    client.post(f"/api/admin/lessons/{taught['lesson']['id']}/undo", json={})
     assert ask(client, KNOWN.question)["answer"] == KNOWN.answer
 
 
@@ -172,14 +172,14 @@ def test_what_was_not_understood_is_grouped_and_sorted(client: TestClient) -> No
     for question in ("적립금 양도 되나요", "적립금 양도되나요?", "적립금 양도 가능한가요?", "ㅁㄴㅇㄹ 와이파이"):
         ask(client, question)
     log_in(client)
-    groups = client.get("/api/desk/unanswered").json()["groups"]
+    groups = client.get("/api/admin/unanswered").json()["groups"]
     assert [group["count"] for group in groups] == sorted((group["count"] for group in groups), reverse=True)
     mine = next(group for group in groups if group["question"].startswith("적립금"))
     assert mine["count"] == 3
     assert mine["reason"] == "fallback"
     asked = [one["question"] for one in mine["questions"]]
-    assert client.post("/api/desk/unanswered/dismiss", json={"questions": asked}).json() == {"dismissed": 2}
-    left = client.get("/api/desk/unanswered").json()["groups"]
+    assert client.post("/api/admin/unanswered/dismiss", json={"questions": asked}).json() == {"dismissed": 2}
+    left = client.get("/api/admin/unanswered").json()["groups"]
     assert not any(group["question"].startswith("적립금") for group in left)
 
 
@@ -203,29 +203,29 @@ def test_other_runs_can_be_asked(client: TestClient) -> None:
     assert client.post("/api/ask", json={"question": "?", "run": "../../etc"}).status_code == 400
 
 
-def test_the_desk(client: TestClient) -> None:
+def test_the_admin_page(client: TestClient) -> None:
     reply = ask(client, STRANGE)
     for path in ("overview", "runs", "runs/1", "conversations", "unanswered", "lessons", "lessons.csv", "audit"):
-        assert client.get(f"/api/desk/{path}").status_code == 401
+        assert client.get(f"/api/admin/{path}").status_code == 401
     wrong = client.post("/api/owner/login", json={"password": "모름"})
     assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "unauthorized")
     log_in(client)
     assert client.get("/api/info").json()["owner"] is True
-    overview = client.get("/api/desk/overview").json()
+    overview = client.get("/api/admin/overview").json()
     assert overview["replies"] == sum(overview["sources"].values()) > 0
-    assert [run["state"] for run in client.get("/api/desk/runs").json()["runs"]] == ["complete"] * 2
-    run = client.get("/api/desk/runs/1").json()
+    assert [run["state"] for run in client.get("/api/admin/runs").json()["runs"]] == ["complete"] * 2
+    run = client.get("/api/admin/runs/1").json()
     assert run["curves"]["train"]
     assert run["scores"]["bot"]["all"]
-    talks = client.get("/api/desk/conversations?only=fallback&limit=1&text=양자").json()
+    talks = client.get("/api/admin/conversations?only=fallback&limit=1&text=양자").json()
     assert talks["conversations"][0]["id"] == reply["conversation"]
-    client.get(f"/api/desk/conversations/{reply['conversation']}")
-    entries = client.get("/api/desk/audit").json()["entries"]
+    client.get(f"/api/admin/conversations/{reply['conversation']}")
+    entries = client.get("/api/admin/audit").json()["entries"]
     assert entries[0]["action"] == "read_conversation"
     assert {"login", "login_failed"} <= {entry["action"] for entry in entries}
     assert "양자" not in json.dumps(entries, ensure_ascii=False)
     client.post("/api/owner/logout", json={})
-    assert client.get("/api/desk/overview").status_code == 401
+    assert client.get("/api/admin/overview").status_code == 401
 
 
 def test_wrong_passwords_are_limited(runs: Path) -> None:
@@ -342,10 +342,10 @@ def test_what_is_broken_is_refused(client: TestClient, request_: dict[str, Any],
     "path",
     [
         "/api/comparisons/tally?first=1&second=-60572299791459511698172191496478916608",
-        "/api/desk/conversations?text=%00",
-        "/api/desk/conversations?before=%00",
+        "/api/admin/conversations?text=%00",
+        "/api/admin/conversations?before=%00",
         "/api/conversations/%00",
-        "/api/desk/runs/99999999999999999999999",
+        "/api/admin/runs/99999999999999999999999",
     ],
 )
 def test_values_that_no_database_holds(client: TestClient, path: str) -> None:
@@ -390,7 +390,7 @@ def test_logs_hold_no_text(client: TestClient, caplog: pytest.LogCaptureFixture)
         client.post("/api/corrections", json={"reply": reply["id"], "answer": f"{canary}!"})
         client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": canary}]})
         client.post("/api/ask", json={"question": canary, "run": canary})
-        client.get(f"/api/desk/conversations?text={canary}")
+        client.get(f"/api/admin/conversations?text={canary}")
     told = "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith("httpx"))  # the client's own
     assert f"reply {reply['id']}: {len(canary)} characters" in told
     assert "카나리아" not in told
@@ -423,4 +423,4 @@ def test_programs_are_kept_only_where_wanted(trained: Run, tmp_path: Path) -> No
         with served(runs, store_api=store_api) as client:
             assert client.post("/v1/chat/completions", json=chat).status_code == 200
             log_in(client)
-            assert len(client.get("/api/desk/conversations").json()["conversations"]) == count
+            assert len(client.get("/api/admin/conversations").json()["conversations"]) == count

@@ -59,7 +59,7 @@ class Server:
     def kept(self) -> list[dict[str, Any]]:
         """Everybody's conversations."""
         log_in(self.client)
-        found: list[dict[str, Any]] = self.client.get("/api/desk/conversations").json()["conversations"]
+        found: list[dict[str, Any]] = self.client.get("/api/admin/conversations").json()["conversations"]
         return found
 
 
@@ -542,7 +542,7 @@ def test_only_listed_pages_may_show_the_chat(runs: Path) -> None:
         page = server.client.get("/").headers
         assert f"frame-ancestors {shop} https://*.shop.example; " in page["content-security-policy"]
         assert "x-frame-options" not in page
-        for path in ("/desk", "/api/info", "/static/page.js"):
+        for path in ("/admin", "/api/info", "/static/page.js"):
             other = server.client.get(path).headers
             assert "frame-ancestors 'none'" in other["content-security-policy"]
             assert other["x-frame-options"] == "DENY"

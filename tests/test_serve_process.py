@@ -130,9 +130,9 @@ def test_the_official_client(server: Server) -> None:
         client.chat.completions.create(model="daedap", messages=messages, response_format={"type": "json_object"})
 
 
-def test_the_page_and_the_desk_are_there(server: Server) -> None:
+def test_the_page_and_the_admin_page_are_there(server: Server) -> None:
     with visitor(server) as client:
-        for path in ("/", "/desk"):
+        for path in ("/", "/admin"):
             assert client.get(path).headers["content-type"].startswith("text/html")
 
 
@@ -229,7 +229,7 @@ def test_two_servers_and_one_database(trained: Run, tmp_path: Path, database: li
             assert vote.status_code == 200
             replies = there.get(f"/api/conversations/{asked['conversation']}").json()["replies"]
             assert (replies[0]["vote"], replies[-1]["source"]) == ("good", "lesson")
-            hits = there.get("/api/desk/lessons").json()["lessons"][0]["hits"]
+            hits = there.get("/api/admin/lessons").json()["lessons"][0]["hits"]
             assert hits == sum(reply["source"] == "lesson" for reply in replies)
         assert not [line for line in first.log + second.log if "failed" in line]
 

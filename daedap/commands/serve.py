@@ -1,4 +1,4 @@
-"""`daedap serve`: a chat page, an owner's desk and OpenAI's API in one process."""
+"""`daedap serve`: a chat page, an admin page and OpenAI's API in one process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def serve(
     answer_options: Annotated[AnswerOptions, Parameter(name="*")] = AnswerOptions(),
     runs: Path = RUNS,
 ) -> None:
-    """Serve a run: a chat page, the owner's desk, and OpenAI's API under /v1. Ctrl-C stops it.
+    """Serve a run: a chat page, the admin page, and OpenAI's API under /v1. Ctrl-C stops it.
 
     Raises RunError, SettingsError and StorageError.
 
@@ -68,7 +68,7 @@ def serve(
         app = served.app() if options.workers == 1 else None  # several processes open their bots themselves
         tell([translate("Run {number} answers at {url} (Ctrl-C stops it)", number=number, url=where)])
         if options.page and not (options.owner_password or os.environ.get("DAEDAP_OWNER_PASSWORD")):
-            message = "The owner's desk: {url}/desk, its password is in {file}"
+            message = "The admin page: {url}/admin, its password is in {file}"
             tell([translate(message, url=where, file=runs / PASSWORD)])
         tell(_channel_lines(options, where, channel_secrets(options, runs)))
         if app:

@@ -14,10 +14,10 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from daedap.errors import DaedapError, RunError, StorageError
+from daedap.serve.admin import login_router
+from daedap.serve.admin import router as admin_router
 from daedap.serve.channels.kakao import router as kakao_router
 from daedap.serve.channels.naver import router as naver_router
-from daedap.serve.desk import login_router
-from daedap.serve.desk import router as desk_router
 from daedap.serve.errors import ApiError
 from daedap.serve.logs import log_failure
 from daedap.serve.metrics import forget_process
@@ -59,7 +59,7 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
     if service.options.page:
         app.include_router(page_router)
         app.include_router(login_router)
-        app.include_router(desk_router)
+        app.include_router(admin_router)
         app.include_router(pages_router)
         app.mount("/static", PageFiles(), name="static")
     return Guard(app, service)

@@ -32,7 +32,7 @@ class ServeOptions:
     api_key: str | None = None
     """Key that clients of /v1 must send; several are separated by commas. [default: DAEDAP_API_KEY]"""
     owner_password: str | None = None
-    """Password of the owner's desk. [default: DAEDAP_OWNER_PASSWORD, else one that is made and kept beside the runs]"""
+    """Password of the admin page. [default: DAEDAP_OWNER_PASSWORD, else one that is made and kept beside the runs]"""
     allowed_hosts: tuple[str, ...] = ()
     """Names under which the server is reached, beside localhost: chat.example.com."""
     allowed_origins: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class ServeOptions:
     channel_votes: bool = False
     """Ask in KakaoTalk and TalkTalk whether an answer helped, by two more buttons."""
     page: bool = True
-    """Serve the chat page and the owner's desk; without, only the API."""
+    """Serve the chat page and the admin page; without, only the API."""
     name: str | None = None
     """Name of the bot on the page. [default: daedap]"""
     ai_notice: bool = True

@@ -246,7 +246,7 @@ def correct(body: Correction, server: Server, client: Client, owner: IsOwner) ->
 
 
 def lesson_json(server: Service, lesson: TaughtLesson) -> Json:
-    """A lesson for the desk."""
+    """A lesson for the admin page."""
     return {
         **lesson.to_json(),
         "conflict": Conflicts.of(server.bots.current, server.lessons.in_force()).with_lesson(lesson),

@@ -1,4 +1,4 @@
-"""The pages for people: the chat, the owner's desk, a run's report; and the files they are made of."""
+"""The pages for people: the chat, the admin page, a run's report; and the files they are made of."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ async def chat() -> FileResponse:
     return FileResponse(_STATIC / "index.html", headers=_FRESH)
 
 
-@router.get("/desk")
-async def desk() -> FileResponse:
-    """The owner's desk, or its login."""
-    return FileResponse(_STATIC / "desk.html", headers=_FRESH)
+@router.get("/admin")
+async def admin() -> FileResponse:
+    """The admin page, or its login."""
+    return FileResponse(_STATIC / "admin.html", headers=_FRESH)
 
 
-@router.get("/desk/runs/{number}/report")
+@router.get("/admin/runs/{number}/report")
 def report(number: int, server: Server, request: Request) -> Response:
     """What `daedap report` writes; whoever is not the owner is led to the login."""
     from daedap.evaluation.diagnose import diagnose
     from daedap.evaluation.report import report_page  # with jinja2, which the server can start without
 
     if not owner_of(request):
-        return RedirectResponse("/desk", status_code=303)
+        return RedirectResponse("/admin", status_code=303)
     run = next((run for run in server.bots.complete() if run.number == number), None)
     if not run:
         raise not_found("run")

@@ -1,4 +1,4 @@
-// What the chat page and the desk have in common: icons, texts with links, times, the choice of light or dark.
+// What the chat page and the admin page have in common: icons, texts with links, times, the choice of light or dark.
 
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
 import { KOREAN, t } from "./words.js";

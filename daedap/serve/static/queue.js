@@ -66,7 +66,7 @@ function Cards({ items, card, onKey, label }) {
 
 /** Questions that the bot did not understand, or whose answer was called bad, most asked first. */
 export function Unanswered({ onChanged }) {
-  const [loaded, failure, reload] = useLoaded(() => get("/api/desk/unanswered"));
+  const [loaded, failure, reload] = useLoaded(() => get("/api/admin/unanswered"));
   const [done, setDone] = useState(null);
   const finish = (message) => {
     setDone(message);
@@ -77,11 +77,11 @@ export function Unanswered({ onChanged }) {
     const nearest = offered(group);
     if (!nearest) return;
     const lesson = { reply: group.questions[0].reply, question: group.question, answer: nearest.answer, scope: "similar" };
-    await post("/api/desk/lessons", lesson);
+    await post("/api/admin/lessons", lesson);
     finish(t("Learned: “{question}”", { question: group.question }));
   };
   const dismiss = async (group) => {
-    await post("/api/desk/unanswered/dismiss", { questions: group.questions.map((one) => one.question) });
+    await post("/api/admin/unanswered/dismiss", { questions: group.questions.map((one) => one.question) });
     finish(t("Dismissed: “{question}”", { question: group.question }));
   };
   if (failure) return html`<${Trouble} failure=${failure} onRetry=${reload} />`;
@@ -125,29 +125,29 @@ const STATES = ["pending", "accepted", "rejected", "undone", "replaced"];
 /** Lessons: those that wait for a decision, those in force with their hits, and the rest. */
 export function Lessons({ counts, onChanged, onConversation }) {
   const [state, setState] = useState(counts?.pending ? "pending" : "accepted");
-  const [loaded, failure, reload] = useLoaded(() => get(`/api/desk/lessons?state=${state}`), [state]);
+  const [loaded, failure, reload] = useLoaded(() => get(`/api/admin/lessons?state=${state}`), [state]);
   const [adding, setAdding] = useState(false);
   const refresh = () => {
     reload();
     onChanged();
   };
   const decide = async (key, lesson) => {
-    await post(`/api/desk/lessons/${lesson.id}/${key === "a" ? "accept" : "reject"}`, {});
+    await post(`/api/admin/lessons/${lesson.id}/${key === "a" ? "accept" : "reject"}`, {});
     refresh();
   };
   const undo = async (lesson) => {
-    await post(`/api/desk/lessons/${lesson.id}/undo`, {});
+    await post(`/api/admin/lessons/${lesson.id}/undo`, {});
     refresh();
   };
-  const change = (lesson) => async ({ question, answer, scope }) => post(`/api/desk/lessons/${lesson.id}/accept`, { question, answer, scope });
+  const change = (lesson) => async ({ question, answer, scope }) => post(`/api/admin/lessons/${lesson.id}/accept`, { question, answer, scope });
   const names = { pending: t("Pending"), accepted: t("Active"), rejected: t("Rejected"), undone: t("Undone"), replaced: t("Replaced") };
   const card = ({ item, act, editing, close }) => html`<${Lesson} lesson=${item} act=${act} editing=${editing} close=${close} onUndo=${() => undo(item)} save=${change(item)} onSaved=${() => { close(); refresh(); }} onConversation=${onConversation} />`;
   return html`
     <header class="head"><h1>${t("Lessons")}</h1>
-      <div class="row"><a class="button slim" href="/api/desk/lessons.csv" download><${Icon} name="download" />CSV</a>
+      <div class="row"><a class="button slim" href="/api/admin/lessons.csv" download><${Icon} name="download" />CSV</a>
         <button class="button primary slim" type="button" aria-expanded=${adding} onClick=${() => setAdding(!adding)}><${Icon} name="plus" />${t("New lesson")}</button></div>
     </header>
-    ${adding && html`<${Correction} question="" owner=${true} save=${(lesson) => post("/api/desk/lessons", lesson)} onSaved=${() => { setAdding(false); setState("accepted"); refresh(); }} onClose=${() => setAdding(false)} />`}
+    ${adding && html`<${Correction} question="" owner=${true} save=${(lesson) => post("/api/admin/lessons", lesson)} onSaved=${() => { setAdding(false); setState("accepted"); refresh(); }} onClose=${() => setAdding(false)} />`}
     <div class="scroll"><div class="segments" role="group" aria-label=${t("Which lessons")}>
       ${STATES.map((one) => html`<button key=${one} type="button" aria-pressed=${state === one} onClick=${() => setState(one)}>${names[one]} ${counts?.[one] > 0 && html`<span class="number">${counts[one]}</span>`}</button>`)}
     </div></div>

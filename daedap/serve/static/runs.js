@@ -1,4 +1,4 @@
-// The runs on the owner's desk: their list, and one of them with its curves and scores.
+// The runs on the admin page: their list, and one of them with its curves and scores.
 
 import { get } from "./api.js";
 import { ago, count, Icon, moment, runName, Trouble, useLoaded } from "./parts.js";
@@ -22,7 +22,7 @@ const METRICS = [
 const SYSTEMS = { bot: () => t("bot"), model: () => t("model"), base: () => t("base"), retrieval: () => t("look-up"), human: () => t("human") };
 
 export function Runs() {
-  const [loaded, failure, reload] = useLoaded(() => get("/api/desk/runs"));
+  const [loaded, failure, reload] = useLoaded(() => get("/api/admin/runs"));
   const [chosen, setChosen] = useState(null);
   if (chosen != null) return html`<${Run} number=${chosen} onBack=${() => setChosen(null)} />`;
   const states = { interrupted: t("interrupted"), "in training": t("in training"), damaged: t("damaged") };
@@ -46,14 +46,14 @@ function Headline({ headline }) {
 }
 
 function Run({ number, onBack }) {
-  const [run, failure, reload] = useLoaded(() => get(`/api/desk/runs/${number}`), [number]);
+  const [run, failure, reload] = useLoaded(() => get(`/api/admin/runs/${number}`), [number]);
   const back = html`<button class="button quiet slim" type="button" onClick=${onBack}><${Icon} name="back" />${t("All runs")}</button>`;
   if (failure) return html`${back}<${Trouble} failure=${failure} onRetry=${reload} />`;
   if (!run) return html`${back}<${Waiting} />`;
   return html`${back}
     <header class="head"><div><h1>${runName(number)}</h1>
       <p class="soft">${[run.file, run.base, run.method, moment(run.finished)].filter(Boolean).join(" · ")}</p></div>
-      <a class="button slim" href=${`/desk/runs/${number}/report`} target="_blank" rel="noopener">${t("Full report")}</a>
+      <a class="button slim" href=${`/admin/runs/${number}/report`} target="_blank" rel="noopener">${t("Full report")}</a>
     </header>
     <div class="tiles">
       ${METRICS.filter(([name]) => ["hits_at_1", "question_gain", "bpc"].includes(name) && run.headline[name] != null).map(([name, title, factor, digits]) => html`<div class="tile" key=${name}><span>${title()}</span><b>${(factor * run.headline[name]).toFixed(digits)}</b></div>`)}

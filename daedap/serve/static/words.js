@@ -21,7 +21,7 @@ const KO = {
   "Close": "닫기",
   "Conversations are not stored.": "대화를 저장하지 않아요.",
   "Conversations are deleted after {count} days.": "대화는 {count}일 뒤에 지워져요.",
-  "Owner's desk": "관리",
+  "Admin page": "관리",
   "signed in": "로그인됨",
   "Which run answers": "대답할 학습 결과",
   "Newest": "최신",
@@ -101,7 +101,7 @@ const KO = {
   "Your choice": "고른 답",
   "Which answer is better?": "어느 답이 나은가요?",
   "Both give the same answer, so there is nothing to choose.": "두 답이 같아서 고를 것이 없어요.",
-  // desk
+  // admin page
   "Overview": "한눈에",
   "Not understood": "못 알아들은 질문",
   "Lessons": "고친 답",

@@ -1,4 +1,4 @@
-// The owner's desk: what happened, what was not understood, lessons, conversations, runs, and who did what.
+// The admin page: what happened, what was not understood, lessons, conversations, runs, and who did what.
 
 import { Failure, get, post, remove } from "./api.js";
 import { ago, Confirmed, count, Icon, Linked, Mark, moment, percent, ThemeSwitch, Trouble, useLoaded } from "./parts.js";
@@ -17,7 +17,7 @@ const VIEWS = [
   ["audit", "list", () => t("Log")],
 ];
 
-function Desk() {
+function Admin() {
   const [info, failure, reload] = useLoaded(() => get("/api/info"));
   if (failure) return html`<main class="login"><${Trouble} failure=${failure} onRetry=${reload} /></main>`;
   if (!info) return html`<main class="login"><${Waiting} /></main>`;
@@ -38,7 +38,7 @@ function Login({ onIn }) {
     }
   };
   return html`<main class="login"><form onSubmit=${enter}>
-    <${Mark} /><h1>${t("Owner's desk")}</h1>
+    <${Mark} /><h1>${t("Admin page")}</h1>
     <label class="field"><span>${t("Password")}</span><input class="input" type="password" autocomplete="current-password" autofocus value=${password} aria-invalid=${failure?.code === "unauthorized"} onInput=${(event) => setPassword(event.target.value)} /></label>
     ${failure && (failure.code === "unauthorized" ? html`<p class="notice bad" role="alert">${t("The password is wrong.")}</p>` : html`<${Trouble} failure=${failure} />`)}
     <button class="button primary" disabled=${!password}>${t("Sign in")}</button>
@@ -49,7 +49,7 @@ function Login({ onIn }) {
 function Inside({ info, onLeave }) {
   const named = () => location.hash.slice(1).split("/");
   const [[view, detail], setPlace] = useState(named().length && VIEWS.some(([name]) => name === named()[0]) ? named() : ["overview"]);
-  const [overview, failure, reload] = useLoaded(() => get("/api/desk/overview"), [view]);
+  const [overview, failure, reload] = useLoaded(() => get("/api/admin/overview"), [view]);
   const main = useRef();
   const go = (...place) => {
     history.pushState(null, "", `#${place.join("/")}`);
@@ -57,7 +57,7 @@ function Inside({ info, onLeave }) {
     main.current.scrollTop = 0;
     main.current.focus({ preventScroll: true });
   };
-  useEffect(() => document.querySelector(".desk-side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [view]);
+  useEffect(() => document.querySelector(".admin-side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [view]);
   useEffect(() => {
     const back = () => setPlace(named());
     addEventListener("popstate", back);
@@ -69,13 +69,13 @@ function Inside({ info, onLeave }) {
   const waiting = { unanswered: overview?.unanswered, lessons: overview?.lessons.pending };
   const open = (id) => go("conversations", id);
   return html`
-    <aside class="side desk-side" aria-label=${t("Owner's desk")}>
+    <aside class="side admin-side" aria-label=${t("Admin page")}>
       <div class="top"><a class="brand" href="/"><${Mark} /><span>${t("Daedap")}</span></a><span class="only-narrow tools"><${ThemeSwitch} /><${Leave} onLeave=${onLeave} /></span></div>
-      <nav aria-label=${t("Owner's desk")}>${VIEWS.map(([name, icon, title]) => html`<a key=${name} href=${`#${name}`} aria-current=${view === name ? "page" : null} onClick=${(event) => { event.preventDefault(); go(name); }}>
+      <nav aria-label=${t("Admin page")}>${VIEWS.map(([name, icon, title]) => html`<a key=${name} href=${`#${name}`} aria-current=${view === name ? "page" : null} onClick=${(event) => { event.preventDefault(); go(name); }}>
         <${Icon} name=${icon} /><span>${title()}</span>${waiting[name] > 0 && html`<b class="number" aria-label=${t("{count} waiting", { count: waiting[name] })}>${waiting[name]}</b>`}</a>`)}</nav>
       <div class="foot row"><a class="button quiet slim" href="/"><${Icon} name="back" />${t("Back to the chat")}</a><span class="grow"></span><${ThemeSwitch} /><${Leave} onLeave=${onLeave} /></div>
     </aside>
-    <main class="scroller desk" ref=${main} tabindex="-1"><div class="wide">
+    <main class="scroller admin" ref=${main} tabindex="-1"><div class="wide">
       ${view === "overview" && html`<${Overview} overview=${overview} failure=${failure} name=${info.name} go=${go} onRetry=${reload} />`}
       ${view === "unanswered" && html`<${Unanswered} onChanged=${reload} />`}
       ${view === "lessons" && overview && html`<${Lessons} counts=${overview.lessons} onChanged=${reload} onConversation=${open} />`}
@@ -142,7 +142,7 @@ function Talks({ onOpen }) {
   const [asked, setAsked] = useState("");
   const [more, setMore] = useState([]);
   const [next, setNext] = useState(null);
-  const path = (before) => `/api/desk/conversations?${new URLSearchParams({ limit: 50, ...(only && { only }), ...(asked && { text: asked }), ...(before && { before }) })}`;
+  const path = (before) => `/api/admin/conversations?${new URLSearchParams({ limit: 50, ...(only && { only }), ...(asked && { text: asked }), ...(before && { before }) })}`;
   const [loaded, failure, reload] = useLoaded(() => get(path()), [only, asked]);
   useEffect(() => {
     const timer = setTimeout(() => setAsked(text.trim()), 300);
@@ -176,9 +176,9 @@ function Talks({ onOpen }) {
 }
 
 function Talk({ id, onBack }) {
-  const [talk, failure, reload] = useLoaded(() => get(`/api/desk/conversations/${encodeURIComponent(id)}`), [id]);
+  const [talk, failure, reload] = useLoaded(() => get(`/api/admin/conversations/${encodeURIComponent(id)}`), [id]);
   const [problem, setProblem] = useState(null);
-  const forget = () => remove(`/api/desk/conversations/${encodeURIComponent(id)}`).then(onBack, setProblem);
+  const forget = () => remove(`/api/admin/conversations/${encodeURIComponent(id)}`).then(onBack, setProblem);
   const votes = { good: ["good", t("good")], bad: ["bad", t("bad")] };
   return html`
     <div class="row"><button class="button quiet slim" type="button" onClick=${onBack}><${Icon} name="back" />${t("All conversations")}</button><span class="grow"></span>
@@ -193,7 +193,7 @@ function Talk({ id, onBack }) {
 }
 
 function Audit() {
-  const [loaded, failure, reload] = useLoaded(() => get("/api/desk/audit?limit=100"));
+  const [loaded, failure, reload] = useLoaded(() => get("/api/admin/audit?limit=100"));
   const actors = { owner: t("owner"), visitor: t("visitor"), command: t("command line"), server: t("server") };
   const actions = {
     login: t("Sign in"), login_failed: t("failed to sign in"), logout: t("Sign out"), delete_conversation: t("deleted a conversation"), delete_conversations: t("deleted conversations"),
@@ -207,5 +207,5 @@ function Audit() {
       <tbody>${loaded.entries.map((entry, n) => html`<tr key=${n}><td>${moment(entry.time)}</td><td>${actors[entry.actor] ?? entry.actor}</td><td>${actions[entry.action] ?? entry.action}</td><td class="soft small">${Object.entries(entry.detail ?? {}).map(([name, value]) => `${name} ${value}`).join(", ")}</td></tr>`)}</tbody></table></div>`}`;
 }
 
-document.title = t("Owner's desk");
-render(html`<${Desk} />`, document.getElementById("app"));
+document.title = t("Admin page");
+render(html`<${Admin} />`, document.getElementById("app"));

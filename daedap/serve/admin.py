@@ -1,4 +1,4 @@
-"""/api of the owner's desk: login, runs, conversations, what was not understood, lessons, audit."""
+"""/api of the admin page: login, runs, conversations, what was not understood, lessons, audit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def require_owner(request: Request) -> None:
 
 
 login_router = APIRouter(prefix="/api/owner")
-router = APIRouter(prefix="/api/desk", dependencies=[Depends(require_owner)])
+router = APIRouter(prefix="/api/admin", dependencies=[Depends(require_owner)])
 
 
 class Login(BaseModel):
