@@ -387,6 +387,12 @@ def test_the_admin_page_is_accessible(visit: Callable[..., Visit]) -> None:
     here.page.get_by_role("button", name="학습 결과 2번").click()
     expect(here.page.get_by_role("img", name="손실")).to_be_visible()
     assert here.violations() == []
+    here.page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    here.page.get_by_role("navigation").get_by_role("link", name="기록").click()
+    log = here.page.locator("table.log")
+    expect(log).to_contain_text("로그인")
+    assert here.violations() == []
+    assert log.evaluate("table => table.scrollWidth <= table.parentElement.clientWidth"), "its details can be read"
 
 
 @browser_needed

@@ -57,7 +57,7 @@ function Inside({ info, onLeave }) {
     main.current.scrollTop = 0;
     main.current.focus({ preventScroll: true });
   };
-  useEffect(() => document.querySelector(".admin-side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [view]);
+  useEffect(() => document.querySelector(".admin-side [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }), [view, overview]);
   useEffect(() => {
     const back = () => setPlace(named());
     addEventListener("popstate", back);
