@@ -110,6 +110,16 @@ def test_replies_equal_those_of_pytorch(both: Implementations) -> None:
             assert reply.log2_probability == pytest.approx(want.log2_probability, abs=0.05)
 
 
+def test_pytorch_chooses_among_the_tokens_of_a_shortlist(kogpt2: TorchModel, tmp_path: Path) -> None:
+    """Else an engine with a shortlist would count as wrong, and be thrown away, as that of gemma-3-270m once was."""
+    first, second = kogpt2.prompt.tokenizer("사랑", add_special_tokens=False)["input_ids"][0], 300
+    model = favour(kogpt2, [first, second])
+    kept = [second, kogpt2.prompt.template.eos_id]
+    short = converted(model, tmp_path, kept)
+    free, (wanted, _) = model.reply(LEARNED[:1])[0], replace(model, allowed=torch.tensor(kept)).greedy(LEARNED[:1])[0]
+    assert wanted.text == short.reply(LEARNED[:1])[0].text != free.text
+
+
 def test_a_shortlist_has_a_file_of_its_own(both: Implementations) -> None:
     assert not (both.engine.folder / "replies").exists()
     assert (both.short.folder / "replies" / "model.bin").exists()

@@ -109,9 +109,11 @@ def write_engine(run: Run, rows: RunRows, model: TorchModel) -> None:
 
     No failure here may cost the training: only a disk that can't be written ends the run (StorageError).
     """
-    model, prompt = replace(model, precision="fp32"), model.prompt
-    reference = Reference.of(model, [*rows["dev"], *rows["train"]])
+    prompt = model.prompt
     kept = shortlist(prompt, prompt.fitting_examples(rows["train"]))
+    kept = kept if kept is not None and _pays(model.model, len(kept)) else None
+    model = replace(model, precision="fp32", allowed=kept)  # the reference chooses among the same tokens as the engine
+    reference = Reference.of(model, [*rows["dev"], *rows["train"]])
     try:
         with new_folder(run.folder / ENGINE) as folder:
             for int8 in (True, False):
@@ -145,7 +147,7 @@ def convert(
     `largest_pair`: the largest sum of two neighbouring int8 weights; None keeps float32. Raises EngineError when
     CTranslate2 doesn't support the model.
     """
-    pays = kept is not None and _saving(model, len(kept)) > _MIN_SAVING
+    pays = kept is not None and _pays(model, len(kept))
     spec = _build_spec(model, prompt, largest_pair)
     _save(spec, folder)
     if kept is not None and pays:
@@ -153,11 +155,12 @@ def convert(
         _save(spec, folder / REPLIES)
 
 
-def _saving(model: PreTrainedModel, kept: int) -> float:
-    """Fraction of the weights read per generated token that a head for so many tokens saves."""
+def _pays(model: PreTrainedModel, kept: int) -> bool:
+    """Whether a head for so many tokens saves enough of the weights that are read per generated token."""
     head, embedding = cast("nn.Linear", model.get_output_embeddings()), model.get_input_embeddings()
     looked_up = 0 if embedding.weight is head.weight else cast("Tensor", embedding.weight).numel()
-    return (head.out_features - kept) * head.in_features / (model.num_parameters() - looked_up)
+    saved = (head.out_features - kept) * head.in_features
+    return saved > _MIN_SAVING * (model.num_parameters() - looked_up)
 
 
 def _build_spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None) -> Any:

@@ -37,6 +37,8 @@ class TorchModel:
     device: str = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
     """Of scoring; generation always runs in fp32."""
+    allowed: Tensor | None = None
+    """Sorted ids, (tokens,), that it may generate; None: all but control tokens."""
 
     def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
         """As `LanguageModel.log2_probability`."""
@@ -93,7 +95,7 @@ class TorchModel:
         length = max(map(len, prompts))
         ids = torch.tensor([[self.prompt.pad_id] * (length - len(ids)) + ids for ids in prompts], device=self.device)
         mask = torch.tensor([[0] * (length - len(ids)) + [1] * len(ids) for ids in prompts], device=self.device)
-        recorder = _TokenRecorder(self._rules.suppressed_ids)
+        recorder = _TokenRecorder(self._suppressed_ids)
         sequences: Tensor = cast("Any", self.model).generate(
             ids, attention_mask=mask, generation_config=config, logits_processor=LogitsProcessorList([recorder])
         )
@@ -101,6 +103,14 @@ class TorchModel:
         rows = zip(new.tolist(), *recorder.nats_and_margins(new), strict=True)
         replies = ((self._rules.to_generation(ids, nats), margin) for ids, nats, margin in rows)
         return [(reply, min(margin[: reply.tokens])) for reply, margin in replies]
+
+    @cached_property
+    def _suppressed_ids(self) -> list[int]:
+        if self.allowed is None:
+            return list(self._rules.suppressed_ids)
+        kept = set(self.allowed.tolist())
+        rows = self.model.get_output_embeddings().out_features
+        return [token for token in range(rows) if token not in kept]
 
     def _generation_config(self, prompt_length: int, **options: Any) -> GenerationConfig:
         return GenerationConfig(
