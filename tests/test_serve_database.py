@@ -9,11 +9,12 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sql
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgresql import DATABASES, database_url
+from postgresql import DATABASES, database_url, new_database
 
 from daedap.database.connection import HEAD, Database, _engine, _migrate
 from daedap.database.conversations import ConversationStore, StoredReply
@@ -160,6 +161,17 @@ def test_two_servers_count_the_same_lessons(database: Database) -> None:
 def test_the_same_questions_dismissed_at_once(database: Database) -> None:
     store = ConversationStore(database)
     assert at_once(*[lambda: store.dismiss(["가나", "가 나", "다라"])] * 6) == [2] * 6
+
+
+@pytest.mark.slow
+def test_connections_that_postgresql_has_dropped_are_made_anew(postgresql: str, tmp_path: Path) -> None:
+    database = Database.open(new_database(postgresql, "dropped"), tmp_path)
+    assert LessonStore(database).revision() == 0
+    drop = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'dropped'"
+    with psycopg.connect(postgresql) as other:
+        assert other.execute(drop).fetchall()
+    assert LessonStore(database).revision() == 0
+    database.close()
 
 
 def test_sqlite_syncs_every_commit(tmp_path: Path) -> None:

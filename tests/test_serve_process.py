@@ -130,6 +130,32 @@ def test_the_official_client(server: Server) -> None:
         client.chat.completions.create(model="daedap", messages=messages, response_format={"type": "json_object"})
 
 
+def test_langchain(server: Server) -> None:
+    langchain = pytest.importorskip("langchain_openai", reason="pip install langchain-openai, which brings 30 packages")
+    where: Any = {"base_url": f"{server.url}/v1", "api_key": "unused", "max_retries": 0}
+    bot = langchain.ChatOpenAI(model="daedap", temperature=0.3, seed=1, max_tokens=100, **where)
+    told = bot.invoke([("system", "짧게"), ("user", "안녕"), ("assistant", "네"), ("user", KNOWN.question)])
+    assert (told.content, told.response_metadata["finish_reason"]) == (KNOWN.answer, "stop")
+    assert "".join(chunk.content for chunk in bot.stream(KNOWN.question)) == KNOWN.answer
+    assert [one.content for one in bot.batch([KNOWN.question, PAIRS[21].question])] == [KNOWN.answer, PAIRS[21].answer]
+    responses = langchain.ChatOpenAI(model="daedap", use_responses_api=True, **where)
+    assert responses.invoke(KNOWN.question).text == KNOWN.answer
+    assert langchain.OpenAI(model="daedap", **where).invoke(KNOWN.question) == KNOWN.answer
+    vectors = langchain.OpenAIEmbeddings(model="daedap-encoder", check_embedding_ctx_length=False, **where)
+    assert len(vectors.embed_documents(["가", "나"])) == 2
+
+
+def test_the_llm_command(server: Server, tmp_path: Path) -> None:
+    pytest.importorskip("llm", reason="pip install llm")
+    model = f"- model_id: 봇\n  model_name: daedap\n  api_base: {server.url}/v1\n"
+    (tmp_path / "extra-openai-models.yaml").write_text(model, encoding="utf-8")
+    environment = {**os.environ, "LLM_USER_PATH": str(tmp_path), "PYTHONUTF8": "1"}
+    for options in ((), ("--no-stream", "-s", "짧게", "-o", "temperature", "0.5", "-o", "seed", "3"), ("-c",)):
+        words = [sys.executable, "-m", "llm", "-m", "봇", "--key", "unused", *options, KNOWN.question]
+        ended = subprocess.run(words, env=environment, capture_output=True, encoding="utf-8", check=False)
+        assert ended.stdout.strip() == KNOWN.answer, ended.stderr
+
+
 def test_the_page_and_the_admin_page_are_there(server: Server) -> None:
     with visitor(server) as client:
         for path in ("/", "/admin"):
