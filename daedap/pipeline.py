@@ -58,8 +58,12 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
     base = _load_base(config, parent)
     config = _with_encoder(config, runs)
     fits = _fits(config, base)
-    loaded = load(Path(config.file), config.read, fits=fits)
+    loaded = load(Path(config.file), config.read, fits=fits, keep_too_long=parent is None)
     tell(loaded.report.lines())
+    if not loaded.report.usable:  # what is too long can't be scored either
+        message = "No row fits into --max-length {length}: the model learns how each begins; all are looked up whole."
+        tell([translate(message, length=config.model.max_length)])
+        config = replace(config, split=replace(config.split, dev_size=0, test_size=0))
     taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
     learned = list(filter(fits, taught))
     parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)

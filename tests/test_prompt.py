@@ -134,6 +134,19 @@ def test_a_long_question_loses_its_beginning(base: Base) -> None:
         base.prompt(whole.n_labels).example(PAIR)
 
 
+def test_a_pair_that_is_too_long_is_shortened_to_sentences(base: Base) -> None:
+    prompt = base.prompt(64)
+    answer = "길이 막혀요. " * 40
+    short = prompt.shortened(Pair(PAIR.question, answer, history=HISTORY))
+    assert prompt.fits(short)
+    assert not short.history
+    assert short.question == PAIR.question
+    assert answer.startswith(short.answer)
+    assert short.answer.endswith("막혀요.")
+    assert prompt.fits(prompt.shortened(Pair("길이막혀" * 400, "네")))
+    assert prompt.shortened(PAIR) == PAIR
+
+
 def test_a_question_that_is_too_long_is_reported(base: Base) -> None:
     with pytest.raises(DataError, match="--max-length"):
         base.prompt(64).question(Pair("길이 막혀 " * 40, ""))

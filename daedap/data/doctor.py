@@ -65,8 +65,18 @@ def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits:
     return doctor.report()
 
 
-def load(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: Fits | None = None) -> Loaded:
+def load(
+    path: Path,
+    read_options: ReadOptions = DEFAULT_READ_OPTIONS,
+    *,
+    fits: Fits | None = None,
+    keep_too_long: bool = False,
+) -> Loaded:
     """The usable pairs of a file, and the report that `check` gives.
+
+    Args:
+        path: As for `check`, as are `read_options` and `fits`.
+        keep_too_long: Where all pairs are too long, return them as `pairs` instead of raising DataError.
 
     Raises:
         DataError: The file can't be read, or has no usable row.
@@ -77,6 +87,8 @@ def load(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: 
     for pair, is_learned in doctor.kept_pairs():
         (pairs if is_learned else lookup).append(pair)
     report = doctor.report()
+    if not pairs and keep_too_long:
+        pairs, lookup = lookup, []
     if not pairs:
         raise _nothing_usable(report)
     return Loaded(pairs, report, lookup)

@@ -144,7 +144,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         """Exit code of `daedap check`: 1 when nothing is usable."""
-        return 0 if self.usable else 1
+        return 0 if self.usable or self.looked_up else 1
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON types."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from daedap.data.clean import BadRow, excerpt
@@ -27,10 +27,17 @@ def table_rows(table: Iterable[Record], columns: Columns | TurnColumns, source: 
     names = [comparison_form(name) for name in columns.names]
     categories = _CategoryAnswers(columns)
     for record in table:
-        if names and record.fields and [comparison_form(cell) for cell in record.fields] == names:
+        if names and record.fields and _repeats(names, record.fields):
             yield BadRow(record.line, "header", excerpt(record.text.strip()))
         else:
             yield from categories.fill(_row(record, columns, source))
+
+
+def _repeats(names: Sequence[str], fields: Sequence[str]) -> bool:
+    """Whether a row is the header again; most rows differ in their first cell."""
+    return len(names) == len(fields) and all(
+        comparison_form(cell) == name for cell, name in zip(fields, names, strict=True)
+    )
 
 
 def _row(record: Record, columns: Columns, source: Source) -> Iterator[Pair | BadRow]:

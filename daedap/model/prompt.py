@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -45,6 +45,16 @@ _PLACEHOLDERS = [f"MARK{n}MARK" for n in range(4)]
 _LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this length. oneDNN builds kernels for every new shape; with many shapes that
 takes twice as long as the training step itself: bench/RESULTS.md, "Few shapes"."""
+
+
+_SENTENCE_OR_WORD = re.compile(r".*[.!?。]\s|.*\s", re.DOTALL)
+
+
+def _beginning(text: str) -> str:
+    """About the first three quarters of a text: up to the last sentence or word that ends there."""
+    cut = text[: len(text) * 3 // 4]
+    end = _SENTENCE_OR_WORD.match(cut)
+    return end[0].strip() if end and end[0].strip() else cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,16 @@ class Prompt:
                 question = self.question(pair, self.max_length - len(answer))
                 examples.append(Example([*question, *answer], len(question)))
         return examples
+
+    def shortened(self, pair: Pair) -> Pair:
+        """The pair without its history and as far as it fits, to the end of a sentence or word: its beginning."""
+        pair = replace(pair, history=())
+        while pair.question + pair.answer and not self.fits(pair):
+            if len(pair.answer) >= len(pair.question):
+                pair = replace(pair, answer=_beginning(pair.answer))
+            else:
+                pair = replace(pair, question=_beginning(pair.question))
+        return pair
 
     def fits(self, pair: Pair) -> bool:
         """Whether question, answer and EOS fit into `max_length` without truncation; history is not counted."""

@@ -82,8 +82,9 @@ class Reference:
 
     @classmethod
     def of(cls, model: TorchModel, pairs: Sequence[Pair]) -> Reference:
-        """Compute it for the first rows that need no truncation."""
+        """Compute it for the first rows that need no truncation; where all do, for their beginnings."""
         rows = list(islice(filter(model.prompt.fits, pairs), _ROWS))
+        rows = rows or list(map(model.prompt.shortened, pairs[:_ROWS]))
         greedy = model.greedy(rows)
         return cls(
             tuple(rows),

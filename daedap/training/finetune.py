@@ -353,8 +353,13 @@ def _augmented_rows(options: TrainOptions, train: Sequence[Pair], rows: RunRows)
 
 
 def tokenize(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
-    """Tokenize the rows that fit; `more`: augmented training rows. Raises SettingsError when no row fits."""
+    """Tokenize the rows that fit; `more`: augmented training rows. Where none fits, the beginnings of all are learned.
+
+    Raises SettingsError when not even those fit.
+    """
     learned, held_out, augmented = (prompt.fitting_examples(rows) for rows in (train, dev, more))
+    if not learned:
+        learned = prompt.fitting_examples(map(prompt.shortened, train))
     if not learned:
         raise SettingsError(
             "No training row fits into --max-length {length}.", "Give a larger one.", length=prompt.max_length

@@ -180,7 +180,7 @@ def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, spl
         "format": loaded.report.source.format,
         "encoding": loaded.report.source.encoding,
         "rows": loaded.report.rows,
-        "usable": loaded.report.usable,
+        "usable": loaded.report.usable or len(loaded.pairs),
         **counts,
         **({"new": new} if split_result.new else {}),
         "components": len(set(parts.components)),
