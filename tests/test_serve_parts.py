@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from daedap.serve.batcher import Batcher
 from daedap.serve.errors import ApiError
-from daedap.serve.limits import RateLimit
+from daedap.serve.limits import RateLimit, prepare_limits
+from daedap.serve.metrics import FOLDER_VARIABLE, Metrics, forget_killed_processes
 
 Job = str
 
@@ -114,3 +118,34 @@ def test_limits_are_for_each_client() -> None:
     unlimited = RateLimit(0)
     for _ in range(1000):
         unlimited.take("a")
+
+
+def test_workers_share_limits_and_what_a_killed_one_was_busy_with_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    prepare_limits(str(tmp_path))
+    killed = """
+import os
+from daedap.serve.limits import RateLimit, prepare_limits
+from daedap.serve.metrics import FOLDER_VARIABLE, Metrics, forget_killed_processes
+from daedap.serve.metrics import Metrics
+metrics = Metrics()
+metrics.waiting.set(5)
+metrics.replies.labels("lesson").inc()
+RateLimit(2, "requests").take("a")
+os._exit(9)
+"""
+    assert subprocess.run([sys.executable, "-c", killed], check=False).returncode == 9
+    assert b"daedap_waiting 5.0" in Metrics().page()
+    forget_killed_processes()
+    page = Metrics().page()
+    assert b"daedap_waiting 5.0" not in page
+    assert b'daedap_replies_total{source="lesson"} 1.0' in page, "what it has done counts on"
+    limit = RateLimit(2, "requests")
+    limit.take("a")
+    with pytest.raises(ApiError) as refused:
+        limit.take("a")
+    assert refused.value.retry_after
+    assert 0 < refused.value.retry_after <= 30
+    RateLimit(2, "logins").take("a")
