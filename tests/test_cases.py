@@ -130,6 +130,9 @@ TABLES = {
     ),
     "whole lines between quotes, no header": ("a.csv", f'"{Q1};{A1}"\n"{Q2};{A2}"\n', BOTH),
     "whole lines between quotes below a bare header": ("a.csv", f'질문,답변\n"{Q1},{A1}"\n"{Q2},{A2}"\n', BOTH),
+    "bold marks below a title": ("a.md", f"## FAQ\n\n**Q. {Q1}**\n\nA. {A1}\n\n**Q. {Q2}**\n\nA. {A2}\n", BOTH),
+    "marks in the cells": ("a.csv", f"질문,답변\nQ1. {Q1},A1. {A1}\n[질문] {Q2},[답변] {A2}\n", BOTH),
+    "a form's own words": ("a.csv", f"타임스탬프,문의 내용을 입력하세요,답변\n3. 1,{Q1},{A1}\n3. 2,{Q2},{A2}\n", BOTH),
     "headings": ("a.md", f"# 자주 묻는 질문\n\n## {Q1}\n\n{A1}\n\n## {Q2}\n{A2}\n", BOTH),
 }
 
@@ -165,6 +168,13 @@ LAYOUTS: dict[str, Any] = {
         ],
     },
     "question: answer": {Q1: A1, Q2: A2},
+    "Gemini": [
+        {"contents": [{"role": "user", "parts": [{"text": q}]}, {"role": "model", "parts": [{"text": a}]}]}
+        for q, a in BOTH
+    ],
+    "Clova": [{"C_ID": n, "T_ID": 0, "Text": q, "Completion": a} for n, (q, a) in enumerate(BOTH)],
+    "a table of columns and data": {"columns": ["번호", "질문", "답변"], "data": [[1, Q1, A1], [2, Q2, A2]]},
+    "title and content inside": {"result": {"items": [{"faqTitle": q, "faqContent": a, "no": 1} for q, a in BOTH]}},
     "lists of two": [list(pair) for pair in BOTH],
     "lists below a header": [["질문", "답변"], *map(list, BOTH)],
     "whole columns": {"question": [Q1, Q2], "answer": [A1, A2]},
@@ -269,6 +279,11 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         "a.csv",
         "가,주차 되나요?\n나,네 됩니다.\n가,언제 열어요?\n나,아홉 시예요.\n가,그래요?\n나,네.\n",
         "not clear",
+    ),
+    "titles beside": (
+        "a.csv",
+        f"1,주차 안내,{Q1},{A1}\n2,시간 안내,{Q2},{A2}\n3,환불 안내,환불돼요?,칠 일 안에 됩니다.\n",
+        "--question-column 3 --answer-column 4",
     ),
     "three texts": (
         "a.csv",

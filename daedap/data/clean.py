@@ -75,6 +75,11 @@ _REPAIRS = (
     (re.compile(f"[{_SPACES}]"), " ", "spaces"),
 )
 _NEEDS_REPAIR = re.compile(f"[\r{_LINE_BREAKS}{_CONTROLS}{_INVISIBLE}{_SPACES}]|{_JOINER}")
+_ASKED, _ANSWERED = (
+    re.compile(rf"[\[<【(]?(?:{words})\s*\d*\s*[\]>】.:)：]+\s*(\S.*)$", re.IGNORECASE | re.DOTALL)
+    for words in ("Q|질문|문", "A|답변|답")
+)
+"""A question and an answer that say what they are: Q. …, [질문] …; only where both do, as A. may be a choice."""
 _DAMAGED = re.compile("[\ufffd\ud800-\udfff]")
 
 
@@ -94,6 +99,8 @@ def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:
     answer, more = clean_text(pair.answer)
     label, label_kinds = clean_text(pair.label)
     history = tuple(Message(message.role, clean_text(message.content)[0]) for message in pair.history)
+    if (asked := _ASKED.match(question)) and (answered := _ANSWERED.match(answer)):
+        question, answer, kinds = asked[1], answered[1], kinds | {"marks"}
     if (question, answer, label, history) == (pair.question, pair.answer, pair.label, pair.history):
         return pair, ()
     repaired = replace(pair, question=question, answer=answer, label=label, history=history)

@@ -248,7 +248,7 @@ class _Chooser:
         if "question" in self.places and "answer" not in self.places:
             self.add("answer", self.best("content"))
         elif "answer" in self.places and "question" not in self.places:
-            self.add("question", self.best("content", "title"))
+            self.add("question", self.best("content", "title", "utterance"))
         elif "question" not in self.places:
             title, content = self.best("title"), self.best("content")
             if title is not None and content is not None:
@@ -336,7 +336,7 @@ class _Chooser:
     def likely(self) -> tuple[int, int]:
         """The columns that a refusal suggests: of the texts, the one that asks most and the one that asks least."""
         texts = [index for index, stats in enumerate(self.stats) if stats.kind == "text"]
-        order = sorted(texts, key=lambda index: -self.stats[index].asks)
+        order = sorted(texts, key=lambda index: (-self.stats[index].asks, -self.stats[index].questions))
         order += [index for index in range(len(self.names)) if index not in texts]
         question, answer = (self.places.get(part, -1) for part in ("question", "answer"))
         if question < 0 or self.stats[question].kind == "number":

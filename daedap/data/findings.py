@@ -46,6 +46,7 @@ KINDS: dict[str, Kind] = {
     "category": Kind("repaired", "rows without an answer get one of their category"),
     "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
     "markup": Kind("repaired", "HTML, entities or Markdown"),
+    "marks": Kind("repaired", "marks such as Q. and A. before question and answer"),
     "control": Kind("repaired", "control characters"),
     "zero_width": Kind("repaired", "invisible characters"),
     "decomposed": Kind("repaired", "letters in pieces (NFD, as typed on a Mac)"),

@@ -54,7 +54,7 @@ _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also ma
         "출력 챗봇 봇 상담사 상담원 시스템 점원 직원 에이전트 chatbot bot assistant gpt system agent model ss",
     ),
     "label": (
-        "라벨 레이블 분류 카테고리 범주 클래스 의도 감정 유형 종류 주제 구분 분야 태그 도메인 토픽 label labels"
+        "라벨 레이블 분류 카테고리 범주 클래스 의도 인텐트 감정 유형 종류 주제 구분 분야 태그 도메인 토픽 label labels"
         " category categories class intent emotion sentiment topic tag tags domain type group genre section",
         "키워드 대상 keyword keywords",
     ),
@@ -95,7 +95,8 @@ _LANGUAGES = {"kr", "ko", "kor", "korean", "korea", "en", "eng", "english", "cle
 _FOLLOW_UP = {"suggested", "related", "next", "followup", "관련", "추천", "연관", "후속", "이전"}
 """Before a question: neither the question of the row nor another wording of it."""
 _FORM_REQUEST = re.compile(
-    "[을를은는]?(?:간단히|자세히|모두)?(?:적어|입력해|작성해|써|남겨|알려|말씀해)(?:주세요|주십시오|주시기바랍니다)$"
+    "[을를은는]?(?:간단히|자세히|모두)?(?:(?:적어|입력해|작성해|기재해|기입해|써|남겨|알려|말씀해)"
+    "(?:주세요|주십시오|주시기바랍니다)|(?:입력|작성|기재|기입)(?:하세요|하십시오|바랍니다)|(?:적으|쓰|남기)(?:세요|십시오))$"
 )
 """Ends the titles of a form's fields: 문의하실 내용을 적어 주세요."""
 _FORM_VERB = re.compile(r"(?<=문의|질문|상담|신고|건의|요청|제안)하(?:실|신|는|고싶은)")
@@ -129,6 +130,8 @@ def _role(text: str) -> HeaderRole | None:
     if not core:
         return _ROLES.get(words[-1]) if words else None
     role = _word_role(core[-1])
+    if core[1:] and core[-1] in ("name", "nm") and (named := _word_role(core[-2])) and named.role == "label":
+        role = named
     if role and role.role == "question" and (core[0] in _FOLLOW_UP or core[-1][:2] in _FOLLOW_UP):
         return HeaderRole("other", 0)
     return HeaderRole("content", 0) if role is None and len(core) < len(words) else role
@@ -152,6 +155,8 @@ def _compound_role(base: str, ending: str) -> HeaderRole | None:
             return base_role
         return HeaderRole("content", 0) if ending in ("내용", "본문") else None
     assert role, "an ending is generic or has a role"
+    if ending == "명" and base_role and base_role.role == "label":
+        return base_role
     if role.role == "title" and base_role:
         # 문의제목 is a weaker question than 문의내용; 답변제목 is no answer.
         return HeaderRole("question", base_role.rank + 0.5) if base_role.role == "question" else HeaderRole("other", 0)

@@ -7,7 +7,7 @@ with ### headings, numbered turns (HS01, SS01, …), and any of these inside fur
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from daedap.data.clean import BadRow, excerpt
@@ -46,6 +46,7 @@ _TEXT_KEYS = (
     "message",
     "sentence",
     "form",
+    "parts",
     "발화",
     "발화문",
     "문장",
@@ -128,7 +129,19 @@ def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
             return [*prompt, *completion]
         if isinstance(prompt, str):
             return [{"role": "user", "content": prompt}, *completion]
+    if isinstance(contents := row.get("contents"), list) and _is_messages(contents):  # Gemini's
+        return contents
     return next((row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key]), None)
+
+
+def _table_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of {"columns": ["질문", "답변"], "data": [["…", "…"], …]}, as pandas and databases write it."""
+    lists = {key: value for key, value in row.items() if isinstance(value, list)}
+    names = next((lists[key] for key in ("columns", "fields", "header", "headers") if key in lists), [])
+    data = next((lists[key] for key in ("data", "rows", "values", "records") if key in lists), [])
+    if not (names and all(isinstance(name, str) for name in names)):
+        return []
+    return [dict(zip(names, one, strict=True)) for one in data if isinstance(one, list) and len(one) == len(names)]
 
 
 def _is_messages(values: Sequence[Any]) -> bool:
@@ -345,10 +358,13 @@ def _mark_role(name: str) -> Role | None:
 def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth: int) -> Iterator[Pair | BadRow]:
     """The pairs of the objects inside an object: AI-Hub's and KorQuAD's layouts."""
     values = [value for value in row.values() if isinstance(value, dict | list)]
-    inner = [one for value in values for one in (value if isinstance(value, list) else [value])]
-    for number, value in enumerate(one for one in inner if isinstance(one, dict)):
+    inner = [
+        (one, isinstance(value, list)) for value in values for one in (value if isinstance(value, list) else [value])
+    ]
+    inner += [(one, True) for one in _table_in(row)]
+    for number, (value, is_listed) in enumerate(each for each in inner if isinstance(each[0], dict)):
         conversation = Conversation(f"{name}.{number}")
-        clear = choose if any(_names_pair(key) for key in value) else (lambda _: None)
+        clear = choose if _names_pair(value, is_listed) else (lambda _: None)
         pairs = [pair for pair in _pairs(value, line, clear, conversation) if isinstance(pair, Pair)]
         if pairs:
             yield from pairs
@@ -356,9 +372,10 @@ def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth
             yield from _nested(value, line, choose, f"{name}.{number}", depth - 1)
 
 
-def _names_pair(key: str) -> bool:
-    role = header_role(key)
-    return bool(role and role.role == "answer")
+def _names_pair(keys: Iterable[str], is_listed: bool) -> bool:
+    """Whether keys name an answer; in a list of objects, title and content are a pair as well."""
+    roles = {role.role for key in keys if (role := header_role(key))}
+    return "answer" in roles or (is_listed and {"title", "content"} <= roles)
 
 
 def _texts(value: object) -> list[str]:

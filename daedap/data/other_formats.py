@@ -33,9 +33,7 @@ def _word_mark(words: str) -> str:
 
 
 _ASKED, _ANSWERED = _word_mark("Q|질문|질의|물음|문"), _word_mark("A|답변|대답|응답|답")
-_WORDS = _Style(
-    re.compile(rf"{_FRONT}{_ASKED}(.*)$", re.IGNORECASE), re.compile(rf"{_FRONT}{_ANSWERED}(.*)$", re.IGNORECASE)
-)
+_WORDS = _Style(*(re.compile(rf"{_FRONT}{mark}(.*?)(?:\*\*)?\s*$", re.IGNORECASE) for mark in (_ASKED, _ANSWERED)))
 _WORDS_INLINE = _Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
 _LISTED = r"\s*(?:\d+[.)]\s+|[①-⑳]\s*|[-*•]\s+)?"
 _SEPARATOR = r"(?:[-=]+>|→|⇒|➔|➜|::+|(?<=[?？])\s*(?:[-–—:/])(?=\s))"
@@ -57,7 +55,7 @@ def _style_of(sample: Sequence[str]) -> _Style | None:
         if (
             questions - 1 <= answers <= questions + 1
             and questions > (style is not _WORDS)
-            and style.question.match(lines[0])
+            and (style.question.match(lines[0]) or (style is _WORDS and questions > 1 and _begins_asking(lines)))
         ):
             return style
     if inline := _inline_style(lines):
@@ -72,6 +70,12 @@ def _style_of(sample: Sequence[str]) -> _Style | None:
         if marks[:1] == [True] and sum(marks) - unanswered > 1 and unanswered <= allowed:
             return style
     return None
+
+
+def _begins_asking(lines: Sequence[str]) -> bool:
+    """Whether a question stands before the first answer, below a title of a few lines at most."""
+    question = next((number for number, line in enumerate(lines) if _WORDS.question.match(line)), len(lines))
+    return question < 4 and not any(_WORDS.answer and _WORDS.answer.match(line) for line in lines[:question])
 
 
 def _inline_style(lines: Sequence[str]) -> _Style | None:

@@ -82,7 +82,7 @@ def _is_side(name: str) -> bool:
 
 def _names_speakers(rows: Sequence[Sequence[str]], index: int) -> bool:
     """Whether the cells of a column are the names of two sides, one that asks and one that answers."""
-    cells = Counter(row[index].strip() for row in rows if index < len(row) and row[index].strip())
+    cells = Counter(row[index].strip() for row in rows if index < len(row) > 1 and row[index].strip())
     sides = {name: speaker_side(name) for name in cells if len(name) <= 12}
     known = sum(cells[name] for name, side in sides.items() if side)
     few = sum(side is not None for side in sides.values()) <= 4
