@@ -42,6 +42,16 @@ def chosen(*rows: str, **requested: str) -> tuple[int, int, int | None, bool]:
     ("header", "places"),
     [
         ("Q,A,label", (0, 1, 2)),
+        ("QSTN_CN,ANSWER_CN,CL_NM", (0, 1, 2)),
+        ("INQ_CN,RPLY_CN", (0, 1, None)),
+        ("sj,cn", (0, 1, None)),
+        ("글제목,글내용", (0, 1, None)),
+        ("항목,내용", (0, 1, None)),
+        ("민원명,처리절차", (0, 1, None)),
+        ("사례,해결방안", (0, 1, None)),
+        ("증상,조치방법", (0, 1, None)),
+        ("고객명,문의,답변", (1, 2, None)),
+        ("Intent Name,User Question,Bot Answer", (1, 2, 0)),
         ("QUESTION , Answer", (0, 1, None)),
         ("답변,질문,감정", (1, 0, 2)),
         ("대분류,발화,응답", (1, 2, 0)),
@@ -256,3 +266,10 @@ def test_keys_have_no_positions() -> None:
 def test_kinds_of_columns() -> None:
     table = [[str(n), "배송", f"2024-03-{n:02}", "김철수", question] for n, (question, _) in enumerate(DATA, 1)]
     assert [column_stats(table, index).kind for index in range(5)] == ["number", "category", "number", "name", "text"]
+
+
+def test_unknown_foreign_names_above_korean_texts_are_a_header() -> None:
+    rows = [",".join(row) for row in DATA]
+    assert chosen("orig,para", *rows) == (0, 1, None, True)
+    assert chosen("안녕,반가워", *rows) == (0, 1, None, False)
+    assert chosen("grp,orig,para,rest", *(f"배송,{row},없음" for row in rows)) == (1, 2, None, True)

@@ -20,7 +20,7 @@ from daedap.data.column_stats import Column, column_stats
 from daedap.data.headers import HeaderRole, header_role, is_header, is_second_header, names_other_data
 from daedap.data.turn_columns import TurnColumns, turn_columns, turns_by_content
 from daedap.errors import ColumnsError, DataError
-from daedap.korean.text import comparison_form
+from daedap.korean.text import HANGUL, comparison_form
 
 Part = Literal["question", "answer", "label"]
 
@@ -72,8 +72,25 @@ def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) ->
                 if len(rows) > index + 2 and is_second_header(below):
                     return Header(_join_headers(names, below), index + 1)
                 return Header(names, index)
+    if (first := next((index for index, row in enumerate(rows) if any(row)), None)) is not None and _is_foreign(
+        rows[first], rows[first + 1 :]
+    ):
+        return Header([name.strip() for name in rows[first]], first)
     misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
     return Header(list(misplaced), -1) if misplaced else None
+
+
+def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
+    names = [name.strip().lstrip("\ufeff") for name in row]
+    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names if name):
+        return False
+    korean = [
+        sum(index < len(cells) and bool(HANGUL.search(cells[index])) for cells in below) > 0.8 * len(below)
+        for index, name in enumerate(names)
+        if name
+    ]
+    return sum(korean) > 1
 
 
 def _is_misfit(row: Sequence[str], width: int) -> bool:
@@ -263,7 +280,8 @@ class _Chooser:
     def add_by_content(self) -> None:
         """Add what the headers leave open where only one choice is left: columns of text in their order."""
         missing: list[Part] = [part for part in ("question", "answer") if part not in self.places]
-        if not missing or (self.header and len(missing) == 2) or (self.keys and len(self.names) > 2):
+        unsaid = self.header and len(missing) == 2 and (self.keys or any(self.roles))
+        if not missing or unsaid or (self.keys and len(self.names) > 2):
             return
         free = [index for index in range(len(self.names)) if self.is_open(index)]
         texts = [index for index in free if self.stats[index].kind in ("text", "category")]

@@ -39,27 +39,30 @@ class HeaderRole(NamedTuple):
 
 _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also match the end of a longer word
     "question": (
-        "질문 question questions q ques quest",
-        "질의 물음 문의 발화 궁금한점 궁금한것 궁금증 query utterance inquiry enquiry patterns",
+        "질문 question questions q ques quest qstn qestn qust",
+        "질의 물음 문의 발화 궁금한점 궁금한것 궁금증 query utterance inquiry enquiry inq inqire inqry"
+        " patterns 묻기 묻고 묻다 물어보기 궁금해요",
         "민원 상담 요청 고민 사연 건의 제안 의뢰 신고 문제 지시 지시문 명령 명령문 명령어 프롬프트 쿼리 faq prompt"
         " instruction ask request problem",
         "",
         "입력 사용자 유저 고객 이용자 사람 환자 학생 내담자 손님 input user human customer client hs",
     ),
     "answer": (
-        "답변 대답 응답 answer answers a ans reponse",
-        "답 회신 회답 답장 해답 정답 답글 completion output outputs response responses reply",
-        "처리결과 조치결과 처리 조치 결과 해설 풀이 안내 안내문 해결 해결책 해결방법 solution resolution target chosen",
+        "답변 대답 응답 answer answers a ans reponse rply rspns",
+        "답 회신 회답 답장 해답 정답 답글 답하기 답하다 알려드려요 completion output outputs response responses reply",
+        "처리결과 조치결과 처리 조치 결과 처리절차 검토의견 멘트 해결방안 해결방법"
+        " 해설 풀이 안내 안내문 해결 해결책 solution resolution target chosen",
         "",
         "출력 챗봇 봇 상담사 상담원 시스템 점원 직원 에이전트 chatbot bot assistant gpt system agent model ss",
     ),
     "label": (
         "라벨 레이블 분류 카테고리 범주 클래스 의도 인텐트 감정 유형 종류 주제 구분 분야 태그 도메인 토픽 label labels"
-        " category categories class intent emotion sentiment topic tag tags domain type group genre section",
+        " category categories class intent emotion sentiment topic tag tags domain type group genre section cl ctgry"
+        " cate gubun 시나리오 메뉴 업무",
         "키워드 대상 keyword keywords",
     ),
-    "title": ("제목 표제 타이틀 title subject headline",),
-    "content": ("내용 본문 상세 설명 글 content contents body description detail details",),
+    "title": ("제목 표제 타이틀 항목 title subject headline sj ttl",),
+    "content": ("내용 본문 상세 설명 글 content contents body description detail details cn cont cntnt ctnt",),
     "alternatives": ("유사질문 동의질문 변형질문 alternatives phrasings paraphrases variants",),
     "speaker": (
         "화자 발화자 speaker participant sender role from 역할 발신자 대화자 participantid"
@@ -73,7 +76,8 @@ _WORDS: dict[Role, Sequence[str]] = {  # one string a rank; Korean words also ma
     "turn": ("turn turnid sentenceid utteranceid uttid 턴 발화번호 발화순번 발화순서",),
     "other": (
         "번호 순번 연번 일련번호 no num number id idx index seq url 링크 주소 link href 일자 날짜 일시 시간 시각"
-        " 일 월 연도 년도 date time datetime created updated at year 자 인 명 이름 성명 닉네임 name author writer"
+        " 일 월 연도 년도 date time datetime created updated at year dt de tm nm"
+        " 자 인 명 이름 성명 닉네임 name author writer"
         " 글쓴이 나이 연령 성별 age gender sex 전화 전화번호 연락처 휴대폰 핸드폰 phone tel mobile 이메일 메일 email"
         " mail 부서 담당부서 부서명 과 팀 기관 소속 처 담당 관리자 department dept team 수 건수 조회 조회수 추천수"
         " hit hits views count 여부 상태 진행상태 status state flag 비고 참고 note notes remark remarks 출처 source src"
@@ -91,6 +95,7 @@ _ROLES: dict[str, HeaderRole] = {
 _GENERIC_ENDINGS = ("내용", "사항", "요지", "본문", "원문", "문장", "텍스트", "문", "글")
 _ENDINGS = sorted({*_GENERIC_ENDINGS, *(word for word in _ROLES if re.match("[가-힣]", word))}, key=len, reverse=True)
 _GENERIC = {"text", "content", "contents", "body", "sentence", "string", "str", "message", "msg"}
+_GENERIC |= {"cn", "cont", "cntnt", "ctnt"}  # 내용 in the databases of Korean authorities: QESTN_CN, ANSWER_CN
 _LANGUAGES = {"kr", "ko", "kor", "korean", "korea", "en", "eng", "english", "clean", "raw", "full"}
 _FOLLOW_UP = {"suggested", "related", "next", "followup", "관련", "추천", "연관", "후속", "이전"}
 """Before a question: neither the question of the row nor another wording of it."""
@@ -155,12 +160,19 @@ def _compound_role(base: str, ending: str) -> HeaderRole | None:
             return base_role
         return HeaderRole("content", 0) if ending in ("내용", "본문") else None
     assert role, "an ending is generic or has a role"
-    if ending == "명" and base_role and base_role.role == "label":
+    if ending == "명" and base_role and (base_role.role == "label" or _is_asked(base_role)):
+        return HeaderRole(base_role.role, base_role.rank + 0.5)  # 민원명 is a weaker question than 민원내용
+    if ending in ("방법", "절차") and base_role and base_role.role == "answer":
         return base_role
-    if role.role == "title" and base_role:
+    if role.role == "title" and base_role and base_role.role != "content":
         # 문의제목 is a weaker question than 문의내용; 답변제목 is no answer.
         return HeaderRole("question", base_role.rank + 0.5) if base_role.role == "question" else HeaderRole("other", 0)
     return None if len(ending) == 1 and role.role in ("question", "answer") else role
+
+
+def _is_asked(role: HeaderRole) -> bool:
+    """Whether a role is what somebody asks, and not who asks (고객)."""
+    return role.role == "question" and role.rank < 3
 
 
 _STAFF = ["매니저", "운영자", "관리자", "담당자", "판매자", "사장", "manager", "operator", "admin", "staff", "seller"]

@@ -77,6 +77,8 @@ def _parse_line(number: int, line: str) -> Row | BadRow:
     text = line.strip("\ufeff \t\r\n").rstrip(",")
     try:
         row = json.loads(text)
+        if isinstance(row, str):  # encoded twice
+            row = json.loads(row)
     except (ValueError, RecursionError):
         row = _python_literal(text)
     return _as_row(row, number, line.strip())

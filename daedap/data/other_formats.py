@@ -27,12 +27,14 @@ class _Style(NamedTuple):
     """None: the answer is whatever follows the question, on the same line too if the pattern has two groups."""
 
 
-def _word_mark(words: str) -> str:
-    """Q., 질문 1), [답변] and the like."""
-    return rf"[\[<【(]?(?:{words})\s*\d*\s*\**\s*[\]>】.:)：]\**\s*:?\s*"
+def _word_mark(letter: str, words: str, speakers: str) -> str:
+    """Q., 질문 1), [답변], 고객: and the like."""
+    marked = rf"[\[<【(]?(?:{letter}|{words})\s*\d*\s*\**\s*[\]>】.:)：]\**\s*:?\s*"
+    return rf"(?:{marked}|{letter}\d*\s+(?=[가-힣])|(?:{speakers})\s*[:：]\s*)"
 
 
-_ASKED, _ANSWERED = _word_mark("Q|질문|질의|물음|문"), _word_mark("A|답변|대답|응답|답")
+_ASKED = _word_mark("Q", "질문|질의|물음|문", "사용자|고객|손님|유저|user|human|customer")
+_ANSWERED = _word_mark("A", "답변|대답|응답|답", "챗봇|봇|상담원|상담사|점원|직원|assistant|bot|chatbot|agent")
 _WORDS = _Style(*(re.compile(rf"{_FRONT}{mark}(.*?)(?:\*\*)?\s*$", re.IGNORECASE) for mark in (_ASKED, _ANSWERED)))
 _WORDS_INLINE = _Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
 _LISTED = r"\s*(?:\d+[.)]\s+|[①-⑳]\s*|[-*•]\s+)?"
@@ -41,7 +43,8 @@ _ARROWS = _Style(re.compile(rf"{_LISTED}(\S.*?)\s*{_SEPARATOR}\s*(\S.*)$"), None
 _BULLETS = _Style(re.compile(r"[-*•]\s+(\S.*)$"), re.compile(r"\s+[-*•◦]\s+(\S.*)$"))
 _NUMBERS = _Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
 _HEADINGS = _Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
-_QUESTION_MARKS = _Style(re.compile(r"\s*(.+[?？])\s*$"), None)
+_SYMBOL = r"[^\w\s\"'“‘「『(\[<{*•-]{1,2}\s+"
+_QUESTION_MARKS = _Style(re.compile(rf"\s*(?:{_SYMBOL}|\d+[.)]\s+)?(.+[?？])\s*$"), None)
 _SAMPLE = 200
 """Lines by which the style is recognized."""
 
@@ -110,6 +113,7 @@ def marked_lines(lines: Iterable[str]) -> Iterator[Pair | BadRow]:
             section = block.question[0]  # a heading above other headings
         elif not (block.line == 1 and is_header([*block.question, *block.answer[:1]])):
             question, answer = ("\n".join(part).strip() for part in (block.question, block.answer))
+            answer = re.sub(f"^{_SYMBOL}", "", answer) if style is _QUESTION_MARKS else answer
             yield Pair(question, answer, section, line=block.line)
 
 

@@ -26,12 +26,12 @@ from daedap.data.inputs import (
     refuse_unknown,
     refuse_unreadable,
 )
-from daedap.data.json_layouts import Chooser, as_text, conversation_of, marked_turns, object_pairs
+from daedap.data.json_layouts import Chooser, as_text, conversation_of, object_pairs
 from daedap.data.json_stream import objects
 from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers, table_messages
 from daedap.data.other_formats import has_marked_lines, marked_lines, parquet_objects, yaml_objects
 from daedap.data.source import DEFAULT_READ_OPTIONS, Format, Source
-from daedap.data.table_rows import table_rows, text_rows
+from daedap.data.table_rows import cell_turns, table_rows, text_rows
 from daedap.data.tables import Record, records, sniff
 from daedap.data.turn_columns import TurnColumns, turn_columns, turns_by_content
 from daedap.errors import DataError
@@ -233,7 +233,7 @@ def _text_column(rows: Sequence[Sequence[str]]) -> Column | None:
     """The column whose texts are rendered conversations (### 질문: … ### 답변: …), below a header or not."""
     for index in range(max(map(len, rows))):
         cells = [row[index] for row in rows if index < len(row) and row[index].strip()]
-        marked = [bool(marked_turns(cell.replace("\\n", "\n"), 0)) for cell in cells]
+        marked = [bool(cell_turns(cell, 0)) for cell in cells]
         if sum(marked) > 0 and sum(marked) >= 0.8 * (len(marked) - (not marked[0])):
             return Column(index, "" if marked[0] else cells[0].strip())
     return None

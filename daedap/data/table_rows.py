@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -15,7 +16,14 @@ from daedap.data.source import Source
 from daedap.data.tables import QUOTED_LINES, Record, bad_record
 from daedap.data.turn_columns import TurnColumns
 from daedap.korean.text import comparison_form
-from daedap.types import Pair
+from daedap.types import Pair, Role
+
+
+_BOTH = re.compile(
+    r"\s*[\[<]?(?:Q|질문|문)\s*\d*[\]>.):]\s*(\S.*?)\s*\n\s*[\[<]?(?:A|답변|답)\s*\d*[\]>.):]\s*(\S.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""A cell with a question and its answer."""
 
 
 def table_rows(table: Iterable[Record], columns: Columns | TurnColumns, source: Source) -> Iterator[Pair | BadRow]:
@@ -105,10 +113,18 @@ def text_rows(table: Iterable[Record], texts: Column, name: str) -> Iterator[Pai
     for record in table:
         fields = record.fields
         cell = fields[texts.index] if fields and texts.index < len(fields) else ""
-        if turns := marked_turns(cell.replace("\\n", "\n"), record.line):
+        if turns := cell_turns(cell, record.line):
             yield from pairs_of(turns, Conversation(f"{name}:{record.line}"))
         elif fields is None or cell.strip() != texts.name:
             yield bad_record(record)
+
+
+def cell_turns(cell: str, line: int) -> list[tuple[Role, str, int]]:
+    """The turns of a text that was rendered for training, or of a question and its answer: Q. …, A. … below it."""
+    text = cell.replace("\\n", "\n")
+    if match := _BOTH.match(text):
+        return [("user", match[1], line), ("assistant", match[2], line)]
+    return marked_turns(text, line)
 
 
 def _fitted(fields: list[str], columns: Columns, source: Source) -> list[str] | None:
