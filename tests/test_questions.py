@@ -21,6 +21,7 @@ FILES = {
     "table.csv": '번호,분류,문의내용\n1,시설,주차 되나요?\n2,시간,"네, 몇 시에 열어요?"\n3,교환,환불되나요?\n',
     "pairs.csv": '질문,답변\n주차 되나요?,네 됩니다.\n"네, 몇 시에 열어요?",아홉 시요.\n환불되나요?,\n',
     "content.csv": '1,주차 되나요?\n2,"네, 몇 시에 열어요?"\n3,환불되나요?\n',
+    "quoted.csv": '"1,주차 되나요?"\n"2,""네, 몇 시에 열어요?"""\n"3,환불되나요?"\n',
     "table.tsv": "id\t질문\n1\t주차 되나요?\n2\t네, 몇 시에 열어요?\n3\t환불되나요?\n",
     "objects.jsonl": "".join(json.dumps({"id": 1, "question": text}, ensure_ascii=False) + "\n" for text in QUESTIONS),
     "list.json": json.dumps([{"question": text} for text in QUESTIONS]),

@@ -16,7 +16,7 @@ from daedap.data.headers import header_role, is_header, is_sentence
 from daedap.data.inputs import JSON_SUFFIXES, inner_name, refuse_damaged_archive, refuse_unreadable
 from daedap.data.json_layouts import as_text
 from daedap.data.json_stream import objects
-from daedap.data.tables import records, sniff
+from daedap.data.tables import QUOTED_LINES, records, sniff
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 
@@ -79,7 +79,7 @@ def _of_table(path: Path, column: str | None) -> Iterator[str]:
         sample = list(islice(lines, _SAMPLE))
     delimiter = sniff(sample, "," if path.suffix.lower() == ".csv" else "\t")
     rows = [record.fields or [record.text.strip()] for record in records(sample, delimiter)]
-    if max(map(len, rows), default=0) < 2 or not any(delimiter in line for line in sample):
+    if max(map(len, rows), default=0) < 2 or not any(delimiter.removeprefix(QUOTED_LINES) in line for line in sample):
         rows, delimiter = [[line.strip().strip('"')] for line in sample], ""
     index, first = _question_column(rows, column, path)
     with open_text(path, encoding) as lines:

@@ -18,7 +18,6 @@ from daedap.data.turn_columns import TurnColumns
 from daedap.korean.text import comparison_form
 from daedap.types import Pair, Role
 
-
 _BOTH = re.compile(
     r"\s*[\[<]?(?:Q|질문|문)\s*\d*[\]>.):]\s*(\S.*?)\s*\n\s*[\[<]?(?:A|답변|답)\s*\d*[\]>.):]\s*(\S.*)",
     re.DOTALL | re.IGNORECASE,
