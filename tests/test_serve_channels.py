@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 import threading
 from collections.abc import Iterator
@@ -374,6 +375,52 @@ def test_what_is_broken_is_refused(server: Server, request_: dict[str, Any]) -> 
         refused = server.client.post(path, **request_)
         assert 400 <= refused.status_code < 500
         assert refused.json()["error"]["message"]
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1.5,
+    1 << 70,
+    "",
+    "\ud800",
+    "\0",
+    "가" * 3000,
+    [],
+    [[]],
+    {},
+    {"": None},
+    "send",
+    "vphone",
+]
+
+
+def mutated(value: Any, rng: random.Random) -> Any:
+    """The same with something odd in one place, or with a part left out."""
+    if not isinstance(value, dict) or not value or rng.random() < 0.2:
+        return rng.choice(ODD)
+    key = rng.choice(sorted(value))
+    return (
+        {**value, key: mutated(value[key], rng)} if rng.random() < 0.9 else {k: v for k, v in value.items() if k != key}
+    )
+
+
+def test_mutated_events_never_make_the_server_fail(server: Server) -> None:
+    rng, statuses = random.Random(0), set[int]()
+    content = {"text": "안녕", "code": "daedap:good:1", "inputType": "button"}
+    event = {"event": "send", "user": "변이", "standby": False, "textContent": content, "options": {"inflow": "list"}}
+    pressed = {**skill_request("안녕", "변이", callbackUrl=CALLBACK)}
+    pressed["action"]["clientExtra"] = {"reply": "1", "vote": "good"}
+    for number in range(120):
+        channel, body = ("kakao", pressed) if number % 2 else ("naver", event)
+        told = server.client.post(
+            f"/channels/{channel}/{channel[0]}-1",
+            content=json.dumps(mutated(body, rng)),
+            headers={"Content-Type": "application/json"},
+        )
+        statuses.add(told.status_code)
+    assert statuses <= {200, 400}
 
 
 @pytest.mark.parametrize("secret", ["k-2", "n-1", "K-1", "%EA%B0%80", "k-1%00"])
