@@ -66,6 +66,11 @@ TABLES = {
         f",제목,등록일,질문,답변\n0,주차,2020-01-01,{Q1},{A1}\n1,시간,2020-01-02,{Q2},{A2}\n",
         BOTH,
     ),
+    "spaces behind the quotes": (
+        "a.csv",
+        f'질문,답변\n"{Q1}" ,"{A1}" \n"{Q2}" ,"네, 됩니다." \n',
+        [(Q1, A1), (Q2, "네, 됩니다.")],
+    ),
     "pipes": ("a.txt", f"질문|답변\n{Q1}|{A1}\n{Q2}|{A2}\n", BOTH),
     "a Markdown table": ("a.md", f"# FAQ\n\n| 질문 | 답변 |\n|---|:--|\n| {Q1} | {A1} |\n| {Q2} | {A2} |\n", BOTH),
     "line breaks as two characters": ("a.csv", f"질문,답변\n{Q1},네.\\n됩니다.\n", [(Q1, "네.\n됩니다.")]),
@@ -175,6 +180,11 @@ LAYOUTS: dict[str, Any] = {
         ],
     },
     "question: answer": {Q1: A1, Q2: A2},
+    "lists of messages": [[{"from": "human", "value": q}, {"from": "gpt", "value": a}] for q, a in BOTH],
+    "conversations inside": {
+        "conversations": [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in BOTH]
+    },
+    "answers with votes": [{"question": q, "answers": [{"answer": a, "votes": 3}]} for q, a in BOTH],
     "Gemini": [
         {"contents": [{"role": "user", "parts": [{"text": q}]}, {"role": "model", "parts": [{"text": a}]}]}
         for q, a in BOTH
@@ -218,6 +228,13 @@ LAYOUTS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_json(tmp_path: Path, kind: str) -> None:
     assert texts(read(tmp_path, "a.json", JSON(LAYOUTS[kind], ensure_ascii=False, indent=1))) == BOTH
+
+
+def test_lists_of_messages_on_lines_of_their_own(tmp_path: Path) -> None:
+    lines = [JSON([{"role": "user", "content": q}, {"role": "assistant", "content": a}]) for q, a in BOTH]
+    pairs = read(tmp_path, "a.jsonl", "\n".join(lines))
+    assert texts(pairs) == BOTH
+    assert not any(pair.history for pair in pairs), "each is a conversation"
 
 
 def test_history_beside_an_instruction(tmp_path: Path) -> None:

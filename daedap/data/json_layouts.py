@@ -14,7 +14,7 @@ from daedap.data.clean import BadRow, excerpt
 from daedap.data.columns import Columns
 from daedap.data.conversation import HISTORY, Conversation, assistant_among, pairs_of
 from daedap.data.headers import header_role, is_sentence
-from daedap.data.json_stream import CONVERSATIONS
+from daedap.data.json_stream import CONVERSATIONS, are_messages
 from daedap.types import Message, Pair, Role
 
 Chooser = Callable[[tuple[str, ...]], Columns | None]
@@ -131,7 +131,17 @@ def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
             return [{"role": "user", "content": prompt}, *completion]
     if isinstance(contents := row.get("contents"), list) and _is_messages(contents):  # Gemini's
         return contents
-    return next((row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key]), None)
+    found = (row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key])
+    return next((value for value in found if not _are_conversations(value)), None)
+
+
+def _are_conversations(values: Sequence[Any] | Mapping[str, Any]) -> bool:
+    """Whether a list holds lists of messages."""
+    return (
+        isinstance(values, list)
+        and bool(values)
+        and all(isinstance(value, list) and are_messages(value) for value in values)
+    )
 
 
 def _table_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -362,6 +372,7 @@ def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth
         (one, isinstance(value, list)) for value in values for one in (value if isinstance(value, list) else [value])
     ]
     inner += [(one, True) for one in _table_in(row)]
+    inner += [({"messages": one}, True) for value in values if _are_conversations(value) for one in value]
     for number, (value, is_listed) in enumerate(each for each in inner if isinstance(each[0], dict)):
         conversation = Conversation(f"{name}.{number}")
         clear = choose if _names_pair(value, is_listed) else (lambda _: None)
@@ -382,8 +393,16 @@ def _texts(value: object) -> list[str]:
     """A value as texts: a list of strings is several wordings; nothing when it is no text."""
     if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
         return [one for one in value if one.strip()]
+    if isinstance(value, list) and (texts := [text for one in value if (text := _named_answer(one))]):
+        return texts
     text = as_text(value)
     return [] if text is None else [text]
+
+
+def _named_answer(value: object) -> str | None:
+    """The text of an object such as {"answer": …, "votes": 3}."""
+    keys = [key for key in value if header_role(key) and _names_pair([key], False)] if isinstance(value, dict) else []
+    return as_text(value[keys[0]]) if isinstance(value, dict) and keys else None
 
 
 def as_text(value: object) -> str | None:

@@ -42,15 +42,26 @@ def objects(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadRow]]:
             break
     first = skipped[-1].strip("\ufeff \t\r\n") if skipped else ""
     whole = chain(skipped, rest)
-    if (first.startswith("[") and not _is_list_of_texts(first)) or (first.startswith("{") and not _is_row(first)):
+    if (first.startswith("[") and not _is_conversation(first)) or (first.startswith("{") and not _is_row(first)):
         yield from _document(_Buffer(whole))
     else:
         yield from _by_lines(whole)
 
 
-def _is_list_of_texts(line: str) -> bool:
-    """Whether a line is a list of texts by itself: a pair or a conversation, with others on the lines below it."""
-    return bool(re.match(r'\[\s*"', line)) and line.rstrip(", ").endswith("]")
+def _is_conversation(line: str) -> bool:
+    """Whether a line is a list of texts or messages by itself, with others on the lines below it."""
+    is_begun = bool(re.match(r'\[\s*(?:"|\{\s*"(?:role|from)"\s*:)', line))
+    return is_begun and line.rstrip(", ").endswith("]") and len(line) < _CHUNK
+
+
+def are_messages(values: list[Any]) -> bool:
+    """Whether a list holds the messages of a conversation, as OpenAI or ShareGPT write them, and nothing else."""
+    return bool(values) and all(
+        isinstance(one, dict)
+        and len(one) <= 3
+        and ({"role", "content"} <= one.keys() or {"from", "value"} <= one.keys())
+        for one in values
+    )
 
 
 def _is_row(line: str) -> bool:
@@ -85,9 +96,11 @@ def _parse_line(number: int, line: str) -> Row | BadRow:
 
 
 def _as_row(value: Any, line: int, text: str) -> Row | BadRow:
-    """An object, or a list of texts as the conversation that it is; BadRow for other values."""
+    """An object, or a list of texts or messages as the conversation that it is; BadRow for other values."""
     if isinstance(value, list) and len(value) > 1 and all(isinstance(one, str) for one in value):
         return BadRow(line, "header", excerpt(text)) if is_second_header(value) else {"conversation": value}
+    if isinstance(value, list) and are_messages(value):
+        return {"conversation": value}
     return value if isinstance(value, dict) else BadRow(line, "json", excerpt(text))
 
 

@@ -85,9 +85,16 @@ def _fields(taken: list[str], ahead: deque[str], rest: Iterator[str], delimiter:
     except csv.Error:
         ahead.extendleft(reversed(taken[1:]))
         del taken[1:]
-        # Tab-separated files are often written without any quoting: there a quote is just a character, and so it is
-        # in a line such as `"따옴표" 있어요?,네 "있어요".`, in which every quote is closed again.
-        return line.split(delimiter) if delimiter == "\t" or line.count('"') % 2 == 0 else None
+        return _fields_by_hand(line, delimiter)
+
+
+def _fields_by_hand(line: str, delimiter: str) -> list[str] | None:
+    """The fields of a line whose quotes are not as CSV has them; None when one is not closed."""
+    if (closed := re.sub(rf'" +(?={re.escape(delimiter)}|$)', '"', line)) != line:  # "주차 되나요?" ,"네"
+        return _fields([closed], deque(), iter(()), delimiter)
+    # Tab-separated files are often written without any quoting: there a quote is just a character, and so it is in a
+    # line such as `"따옴표" 있어요?,네 "있어요".`, in which every quote is closed again.
+    return line.split(delimiter) if delimiter == "\t" or line.count('"') % 2 == 0 else None
 
 
 def _unquoted(lines: Iterable[str]) -> Iterator[str]:
