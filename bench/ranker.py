@@ -2,14 +2,16 @@
 
     python bench/ranker.py [--encoder FOLDER] [--write]
 
-Uses the FAQs of the 18 trades that the sentence encoder has not learned from (data/faq, bench/sentence_encoder), alone
-and in pairs, so that files of 20 and of 40 rows count. Ranking: softmax regression over the rows of a file (four
-weights). Probability: logistic regression over the signals of the best row, of paraphrases (right or wrong) and of
+Uses the FAQs of the held-out trades, from which neither the sentence encoder nor the interaction model has learned
+(data/faq, bench/sentence_encoder/texts.py), alone and in pairs, so that files of 20 and of 40 rows count. Ranking:
+softmax regression over the rows of a file (four weights), then over the best ones with the interaction model's log odds
+(its weight). Probability: logistic regression over the signals of the best row, of paraphrases (right or wrong) and of
 questions that no row answers (always wrong). Three kinds of the latter are made of other texts: the paraphrases of a
 row that is taken out of its file, those of other trades, and paraphrases of the built-in small talk. Direction of small
 talk: logistic regression over sentence vectors, built-in pairs and questions that are out of the scope of the encoder's
 trades against the questions of these. Figures are of six-fold cross-validation over trades: none is scored by weights
-that were fitted on it.
+that were fitted on it. Everything is fitted twice: for the built-in sentence encoder, and without what only that one
+has, for others.
 """
 
 from __future__ import annotations
@@ -21,20 +23,24 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
+from sentence_encoder.texts import is_held_out, trade_number
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from daedap.model.sentence_encoder import SentenceEncoder
+from daedap.retrieval.calibration import SIGNALS, VIEWS, MatchWeights
+from daedap.retrieval.interaction import TokenPair
 from daedap.retrieval.lexical import LexicalIndex
-from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights
+from daedap.retrieval.matcher import CANDIDATES, AnswerMatcher
+from daedap.retrieval.query import encode_queries
 from daedap.types import Pair
 
 KINDS = ("words", "casual", "messy", "long")
-HELD_OUT = ("05", "11", "17", "23", "29", "35", "41", "43", "47", "53", "57", "58", "59", "60", "61", "62", "63", "64")
 FOLDS, PENALTY, FOREIGN = 6, 0.1, 40
 WEIGHTS = {"removed": 0.15, "foreign": 0.1, "talk": 0.1}
 """How much a question of these kinds counts in fitting the probability; all others count 1."""
@@ -46,7 +52,7 @@ FloatType = NDArray[np.float64]
 class Faq:
     """An FAQ with questions that are answered by one of its rows, and questions that no row answers."""
 
-    trades: frozenset[str]
+    trades: frozenset[int]
     pairs: tuple[Pair, ...]
     queries: tuple[str, ...]
     gold: tuple[int, ...]
@@ -56,6 +62,8 @@ class Faq:
 
 class Cached:
     """An encoder that encodes each text once: the merged files hold the same texts."""
+
+    built_in = True
 
     def __init__(self, encoder: SentenceEncoder) -> None:
         self.encoder = encoder
@@ -82,7 +90,7 @@ def read_trade(path: Path) -> Faq:
     queries += [(row["out_of_scope"], -1, row["kind"]) for row in rows if "out_of_scope" in row]
     pairs = tuple(Pair(row["question"], row["answer"]) for row in known)
     texts, gold, kinds = zip(*queries, strict=True)
-    return Faq(frozenset({path.name[:2]}), pairs, texts, gold, kinds)
+    return Faq(frozenset({trade_number(path)}), pairs, texts, gold, kinds)
 
 
 def merged(first: Faq, second: Faq) -> Faq:
@@ -115,7 +123,7 @@ def fit_small_talk(folder: Path, encoder: Cached) -> tuple[float, ...]:
         talk = [row["question"] for row in csv.DictReader(file)]
     asked = []
     for path in sorted(folder.glob("*.jsonl")):
-        if path.name[:2] not in HELD_OUT:
+        if not is_held_out(trade_number(path)):
             trade = read_trade(path)
             asked += [pair.question for pair in trade.pairs]
             for query, kind in zip(trade.queries, trade.kinds, strict=True):
@@ -142,6 +150,28 @@ def fit_views(faqs: Sequence[Faq], views: Sequence[NDArray[np.float32]]) -> dict
     return {name: round(float(value), 4) for name, value in zip(VIEWS, scaled, strict=True)}
 
 
+def fit_interaction(faqs: Sequence[Faq], encoder: Cached, weights: MatchWeights) -> float:
+    """Weight of the interaction model's log odds beside the views' sum: softmax regression over the best rows."""
+    parts = []
+    for faq in faqs:
+        one = matcher(faq, encoder, replace(weights, interaction=1.0))
+        views = one.views(encode_queries(faq.queries, encoder))
+        scores = np.einsum("v,vqp->qp", one.view_weights, views)
+        found = one.candidates(faq.queries, scores, views, CANDIDATES)
+        for gold, each in zip(faq.gold, found, strict=True):
+            if gold in each.rows and len(each.rows) == CANDIDATES:
+                right = int(np.flatnonzero(each.rows == gold)[0])
+                parts.append(np.roll(np.stack([each.scores, each.log_odds]), -right, axis=1))
+    sums, odds = np.stack(parts, axis=1)  # (queries, CANDIDATES) each, the right row first
+
+    def loss(pair: FloatType) -> float:
+        scores = pair[0] * sums + pair[1] * odds
+        return float((np.logaddexp.reduce(scores, axis=1) - scores[:, 0]).sum())
+
+    of_views, of_odds = minimize(loss, [10.0, 0.5], method="L-BFGS-B", bounds=[(0, None)] * 2).x
+    return round(float(of_odds / of_views), 4)
+
+
 def fit_probability(signals: FloatType, right: NDArray[np.bool_], counts: FloatType) -> tuple[dict[str, float], float]:
     """Logistic regression on standardised signals, given back for the raw ones."""
     mean, scale = signals.mean(axis=0), signals.std(axis=0) + 1e-9
@@ -151,24 +181,53 @@ def fit_probability(signals: FloatType, right: NDArray[np.bool_], counts: FloatT
     return {name: round(float(value), 4) for name, value in zip(SIGNALS, weights, strict=True)}, round(intercept, 4)
 
 
+@dataclass(frozen=True)
+class RememberingMatcher(AnswerMatcher):
+    """Reads a query and a pair together once, however often the weights of ranking change."""
+
+    read: dict[tuple[bytes, tuple[int, ...]], NDArray[np.float32]]
+
+    def _log_odds(
+        self,
+        query: NDArray[np.float32],
+        known: Sequence[TokenPair],
+        rows: NDArray[np.int64],
+        similarities: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        if not self.weights.reads_together:
+            return super()._log_odds(query, known, rows, similarities)
+        key = (query.tobytes(), tuple(rows.tolist()))
+        if key not in self.read:
+            self.read[key] = super()._log_odds(query, known, rows, similarities)
+        return self.read[key]
+
+
+_MATCHERS: dict[int, RememberingMatcher] = {}
+
+
 def matcher(faq: Faq, encoder: Cached, weights: MatchWeights) -> AnswerMatcher:
     """Of an FAQ's rows."""
-    return AnswerMatcher.build(LexicalIndex.build(faq.pairs), encoder, weights)
+    if id(faq) not in _MATCHERS:
+        one = AnswerMatcher.build(LexicalIndex.build(faq.pairs), encoder, weights)
+        _MATCHERS[id(faq)] = RememberingMatcher(one.index, encoder, one.questions, one.answers, weights, {})
+    return replace(_MATCHERS[id(faq)], weights=weights)
 
 
 def scored(faq: Faq, encoder: Cached, weights: MatchWeights) -> tuple[FloatType, NDArray[np.bool_], list[list[int]]]:
     """Signals, whether the best row is right, and the best rows of each query."""
-    found = matcher(faq, encoder, weights).signals(faq.queries)
+    found = matcher(faq, encoder, weights).signals(encode_queries(faq.queries, encoder))
     answers = [pair.answer for pair in faq.pairs]
     right = [gold >= 0 and answers[one.rows[0]] == answers[gold] for one, gold in zip(found, faq.gold, strict=True)]
     return np.array([one.calibration for one in found]), np.array(right), [one.rows.tolist() for one in found]
 
 
 def fit(faqs: Sequence[Faq], encoder: Cached, weights: MatchWeights) -> MatchWeights:
-    """Both regressions."""
+    """All regressions; without the interaction model where its weight is 0."""
     whole = [faq for faq in faqs if "removed" not in faq.kinds]
-    views = [matcher(faq, encoder, weights).views(faq.queries, encoder.encode(faq.queries)) for faq in whole]
+    views = [matcher(faq, encoder, weights).views(encode_queries(faq.queries, encoder)) for faq in whole]
     weights = replace(weights, views=fit_views(whole, views))
+    if weights.reads_together:
+        weights = replace(weights, interaction=fit_interaction(whole, encoder, weights))
     parts = [scored(faq, encoder, weights) for faq in faqs]
     signals, right = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:2])
     counts = np.array([WEIGHTS.get(kind, 1.0) for faq in faqs for kind in faq.kinds])
@@ -177,15 +236,15 @@ def fit(faqs: Sequence[Faq], encoder: Cached, weights: MatchWeights) -> MatchWei
 
 
 def all_files(trades: Sequence[Faq]) -> list[Faq]:
-    """Trades alone and in pairs, and both without one of their rows each time."""
+    """Trades alone and some in pairs, and both without one of their rows each time."""
     with (DATA / "starter_paraphrases.csv").open(encoding="utf-8", newline="") as file:
         talk = [row["question"] for row in csv.DictReader(file)]
     single = [
         with_foreign(trade, [other for other in trades if other is not trade], talk[number :: len(trades)], number)
         for number, trade in enumerate(trades)
     ]
-    double = [merged(*two) for two in list(combinations(trades, 2))[::6]]
-    removed = [without(faq, row) for faq in trades for row in range(len(faq.pairs))]
+    double = [merged(*two) for two in list(combinations(trades, 2))[::24]]
+    removed = [without(faq, row) for faq in trades for row in range(0, len(faq.pairs), 2)]
     removed += [without(faq, row) for faq in double for row in range(3, len(faq.pairs), 8)]
     return [*single, *double, *removed]
 
@@ -235,9 +294,32 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     encoder = Cached(SentenceEncoder.open(options.encoder))
-    start = replace(MatchWeights.default(), small_talk=fit_small_talk(options.faq, encoder))
-    trades = [read_trade(path) for path in sorted(options.faq.glob("*.jsonl")) if path.name[:2] in HELD_OUT]
+    nothing = MatchWeights({}, 0.0, {}, 0.0)
+    start = {
+        "built_in": replace(nothing, interaction=1.0, small_talk=fit_small_talk(options.faq, encoder)),
+        "other": nothing,
+    }
+    trades = [read_trade(path) for path in sorted(options.faq.glob("*.jsonl")) if is_held_out(trade_number(path))]
     files = all_files(trades)
+    fitted = {}
+    for name, weights in start.items():
+        print(f"--- {name}: {len(trades)} held-out trades")
+        cross_validate(trades, files, encoder, weights)
+        fitted[name] = asdict(fit(files, encoder, weights))
+        print(json.dumps({**fitted[name], "small_talk": []}, indent=1))
+    if options.write:
+        target = Path(__file__).parent.parent / "daedap" / "retrieval" / "matcher.json"
+        parts = [f'"{name}": {_json(weights)}' for name, weights in fitted.items()]
+        target.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
+
+
+def _json(weights: dict[str, Any]) -> str:
+    """One field a line."""
+    return "{\n" + ",\n".join(f' "{name}": {json.dumps(value)}' for name, value in weights.items()) + "\n}"
+
+
+def cross_validate(trades: Sequence[Faq], files: Sequence[Faq], encoder: Cached, start: MatchWeights) -> None:
+    """Fit without a part of the trades, score these, and print the figures of all."""
     rows = []
     for fold in range(FOLDS):
         numbers = {number for trade in trades[fold::FOLDS] for number in trade.trades}
@@ -246,13 +328,6 @@ def main() -> None:
             if len(faq.trades) == 1 and faq.trades <= numbers:
                 rows += judged(faq, encoder, weights)
     report(rows)
-    weights = fit(files, encoder, start)
-    text = json.dumps({**asdict(weights), "small_talk": []}, indent=1)
-    print(text)
-    if options.write:
-        target = Path(__file__).parent.parent / "daedap" / "retrieval" / "matcher.json"
-        text = text.replace('"small_talk": []', f'"small_talk": {json.dumps(weights.small_talk)}')
-        target.write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

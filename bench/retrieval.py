@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sentence_encoder.texts import is_held_out, trade_number
 
 from daedap.config import AnswerOptions, SplitOptions
 from daedap.data.doctor import load
@@ -37,8 +38,6 @@ from daedap.runs import Run, find
 from daedap.types import Pair
 
 TRADES = Path(__file__).parent.parent / "data" / "faq"
-HELD_OUT = ("05", "11", "17", "23", "29", "35", "41", "43", "47", "53")
-"""Trades that the encoder has not learned from (data/faq/README.md)."""
 KINDS = ("words", "casual", "messy", "long")
 NAMES = {
     "bot": "the bot's look-up",
@@ -175,7 +174,7 @@ def main(options: Namespace) -> None:
     """Print what was asked for."""
     teacher = SentenceEncoder.open(options.teacher) if options.teacher else None
     if options.trades:
-        trades = [path for path in sorted(TRADES.glob("*.jsonl")) if path.name[:2] in HELD_OUT]
+        trades = [path for path in sorted(TRADES.glob("*.jsonl")) if is_held_out(trade_number(path))]
         score("held-out trades", [read_trade(path) for path in trades], teacher)
     if options.faq:
         score(options.faq.name, [read_folder(options.faq)], teacher)

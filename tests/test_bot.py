@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import PAIRS
+from queries import encoded
 
 import daedap
 from daedap.config import AnswerOptions
@@ -95,9 +96,9 @@ def test_with_samples_known_questions_are_answered_and_others_reranked(trained: 
 
 
 def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
-    near = bot.retriever.search(["양자역학을 설명해 봐"], 3)[0]
+    near = bot.retriever.search(encoded("양자역학을 설명해 봐"), 3)[0]
     spoken = Generation("양자역학은 어려워요.", True, 5, -2.0)
-    reply = bot._chosen(Pair("양자역학을 설명해 봐", ""), near, [spoken], best=3)
+    reply = bot._chosen(encoded("양자역학을 설명해 봐")[0], near, [spoken], best=3)
     assert (reply.text, reply.source, reply.score) == ("양자역학은 어려워요.", "generated", -2.0)
     assert reply.evidence == bot.retriever.evidence(near)
 

@@ -248,7 +248,7 @@ def test_an_index_is_opened_with_the_encoder_that_it_was_made_with(tmp_path: Pat
     again = HybridRetriever.open(index)
     assert again.encoder.settings == encoder.settings
     assert again.matcher.questions.shape == (len(PAIRS), 64)
-    assert again.matcher.match([PAIRS[3].question])[0].rows[0] == 3
+    assert again.matcher.match(again.encode([PAIRS[3].question]))[0].rows[0] == 3
     shutil.rmtree(runs / "cache")
     write(folder / "sentence_bert_config.json", {"max_seq_length": 8})
     with pytest.raises(EncoderError, match="has changed"):

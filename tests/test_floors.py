@@ -21,7 +21,8 @@ model: batching distributed device gguf tokenizer prompt decoding base limits tr
 model: loss language_model saved engine verify bundled convert sentence_encoder encoder_conversion
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
-retrieval: lexical calibration interaction token_vectors matcher large_matcher encoder rerank hybrid lessons small_talk bot build
+retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder
+retrieval: rerank hybrid lessons small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
 evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
@@ -30,7 +31,7 @@ tuning: objective space study result search
 serve: options errors logs metrics limits batcher bots preview groups tokens service security protocol page admin pages
 serve.channels: texts common kakao naver
 serve: openai_types openai app server
-export: options verify card huggingface ctranslate2 spm gguf bundle
+export: options verify card huggingface ctranslate2 spm gguf bundle web
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
 api __init__ usage cli __main__
 """

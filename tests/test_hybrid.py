@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import PAIRS
+from queries import encoded
 
 from daedap.errors import RunError
 from daedap.model.loss import FloatArray
@@ -69,7 +70,7 @@ def test_what_is_saved_is_read_again(kind: str, request: pytest.FixtureRequest, 
     retriever.save(tmp_path)
     again = HybridRetriever.open(tmp_path)
     assert (again.bi_encoded is None) == (retriever.bi_encoded is None) == (kind == "plain")
-    for one, other in zip(retriever.search(ASKED[:9], 3), again.search(ASKED[:9], 3), strict=True):
+    for one, other in zip(*(each.search(encoded(*ASKED[:9]), 3) for each in (retriever, again)), strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         assert one.similarities == pytest.approx(other.similarities, abs=5e-3)
     assert again.weights == retriever.weights
@@ -90,7 +91,7 @@ def test_a_text_that_nothing_is_known_of(encoder: BiEncoder) -> None:
 @pytest.mark.parametrize("kind", ["retriever", "plain"])
 def test_the_question_itself_is_nearest(kind: str, request: pytest.FixtureRequest) -> None:
     retriever: HybridRetriever = request.getfixturevalue(kind)
-    for row, near in enumerate(retriever.search(ASKED, 5)):
+    for row, near in enumerate(retriever.search(encoded(*ASKED), 5)):
         assert near.rows[0] == row
         assert near.similarities[0] == pytest.approx(1, abs=1e-3)
         assert (np.diff(near.similarities) <= 0).all()
@@ -101,11 +102,11 @@ def test_of_one_question_the_earliest_row_comes_first(encoder: BiEncoder) -> Non
     retriever = HybridRetriever.build(pairs, bi_encoder=encoder)
     assert retriever.bi_encoded
     retriever.bi_encoded.questions[0] *= np.float32(0.999)  # as another rounding would
-    assert retriever.search([ASKED[0]], 3)[0].rows[:2].tolist() == [0, 1]
+    assert retriever.search(encoded(ASKED[0]), 3)[0].rows[:2].tolist() == [0, 1]
 
 
 def test_a_word_of_the_same_meaning_is_near(retriever: HybridRetriever) -> None:
-    near = retriever.search(["내 멍멍이가 식사를 안 해"], 3)[0]
+    near = retriever.search(encoded("내 멍멍이가 식사를 안 해"), 3)[0]
     asked = [retriever.index.pairs[row].question for row in near.rows]
     assert any("밥을 안 먹" in question for question in asked)
 
@@ -116,9 +117,10 @@ def test_the_right_answer_ranks_first(kind: str, request: pytest.FixtureRequest)
     ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     wrong = [pair.answer for pair in PAIRS[::7]]
     offered = [[pair.answer, *(text for text in wrong if text != pair.answer)] for pair in PAIRS[:20]]
-    scores = ranker.scores(PAIRS[:20], offered)
+    queries = encoded(*PAIRS[:20])
+    scores = ranker.scores(queries, offered)
     assert [int(found.argmax()) for found in scores] == [0] * 20
-    assert ranker.best(PAIRS[:20], offered) == [0] * 20
+    assert ranker.best(queries, offered) == [0] * 20
     assert [len(found) for found in scores] == [len(texts) for texts in offered]
 
 
@@ -146,7 +148,7 @@ def test_the_out_of_scope_threshold_is_fitted_on_dev_rows() -> None:
     assert fit_retriever(known, PAIRS[:40], PAIRS[70:], Unasked()) is known  # type: ignore[arg-type]
     dev = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS[40:] for mark in ("", "?", "ㅠㅠ")]
     fitted = fit_retriever(known, PAIRS[:40], dev, UniformModel())  # type: ignore[arg-type]
-    nearest = [hits.similarities[0] for hits in fitted.search([pair.question for pair in dev], 1)]
+    nearest = [hits.similarities[0] for hits in fitted.search(encoded(*dev), 1)]
     assert min(nearest) <= fitted.weights.out_of_scope_threshold <= np.median(nearest)
 
 
@@ -155,9 +157,9 @@ def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: BiEncoder, mo
     retriever = HybridRetriever.build(pairs, bi_encoder=encoder)
     ranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     assert ranker.lexical_knn.answer_counts(["그렇군요!", PAIRS[0].answer, "처음 듣는 말"]).tolist() == [40, 1, 1]
-    asked, offered = Pair("처음 묻는 말", ""), ["그렇군요.", "그렇구나."]
+    offered = ["그렇군요.", "그렇구나."]
     monkeypatch.setattr(Reranker, "_retrieval_features", lambda *_: [np.array([[0.5, 0.5, 0.5]] * 2)])
-    assert ranker.best([asked], [offered]) == [1]
+    assert ranker.best(encoded("처음 묻는 말"), [offered]) == [1]
 
 
 @pytest.mark.parametrize(
@@ -184,8 +186,8 @@ def test_rows_with_one_answer_are_paraphrases_of_each_other() -> None:
         Pair("매장은 어디에 있나요?", "솔빛시 단풍로 12, 2층에 있어요."),
     ]
     together, apart = HybridRetriever.build(pairs).matcher, HybridRetriever.build(pairs[:1] + pairs[2:]).matcher
-    refund, money = together.match(["환불 언제 돼요", "돈 며칠 있다 들어와요"])
+    refund, money = together.match(encoded("환불 언제 돼요", "돈 며칠 있다 들어와요"))
     assert (refund.rows[0], money.rows[0]) == (0, 1)
     assert {pairs[row].answer for row in refund.rows} == {pair.answer for pair in pairs}
     assert len(refund.rows) == 3
-    assert money.probability > apart.match(["돈 며칠 있다 들어와요"])[0].probability
+    assert money.probability > apart.match(encoded("돈 며칠 있다 들어와요"))[0].probability

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import PAIRS
 from numpy.typing import NDArray
+from queries import encoded
 
 from daedap.errors import RunError
 from daedap.model.sentence_encoder import built_in_encoder
@@ -55,7 +56,7 @@ def test_the_same_vectors_give_the_same_graph(tmp_path: Path) -> None:
 
 def test_matches_are_those_of_all_pairs(index: LexicalIndex, large: LargeMatcher) -> None:
     exact = AnswerMatcher.build(index, built_in_encoder())
-    queries = [*QUERIES, *(pair.question for pair in PAIRS[::7])]
+    queries = encoded(*QUERIES, *PAIRS[::7])
     for one, other in zip(large.match(queries), exact.match(queries), strict=True):
         assert one.rows[0] == other.rows[0]
         assert one.exact == other.exact
@@ -66,9 +67,9 @@ def test_matches_are_those_of_all_pairs(index: LexicalIndex, large: LargeMatcher
 def test_of_rows_with_one_question_the_newest_is_taken(large: LargeMatcher) -> None:
     new = [Pair(PAIRS[5].question, "새 답이에요.")]
     grown = large.extended(LexicalIndex.build([*new, *PAIRS]), before=new)
-    match = grown.match([PAIRS[5].question])[0]
+    match = grown.match(encoded(PAIRS[5].question))[0]
     assert (match.rows[0], match.exact) == (0, True)
-    assert grown.match([PAIRS[6].question])[0].rows[0] == 7
+    assert grown.match(encoded(PAIRS[6].question))[0].rows[0] == 7
 
 
 def test_extended_finds_what_a_new_one_finds(large: LargeMatcher) -> None:
@@ -76,7 +77,7 @@ def test_extended_finds_what_a_new_one_finds(large: LargeMatcher) -> None:
     index = LexicalIndex.build([*first, *PAIRS, *last])
     grown, new = large.extended(index, before=first, after=last), LargeMatcher.build(index, built_in_encoder())
     for query in ["차는 어디 세워요?", "문 닫는 시간이 언제예요?", *QUERIES]:
-        assert grown.match([query])[0].rows[0] == new.match([query])[0].rows[0]
+        assert grown.match(encoded(query))[0].rows[0] == new.match(encoded(query))[0].rows[0]
     assert len(large.graphs[0].index) == len(PAIRS), "the graph that was extended is another one"
 
 
@@ -87,7 +88,7 @@ def test_saved_and_opened_with_and_without_held_out_pairs(tmp_path: Path) -> Non
     retriever.save(tmp_path, held_out)
     whole, own = HybridRetriever.open(tmp_path, held_out), HybridRetriever.open(tmp_path)
     assert isinstance(own.matcher, LargeMatcher)
-    asked = [pair.question for pair in held_out]
+    asked = encoded(*held_out)
     assert [match.rows[0] for match in whole.matcher.match(asked)] == list(range(70, 80))
     assert all((match.rows < 70).all() for match in own.matcher.match(asked))
     assert all((hits.rows < 70).all() for hits in own.search(asked, 5))
@@ -96,7 +97,7 @@ def test_saved_and_opened_with_and_without_held_out_pairs(tmp_path: Path) -> Non
 def test_embeddings_search_the_graph(index: LexicalIndex, large: LargeMatcher) -> None:
     exact = SentenceEmbeddings(AnswerMatcher.build(index, built_in_encoder()))
     embeddings = SentenceEmbeddings(large)
-    vectors = embeddings.encode_questions(QUERIES)
+    vectors = embeddings.vectors_of(encoded(*QUERIES))
     one, other = embeddings.search(vectors, 5), exact.search(vectors, 5)
     assert one.rows[:, 0].tolist() == other.rows[:, 0].tolist()
     assert one.similarities == pytest.approx(other.similarities, abs=1e-2)

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from queries import encoded
 
 from daedap.model.sentence_encoder import built_in_encoder
+from daedap.retrieval.calibration import SIGNALS, VIEWS, MatchWeights, with_rival
 from daedap.retrieval.lexical import LexicalIndex
-from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights, with_rival
+from daedap.retrieval.matcher import AnswerMatcher
 from daedap.types import Pair
 
 FAQ = [
@@ -28,30 +30,32 @@ def matcher(pairs: list[Pair]) -> AnswerMatcher:
     [("외국에 사는데 받아 볼 수 있어요?", 1), ("암호가 기억이 안 나요", 3), ("가게 위치 좀 알려 주세요", 2)],
 )
 def test_a_paraphrase_matches_its_row(query: str, row: int) -> None:
-    match = matcher(FAQ).match([query])[0]
+    match = matcher(FAQ).match(encoded(query))[0]
     assert match.rows[0] == row
     assert 0 < match.probability < 1
 
 
 def test_rows_with_the_same_answer_are_matched_once() -> None:
-    match = matcher(FAQ).match(["환불 받으려면 얼마나 걸려요?"], k=4)[0]
+    match = matcher(FAQ).match(encoded("환불 받으려면 얼마나 걸려요?"), k=4)[0]
     answers = [FAQ[row].answer for row in match.rows]
     assert len(set(answers)) == len(answers) == 4
 
 
 def test_what_nobody_answers_is_less_probable_than_a_paraphrase() -> None:
-    asked, chat, nonsense = matcher(FAQ).match(["암호를 까먹었어요", "오늘 점심 뭐 먹지", "asdfqwer"])
+    asked, chat, nonsense = matcher(FAQ).match(encoded("암호를 까먹었어요", "오늘 점심 뭐 먹지", "asdfqwer"))
     assert asked.probability > 2 * max(chat.probability, nonsense.probability)
 
 
 def test_a_known_question_is_certain_and_the_newest_of_its_rows_is_taken() -> None:
-    match = matcher([Pair("해외배송도 되나요", "이제 일본에도 보내 드려요."), *FAQ]).match(["해외 배송도 되나요?"])[0]
+    match = matcher([Pair("해외배송도 되나요", "이제 일본에도 보내 드려요."), *FAQ]).match(
+        encoded("해외 배송도 되나요?")
+    )[0]
     assert (match.rows[0], match.probability, match.similarities[0]) == (0, 1.0, 1.0)
 
 
 def test_a_query_alone_and_in_a_batch_are_the_same() -> None:
     queries = ["암호가 기억이 안 나요", "", "가게 위치", "돈 언제 들어와"]
-    many, one = matcher(FAQ).match(queries), [matcher(FAQ).match([query])[0] for query in queries]
+    many, one = matcher(FAQ).match(encoded(*queries)), [matcher(FAQ).match(encoded(query))[0] for query in queries]
     assert [match.rows.tolist() for match in many] == [match.rows.tolist() for match in one]
     assert [match.probability for match in many] == pytest.approx([match.probability for match in one], abs=1e-2)
 
@@ -63,8 +67,8 @@ def test_extended_and_saved_vectors_are_those_of_the_whole_file(tmp_path: Path) 
     assert np.abs(grown.answers - whole.answers).max() < 1e-2
     whole.save(tmp_path)
     again = AnswerMatcher.open(tmp_path, index, built_in_encoder())
-    assert [match.rows.tolist() for match in again.match(["암호"])] == [
-        match.rows.tolist() for match in whole.match(["암호"])
+    assert [match.rows.tolist() for match in again.match(encoded("암호"))] == [
+        match.rows.tolist() for match in whole.match(encoded("암호"))
     ]
 
 
@@ -77,17 +81,17 @@ def test_answers_count_where_they_fit_their_questions() -> None:
 
 
 def test_a_single_pair() -> None:
-    match = matcher(FAQ[:1]).match(["환불"])[0]
+    match = matcher(FAQ[:1]).match(encoded("환불"))[0]
     assert match.rows.tolist() == [0]
     assert 0 <= match.probability <= 1
 
 
 def signal(pairs: list[Pair], query: str, name: str, k: int = 4) -> float:
-    return float(matcher(pairs).signals([query], k)[0].calibration[SIGNALS.index(name)])
+    return float(matcher(pairs).signals(encoded(query), k)[0].calibration[SIGNALS.index(name)])
 
 
 def test_signals_do_not_depend_on_how_many_matches_are_asked_for() -> None:
-    one, many = (matcher(FAQ).signals(["암호를 까먹었어요"], k)[0] for k in (1, 4))
+    one, many = (matcher(FAQ).signals(encoded("암호를 까먹었어요"), k)[0] for k in (1, 4))
     assert (len(one.rows), len(many.rows)) == (1, 4)
     assert one.calibration == pytest.approx(many.calibration)
 
@@ -109,7 +113,7 @@ def test_rows_with_the_same_answer_are_no_rivals() -> None:
 
 
 def test_a_rival_lowers_margins() -> None:
-    calibration = matcher(FAQ).signals(["암호를 까먹었어요"])[0].calibration
+    calibration = matcher(FAQ).signals(encoded("암호를 까먹었어요"))[0].calibration
     lowered = with_rival(calibration, 0.01)
     assert lowered[SIGNALS.index("margin")] == pytest.approx(0.01)
     assert lowered[SIGNALS.index("coverage")] == calibration[SIGNALS.index("coverage")]

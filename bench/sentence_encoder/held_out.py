@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-from texts import DATA, KINDS, held_out_trades, read_starter
+from texts import DATA, KINDS, choosing_trades, read_starter
 
 from daedap.types import Pair
 
@@ -51,7 +51,7 @@ class HeldOut:
     """The held-out texts, read once."""
 
     def __init__(self, faq: Path) -> None:
-        self.trades = held_out_trades(faq)
+        self.trades = choosing_trades(faq)
         self.known, self.said = read_starter()
         with (DATA / "starter_paraphrases.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))

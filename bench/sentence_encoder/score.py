@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import roc_auc_score
-from texts import KINDS, held_out_trades
+from texts import KINDS, choosing_trades
 
 from daedap.model.sentence_encoder import SentenceEncoder
 
@@ -107,7 +107,7 @@ def _sides(exam: Exam, texts: Sequence[str], encoder: SentenceEncoder) -> Sides:
 
 def trade_exams(folder: Path) -> Iterator[Exam]:
     """The held-out trades."""
-    for trade in held_out_trades(folder):
+    for trade in choosing_trades(folder):
         asked = [text for row in trade.asked for text in row]
         right = [{answer} for answer in trade.answers for _ in KINDS]
         yield Exam(trade.questions, trade.answers, asked, right, [*KINDS] * len(trade.answers), trade.out_of_scope)

@@ -20,11 +20,11 @@ from daedap.korean.perturb import perturb_each
 from daedap.korean.text import comparison_form
 
 DATA = Path(__file__).parents[2] / "daedap" / "data"
-HELD_OUT = frozenset({"05", "11", "17", "23", "29", "35", "41", "43", "47", "53"})
-"""Trades for validation, by the number of their file: nothing learns from them."""
-FIRST_OF_RANKER = "57"
-"""Trades from here on are for bench/ranker.py alone: the encoder is neither trained on them nor chosen by them."""
-PERTURBATIONS = ("words", "casual", "messy", "long")
+_CHOOSING = frozenset({5, 11, 17, 23, 29, 35, 41, 43, 47, 53})
+"""Trades by which states of the encoder were chosen."""
+_FIRST_OF_RANKER, _FIRST_OF_LATER = 57, 65
+"""Trades that were written for bench/ranker.py, and later ones, of which every fourth is held out."""
+KINDS = ("words", "casual", "messy", "long")
 """Paraphrases of a row: other words; short and informal; typos; with a situation."""
 Pairs = list[tuple[str, str]]
 
@@ -37,7 +37,7 @@ class Trade:
     questions: list[str]
     answers: list[str]
     asked: list[list[str]]
-    """Each row's paraphrases, in the order of PERTURBATIONS."""
+    """Each row's paraphrases, in the order of KINDS."""
     out_of_scope: list[str]
     """Questions that no row answers."""
 
@@ -65,20 +65,39 @@ class Forbidden:
         return comparison_form(text) in self.forms
 
 
-def read_trades(folder: Path, keep: Callable[[str], bool] = lambda number: True) -> list[Trade]:
-    """The trades whose file's number is to be kept, in the order of their files."""
-    return [_trade(path) for path in sorted(folder.glob("*.jsonl")) if keep(path.name[:2])]
+def read_trades(folder: Path, keep: Callable[[int], bool] = lambda number: True) -> list[Trade]:
+    """The trades whose number is to be kept, in ascending order."""
+    numbered = {trade_number(path): path for path in folder.glob("*.jsonl")}
+    return [_trade(numbered[number]) for number in sorted(numbered) if keep(number)]
+
+
+def trade_number(path: Path) -> int:
+    """By which a file's trade is assigned to what learns from it."""
+    return int(path.name.split("_")[0])
+
+
+def is_held_out(number: int) -> bool:
+    """Whether no model learns from a trade: figures and the matcher's weights come from these."""
+    return (
+        number in _CHOOSING
+        or _FIRST_OF_RANKER <= number < _FIRST_OF_LATER
+        or (number >= _FIRST_OF_LATER and number % 4 == 0)
+    )
+
+
+def teaches(number: int) -> bool:
+    """Whether sentence encoder and interaction model learn from a trade."""
+    return not is_held_out(number)
 
 
 def training_trades(folder: Path, forbidden: Forbidden) -> list[Trade]:
-    """All trades but the held-out ones, without rows and paraphrases of evaluation files."""
-    trades = read_trades(folder, lambda number: number not in HELD_OUT and number < FIRST_OF_RANKER)
-    return [_allowed(trade, forbidden) for trade in trades]
+    """The trades that teach, without rows and paraphrases of evaluation files."""
+    return [_allowed(trade, forbidden) for trade in read_trades(folder, teaches)]
 
 
-def held_out_trades(folder: Path) -> list[Trade]:
-    """The trades for validation."""
-    return read_trades(folder, HELD_OUT.__contains__)
+def choosing_trades(folder: Path) -> list[Trade]:
+    """The held-out trades by which states of the encoder are chosen."""
+    return read_trades(folder, _CHOOSING.__contains__)
 
 
 def _trade(path: Path) -> Trade:
@@ -88,7 +107,7 @@ def _trade(path: Path) -> Trade:
         path.stem,
         [row["question"] for row in rows],
         [row["answer"] for row in rows],
-        [[row[kind] for kind in PERTURBATIONS] for row in rows],
+        [[row[kind] for kind in KINDS] for row in rows],
         [line["out_of_scope"] for line in lines if "out_of_scope" in line],
     )
 

@@ -17,7 +17,7 @@ from daedap.evaluation.tables import MetricFormat, align_columns, format_score, 
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
-from daedap.retrieval.matcher import Encoder
+from daedap.retrieval.token_vectors import Encoder
 from daedap.types import Pair
 
 if TYPE_CHECKING:

@@ -125,6 +125,11 @@ class SentenceEncoder:
                 vectors[row] = own / np.linalg.norm(own, axis=1, keepdims=True)
         return [vectors[row] for row in range(len(texts))]
 
+    @property
+    def built_in(self) -> bool:
+        """Whether it is the package's, not one converted from a folder or the hub."""
+        return not self.settings.name
+
     @cached_property
     def width(self) -> int:
         """Numbers of a vector."""

@@ -21,6 +21,7 @@ from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_leve
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, stored_lessons
 from daedap.retrieval.matcher import Match
+from daedap.retrieval.query import Query
 from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run, find
 from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply, Sampling
@@ -132,7 +133,7 @@ class Bot:
 
     def nearest(self, question: str, count: int) -> list[Evidence]:
         """The known pairs that match a question best, nearest first; with different answers where there are vectors."""
-        match = self.retriever.matcher.match([question], count)[0]
+        match = self.retriever.matcher.match(self.retriever.encode([question]), count)[0]
         return [self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)]
 
     def known_row(self, question: str) -> Pair | None:
@@ -157,11 +158,11 @@ class Bot:
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
-        return self._answer([_query(question, history)])[0]
+        return self._answer([Pair(question, "", history=tuple(history))])[0]
 
     def reply_many(self, questions: Iterable[str]) -> list[Reply]:
         """Answer independent questions in one batch."""
-        return self._answer([_query(question) for question in questions])
+        return self._answer([Pair(question, "") for question in questions])
 
     def stream(self, question: str, on_text: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
         """Like `reply`; `on_text` gets the text line by line once it is chosen among the candidates."""
@@ -172,105 +173,100 @@ class Bot:
 
     def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
         """A reply to each pair's question and history; the pairs' own answers are ignored."""
-        return self._answer([_query(pair.question, pair.history) for pair in pairs])
+        return self._answer(pairs)
 
     def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """(pairs, candidates): scores of candidate answers, equally many for each pair."""
-        return np.stack(self._reranker.scores([_query(pair.question, pair.history) for pair in pairs], candidates))
+        return np.stack(self._reranker.scores(self.retriever.encode(pairs), candidates))
 
-    def _answer(self, queries: Sequence[Pair]) -> list[Reply]:
-        rows = [row for row, query in enumerate(queries) if query.question.strip()]
+    def _answer(self, questions: Sequence[Pair]) -> list[Reply]:
+        """The pairs' own answers are ignored."""
+        queries = self.retriever.encode(questions)
+        asked = [row for row, query in enumerate(queries) if query.text.strip()]
         decide = self._decide_by_reranking if self._samples else self._decide_by_match
-        replies = dict(zip(rows, decide([queries[row] for row in rows]), strict=True))
+        replies = dict(zip(asked, decide([queries[row] for row in asked]), strict=True))
         return [replies.get(row) or self._fallback(query) for row, query in enumerate(queries)]
 
-    def _decide_by_match(self, queries: Sequence[Pair]) -> list[Reply]:
+    def _decide_by_match(self, queries: Sequence[Query]) -> list[Reply]:
         """Without the language model: a known answer, small talk, suggestions, or the fallback."""
-        questions = [query.question for query in queries]
-        vectors = self.retriever.encoder.encode(questions)
-        matches = self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors)
+        matches = self.retriever.matcher.match(queries, 1 + _SUGGESTIONS)
         book = self.lessons  # another thread may teach meanwhile
-        lessons = book.find(questions, vectors, matches) if book else [None] * len(queries)
-        return [self._decide(*each) for each in zip(queries, vectors, matches, lessons, strict=True)]
+        lessons = book.find(queries, matches) if book else [None] * len(queries)
+        return [self._decide(*each) for each in zip(queries, matches, lessons, strict=True)]
 
-    def _decide(self, query: Pair, vector: NDArray[np.float32], match: Match, lesson: LessonHit | None) -> Reply:
+    def _decide(self, query: Query, match: Match, lesson: LessonHit | None) -> Reply:
         if lesson and lesson.exact:
-            return lesson.reply(query.question)
+            return lesson.reply(query.text)
         evidence = [
             self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
         ]
         best = evidence[0]
         if match.exact:
-            return Reply(query.question, best.answer, "retrieved", 1.0, best)
+            return Reply(query.text, best.answer, "retrieved", 1.0, best)
         score_to_beat = max(best.similarity, match.probability, lesson.probability if lesson else 0.0)
-        if small_talk := self._small_talk.answer(query.question, score_to_beat, vector):
-            return Reply(query.question, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
+        if small_talk := self._small_talk.answer(query, score_to_beat):
+            return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
         if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
-            return lesson.reply(query.question)
+            return lesson.reply(query.text)
         if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
-            return Reply(query.question, best.answer, "retrieved", match.probability, best)
+            return Reply(query.text, best.answer, "retrieved", match.probability, best)
         return self._unsure(query, evidence, match)
 
-    def _unsure(self, query: Pair, evidence: Sequence[Evidence], match: Match) -> Reply:
+    def _unsure(self, query: Query, evidence: Sequence[Evidence], match: Match) -> Reply:
         """Suggestions, or the fallback where even these would not help."""
         best, suggestions = evidence[0], [one.question for one in evidence[:_SUGGESTIONS]]
         if match.probability < self.answer_options.suggestion_threshold or self.answer_options.fallback:
             return self._fallback(query, best, match.probability)
         text = translate_to(self.speaks_korean, "I am not sure that I understand. Did you mean one of these?")
-        return Reply(query.question, text, "fallback", match.probability, best, tuple(suggestions))
+        return Reply(query.text, text, "fallback", match.probability, best, tuple(suggestions))
 
     def _evidence(self, row: int, similarity: float) -> Evidence:
         pair = self.retriever.index.pairs[row]
         return Evidence(pair.question, pair.answer, float(np.clip(similarity, 0, 1)))
 
-    def _decide_by_reranking(self, queries: Sequence[Pair]) -> list[Reply]:
+    def _decide_by_reranking(self, queries: Sequence[Query]) -> list[Reply]:
         """With the language model: what is not known is chosen among known answers and the model's proposals."""
-        questions = [query.question for query in queries]
-        vectors = self.retriever.encoder.encode(questions)
-        hits = self.retriever.search(questions, _NEAREST, vectors)
-        lessons = self._lessons_beside_reranking(queries, vectors)
-        replies = [self._known(*each) for each in zip(queries, vectors, hits, lessons, strict=True)]
+        hits = self.retriever.search(queries, _NEAREST)
+        lessons = self._lessons_beside_reranking(queries)
+        replies = [self._known(*each) for each in zip(queries, hits, lessons, strict=True)]
         rest = [row for row, reply in enumerate(replies) if reply is None]
         chosen = dict(zip(rest, self._rerank([queries[row] for row in rest], [hits[row] for row in rest]), strict=True))
         return [reply or chosen[row] for row, reply in enumerate(replies)]
 
-    def _lessons_beside_reranking(
-        self, queries: Sequence[Pair], vectors: NDArray[np.float32]
-    ) -> Sequence[LessonHit | None]:
+    def _lessons_beside_reranking(self, queries: Sequence[Query]) -> Sequence[LessonHit | None]:
         book = self.lessons  # another thread may teach meanwhile
         if not book:
             return [None] * len(queries)
-        questions = [query.question for query in queries]
-        return book.find(questions, vectors, self.retriever.matcher.match(questions, 1 + _SUGGESTIONS, vectors))
+        return book.find(queries, self.retriever.matcher.match(queries, 1 + _SUGGESTIONS))
 
-    def _known(self, query: Pair, vector: NDArray[np.float32], hits: Hits, lesson: LessonHit | None) -> Reply | None:
+    def _known(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
         if lesson and lesson.exact:
-            return lesson.reply(query.question)
-        if row := self.known_row(query.question):
-            return Reply(query.question, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
+            return lesson.reply(query.text)
+        if row := self.known_row(query.text):
+            return Reply(query.text, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
         best = self.retriever.evidence(hits)
         score_to_beat = max(best.similarity, lesson.probability if lesson else 0.0)
-        if small_talk := self._small_talk.answer(query.question, score_to_beat, vector):
-            return Reply(query.question, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
+        if small_talk := self._small_talk.answer(query, score_to_beat):
+            return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
         if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
-            return lesson.reply(query.question)
+            return lesson.reply(query.text)
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
         if out_of_scope and self.answer_options.fallback != "off":
             return self._fallback(query, best, best.similarity)
         known = best.similarity >= KNOWN or not self._fits_model(query)
-        return Reply(query.question, best.answer, "retrieved", best.similarity, best) if known else None
+        return Reply(query.text, best.answer, "retrieved", best.similarity, best) if known else None
 
-    def _fits_model(self, query: Pair) -> bool:
+    def _fits_model(self, query: Query) -> bool:
         """Whether the question fits into the model's context; a longer one is only looked up."""
         prompt = self.language_model.prompt
         try:
-            prompt.question(replace(query, history=()), max_ids=prompt.max_length - 1)
+            prompt.question(replace(query.pair, history=()), max_ids=prompt.max_length - 1)
         except DataError:
             return False
         return True
 
-    def _rerank(self, queries: Sequence[Pair], hits: Sequence[Hits]) -> list[Reply]:
+    def _rerank(self, queries: Sequence[Query], hits: Sequence[Hits]) -> list[Reply]:
         """The best of the nearest known questions' answers and of the model's proposals."""
         if not queries:
             return []
@@ -312,30 +308,26 @@ class Bot:
         answers = [pair.answer for pair in self.retriever.index.pairs[:_LEVEL_ROWS]]
         return 2 * sum(bool(HANGUL.search(answer)) for answer in answers) > len(answers)
 
-    def _proposals(self, queries: Sequence[Pair]) -> list[list[Generation]]:
+    def _proposals(self, queries: Sequence[Query]) -> list[list[Generation]]:
+        pairs = [query.pair for query in queries]
         how = self.sampling
         if how.is_greedy:
-            return [[reply] for reply in self.language_model.reply(queries)]
+            return [[reply] for reply in self.language_model.reply(pairs)]
         seed = self.answer_options.seed if how.seed is None else how.seed
         options: Any = {"temperature": how.temperature, "top_k": _TOP_K, "top_p": how.top_p}
-        return self.language_model.sample(queries, self._samples, seed=seed, **options)
+        return self.language_model.sample(pairs, self._samples, seed=seed, **options)
 
-    def _chosen(self, query: Pair, hits: Hits, proposals: Sequence[Generation], best: int) -> Reply:
+    def _chosen(self, query: Query, hits: Hits, proposals: Sequence[Generation], best: int) -> Reply:
         if best < len(hits.rows):
             evidence = self.retriever.evidence(hits, best)
-            return Reply(query.question, evidence.answer, "retrieved", evidence.similarity, evidence)
+            return Reply(query.text, evidence.answer, "retrieved", evidence.similarity, evidence)
         proposal = proposals[best - len(hits.rows)]
         nearest = self.retriever.evidence(hits)
-        return Reply(query.question, proposal.text, "generated", proposal.log2_probability, nearest)
+        return Reply(query.text, proposal.text, "generated", proposal.log2_probability, nearest)
 
-    def _fallback(self, query: Pair, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
+    def _fallback(self, query: Query, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
         """The reply to an empty question, or to one that nothing known answers."""
         text = self.answer_options.fallback
         if text in (None, "off"):
             text = translate_to(self.speaks_korean, "I didn't quite understand. Could you say it another way?")
-        return Reply(query.question, str(text), "fallback", score, evidence)
-
-
-def _query(question: str, history: Sequence[Message] = ()) -> Pair:
-    """The question as a pair without an answer; bytes that a terminal could not decode become "?"."""
-    return Pair(question.encode("utf-8", "replace").decode(), "", history=tuple(history))
+        return Reply(query.text, str(text), "fallback", score, evidence)

@@ -24,6 +24,7 @@ from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
 from daedap.retrieval.large_matcher import LargeMatcher
 from daedap.retrieval.lexical import LexicalHits, chunks, largest
 from daedap.retrieval.matcher import AnswerMatcher
+from daedap.retrieval.query import Query, texts_of, vectors_of
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
@@ -275,9 +276,9 @@ class PairEmbeddings:
         """The first `pairs` rows alone."""
         return PairEmbeddings(self.encoder, self.questions[:pairs], self.answers[:pairs])
 
-    def encode_questions(self, texts: Sequence[str]) -> FloatArray:
-        """(texts, 256)"""
-        return self.encoder.questions(texts)
+    def vectors_of(self, queries: Sequence[Query]) -> FloatArray:
+        """(queries, 256)"""
+        return self.encoder.questions(texts_of(queries))
 
     def encode_answers(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 256)"""
@@ -317,11 +318,13 @@ class SentenceEmbeddings:
         """(pairs, width)"""
         return self.matcher.answers
 
-    def encode_questions(self, texts: Sequence[str]) -> FloatArray:
+    def vectors_of(self, queries: Sequence[Query]) -> FloatArray:
+        """(queries, width): the queries have them already."""
+        return vectors_of(queries)
+
+    def encode_answers(self, texts: Sequence[str]) -> FloatArray:
         """(texts, width)"""
         return self.matcher.encoder.encode(texts)
-
-    encode_answers = encode_questions
 
     def search(self, vectors: FloatArray, k: int) -> LexicalHits:
         """The `k` nearest known questions of each vector, (queries, width); of many pairs, those that a graph finds."""

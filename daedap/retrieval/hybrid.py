@@ -8,7 +8,7 @@ the index holds), `encoder.json` where another sentence encoder than the built-i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from daedap.retrieval.encoder import BiEncoder, PairEmbeddings, SentenceEmbeddin
 from daedap.retrieval.large_matcher import EXACT_UP_TO, LargeMatcher, is_large
 from daedap.retrieval.lexical import DAMAGE, LexicalIndex, LexicalKnn, chunks, damaged, largest
 from daedap.retrieval.matcher import AnswerMatcher
+from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.rerank import ENOUGH_DEV_ROWS, Reranker, RerankWeights, default_weights, fit_weights
 from daedap.types import Evidence, Pair
 
@@ -77,17 +78,18 @@ class HybridRetriever:
         """By which pairs and answers are compared besides their characters: the bi-encoder's, else sentence vectors."""
         return self.bi_encoded or SentenceEmbeddings(self.matcher)
 
-    def search(self, questions: Sequence[str], k: int, vectors: FloatArray | None = None) -> list[Hits]:
-        """The `k` nearest known questions of each question.
+    def encode(self, questions: Iterable[Pair | str]) -> list[Query]:
+        """Questions alone, or those of pairs, ready to be matched."""
+        return encode_queries(questions, self.encoder)
 
-        `vectors`: the questions' sentence vectors, (questions, width), where they are known already.
-        """
+    def search(self, queries: Sequence[Query], k: int) -> list[Hits]:
+        """The `k` nearest known questions of each query."""
         hits = []
-        for rows in chunks(len(questions), len(self.index.pairs)):
-            part = questions[rows]
-            encoded = self.embeddings.encode_questions(part) if vectors is None or self.bi_encoded else vectors[rows]
-            hits += [self._nearest(*each, k) for each in zip(self.index.similarities(part), encoded, strict=True)]
-        return [self._earliest_first(*each) for each in zip(questions, hits, strict=True)]
+        for rows in chunks(len(queries), len(self.index.pairs)):
+            part = queries[rows]
+            similarities, vectors = self.index.similarities(texts_of(part)), self.embeddings.vectors_of(part)
+            hits += [self._nearest(*each, k) for each in zip(similarities, vectors, strict=True)]
+        return [self._earliest_first(query.text, each) for query, each in zip(queries, hits, strict=True)]
 
     def _nearest(self, lexical: FloatArray, vector: FloatArray, k: int) -> Hits:
         """lexical: (pairs,) cosines; vector: (width,)."""
@@ -113,7 +115,7 @@ class HybridRetriever:
 
     def reranker(self, model: LanguageModel) -> Reranker:
         """Scores candidate answers with the help of a language model."""
-        return Reranker(self._lexical_knn, self.embeddings, model, self.weights)
+        return Reranker(self._lexical_knn, self.encoder, self.embeddings, model, self.weights)
 
     @cached_property
     def _lexical_knn(self) -> LexicalKnn:
@@ -177,5 +179,5 @@ def fit_retriever(
     if len(dev) < ENOUGH_DEV_ROWS:
         return retriever
     weights = fit_weights(retriever.reranker(model), dev, [pair.answer for pair in train])
-    nearest = [hits.similarities[0] for hits in retriever.search([pair.question for pair in dev], 1)]
+    nearest = [hits.similarities[0] for hits in retriever.search(retriever.encode(dev), 1)]
     return replace(retriever, weights=weights.with_threshold(float(np.percentile(nearest, _OUT_OF_SCOPE_PERCENT))))

@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from daedap.i18n import translate
+from daedap.retrieval.calibration import MatchWeights
 from daedap.retrieval.lexical import CharTfidf, LexicalIndex
-from daedap.retrieval.matcher import AnswerMatcher, Encoder, Match, MatchWeights, Signals
+from daedap.retrieval.matcher import AnswerMatcher, Match, Signals
+from daedap.retrieval.query import Query
+from daedap.retrieval.token_vectors import Encoder, TokenVectors
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
@@ -106,7 +109,8 @@ class LargeMatcher(AnswerMatcher):
         with ThreadPoolExecutor(2) as pool:
             one, other = pool.map(VectorGraph.build, (questions, answers))
         keys = np.arange(len(index.pairs))
-        return cls(index, encoder, questions, answers, weights or MatchWeights.default(), (one, other), keys)  # type: ignore[arg-type]
+        weights = weights or MatchWeights.default(built_in=encoder.built_in)
+        return cls(index, encoder, questions, answers, weights, (one, other), keys)  # type: ignore[arg-type]
 
     def extended(self, index: LexicalIndex, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> LargeMatcher:
         """With new pairs before and after its own; `index` holds all of them in that order."""
@@ -125,30 +129,25 @@ class LargeMatcher(AnswerMatcher):
         keys = np.concatenate([numbers[:first], self.keys, numbers[first:]])
         return LargeMatcher(index, self.encoder, questions, answers, self.weights, (graphs[0], graphs[1]), keys)
 
-    def match(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Match]:
+    def match(self, queries: Sequence[Query], k: int = 4) -> list[Match]:
         """As of AnswerMatcher, among the nearest pairs."""
-        return list(self._each(queries, vectors, lambda near, query, vector: near.match([query], k, vector)[0]))
+        return list(self._each(queries, lambda near, query: near.match([query], k)[0]))
 
-    def signals(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Signals]:
+    def signals(self, queries: Sequence[Query], k: int = 4) -> list[Signals]:
         """As of AnswerMatcher, among the nearest pairs."""
-        return list(self._each(queries, vectors, lambda near, query, vector: near.signals([query], k, vector)[0]))
+        return list(self._each(queries, lambda near, query: near.signals([query], k)[0]))
 
-    def _each(
-        self,
-        queries: Sequence[str],
-        vectors: FloatArray | None,
-        find: Callable[[AnswerMatcher, str, FloatArray], Found],
-    ) -> Iterator[Found]:
-        vectors = self.encoder.encode(queries) if vectors is None else vectors
-        for query, vector in zip(queries, vectors, strict=True):
-            rows = self._nearest(query, vector)
-            found = find(self._among(rows), query, vector[None])
+    def _each(self, queries: Sequence[Query], find: Callable[[AnswerMatcher, Query], Found]) -> Iterator[Found]:
+        for query in queries:
+            rows = self._nearest(query)
+            found = find(self._among(rows), query)
             yield found._replace(rows=rows[found.rows])
 
-    def _nearest(self, query: str, vector: FloatArray) -> Rows:
+    def _nearest(self, query: Query) -> Rows:
         """Rows in ascending order, so that of equal pairs the newest stays the first."""
-        by_characters = self.index.search([query], _SHORTLIST).rows[0]
-        return np.unique(np.concatenate([by_characters, *(self.nearest(side, vector, _SHORTLIST) for side in (0, 1))]))
+        by_characters = self.index.search([query.text], _SHORTLIST).rows[0]
+        by_meaning = (self.nearest(side, query.vector, _SHORTLIST) for side in (0, 1))
+        return np.unique(np.concatenate([by_characters, *by_meaning]))
 
     def nearest(self, side: int, vector: FloatArray, k: int) -> Rows:
         """(k,) or fewer: rows whose question (side 0) or answer (side 1) is nearest to (width,), best first.
@@ -170,7 +169,7 @@ class LargeMatcher(AnswerMatcher):
         ngrams = self.index.ngrams
         index = LexicalIndex(pairs, ngrams, ngrams.vectors([pair.question for pair in pairs]).T.tocsr())
         questions, answers = (vectors[rows].astype(np.float32) for vectors in (self.questions, self.answers))
-        return _Shortlist(index, self.encoder, questions, answers, self.weights, self._sample)
+        return _Shortlist(index, self.encoder, questions, answers, self.weights, self)
 
     @cached_property
     def _sample(self) -> AnswerMatcher:
@@ -180,9 +179,9 @@ class LargeMatcher(AnswerMatcher):
         return AnswerMatcher(index, self.encoder, questions, answers, self.weights)
 
     @cached_property
-    def view_weights(self) -> FloatArray:
-        """(views,): as the sample has them."""
-        return self._sample.view_weights
+    def _answer_share(self) -> float:
+        """As of the sample."""
+        return self._sample._answer_share
 
     @cached_property
     def _answer_tfidf(self) -> CharTfidf:
@@ -204,22 +203,27 @@ class LargeMatcher(AnswerMatcher):
         keys = np.load(folder / "keys.npy", allow_pickle=False)[:pairs]
         if not len(keys) == len(questions) == len(answers) == pairs:
             raise ValueError(f"{pairs} pairs, {len(keys)} keys")
-        return cls(index, encoder, questions, answers, MatchWeights.default(), (one, other), keys)
+        weights = MatchWeights.default(built_in=encoder.built_in)
+        return cls(index, encoder, questions, answers, weights, (one, other), keys)
 
 
 @dataclass(frozen=True)
 class _Shortlist(AnswerMatcher):
     """The nearest pairs of one question."""
 
-    sample: AnswerMatcher
+    whole: LargeMatcher
 
     @cached_property
-    def view_weights(self) -> FloatArray:
-        return self.sample.view_weights
+    def _answer_share(self) -> float:
+        return self.whole._answer_share
 
     @cached_property
     def _answer_tfidf(self) -> CharTfidf:
-        return self.sample._answer_tfidf
+        return self.whole._answer_tfidf
+
+    @cached_property
+    def _tokens(self) -> TokenVectors:
+        return self.whole._tokens
 
 
 _NAMES = ("questions", "answers")

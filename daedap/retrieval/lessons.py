@@ -18,9 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
+from daedap.retrieval.calibration import SIGNALS, with_rival
 from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.lexical import CharTfidf, LexicalIndex, damaged
-from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, Signals, with_rival
+from daedap.retrieval.matcher import AnswerMatcher, Match, Signals
+from daedap.retrieval.query import Query
 from daedap.runs import DATABASE
 from daedap.types import Evidence, Lesson, Pair, Reply
 
@@ -64,25 +66,18 @@ class LessonBook:
         lesson = self._by_form.get(comparison_form(question))
         return LessonHit(lesson, 1.0, 1.0, True) if lesson else None
 
-    def find(
-        self, questions: Sequence[str], vectors: FloatArray, known: Sequence[Match] | None
-    ) -> list[LessonHit | None]:
-        """The lesson for exactly each question; else the one that fits it best, if better than all known pairs.
-
-        vectors: (questions, width), sentence vectors; known: the known pairs that match each question, where the run
-        has sentence vectors.
-        """
-        exact = [self.exact(question) for question in questions]
+    def find(self, queries: Sequence[Query], known: Sequence[Match]) -> list[LessonHit | None]:
+        """The lesson for exactly each query; else the one that fits it best, if better than all `known` pairs."""
+        exact = [self.exact(query.text) for query in queries]
         if not self._matcher:
             return exact
-        found = self._matcher.signals(questions, 2, vectors)
-        rivals: Sequence[Match | None] = known or [None] * len(questions)
-        return [hit or self._hit(near, rival) for hit, near, rival in zip(exact, found, rivals, strict=True)]
+        found = self._matcher.signals(queries, 2)
+        return [hit or self._hit(near, rival) for hit, near, rival in zip(exact, found, known, strict=True)]
 
-    def _hit(self, found: Signals, known: Match | None) -> LessonHit | None:
+    def _hit(self, found: Signals, known: Match) -> LessonHit | None:
         assert self._matcher, "signals come from a matcher"
         lesson = self._similar[int(found.rows[0])]
-        margin = float(found.calibration[_SCORE]) - (self._rival(lesson, known) if known else 0.0)
+        margin = float(found.calibration[_SCORE]) - self._rival(lesson, known)
         if margin <= 0:
             return None
         signals = with_rival(found.calibration, margin)
@@ -155,8 +150,8 @@ class _LessonMatcher(AnswerMatcher):
     known: AnswerMatcher
 
     @cached_property
-    def view_weights(self) -> FloatArray:
-        return self.known.view_weights
+    def _answer_share(self) -> float:
+        return self.known._answer_share
 
     @cached_property
     def _answer_tfidf(self) -> CharTfidf:

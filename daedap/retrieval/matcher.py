@@ -1,64 +1,39 @@
 """Which known pair answers a question, and how sure that is: lexical and sentence similarities, calibrated.
 
 Each known pair is compared with the query in four ways: character n-grams (TF-IDF cosine) and sentence vectors
-(cosine), both with its question and with its answer. A weighted sum ranks the pairs. A logistic regression gives the
-probability that the best pair's answer is right (SIGNALS): over its similarities, how far other answers are behind, how
-much of the query it covers, and whether the query is small talk where it is not. All weights were fitted on FAQs of
-held-out trades by bench/ranker.py, and are the same for every file (`matcher.json`).
+(cosine), both with its question and with its answer. A weighted sum ranks the pairs; the best ones are ranked again
+with the log odds of a model that reads query and pair together (interaction.py). A logistic regression gives the
+probability that the best pair's answer is right (calibration.py). All weights were fitted on FAQs of held-out trades by
+bench/ranker.py, and are the same for every file (`matcher.json`).
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
+from daedap.retrieval.calibration import SIGNALS, VIEWS, MatchWeights
+from daedap.retrieval.interaction import InteractionModel, TokenPair
 from daedap.retrieval.lexical import CELLS, CharTfidf, LexicalIndex, chunks, largest
+from daedap.retrieval.query import Query, texts_of, vectors_of
+from daedap.retrieval.token_vectors import Encoder, TokenVectors
 from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
-VIEWS = ("lexical_question", "lexical_answer", "sentence_question", "sentence_answer")
-SIGNALS = (
-    *VIEWS,  # of the best pair
-    "score",  # their weighted sum
-    "margin",  # score less that of the best pair with another answer
-    "lead",  # score less the mean of the four best pairs with other answers
-    "question_margin",  # sentence similarity of the question less the highest of a pair with another answer
-    "answer_margin",  # … of the answer
-    "coverage",  # share of the query's n-grams, weighted by rarity, that question or answer contain
-    "tokens",  # mean over the query's tokens of the highest cosine with a token of question or answer
-    "token_quartile",  # … lower quartile
-    "token_margin",  # mean less that of the best pair with another answer
-    "neighbour",  # sentence similarity of the question to the nearest one with another answer
-    "own_answer",  # … to its own answer
-    "small_talk",  # how much more the query is small talk than the question is
-    "length",  # ln(1 + characters of the query)
-)
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
 """Known questions looked at; from the first to the second share of them near their own answer, the weight of answers
 grows from nothing to the whole: FAQs of held-out trades lie at 0.45 to 0.85, the built-in small talk at 0.18."""
-_RIVALS = 4
-"""Pairs with other answers that `lead` is measured against."""
-_QUERIES_AT_ONCE, _TEXTS_KEPT = 256, 2_000
-"""Queries whose token vectors are held at once, 30 kB each; texts of pairs whose token vectors are kept, 15 kB each."""
-_WEIGHTS = Path(__file__).with_name("matcher.json")
-
-
-class Encoder(Protocol):
-    """What encodes texts: model/sentence_encoder.py, or anything with the same method."""
-
-    def encode(self, texts: Sequence[str], /) -> FloatArray:
-        """(texts, width), rows of length 1."""
-
-    def encode_tokens(self, texts: Sequence[str], /) -> list[FloatArray]:
-        """(tokens, width) of each text, rows of length 1."""
+_RIVALS, CANDIDATES = 4, 6
+"""Pairs with other answers that `lead` is measured against; pairs with different answers that are ranked again."""
+_QUERIES_AT_ONCE = 256
+"""Queries whose token vectors are held at once, 30 kB each."""
 
 
 class Match(NamedTuple):
@@ -85,35 +60,17 @@ class Signals(NamedTuple):
     """(signals,): in the order of SIGNALS."""
 
 
-def with_rival(calibration: FloatArray, margin: float) -> FloatArray:
-    """Signals (in the order of SIGNALS) beside one more pair with another answer, whose score is `margin` lower."""
-    signals = dict(zip(SIGNALS, calibration.tolist(), strict=True))
-    for name in ("margin", "lead", "question_margin", "answer_margin", "token_margin"):
-        signals[name] = min(margin, signals[name])  # the score alone is known of the new pair
-    return np.array([signals[name] for name in SIGNALS], np.float32)
+class Candidates(NamedTuple):
+    """The nearest pairs of a query with different answers, by the weighted sum of the views."""
 
-
-@dataclass(frozen=True)
-class MatchWeights:
-    """How much each view counts in ranking, and the logistic regression of the probability."""
-
-    views: dict[str, float]
-    signals: dict[str, float]
-    intercept: float
-    small_talk: tuple[float, ...]
-    """(width,): direction of small talk among the built-in encoder's vectors, away from customers' questions."""
-
-    @classmethod
-    @cache
-    def default(cls) -> MatchWeights:
-        """Those of the package."""
-        saved = json.loads(_WEIGHTS.read_text(encoding="utf-8"))
-        return cls(**{**saved, "small_talk": tuple(saved["small_talk"])})
-
-    def probability(self, signals: FloatArray) -> float:
-        """Logistic regression over (signals,), in the order of SIGNALS."""
-        logit = self.intercept + float(np.dot([self.signals[name] for name in SIGNALS], signals))
-        return float(1 / (1 + np.exp(-logit)))
+    rows: NDArray[np.int64]
+    """(n,), best first."""
+    scores: FloatArray
+    """(n,)"""
+    log_odds: FloatArray
+    """(n,): of the interaction model; 0 where it takes no part, and behind the first CANDIDATES the lowest of these."""
+    met: list[FloatArray]
+    """For each of the first two: the highest cosine of each of the query's tokens with one of the pair, (tokens,)."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +90,8 @@ class AnswerMatcher:
         """Encode the pairs of an index."""
         texts = [text for pair in index.pairs for text in (pair.question, pair.answer)]
         vectors = encoder.encode(texts)
-        return cls(index, encoder, vectors[::2], vectors[1::2], weights or MatchWeights.default())
+        weights = weights or MatchWeights.default(built_in=encoder.built_in)
+        return cls(index, encoder, vectors[::2], vectors[1::2], weights)
 
     def extended(self, index: LexicalIndex, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> AnswerMatcher:
         """With new pairs before and after its own; `index` holds all of them in that order."""
@@ -143,118 +101,143 @@ class AnswerMatcher:
         answers = np.concatenate([vectors[1 : 2 * first : 2], self.answers, vectors[2 * first + 1 :: 2]])
         return AnswerMatcher(index, self.encoder, questions, answers, self.weights)
 
-    def match(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Match]:
+    def match(self, queries: Sequence[Query], k: int = 4) -> list[Match]:
         """The `k` best pairs with different answers for each query, and the probability that the first is right.
 
-        `vectors`: the queries' sentence vectors, (queries, width), where they are known already.
+        A known question is certain, letter for letter: nothing but its nearest pairs is computed.
         """
-        return [self._match(*each) for each in zip(queries, self.signals(queries, k, vectors), strict=True)]
+        known = [self._rows_by_question.get(comparison_form(query.text)) for query in queries]
+        others = [query for query, row in zip(queries, known, strict=True) if row is None]
+        signals = iter(self.signals(others, k))
+        return [
+            self._match(next(signals)) if row is None else self._exact(query, row, k)
+            for query, row in zip(queries, known, strict=True)
+        ]
 
-    def _match(self, query: str, found: Signals) -> Match:
-        """A known question is certain, letter for letter; of rows with this question the first is taken, the newest."""
-        exact = self._rows_by_question.get(comparison_form(query))
-        if exact is None:
-            return Match(found.rows, found.similarities, self.weights.probability(found.calibration))
-        others = found.rows != exact
-        rows = np.concatenate([[exact], found.rows[others]])
-        return Match(rows, np.concatenate([[1.0], found.similarities[others]]).astype(np.float32), 1.0, exact=True)
+    def _match(self, found: Signals) -> Match:
+        return Match(found.rows, found.similarities, self.weights.probability(found.calibration))
 
-    def signals(self, queries: Sequence[str], k: int = 4, vectors: FloatArray | None = None) -> list[Signals]:
-        """What the match of each query is decided by; `vectors` as in `match`."""
-        vectors = self.encoder.encode(queries) if vectors is None else vectors
+    def _exact(self, query: Query, row: int, k: int) -> Match:
+        """Of rows with this very question the first is taken, the newest."""
+        scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, self.views([query]))
+        near = largest(scores, min(8 * k, scores.shape[1]))[0]
+        rows = self._distinct(np.concatenate([[row], near[near != row]]), k)
+        return Match(rows, np.concatenate([[1.0], scores[0, rows[1:]]]).astype(np.float32), 1.0, exact=True)
+
+    def signals(self, queries: Sequence[Query], k: int = 4) -> list[Signals]:
+        """What the match of each query is decided by."""
         found: list[Signals] = []
         for part in chunks(len(queries), len(self.index.pairs), CELLS // 4):
-            found += self._signals(queries[part], vectors[part], k)
+            found += self._signals(queries[part], k)
         return found
 
-    def views(self, queries: Sequence[str], vectors: FloatArray) -> FloatArray:
+    def views(self, queries: Sequence[Query]) -> FloatArray:
         """(views, queries, pairs): similarities in the order of VIEWS."""
-        lexical_answers = (self._answer_tfidf.vectors(queries) @ self._answer_postings).toarray()
+        texts, vectors = texts_of(queries), vectors_of(queries)
+        lexical_answers = (self._answer_tfidf.vectors(texts) @ self._answer_postings).toarray()
         return np.stack(
             [
-                self.index.similarities(queries),
+                self.index.similarities(texts),
                 lexical_answers,
                 vectors @ self.questions.T,
                 vectors @ self.answers.T,
             ]
         ).astype(np.float32)
 
-    def _signals(self, queries: Sequence[str], vectors: FloatArray, k: int) -> list[Signals]:
-        views, distinct = self.views(queries, vectors), max(k, 1 + _RIVALS)
+    def _signals(self, queries: Sequence[Query], k: int) -> list[Signals]:
+        views, texts = self.views(queries), texts_of(queries)
         scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, views)
-        near = largest(scores, min(8 * distinct, scores.shape[1]))
-        rows = [self._distinct(best, distinct) for best in near]
-        best = np.array([one[0] for one in rows])
+        found = self.candidates(texts, scores, views, max(k, CANDIDATES))
+        ranked = [self._ranked(each) for each in found]
+        best = np.array([each.rows[0] for each in ranked])
         columns = {
             **{name: view[range(len(best)), best] for name, view in zip(VIEWS, views, strict=True)},
-            **self._lead(scores, views, rows),
-            **self._token_signals(queries, rows),
-            "coverage": self._coverage(queries, best.tolist()),
-            "neighbour": np.array([self._neighbour(each) for each in near]),
+            **self._lead(scores, views, [each.rows for each in ranked]),
+            **_interaction_signals(ranked),
+            **_token_signals(ranked),
+            "coverage": self._coverage(texts, best.tolist()),
+            "neighbour": np.array([self._neighbour(each.rows) for each in ranked]),
             "own_answer": np.einsum("qw,qw->q", self.questions[best], self.answers[best]),
-            "small_talk": (vectors - self.questions[best]) @ self._small_talk,
-            "length": np.log1p([len(query) for query in queries]),
+            "small_talk": (vectors_of(queries) - self.questions[best]) @ self._small_talk,
+            "length": np.log1p([len(text) for text in texts]),
         }
         calibration = np.stack([columns[name] for name in SIGNALS], axis=1).astype(np.float32)
-        return [Signals(each[:k], scores[n, each[:k]], calibration[n]) for n, each in enumerate(rows)]
+        return [Signals(each.rows[:k], each.scores[:k], calibration[n]) for n, each in enumerate(ranked)]
+
+    def candidates(self, queries: Sequence[str], scores: FloatArray, views: FloatArray, count: int) -> list[Candidates]:
+        """The `count` best pairs with different answers of each query, read together with it.
+
+        scores: (queries, pairs), the weighted sum of the views, (views, queries, pairs).
+        """
+        near = largest(scores, min(8 * count, scores.shape[1]))
+        rows = [self._distinct(each, count) for each in near]
+        found: list[Candidates] = []
+        for start in range(0, len(queries), _QUERIES_AT_ONCE):
+            part = slice(start, start + _QUERIES_AT_ONCE)
+            pairs = [self.index.pairs[row] for row in {int(row) for each in rows[part] for row in each[:CANDIDATES]}]
+            tokens, texts = self._tokens.encode(queries[part], pairs)
+            for number, (query, each) in enumerate(zip(tokens, rows[part], strict=True), start):
+                known = [self._token_pair(int(row), texts) for row in each[:CANDIDATES]]
+                log_odds = self._log_odds(query, known, each, views[2:, number])
+                met = [(query @ np.concatenate(pair).T).max(axis=1) for pair in known]
+                found.append(Candidates(each, scores[number, each], log_odds, met))
+        return found
+
+    def _token_pair(self, row: int, texts: dict[str, FloatArray]) -> TokenPair:
+        pair = self.index.pairs[row]
+        return TokenPair(texts[pair.question], texts[pair.answer])
+
+    def _log_odds(
+        self, query: FloatArray, known: Sequence[TokenPair], rows: NDArray[np.int64], similarities: FloatArray
+    ) -> FloatArray:
+        """(rows,). query: (tokens, width); similarities: (2, pairs), to questions and to answers."""
+        if not self.weights.reads_together:
+            return np.zeros(len(rows), np.float32)
+        sides = [similarities[side, rows[: len(known)]] for side in (0, 1)]
+        margins = [sides[n] - self._behind(similarities[n], rows[: len(known)]) for n in (0, 1)]
+        if self._answer_share < 0.5:  # small talk: the answers say nothing about the questions
+            known = [pair._replace(answer=pair.answer[:0]) for pair in known]
+            sides[1], margins[1] = np.zeros_like(sides[1]), np.zeros_like(margins[1])
+        read = InteractionModel.default().log_odds(query, known, np.stack([*sides, *margins], axis=1))
+        return np.concatenate([read, np.full(len(rows) - len(known), read.min(), np.float32)])
+
+    def _ranked(self, found: Candidates) -> Candidates:
+        """In the order of the score with the log odds added; the scores themselves stay as they are."""
+        order = np.argsort(-(found.scores + self.weights.interaction * found.log_odds), kind="stable")
+        met = [found.met[place] for place in order if place < len(found.met)]
+        return Candidates(found.rows[order], found.scores[order], found.log_odds[order], met[:2])
 
     def _lead(self, scores: FloatArray, views: FloatArray, rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
         """How far the best pair is before those with other answers. scores: (queries, pairs), rows: (distinct,)."""
         best = np.array([one[0] for one in rows])
         score = scores[range(len(best)), best]
-        rivals = [row[1 : 1 + _RIVALS] for row in rows]
-        behind = np.array([np.mean(scores[n, others]) if len(others) else 0.0 for n, others in enumerate(rivals)])
-        question, answer = (view[range(len(best)), best] - self._behind(view, best) for view in views[2:])
+        rivals = [np.sort(scores[n, row[1:CANDIDATES]])[::-1][:_RIVALS] for n, row in enumerate(rows)]
+        behind = np.array([np.mean(others) if len(others) else 0.0 for others in rivals])
+        question, answer = (
+            np.array([view[n, row] - self._behind(view[n], best[n : n + 1])[0] for n, row in enumerate(best)])
+            for view in views[2:]
+        )
         return {
             "score": score,
-            "margin": score - [scores[n, others[0]] if len(others) else 0.0 for n, others in enumerate(rivals)],
+            "margin": score - [others[0] if len(others) else 0.0 for others in rivals],
             "lead": score - behind,
             "question_margin": question,
             "answer_margin": answer,
         }
 
-    def _behind(self, similarities: FloatArray, best: NDArray[np.int64]) -> FloatArray:
-        """(queries,): highest of (queries, pairs) among pairs with another answer than the best row; 0 without any."""
-        others = self._answer_groups != self._answer_groups[best][:, None]
+    def _behind(self, similarities: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+        """(rows,): highest of (pairs,) among pairs with another answer than each row; 0 without any."""
+        others = self._answer_groups != self._answer_groups[rows][:, None]
         highest: FloatArray = np.where(others, similarities, 0).max(axis=1)
         return highest
 
-    def _neighbour(self, near: NDArray[np.int64]) -> float:
-        """Highest similarity of the best row's question to one with another answer, among the nearest rows, (n,)."""
-        others = near[self._answer_groups[near] != self._answer_groups[near[0]]]
-        return float((self.questions[others] @ self.questions[near[0]]).max(initial=0))
-
-    def _token_signals(self, queries: Sequence[str], rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
-        """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
-        found = []
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            part = slice(start, start + _QUERIES_AT_ONCE)
-            asked, known = self._tokens(queries[part], {int(row) for one in rows[part] for row in one[:2]})
-            for tokens, one in zip(asked, rows[part], strict=True):
-                met = [(tokens @ known[row].T).max(axis=1) for row in one[:2].tolist()]
-                second = met[1].mean() if len(met) > 1 else 0.0
-                found.append((met[0].mean(), np.percentile(met[0], 25), met[0].mean() - second))
-        mean, quartile, margin = np.array(found).reshape(-1, 3).T
-        return {"tokens": mean, "token_quartile": quartile, "token_margin": margin}
-
-    def _tokens(self, queries: Sequence[str], rows: Collection[int]) -> tuple[list[FloatArray], dict[int, FloatArray]]:
-        """(tokens, width) of each query, and of question and answer together of each row. Those of rows are kept."""
-        kept = self._kept_tokens
-        texts = {row: (self.index.pairs[row].question, self.index.pairs[row].answer) for row in rows}
-        wanted = dict.fromkeys(text for pair in texts.values() for text in pair)
-        found = {text: one for text in wanted if (one := kept.get(text)) is not None}  # another thread may clear it
-        new = [text for text in wanted if text not in found]
-        encoded = self.encoder.encode_tokens([*queries, *new])
-        found |= {text: one.astype(np.float16) for text, one in zip(new, encoded[len(queries) :], strict=True)}
-        if len(kept) + len(new) > _TEXTS_KEPT:
-            kept.clear()
-        kept.update(found)
-        known = {row: np.concatenate([found[text] for text in pair]).astype(np.float32) for row, pair in texts.items()}
-        return encoded[: len(queries)], known
+    def _neighbour(self, rows: NDArray[np.int64]) -> float:
+        """Highest similarity of the best row's question to that of another candidate, (n,)."""
+        return float((self.questions[rows[1:]] @ self.questions[rows[0]]).max(initial=0))
 
     @cached_property
-    def _kept_tokens(self) -> dict[str, NDArray[np.float16]]:
-        return {}
+    def _tokens(self) -> TokenVectors:
+        return TokenVectors(self.encoder)
 
     @cached_property
     def _small_talk(self) -> FloatArray:
@@ -271,18 +254,19 @@ class AnswerMatcher:
         similarity to answers would mislead. What the answers lose, the sentence vectors of the questions gain.
         """
         weights = dict(self.weights.views)
-        low, high = _ANSWER_FIT
-        scale = float(np.clip((self._answer_fit() - low) / (high - low), 0, 1))
         for name in ("lexical_answer", "sentence_answer"):
-            weights["sentence_question"] += (1 - scale) * weights[name]
-            weights[name] *= scale
+            weights["sentence_question"] += (1 - self._answer_share) * weights[name]
+            weights[name] *= self._answer_share
         return np.array([weights[name] for name in VIEWS], np.float32)
 
-    def _answer_fit(self) -> float:
-        """Share of known questions, of at most 200, to which their own answer is the most similar one."""
+    @cached_property
+    def _answer_share(self) -> float:
+        """From 0 to 1: by the share of known questions, of at most 200, that are most similar to their own answer."""
         rows = np.random.RandomState(0).permutation(len(self.questions))[:_FIT_ROWS]
         nearest = (self.questions[rows] @ self.answers.T).argmax(axis=1)
-        return float(np.mean(self._answer_groups[nearest] == self._answer_groups[rows]))
+        fit = np.mean(self._answer_groups[nearest] == self._answer_groups[rows])
+        low, high = _ANSWER_FIT
+        return float(np.clip((fit - low) / (high - low), 0, 1))
 
     def _distinct(self, rows: NDArray[np.int64], k: int) -> NDArray[np.int64]:
         """The first `k` rows whose answers differ."""
@@ -335,4 +319,21 @@ class AnswerMatcher:
         with np.load(folder / "sentences.npz", allow_pickle=False) as file:
             vectors = (file[name][:pairs].astype(np.float32) for name in ("questions", "answers"))
             questions, answers = vectors
-            return cls(index, encoder, questions, answers, MatchWeights.default())
+            return cls(index, encoder, questions, answers, MatchWeights.default(built_in=encoder.built_in))
+
+
+def _interaction_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
+    best = np.array([each.log_odds[0] for each in ranked])
+    behind = np.array([each.log_odds[1:].max(initial=0) for each in ranked])
+    return {"interaction": best, "interaction_margin": best - behind}
+
+
+def _token_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
+    """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
+    found = []
+    for each in ranked:
+        mean = each.met[0].mean()
+        second = each.met[1].mean() if len(each.met) > 1 else 0.0
+        found.append((mean, np.percentile(each.met[0], 25), mean - second))
+    mean, quartile, margin = np.array(found).reshape(-1, 3).T
+    return {"tokens": mean, "token_quartile": quartile, "token_margin": margin}

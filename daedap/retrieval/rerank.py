@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from daedap.korean.text import comparison_form
 from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
 from daedap.retrieval.lexical import LexicalKnn
+from daedap.retrieval.query import Query, encode_queries, texts_of
+from daedap.retrieval.token_vectors import Encoder
 from daedap.types import Pair
 
 if TYPE_CHECKING:
@@ -79,15 +81,17 @@ class Reranker:
     """Scores candidate answers; of two answers to one question, the higher score fits better."""
 
     lexical_knn: LexicalKnn
+    encoder: Encoder
+    """The sentence encoder, for the queries of dev rows."""
     embeddings: PairEmbeddings | SentenceEmbeddings
     model: LanguageModel
     weights: RerankWeights = RerankWeights()
 
-    def scores(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
-        """(candidates,) for each query; the queries' own answers are ignored."""
+    def scores(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+        """(candidates,) for each query."""
         return [features @ self.weights.vector for features in self.features(queries, candidates)]
 
-    def best(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[int]:
+    def best(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[int]:
         """The index of the best candidate for each query.
 
         Only the candidates that are best without the model are scored by it. An answer that many known questions share
@@ -107,23 +111,23 @@ class Reranker:
             for scores, chosen, information in zip(partial, shortlists, pmi, strict=True)
         ]
 
-    def features(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
         """(candidates, 4) for each query: the features in the order of `RerankWeights`."""
         owners, texts = _flatten(candidates)
         pmi = self._pmi(queries, owners, texts)[:, None]
         return _split(np.hstack([np.concatenate(self._retrieval_features(queries, candidates)), pmi]), candidates)
 
-    def _retrieval_features(self, queries: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def _retrieval_features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
         """(candidates, 3) for each query: the features that need no language model."""
         owners, texts = _flatten(candidates)
-        lexical = self.lexical_knn.score_texts([pair.question for pair in queries], owners, texts)
+        lexical = self.lexical_knn.score_texts(texts_of(queries), owners, texts)
         return _split(np.stack([lexical, *self._semantic(queries, owners, texts)], axis=1), candidates)
 
     def _semantic(
-        self, queries: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]
+        self, queries: Sequence[Query], owners: NDArray[np.int64], texts: Sequence[str]
     ) -> tuple[FloatArray, FloatArray]:
         """`bi_encoder` and `semantic_knn`, (texts,) each."""
-        questions = self.embeddings.encode_questions([pair.question for pair in queries])
+        questions = self.embeddings.vectors_of(queries)
         answers = self.embeddings.encode_answers(texts)
         hits = self.embeddings.search(questions, _NEIGHBOURS)
         cosines, knn = np.einsum("ij,ij->i", answers, questions[owners]), np.zeros(len(texts))
@@ -133,9 +137,9 @@ class Reranker:
             knn[mine] = (to_known * hits.similarities[row] ** 2).max(axis=1)
         return cosines.astype(np.float64), knn
 
-    def _pmi(self, queries: Sequence[Pair], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
+    def _pmi(self, queries: Sequence[Query], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
         """(texts,)"""
-        pairs = [replace(queries[owner], answer=text) for owner, text in zip(owners, texts, strict=True)]
+        pairs = [replace(queries[owner].pair, answer=text) for owner, text in zip(owners, texts, strict=True)]
         conditional, tokens = self.model.log2_probability(pairs).T
         distinct, place = np.unique(texts, return_inverse=True)
         unconditional = self.model.log2_probability([Pair("", str(text)) for text in distinct])[place, 0]
@@ -172,7 +176,8 @@ def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str])
 def dev_features(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> list[FloatArray]:
     """(candidates, 4) for each of the dev rows used for fitting, the right answer first."""
     dev = sorted(dev, key=lambda pair: pair.id)[:_FITTED_ROWS]
-    return reranker.features(dev, [[pair.answer, *_negatives(pair, answers)] for pair in dev])
+    queries = encode_queries(dev, reranker.encoder)
+    return reranker.features(queries, [[pair.answer, *_negatives(pair, answers)] for pair in dev])
 
 
 def differences(features: Sequence[FloatArray]) -> FloatArray:

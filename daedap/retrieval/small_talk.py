@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from daedap.data.reader import open_source, rows
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.lexical import LexicalIndex
+from daedap.retrieval.query import Query
 from daedap.types import Evidence, Pair
 
 FloatArray = NDArray[np.float32]
@@ -41,7 +42,6 @@ class SmallTalk:
     """The built-in pairs about courtesies and distress, beside what a run knows."""
 
     index: LexicalIndex
-    encoder: SentenceEncoder
     vectors: FloatArray
     """(pairs, width): sentence vectors of the questions."""
 
@@ -51,16 +51,15 @@ class SmallTalk:
         encoder = encoder or built_in_encoder()
         pairs = [pair for pair in built_in_pairs() if _offers_help(pair) or _COURTESY.search(pair.question)]
         index = LexicalIndex.build([pair for pair in pairs if pair.id not in without])
-        return cls(index, encoder, encoder.encode([pair.question for pair in index.pairs]))
+        return cls(index, encoder.encode([pair.question for pair in index.pairs]))
 
-    def answer(self, question: str, score_to_beat: float, vector: FloatArray | None = None) -> Evidence | None:
+    def answer(self, query: Query, score_to_beat: float) -> Evidence | None:
         """The pair to answer with, if it is more similar than the run's best pair, whose score is `score_to_beat`.
 
-        Words of distress are answered by a pair that offers help, however similar. `vector`: the question's sentence
-        vector, (width,), where it is known already.
+        Words of distress are answered by a pair that offers help, however similar.
         """
-        vector = self.encoder.encode([question])[0] if vector is None else vector
-        similarities = (self.index.similarities([question])[0] + (self.vectors @ vector).clip(0)) / 2
+        question = query.text
+        similarities = (self.index.similarities([question])[0] + (self.vectors @ query.vector).clip(0)) / 2
         pairs = self.index.pairs
         distress = bool(_DISTRESS.search(question)) or bool(
             _AMBIGUOUS.search(question) and score_to_beat < _DISTRESS_THRESHOLD

@@ -81,10 +81,10 @@ def _caught(bot: Bot, lesson: Lesson, questions: Sequence[str]) -> list[float | 
     """Each question's similarity to the lesson where the lesson would answer it."""
     if not questions:
         return []
-    book, vectors = LessonBook.build([lesson], bot.retriever), bot.retriever.encoder.encode(questions)
-    known = bot.retriever.matcher.match(questions, 4, vectors)
+    book, queries = LessonBook.build([lesson], bot.retriever), bot.retriever.encode(questions)
+    known = bot.retriever.matcher.match(queries, 4)
     found: list[float | None] = []
-    for place, hit in enumerate(book.find(questions, vectors, known)):
+    for place, hit in enumerate(book.find(queries, known)):
         sure = hit and hit.probability >= bot.answer_options.direct_answer_threshold
         lost = hit and not hit.exact and known[place].exact
         found.append(hit.similarity if hit and sure and not lost else None)

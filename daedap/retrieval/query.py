@@ -1,0 +1,47 @@
+"""A question as everything that answers it takes it: encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from daedap.retrieval.token_vectors import Encoder
+from daedap.types import Message, Pair
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question, the turns before it, and its sentence vector."""
+
+    text: str
+    vector: FloatArray
+    """(width,), of length 1."""
+    history: tuple[Message, ...] = ()
+
+    @property
+    def pair(self) -> Pair:
+        """As a language model reads it: a pair whose answer is still missing."""
+        return Pair(self.text, "", history=self.history)
+
+
+def encode_queries(questions: Iterable[Pair | str], encoder: Encoder) -> list[Query]:
+    """Questions alone, or those of pairs with their histories. Bytes that a terminal could not decode become "?"."""
+    pairs = [Pair(each, "") if isinstance(each, str) else each for each in questions]
+    texts = [pair.question.encode("utf-8", "replace").decode() for pair in pairs]
+    vectors = encoder.encode(texts)
+    return [Query(text, vector, pair.history) for text, vector, pair in zip(texts, vectors, pairs, strict=True)]
+
+
+def texts_of(queries: Sequence[Query]) -> list[str]:
+    """The questions."""
+    return [query.text for query in queries]
+
+
+def vectors_of(queries: Sequence[Query]) -> FloatArray:
+    """(queries, width)"""
+    return np.stack([query.vector for query in queries])
