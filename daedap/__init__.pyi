@@ -302,7 +302,7 @@ def train(
         augment_share: So many more rows of each of these kinds, in relation to the training rows.
         null_question_share: Share of the training rows to learn once more without their question: what an answer is
             worth by itself.
-        num_train_epochs: How often every row is learned. [default: 5; 1 for the built-in pairs]
+        num_train_epochs: How often every row is learned. [default: 5; 1 for the built-in pairs and up to 500 rows]
         budget: Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it.
         per_device_train_batch_size: Rows per step.
         learning_rate: Peak learning rate. [default: 1e-3 below 50 million weights, else 5e-4 for LoRA, 5e-5 in full]
@@ -417,7 +417,7 @@ def tune(
         augment_share: So many more rows of each of these kinds, in relation to the training rows.
         null_question_share: Share of the training rows to learn once more without their question: what an answer is
             worth by itself.
-        num_train_epochs: How often every row is learned. [default: 5; 1 for the built-in pairs]
+        num_train_epochs: How often every row is learned. [default: 5; 1 for the built-in pairs and up to 500 rows]
         budget: Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it.
         per_device_train_batch_size: Rows per step.
         learning_rate: Peak learning rate. [default: 1e-3 below 50 million weights, else 5e-4 for LoRA, 5e-5 in full]

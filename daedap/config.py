@@ -150,7 +150,7 @@ class TrainOptions(AugmentOptions):
     """How it is trained."""
 
     num_train_epochs: int | None = None
-    """How often every row is learned. [default: 5; 1 for the built-in pairs]"""
+    """How often every row is learned. [default: 5; 1 for the built-in pairs and up to 500 rows]"""
     budget: timedelta | None = None
     """Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it."""
     per_device_train_batch_size: int = 32

@@ -49,12 +49,12 @@ def test_time_for_the_evaluation_is_reserved() -> None:
 
 
 def test_expected_time_of_the_evaluation() -> None:
-    """Of the run's model and its base: 300 answers and 1,000 candidates each; 1,200 candidates for the weights."""
+    """Of the run's model and its base: 192 answers and 640 candidates each; 1,200 candidates for the weights."""
     costs = COSTS._replace(head=0.002)
     row, candidate = 12 * 0.0003 + 0.002, 0.6 * 12 * 0.0003 + 0.002
-    answers = 50 * (0.4 + 20 * row)
-    assert scoring_seconds(costs, 12, 1000) == pytest.approx(2 + 600 * row + 3200 * candidate + answers)
-    assert scoring_seconds(costs, 12, 1000, models=1) == pytest.approx(2 + 300 * row + 2200 * candidate + answers)
+    answers = 32 * (0.4 + 20 * row)
+    assert scoring_seconds(costs, 12, 1000) == pytest.approx(2 + 384 * row + 2480 * candidate + answers)
+    assert scoring_seconds(costs, 12, 1000, models=1) == pytest.approx(2 + 192 * row + 1840 * candidate + answers)
     assert scoring_seconds(costs, 12, 10) < scoring_seconds(costs, 12, 1000) / 4
     assert scoring_seconds(costs, 12, 0) == 0
 

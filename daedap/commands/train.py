@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from dataclasses import replace
+from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -23,8 +24,8 @@ from daedap.runs import Run, TrainConfig
 from daedap.training.split_rows import parent_file, parent_options
 from daedap.types import Lesson
 
-STARTER_EPOCHS = 1
-"""Epochs on the built-in pairs: their answers are mostly retrieved, and the first bot is to be ready soon."""
+STARTER_EPOCHS, _STARTER_BUDGET = 1, timedelta(seconds=75)
+"""Of a training on the built-in pairs: their answers are mostly retrieved, and the first bot is to be ready soon."""
 
 
 def train(
@@ -58,8 +59,7 @@ def train(
         if file is None:
             file, read_options = parent_file(parent, read_options)
     if file in (None, STARTER):
-        file, epochs = STARTER, train_options.num_train_epochs or STARTER_EPOCHS
-        train_options = replace(train_options, num_train_epochs=epochs)
+        file, train_options = STARTER, _hurried(train_options)
     _require_tracker(train_options)
     config = TrainConfig(
         file=str(file),
@@ -74,6 +74,13 @@ def train(
     if earlier := _earlier_attempt(config, runs):
         return _resume(earlier)
     return train_from_config(config, runs, _lessons(runs) if run_options.lessons else ())
+
+
+def _hurried(options: TrainOptions) -> TrainOptions:
+    """One epoch, or as much of it as fits into a short time; neither where the user chose epochs or a budget."""
+    if options.num_train_epochs or options.budget:
+        return replace(options, num_train_epochs=options.num_train_epochs or STARTER_EPOCHS)
+    return replace(options, num_train_epochs=STARTER_EPOCHS, budget=_STARTER_BUDGET)
 
 
 def _lessons(runs: Path) -> list[Lesson]:

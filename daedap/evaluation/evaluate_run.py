@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("daedap")
 FAQ = "faq.json"
-_ROWS_AFTER_TRAINING, _LIKELIHOOD_ROWS_AFTER_TRAINING = 50, 150
+_ROWS_AFTER_TRAINING, _LIKELIHOOD_ROWS_AFTER_TRAINING = 32, 96
 """Rows that are ranked and answered, and rows with likelihoods, at the end of a training, where the user waits for the
 bot. `daedap evaluate` takes 500 and all."""
 

@@ -39,7 +39,7 @@ PYTORCH = "pytorch"
 """Recorded instead of a compute type where no engine agrees."""
 COMPUTE_TYPES = ("int8", "float32")
 """CTranslate2's, in the order in which they are tried: the fastest first."""
-_ROWS = 32
+_ROWS = 16
 _MAX_BPC_DIFFERENCE = 0.02
 """Bits per character, over all rows."""
 _MARGIN = 0.5

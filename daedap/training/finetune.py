@@ -44,7 +44,7 @@ from daedap.model.trainable import (
     train_in_full,
     with_lora,
 )
-from daedap.runs import Json, Run
+from daedap.runs import Json, Run, TrainConfig
 from daedap.training.activation_cache import find_frozen
 from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
 from daedap.training.trainer import Trainer, TrainResult, build_task
@@ -107,6 +107,10 @@ def _rate_of_continued_run(run: Run, usual: float) -> float:
     return usual * min(1.0, max(_LEAST_RATE_SHARE, new / max(1, known)))
 
 
+_SHORT_BUDGET = 180.0
+"""Seconds up to which it takes too long to measure what fewer layers would save, where all are trained by default."""
+_SMALL_FILE_ROWS = 500
+"""Rows up to which bots answer from their rows alone (retrieval/rerank.py): their language model learns them once."""
 _SMALL_MODEL_WEIGHTS = 50_000_000
 """Weights below which a base is trained in full by default: LoRA would save nothing there."""
 _SHORT_ROW_TOKENS = 64
@@ -191,10 +195,19 @@ def read_inputs(run: Run, rows: RunRows, base: Base | None) -> TrainingInputs:
         base.prompt(config.model.max_length), train, rows["dev"], _augmented_rows(config.train, train, rows)
     )
     rate = config.train.learning_rate or _rate_of_continued_run(run, default_rate(config.model, base))
-    options = replace(config.train, learning_rate=rate)
+    options = replace(config.train, learning_rate=rate, num_train_epochs=_epochs(config, len(train)))
     return TrainingInputs(
         base=base, model_options=config.model, train_options=options, examples=examples, parent=run.parent
     )
+
+
+def _epochs(config: TrainConfig, rows: int) -> int | None:
+    """As chosen; else one for a small file, and None, which is the usual default, for all others."""
+    chosen, starts_anew = config.train.num_train_epochs, config.parent or config.model.base == FRESH
+    if chosen or starts_anew or config.train.swa_epoch_start > 1 or rows > _SMALL_FILE_ROWS:
+        return chosen
+    _log.info(translate("So small a file is answered from its rows: the language model learns them in one epoch."))
+    return 1
 
 
 def setup_training(
@@ -263,7 +276,9 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
     _choose_attention(base.model, inputs.examples.train)
     fuse_activations(base.model)
     model = _trainable(inputs, machine, layers=None)
-    whole = train_options.budget is None and options.layers is None and isinstance(model, PreTrainedModel)
+    budget = train_options.budget.total_seconds() if train_options.budget else None
+    hurried = budget is None or budget <= _SHORT_BUDGET
+    whole = hurried and options.layers is None and isinstance(model, PreTrainedModel)
     costs = measure_costs(model, inputs.examples.train, machine, whole=whole)
     if isinstance(model, PeftModel):
         model.unload()
@@ -273,9 +288,10 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
         layers=options.layers or _default_layers(options, base, blocks),
         blocks=blocks,
         scoring=indexing + scoring_seconds(costs, blocks, scored, models=models),
-        budget=train_options.budget.total_seconds() if train_options.budget else None,
+        budget=budget,
     )
-    return choose_plan(costs, requested, layers=options.layers, epochs=train_options.num_train_epochs)
+    layers = blocks if whole else options.layers
+    return choose_plan(costs, requested, layers=layers, epochs=train_options.num_train_epochs)
 
 
 def _indexed_rows(run: Run, examples: Examples) -> int:

@@ -31,7 +31,7 @@ _LOSS_BY_EPOCHS = ((1, 3, 5), (0.377, 0.068, 0.0))
 _LOSS_BY_ROWS = ((0.1, 0.25, 0.5, 1), (0.805, 0.614, 0.390, 0.0))
 """Fraction of the layers, epochs, fraction of the rows → the increase in dev loss, nats per token, each measured by
 itself with daedap-mini on ChatbotData (docs/EXPERIMENTS.md)."""
-_LIKELIHOOD_ROWS, _RANKED_ROWS, _CANDIDATES = 150, 50, 20
+_LIKELIHOOD_ROWS, _RANKED_ROWS, _CANDIDATES = 96, 32, 20
 """Test rows that the evaluation at a training's end scores, of them those whose candidates are ranked and that are
 answered (evaluation/evaluate_run.py), and the candidates of each."""
 _RANKER_PAIRS, _ROWS_FOR_RANKER = 1200, 100
@@ -128,9 +128,10 @@ def measure_costs(
     any case, so that one kind of step is enough.
     """
     batch = collate(_average_rows(examples), machine.device)
+    times = 1 if len(examples) <= 2 * _TRIAL_ROWS else 5  # measuring must not take longer than a short training
     blocks, rows = unwrap_peft(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
     if whole or blocks == 1 or unwrap_peft(model).config.model_type not in SPLITTABLE:
-        each = best_of_n(trial_step(AnswerLoss(model), batch, machine)) / rows / blocks
+        each = best_of_n(trial_step(AnswerLoss(model), batch, machine), times) / rows / blocks
         return Costs(0.0, each, each / 3)  # the backward pass takes two thirds
     several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _TRIAL_BLOCKS)
     frozen = best_of_n(_forward(frozen_lower(unwrap_peft(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
