@@ -293,6 +293,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "notes to oneself": ("a.txt", "[나] [오후 9:12] 장보기\n[나] [오후 9:13] 우유\n", "only 나 writes"),
     "questions alone": ("a.txt", f"{Q1}\n\n{Q2}\n", "only one column"),
     "a NUL byte": ("a.csv", f"질문,답변\n{Q1},{A1}\n언제\0 열어요?,{A2}\n", "line 3: a NUL byte"),
+    "periods": ("a.txt", "2024-01-01 -> 2024-01-31\n2024-02-01 -> 2024-02-29\n", "only one column"),
     "sentences between quotes": ("a.csv", '"안녕하세요, 주차되나요?"\n"네, 언제 열어요?"\n', "only one column"),
     "answers first": (
         "a.csv",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -273,3 +274,21 @@ def test_unknown_foreign_names_above_korean_texts_are_a_header() -> None:
     assert chosen("orig,para", *rows) == (0, 1, None, True)
     assert chosen("안녕,반가워", *rows) == (0, 1, None, False)
     assert chosen("grp,orig,para,rest", *(f"배송,{row},없음" for row in rows)) == (1, 2, None, True)
+
+
+@pytest.mark.parametrize("has_header", [False, True])
+def test_no_order_of_columns_is_read_wrongly(has_header: bool) -> None:
+    others = {"번호": "1 2 3 4 5", "분류": "시설 시설 환불 배송 시설", "등록일": "3.1 3.2 3.3 3.4 3.5"}
+    table = {name: cells.split() for name, cells in others.items()}
+    table |= {"문의내용": [row[0] for row in DATA], "답변내용": [row[1] for row in DATA]}
+    for order in permutations(table):
+        rows = [
+            ",".join(cell.replace(",", "") for cell in cells)
+            for cells in zip(*(table[name] for name in order), strict=True)
+        ]
+        wanted = order.index("문의내용"), order.index("답변내용")
+        try:
+            assert chosen(*([",".join(order)] if has_header else []), *rows)[:2] == wanted
+        except DataError as error:
+            assert not has_header
+            assert f"--question-column {wanted[0] + 1} --answer-column {wanted[1] + 1}" in str(error)

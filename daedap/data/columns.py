@@ -352,7 +352,7 @@ class _Chooser:
         return replace(result, alternatives=tuple(Column(index, names[index]) for index in more))
 
     def likely(self) -> tuple[int, int]:
-        """The columns that a refusal suggests: of the texts, the one that asks most and the one that asks least."""
+        """The columns that a refusal suggests: of the texts, the one that asks most and the longest other one."""
         texts = [index for index, stats in enumerate(self.stats) if stats.kind == "text"]
         order = sorted(texts, key=lambda index: (-self.stats[index].asks, -self.stats[index].questions))
         order += [index for index in range(len(self.names)) if index not in texts]
@@ -360,10 +360,13 @@ class _Chooser:
         if question < 0 or self.stats[question].kind == "number":
             question = next(index for index in order if index != answer)
         if answer < 0:
-            last = [index for index in reversed(texts) if index > question] or texts[::-1]
-            order = [*sorted(last, key=lambda index: self.stats[index].asks), *order]
+            order = [*sorted(texts, key=lambda index: -self.length(index)), *order]
             answer = next(index for index in order if index != question)
         return question, answer
+
+    def length(self, index: int) -> int:
+        """Characters of all cells of a column."""
+        return sum(len(row[index].strip()) for row in self.data if index < len(row))
 
     def unclear(self) -> ColumnsError:
         """Refusal with a sample of every column and the command that names them."""

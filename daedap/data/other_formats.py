@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
+from daedap.data.column_stats import column_stats
 from daedap.data.headers import is_header
 from daedap.data.tables import DELIMITERS, MULTI_SPACE
 from daedap.errors import DataError
@@ -91,7 +92,8 @@ def _inline_style(lines: Sequence[str]) -> _Style | None:
         return None
     # In a table the text before an arrow holds a delimiter: the arrow belongs to an answer (설정 -> 회원 정보).
     is_table = any(all(mark in match[1] for match in arrows) for mark in (*DELIMITERS, MULTI_SPACE))
-    return None if is_table else _ARROWS
+    is_text = column_stats([[match[1]] for match in arrows], 0).kind in ("text", "category")
+    return _ARROWS if is_text and not is_table else None
 
 
 def has_marked_lines(sample: Sequence[str]) -> bool:
