@@ -122,6 +122,14 @@ def samples(rng: random.Random) -> dict[str, Callable[[], Sample]]:
                 for q, a in PAIRS
             ).encode(),
         ),
+        "csv, whole lines quoted": lambda: (
+            "a.csv",
+            "".join(
+                f'"{line}"\n' for line in table_bytes(table, ",", "utf-8").decode().replace('"', '""').splitlines()
+            ).encode(),
+        ),
+        "arrows": lambda: ("a.txt", "".join(f"{q} -> {a}\n" for q, a in PAIRS).encode()),
+        "marks on one line": lambda: ("a.txt", "".join(f"질문: {q} / 답변: {a}\n" for q, a in PAIRS).encode()),
         "Q. and A.": lambda: ("a.txt", "".join(f"Q. {q}\nA. {a}\n\n" for q, a in PAIRS).encode()),
         "KakaoTalk, PC": lambda: ("a.txt", f"상담원 님과 카카오톡 대화\n저장한 날짜 : 2024-03-01\n\n{chat}".encode()),
         "KakaoTalk, phone": lambda: ("a.txt", phone.encode()),
