@@ -301,9 +301,9 @@ def test_one_process_of_several_works_on_an_event(runs: Path, store: bool) -> No
 
         before = replies()
         with ThreadPoolExecutor(2) as threads:
-            told = list(threads.map(lambda server: server.kakao(question, "둘").json(), (one, other)))
-        assert KNOWN.answer in str(told[0])
-        assert told[0] == told[1]
+            received = list(threads.map(lambda server: server.kakao(question, "둘").json(), (one, other)))
+        assert KNOWN.answer in str(received[0])
+        assert received[0] == received[1]
         typed: dict[str, Any] = {"event": "send", "user": "둘", "textContent": {"text": question}}
         assert KNOWN.answer in one.naver(**typed).json()["textContent"]["text"]
         assert other.naver(**typed).content == b"", "the first one has answered"
@@ -335,10 +335,10 @@ def test_a_late_answer_is_posted_once(runs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("utterance", "told"), [("", "글로"), (" \n ", "글로"), ("가" * 2001, "짧게"), ("\0", ""), ("\ud800", "")]
+    ("utterance", "received"), [("", "글로"), (" \n ", "글로"), ("가" * 2001, "짧게"), ("\0", ""), ("\ud800", "")]
 )
-def test_utterances_that_are_no_questions_get_an_answer(server: Server, utterance: str, told: str) -> None:
-    assert told in said(server.kakao(utterance, "마영"))
+def test_utterances_that_are_no_questions_get_an_answer(server: Server, utterance: str, received: str) -> None:
+    assert received in said(server.kakao(utterance, "마영"))
 
 
 def test_who_asks_too_often_is_told_so(runs: Path) -> None:
@@ -346,6 +346,14 @@ def test_who_asks_too_often_is_told_so(runs: Path) -> None:
         answers = [said(server.kakao(f"안녕 {number}", "바영")) for number in range(4)]
         assert [number for number, text in enumerate(answers) if "많은 분이" in text] == [3]
         assert "많은 분이" not in said(server.kakao("안녕", "사영"))
+
+
+def test_who_was_put_off_may_ask_the_same_again(runs: Path) -> None:
+    with opened(runs, per_minute=1) as server:
+        server.kakao("안녕", "자영")
+        assert "많은 분이" in said(server.kakao(KNOWN.question, "자영"))
+    with opened(runs) as server:
+        assert KNOWN.answer in said(server.kakao(KNOWN.question, "자영"))
 
 
 BROKEN: list[dict[str, Any]] = [
@@ -414,12 +422,12 @@ def test_mutated_events_never_make_the_server_fail(server: Server) -> None:
     pressed["action"]["clientExtra"] = {"reply": "1", "vote": "good"}
     for number in range(120):
         channel, body = ("kakao", pressed) if number % 2 else ("naver", event)
-        told = server.client.post(
+        received = server.client.post(
             f"/channels/{channel}/{channel[0]}-1",
             content=json.dumps(mutated(body, rng)),
             headers={"Content-Type": "application/json"},
         )
-        statuses.add(told.status_code)
+        statuses.add(received.status_code)
     assert statuses <= {200, 400}
 
 
@@ -470,8 +478,10 @@ def test_naver_greets_and_answers(server: Server) -> None:
 
 def test_telephone_numbers_are_not_kept(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     with opened(runs) as server, caplog.at_level(logging.DEBUG):
-        told = server.naver(event="send", user="u", textContent={"text": "010-5555-7777", "inputType": "vphone"}).json()
-        assert "저장하지" in told["textContent"]["text"]
+        received = server.naver(
+            event="send", user="u", textContent={"text": "010-5555-7777", "inputType": "vphone"}
+        ).json()
+        assert "저장하지" in received["textContent"]["text"]
     assert "5555" not in caplog.text
     assert all(b"010-5555-7777" not in path.read_bytes() for path in runs.glob("daedap.db*"))
     event = {"event": "send", "user": "u", "textContent": {"text": "5", "inputType": "vphone"}}
@@ -513,10 +523,10 @@ def test_the_notice_can_be_left_out(runs: Path) -> None:
 def test_logs_and_metrics_hold_neither_text_nor_secret(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         server.kakao("카나리아가 노래한다", "사람123")
-    told = "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith("httpx"))
-    assert "/channels/kakao/{secret} 200" in told
+    received = "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith("httpx"))
+    assert "/channels/kakao/{secret} 200" in received
     for hidden in ("카나리아", "사람123", "k-1"):
-        assert hidden not in told + server.client.get("/metrics").text
+        assert hidden not in received + server.client.get("/metrics").text
 
 
 def test_an_event_is_worked_on_once_and_then_forgotten(server: Server) -> None:
@@ -560,8 +570,8 @@ def test_posting_follows_no_redirect_and_hears_a_refusal() -> None:
         for _ in range(3):
             threading.Thread(target=listening.handle_request, daemon=True).start()
         url = f"http://127.0.0.1:{listening.server_port}"
-        told = [post(Message(url + path, {"글": "네"})) for path in ("/fine?a=1", "/moved", "/refused")]
-    assert told == ["", "status 302", "code 01"]
+        received = [post(Message(url + path, {"글": "네"})) for path in ("/fine?a=1", "/moved", "/refused")]
+    assert received == ["", "status 302", "code 01"]
     assert [path for path, _ in Platform.taken] == ["/fine?a=1", "/moved", "/refused"]
     assert json.loads(Platform.taken[0][1]) == {"글": "네"}
 
@@ -614,6 +624,8 @@ def test_the_widget_is_served_and_opens_this_servers_page(server: Server) -> Non
     script = server.client.get("/static/widget.js")
     assert (script.status_code, script.headers["content-type"].split(";")[0]) == (200, "text/javascript")
     guide = Path(daedap.__file__).parent.parent / "docs" / "serving.md"
-    told = set(re.findall(r"`(data-[a-z-]+)`", guide.read_text(encoding="utf-8")))
+    received = set(re.findall(r"`(data-[a-z-]+)`", guide.read_text(encoding="utf-8")))
     (names,) = re.findall(r"const \{ (.*?) \} = script\.dataset", script.text)
-    assert told == {"data-" + re.sub("[A-Z]", lambda found: f"-{found[0].lower()}", name) for name in names.split(", ")}
+    assert received == {
+        "data-" + re.sub("[A-Z]", lambda found: f"-{found[0].lower()}", name) for name in names.split(", ")
+    }

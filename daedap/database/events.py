@@ -41,6 +41,10 @@ class EventStore:
         """Keep the answer to an event for those that get it, too."""
         connection.execute(events.update().where(events.c.key == key).values(answer=answer))
 
+    def forget(self, connection: Connection, key: str) -> None:
+        """Take an event for a new one when it comes again."""
+        connection.execute(events.delete().where(events.c.key == key))
+
     def answer(self, key: str) -> Json | None:
         """The answer to an event, once whoever has claimed it has found one."""
         with self.database.read() as connection:

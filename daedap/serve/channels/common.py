@@ -134,6 +134,8 @@ class Channels:
         async def run() -> Answer:
             if await claimed:
                 answer = await work()
+                if answer.put_off:
+                    self._events.pop(key, None)
                 self._in_background(self._keep(key, answer))
                 return answer
             return await self._answer_of_another(key) or await work()
@@ -154,7 +156,9 @@ class Channels:
             return True
 
     async def _keep(self, key: str, answer: Answer) -> None:
-        if self.service.options.store:
+        if answer.put_off:
+            await self.service.write(Change(lambda connection: self.events.forget(connection, key)))
+        elif self.service.options.store:
             kept = asdict(answer)
             await self.service.write(Change(lambda connection: self.events.keep(connection, key, kept)))
 
@@ -229,9 +233,10 @@ class Channels:
             stored = await self.service.ask(client, question, conversation=conversation)
         except Exception as error:
             if isinstance(error, ApiError) and error.code in _BUSY:
-                return Answer(self.translate("Many people are asking right now. Please try again in a moment."))
+                busy = self.translate("Many people are asking right now. Please try again in a moment.")
+                return Answer(busy, put_off=True)
             log_failure(error)
-            return Answer(self.translate("Something went wrong. Please try again."))
+            return Answer(self.translate("Something went wrong. Please try again."), put_off=True)
         begins = self.first_word(client) and conversation is None
         text = self.noticed(stored.answer) if begins else stored.answer
         return Answer(text, tuple(stored.suggestions), stored.id if stored.conversation else None)
@@ -248,7 +253,7 @@ class Channels:
                 return None
         except Exception as error:
             log_failure(error)
-            return Answer(self.translate("Something went wrong. Please try again."))
+            return Answer(self.translate("Something went wrong. Please try again."), put_off=True)
         if vote == "good":
             return Answer(self.translate("Thank you! I am glad that it helped."))
         return Answer(self.translate("Thank you for telling me. The answer will be looked at."))

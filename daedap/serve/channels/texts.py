@@ -20,6 +20,8 @@ class Answer:
     suggestions: tuple[str, ...] = ()
     reply: str | None = None
     """The id of the reply, where it is kept: votes name it."""
+    put_off: bool = False
+    """It only asks to try again: the same question is a new event then."""
 
 
 @dataclass(frozen=True)
