@@ -20,6 +20,7 @@ from daedap.export.gguf import export_gguf
 from daedap.export.huggingface import export_adapter, export_merged
 from daedap.export.options import ExportOptions, Target
 from daedap.export.verify import Verification
+from daedap.export.web import export_web
 from daedap.files import new_folder, new_path
 from daedap.i18n import tell, translate
 from daedap.runs import Run
@@ -55,7 +56,11 @@ class Exported:
     def lines(self) -> list[str]:
         """For a terminal."""
         compared, different = self.verification.compared, len(self.verification.differences)
-        message = "{path}: {size:.1f} MB; {equal:,} of {compared:,} answers equal the run's"
+        message = (
+            "{path}: {size:.1f} MB; {equal:,} of {compared:,} answers equal the run's"
+            if self.target != "web"
+            else "{path}: {size:.1f} MB; {equal:,} of {compared:,} questions have the run's vectors by its files"
+        )
         size = self.bytes / _MEGABYTE
         lines = [translate(message, path=self.path, size=size, equal=compared - different, compared=compared)]
         if texts := self.verification.texts:
@@ -126,8 +131,9 @@ def _export_bundle(run: Run, path: Path, options: ExportOptions) -> Exported:
 
 
 def _export_model(run: Run, path: Path, options: ExportOptions) -> Exported:
-    """The language model alone."""
+    """A web page, or the language model alone."""
     write = {
+        "web": lambda run, folder, _: export_web(run, folder),
         "hf": export_adapter if options.adapter else export_merged,
         "ctranslate2": export_engine,
         "gguf": export_gguf,

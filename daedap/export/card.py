@@ -12,7 +12,7 @@ from typing import Any
 from daedap.errors import RunError
 from daedap.evaluation.metrics import Score
 from daedap.evaluation.tables import score_rows
-from daedap.export.options import Target
+from daedap.export.options import WHOLE, Target
 from daedap.i18n import translate
 from daedap.runs import Run
 
@@ -53,14 +53,14 @@ class Facts:
 
     def warnings(self, target: Target) -> list[str]:
         """What to mind before passing the export on."""
-        warnings = [self._alone()] if target != "bundle" else []
+        warnings = [self._alone()] if target not in WHOLE else []
         if self.personal_rows:
             message = (
                 "{count:,} rows of the file hold personal data. Whoever gets the export can read or recover them: "
                 "train again with --mask-personal before you pass it on."
             )
             warnings.append(translate(message, count=self.personal_rows))
-        if (target != "bundle" or self.generates) and _NON_COMMERCIAL.search(self.licence):
+        if (target not in WHOLE or self.generates) and _NON_COMMERCIAL.search(self.licence):
             message = "The base {base} is licensed {licence}, for non-commercial use only, and so is this export."
             warnings.append(translate(message, base=self.base, licence=self.licence))
         return warnings
@@ -89,7 +89,7 @@ def _header(facts: Facts, target: Target) -> Iterator[str]:
     yield from ("---", "language: ko", f"license: {licence}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", facts.base):
         yield f"base_model: {facts.base}"
-    if target != "bundle":
+    if target not in WHOLE:
         yield "pipeline_tag: text-generation"
     yield from ("---", "")
 

@@ -8,7 +8,9 @@ from typing import Literal
 from daedap.config import at_least_one
 from daedap.errors import SettingsError
 
-Target = Literal["bundle", "hf", "ctranslate2", "gguf"]
+Target = Literal["bundle", "web", "hf", "ctranslate2", "gguf"]
+WHOLE: frozenset[Target] = frozenset({"bundle", "web"})
+"""Targets that are the bot itself; the others are its language model alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +18,8 @@ class ExportOptions:
     """What a run is exported to, and how strictly that is compared with the run."""
 
     to: Target = "bundle"
-    """bundle: the whole bot, answering without torch; hf, ctranslate2 and gguf: its language model alone."""
+    """bundle: the whole bot, answering without torch; web: a page that answers in the browser by itself; hf,
+    ctranslate2 and gguf: its language model alone."""
     adapter: bool = False
     """With hf: the LoRA adapter alone, without the base's weights."""
     questions: int = 50

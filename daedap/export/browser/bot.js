@@ -1,0 +1,173 @@
+// Question → reply, as daedap/retrieval/bot.py decides: lessons, known answers, small talk, suggestions, or the fallback.
+
+import { Encoder } from "./encoder.js";
+import { Interaction, Matcher, products, withRival } from "./matcher.js";
+import { CharTfidf, Postings, comparisonForm, wellFormed } from "./text.js";
+import { Tokenizer } from "./tokenizer.js";
+
+const SUGGESTIONS = 3;
+
+export class Bot {
+  /** Read a bot from the folder at a URL. progress: called with the share that is loaded. */
+  static async open(folder, progress = () => {}) {
+    const get = async (name) => {
+      const response = await fetch(new URL(name, folder));
+      if (!response.ok) throw new Error(`${name}: ${response.status}`);
+      return response;
+    };
+    const told = await (await get("bot.json")).json();
+    let loaded = 0;
+    const bytes = async (name) => {
+      const found = await (await get(name)).arrayBuffer();
+      progress(++loaded / 3);
+      return found;
+    };
+    const [saved, encoder, index] = await Promise.all([get("tokenizer.json").then((one) => one.json()), bytes("encoder.bin"), bytes("index.bin")]);
+    progress(1);
+    return new Bot(told, saved, { "encoder.bin": encoder, "index.bin": index }, async (name) => (await get(name)).arrayBuffer());
+  }
+
+  constructor(told, saved, files, get) {
+    this.told = told;
+    const tensors = views(told.tensors, files);
+    this.encoder = new Encoder(within(tensors, "encoder/"), within(mapped(told.tensors, (one) => one.shape), "encoder/"));
+    this.tokenizer = new Tokenizer(saved, told.longest);
+    const interaction = new Interaction(within(tensors, "interaction/"), within(mapped(told.tensors, (one) => one.shape), "interaction/"));
+    const ngrams = Object.fromEntries(["questions", "answers", "smallTalk"].map((name) =>
+      [name, new CharTfidf(tensors[`ngrams/${name}/columns`], tensors[`ngrams/${name}/values`], told.ngrams[name])]));
+    const weights = { ...told.matcher, direction: tensors["matcher/direction"] };
+    const matcher = (name) => {
+      const book = told[name], width = this.encoder.width;
+      const vectors = { questions: tensors[`${name}/questions`], answers: tensors[`${name}/answers`] };
+      return new Matcher(weights, { ...book, ...vectors, width, tokens: tokenReader(book, name, width, get) }, ngrams, interaction);
+    };
+    this.known = matcher("known");
+    this.lessonMatcher = told.lessons.pairs.length ? matcher("lessons") : null;
+    this.taught = new Map(told.taught.toReversed().map(([question, answer]) => [comparisonForm(question), { question, answer }]));
+    this.smallTalk = new SmallTalk(told.smallTalk, ngrams.smallTalk, tensors["smallTalk/questions"]);
+  }
+
+  /** What a question is answered: { answer, source, score, evidence, suggestions }. */
+  async reply(question) {
+    const text = wellFormed(question);
+    if (!text.trim()) return this.fallback();
+    const lesson = this.taught.get(comparisonForm(text));
+    if (lesson) return reply(lesson.answer, "lesson", 1, lesson);
+    const row = this.known.rowOf.get(comparisonForm(text));
+    if (row !== undefined) return reply(pair(this.known.pairs[row]).answer, "retrieved", 1, pair(this.known.pairs[row]));
+    const query = { text, ...this.encoder.encode(this.tokenizer.encode(text)) };
+    const match = await this.known.signals(query, 1 + SUGGESTIONS);
+    match.probability = this.known.probability(match.calibration);
+    return this.decide(query, match, await this.similarLesson(query, match));
+  }
+
+  decide(query, match, lesson) {
+    const { options } = this.told, evidence = match.rows.map((row) => pair(this.known.pairs[row]));
+    const best = evidence[0];
+    const toBeat = Math.max(clip(match.similarities[0]), match.probability, lesson?.probability ?? 0);
+    const talk = this.smallTalk.answer(query, toBeat);
+    if (talk) return reply(talk.answer, "retrieved", talk.similarity, talk);
+    if (lesson && lesson.probability >= options.direct) return reply(lesson.answer, "lesson", lesson.probability, lesson);
+    if (match.probability >= options.direct) return reply(best.answer, "retrieved", match.probability, best);
+    if (match.probability < options.suggestion) return this.fallback(best, match.probability);
+    const suggestions = evidence.slice(0, SUGGESTIONS).map((one) => one.question);
+    return { ...reply(this.told.texts.unsure, "fallback", match.probability, best), suggestions };
+  }
+
+  fallback(best = null, probability = 0) {
+    return reply(this.told.texts.fallback, "fallback", probability, best);
+  }
+
+  async similarLesson(query, match) {
+    if (!this.lessonMatcher) return null;
+    const found = await this.lessonMatcher.signals(query, 2), lesson = pair(this.lessonMatcher.pairs[found.rows[0]]);
+    const margin = found.calibration.score - this.rival(lesson, match);
+    if (margin <= 0) return null;
+    return { ...lesson, probability: this.lessonMatcher.probability(withRival(found.calibration, margin)) };
+  }
+
+  /** Similarity of the best known pair that a lesson does not correct and that has another answer. */
+  rival(lesson, match) {
+    const place = match.rows.findIndex((row) => {
+      const { question, answer } = pair(this.known.pairs[row]);
+      return comparisonForm(question) !== comparisonForm(lesson.question) && answer !== lesson.answer;
+    });
+    return place < 0 ? 0 : match.similarities[place];
+  }
+}
+
+/** Greetings, thanks, and help for people in distress. */
+class SmallTalk {
+  constructor(told, ngrams, vectors) {
+    Object.assign(this, { told, vectors });
+    this.postings = new Postings(ngrams, told.pairs.map(([question]) => question));
+    this.distress = new RegExp(told.distress, "u");
+    this.ambiguous = new RegExp(told.ambiguous, "u");
+  }
+
+  answer({ text, vector }, toBeat) {
+    const { told } = this, lexical = this.postings.similarities(text), meaning = products(this.vectors, vector);
+    const distress = this.distress.test(text) || (this.ambiguous.test(text) && toBeat < told.distressThreshold);
+    let best = 0, similarity = -Infinity;
+    told.pairs.forEach((_, row) => {
+      const value = distress && !told.comforts[row] ? -1 : (lexical[row] + Math.max(0, meaning[row])) / 2;
+      if (value > similarity) [best, similarity] = [row, value];
+    });
+    similarity = clip(similarity);
+    const threshold = told.helps[best] ? told.distressThreshold : told.courtesyThreshold;
+    return distress || similarity >= Math.max(threshold, toBeat) ? { ...pair(told.pairs[best]), similarity } : null;
+  }
+}
+
+/** row → its token vectors: read from the file of its part when first needed, and kept. */
+function tokenReader(book, name, width, get) {
+  const parts = new Map();
+  return async (row) => {
+    const part = Math.floor(row / book.part), first = part * book.part;
+    if (!parts.has(part)) parts.set(part, get(`tokens/${name}-${part}.bin`));
+    const file = await parts.get(part).catch((error) => {
+      parts.delete(part); // the next question tries again
+      throw error;
+    });
+    const counts = book.counts.slice(first, first + book.part).map(([question, answer]) => question + answer);
+    const all = counts.reduce((sum, count) => sum + count, 0), start = counts.slice(0, row - first).reduce((sum, count) => sum + count, 0);
+    const [questionTokens, answerTokens] = book.counts[row], count = questionTokens + answerTokens;
+    const rounded = new Int8Array(file, start * width, count * width), scales = new Float32Array(file, all * width + 4 * start, count);
+    return { questionTokens, count, vectors: Float32Array.from(rounded, (value, n) => value * scales[Math.floor(n / width)]) };
+  };
+}
+
+const TYPES = { int8: Int8Array, int16: Int16Array, int32: Int32Array, float32: Float32Array, float16: Uint16Array };
+
+function views(tensors, files) {
+  return mapped(tensors, ({ file, type, offset, shape }) => {
+    const length = shape.reduce((product, size) => product * size, 1), found = new TYPES[type](files[file], offset, length);
+    return type === "float16" ? Float32Array.from(found, half) : found;
+  });
+}
+
+/** A number in half precision, from its 16 bits. */
+function half(bits) {
+  const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction / 1024) : 2 ** -14 * (fraction / 1024));
+}
+
+function within(entries, start) {
+  return Object.fromEntries(Object.entries(entries).filter(([name]) => name.startsWith(start)).map(([name, one]) => [name.slice(start.length), one]));
+}
+
+function mapped(entries, change) {
+  return Object.fromEntries(Object.entries(entries).map(([name, one]) => [name, change(one)]));
+}
+
+function pair([question, answer]) {
+  return { question, answer };
+}
+
+function clip(value) {
+  return Math.min(1, Math.max(0, value));
+}
+
+function reply(answer, source, score, evidence) {
+  return { answer, source, score, evidence: evidence && { question: evidence.question, answer: evidence.answer }, suggestions: [] };
+}
