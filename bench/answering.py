@@ -141,8 +141,8 @@ def table(seconds: dict[str, list[float]], ground: BenchContext) -> list[str]:
     for name, (plain, *others) in seconds.items():
         cells = [name, f"{plain * 1e3:.0f}", *(f"{other * 1e3:.0f} ({plain / other:.1f}×)" for other in others)]
         rows.append(f"| {' | '.join(cells)} |")
-    told = f"Shape of KoGPT2, random weights, {ground.tokens} tokens a reply, {torch.get_num_threads()} threads."
-    return [head, "|---|---|---|---|", *rows, "", told]
+    note = f"Shape of KoGPT2, random weights, {ground.tokens} tokens a reply, {torch.get_num_threads()} threads."
+    return [head, "|---|---|---|---|", *rows, "", note]
 
 
 if __name__ == "__main__":

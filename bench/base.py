@@ -68,14 +68,14 @@ def report(runs: list[Run], rows: int) -> list[str]:
         cells = [learned["base"]["name"], f"{weights / 1e6:.1f} M", f"{training['epochs']} ({training['best_epoch']})"]
         cells += [
             f"{training['seconds']:.0f} s",
-            *(told(scores[metric]) for metric in METRICS),
-            told(by_pmi(run, rows)),
+            *(formatted(scores[metric]) for metric in METRICS),
+            formatted(by_pmi(run, rows)),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
-def told(score: Score) -> str:
+def formatted(score: Score) -> str:
     """Value and interval."""
     return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
 

@@ -96,17 +96,17 @@ def skill_request(question: str, user: str) -> dict[str, Any]:
 async def ask(client: httpx2.AsyncClient, url: str, body: dict[str, Any], due: float, tally: Tally) -> Any:
     """The answer to a request that was due at a time of the monotonic clock; None: there is none."""
     try:
-        told = await client.post(url, json=body)
+        response = await client.post(url, json=body)
     except httpx2.TransportError as error:
         tally.statuses[type(error).__name__] += 1
         tally.missed += 1
         return None
-    tally.statuses[str(told.status_code)] += 1
+    tally.statuses[str(response.status_code)] += 1
     seconds = time.monotonic() - due
-    if told.status_code != 200:
+    if response.status_code != 200:
         return None
     tally.seconds.append(seconds)
-    answer = told.json()
+    answer = response.json()
     text = answer.get("template", {}).get("outputs", [{}])[0].get("simpleText", {}).get("text", "")
     tally.missed += seconds > DEADLINE or not text or any(words in text for words in PUT_OFF)
     return answer
@@ -151,8 +151,8 @@ async def broken(url: str) -> Tally:
             (f"{url}x", json.dumps(skill_request("?", "u")).encode()),
         ]:
             try:
-                told = await client.post(where, content=body, headers=headers)
-                tally.statuses[str(told.status_code)] += 1
+                response = await client.post(where, content=body, headers=headers)
+                tally.statuses[str(response.status_code)] += 1
             except httpx2.TransportError as error:  # refused before all of it was sent
                 tally.statuses[type(error).__name__] += 1
     return tally

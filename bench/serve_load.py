@@ -90,18 +90,18 @@ def _ask_for(url: str, rows: list[tuple[str, str]], clients: int, seconds: float
                 body = {"model": model, "messages": [{"role": "user", "content": question}], "max_tokens": 64}
                 started = time.monotonic()
                 try:
-                    told = http.post(f"{url}/chat/completions", json=body)
-                    status, took = str(told.status_code), time.monotonic() - started
+                    response = http.post(f"{url}/chat/completions", json=body)
+                    status, took = str(response.status_code), time.monotonic() - started
                 except httpx2.TransportError as error:
                     status, took = type(error).__name__, 0.0
                 with lock:
                     tally.statuses[status] += 1
                     if status == "200":
-                        text = told.json()["choices"][0]["message"]["content"]
+                        text = response.json()["choices"][0]["message"]["content"]
                         tally.seconds.append(took)
                         tally.wrong += text != answer and text in answers
                 if status == "429":
-                    time.sleep(float(told.headers.get("retry-after", 1)))
+                    time.sleep(float(response.headers.get("retry-after", 1)))
 
     started = time.monotonic()
     threads = [threading.Thread(target=client, args=(n,)) for n in range(clients)]
@@ -125,7 +125,7 @@ class Acknowledged:
         """Ids of what is not in the database as it was acknowledged."""
         store, lessons = ConversationStore(database), {one.id: one.answer for one in LessonStore(database).every()}
         kept = {id: (one.question, one.answer, one.vote) for id in self.replies if (one := store.reply(id))}
-        lost = [id for id, told in self.replies.items() if kept.get(id) != told]
+        lost = [id for id, response in self.replies.items() if kept.get(id) != response]
         return lost + [id for id, answer in self.lessons.items() if lessons.get(id) != answer]
 
 
@@ -133,9 +133,9 @@ def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
     """Kill the server again and again under load; every acknowledged message, vote and correction must be kept."""
     rng, lost, replies, lessons = random.Random(seed), 0, 0, 0
     for moment in range(moments):
-        told = Acknowledged()
+        response = Acknowledged()
         process, url, _ = start_server(runs, db)
-        talkers = [threading.Thread(target=_talk, args=(url, told)) for _ in range(8)]
+        talkers = [threading.Thread(target=_talk, args=(url, response)) for _ in range(8)]
         for talker in talkers:
             talker.start()
         time.sleep(rng.uniform(0.05, 3.0))
@@ -144,13 +144,13 @@ def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
         for talker in talkers:
             talker.join()
         database = Database.open(db, runs)
-        missing = told.missing_from(database)
+        missing = response.missing_from(database)
         if database.is_sqlite:
             with database.read() as connection:
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         database.close()
-        lost, replies, lessons = lost + len(missing), replies + len(told.replies), lessons + len(told.lessons)
-        print(f"{moment + 1:3} {len(told.replies):5} replies, {len(told.lessons):5} corrections, {len(missing)} lost")
+        lost, replies, lessons = lost + len(missing), replies + len(response.replies), lessons + len(response.lessons)
+        print(f"{moment + 1:3} {len(response.replies):5} replies, {len(response.lessons):5} corrections, {len(missing)} lost")
     print(f"{replies} messages with their votes and {lessons} corrections acknowledged, {lost} lost")
     sys.exit(bool(lost))
 
@@ -173,7 +173,7 @@ def start_server(runs: Path, db: str | None, *options: str) -> tuple[subprocess.
     raise SystemExit("the server did not start")
 
 
-def _talk(url: str, told: Acknowledged) -> None:
+def _talk(url: str, response: Acknowledged) -> None:
     """Ask, vote and correct until the server dies."""
     with httpx2.Client(base_url=url, timeout=60) as client:
         try:
@@ -181,10 +181,10 @@ def _talk(url: str, told: Acknowledged) -> None:
                 reply = client.post("/api/ask", json={"question": f"질문 {number}"}).raise_for_status().json()
                 vote = "bad" if number % 2 else "good"
                 client.put(f"/api/replies/{reply['id']}/vote", json={"vote": vote}).raise_for_status()
-                told.replies[reply["id"]] = (reply["question"], reply["answer"], vote)
+                response.replies[reply["id"]] = (reply["question"], reply["answer"], vote)
                 right = {"reply": reply["id"], "answer": f"바른 대답 {number}"}
                 taught = client.post("/api/corrections", json=right).raise_for_status().json()["lesson"]
-                told.lessons[taught["id"]] = taught["answer"]
+                response.lessons[taught["id"]] = taught["answer"]
         except (httpx2.TransportError, json.JSONDecodeError):
             return
 

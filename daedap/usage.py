@@ -1,4 +1,4 @@
-"""Wrong usage of the command line, told in the user's language."""
+"""Wrong usage of the command line, explained in the user's language."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ DOES = {
     "약속을 또 잊었네": "바빠서 그랬을 거예요.",
 }
 PAIRS = [
-    Pair(f"{who} {does}", f"{they} {told}", str(n % 3))
+    Pair(f"{who} {does}", f"{they} {message}", str(n % 3))
     for who, they in WHO.items()
-    for n, (does, told) in enumerate(DOES.items())
+    for n, (does, message) in enumerate(DOES.items())
 ]
 """80 pairs; no two questions are near-duplicates."""
 

@@ -126,9 +126,9 @@ def test_training_rows_alone_grow(augmented: Run) -> None:
 
 
 def test_it_is_written_down(augmented: Run) -> None:
-    told = {"augment": ["typo", "polite"], "augment_share": 0.5, "null_question_share": 0.1}
-    assert augmented.manifest["augmentation"] == told
-    assert told.items() <= augmented.document("config.json")["train"].items()
+    message = {"augment": ["typo", "polite"], "augment_share": 0.5, "null_question_share": 0.1}
+    assert augmented.manifest["augmentation"] == message
+    assert message.items() <= augmented.document("config.json")["train"].items()
     assert "kiwipiepy" in augmented.manifest["libraries"]
 
 

@@ -74,31 +74,31 @@ def test_files(tmp_path: Path, capsys: Output, command: str, kind: str) -> None:
     if (command, kind) == ("check", "useless"):
         pytest.skip("check tells all findings: tests/test_commands.py")
     runs = ["--runs", tmp_path / "runs"] if command == "train" else []
-    told = refused(capsys, command, file, *runs)
-    assert str(file) in told
-    assert what in told
-    assert remedy in told
+    message = refused(capsys, command, file, *runs)
+    assert str(file) in message
+    assert what in message
+    assert remedy in message
     assert [path.name for path in tmp_path.iterdir()] == ([] if kind == "missing" else ["a.csv"])
     assert not file.is_file() or file.read_bytes() == content
 
 
 def test_a_near_name_is_suggested(tmp_path: Path, capsys: Output) -> None:
     write_csv(tmp_path / "chatbot_data.csv")
-    told = refused(capsys, "train", tmp_path / "chatbot_dat.csv", "--runs", tmp_path / "runs")
-    assert f"Did you mean {tmp_path / 'chatbot_data.csv'}?" in told
+    message = refused(capsys, "train", tmp_path / "chatbot_dat.csv", "--runs", tmp_path / "runs")
+    assert f"Did you mean {tmp_path / 'chatbot_data.csv'}?" in message
 
 
 def test_a_wrong_column_name_suggests_near_ones(qa: Path, tmp_path: Path, capsys: Output) -> None:
-    told = refused(capsys, "train", qa, "--label-column", "labels", "--runs", tmp_path / "runs")
-    assert "no column labels; its columns are Q, A, label. Did you mean label?" in told
+    message = refused(capsys, "train", qa, "--label-column", "labels", "--runs", tmp_path / "runs")
+    assert "no column labels; its columns are Q, A, label. Did you mean label?" in message
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_single_row_that_falls_to_the_test_side(tmp_path: Path, capsys: Output) -> None:
     rows = (Pair(f"{n}번째 질문", "네, 그래요.") for n in range(999))
     lone = next(pair for pair in rows if split([pair], SplitOptions()).assignments != ["train"])
-    told = refused(capsys, "train", write_csv(tmp_path / "a.csv", [lone]), "--runs", tmp_path / "runs")
-    assert "1 usable row(s), none of which is left to train on. Add rows, or keep none apart" in told
+    message = refused(capsys, "train", write_csv(tmp_path / "a.csv", [lone]), "--runs", tmp_path / "runs")
+    assert "1 usable row(s), none of which is left to train on. Add rows, or keep none apart" in message
     assert not (tmp_path / "runs").exists()
 
 
@@ -108,8 +108,8 @@ def test_a_single_row_is_enough(tmp_path: Path, capsys: Output) -> None:
     assert cli(["train", str(file), "--runs", str(runs), *options]) == 0
     assert cli(["answer", PAIRS[0].question, "--runs", str(runs)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == PAIRS[0].answer
-    told = refused(capsys, "evaluate", "--runs", runs)
-    assert "--data" in told
+    message = refused(capsys, "evaluate", "--runs", runs)
+    assert "--data" in message
 
 
 def test_rows_that_are_all_too_long_are_looked_up(tmp_path: Path, capsys: Output) -> None:
@@ -137,8 +137,8 @@ def test_rows_that_are_all_too_long_are_looked_up(tmp_path: Path, capsys: Output
 )
 def test_settings_that_can_not_be(qa: Path, tmp_path: Path, capsys: Output, options: list[str], named: str) -> None:
     runs = tmp_path / "runs"
-    told = refused(capsys, "train", qa, "--runs", runs, *options)
-    assert named in told
+    message = refused(capsys, "train", qa, "--runs", runs, *options)
+    assert named in message
     assert not runs.exists() or not list(runs.iterdir())
 
 
@@ -193,16 +193,16 @@ def small_vocabulary(folder: Path) -> str:
 def test_bases(qa: Path, tmp_path: Path, capsys: Output, make: Callable[[Path], str]) -> None:
     expected = make(tmp_path / "base")
     before = sorted(path.name for path in (tmp_path / "base").iterdir())
-    told = refused(capsys, "train", qa, "--base", tmp_path / "base", "--runs", tmp_path / "runs")
-    assert expected in told
-    assert str(tmp_path / "base") in told
+    message = refused(capsys, "train", qa, "--base", tmp_path / "base", "--runs", tmp_path / "runs")
+    assert expected in message
+    assert str(tmp_path / "base") in message
     assert not (tmp_path / "runs").exists()
     assert sorted(path.name for path in (tmp_path / "base").iterdir()) == before
 
 
 def test_a_base_that_is_no_name(qa: Path, tmp_path: Path, capsys: Output) -> None:
-    told = refused(capsys, "train", qa, "--base", "없는 폴더", "--runs", tmp_path / "runs")
-    assert "없는 폴더: neither a folder nor a name on the hub" in told
+    message = refused(capsys, "train", qa, "--base", "없는 폴더", "--runs", tmp_path / "runs")
+    assert "없는 폴더: neither a folder nor a name on the hub" in message
 
 
 def test_the_hub_can_not_be_reached(qa: Path, tmp_path: Path) -> None:
@@ -221,18 +221,18 @@ def test_the_hub_can_not_be_reached(qa: Path, tmp_path: Path) -> None:
 def test_a_file_in_place_of_the_runs(qa: Path, tmp_path: Path, capsys: Output) -> None:
     file = tmp_path / "runs"
     file.write_text("파일", encoding="utf-8")
-    told = refused(capsys, "train", qa, "--runs", file)
-    assert f"{file}: can't be written" in told
-    assert "Choose another folder with --runs." in told
+    message = refused(capsys, "train", qa, "--runs", file)
+    assert f"{file}: can't be written" in message
+    assert "Choose another folder with --runs." in message
     assert file.read_text(encoding="utf-8") == "파일"
 
 
 @pytest.mark.parametrize("command", [["answer", "안녕"], ["chat"], ["evaluate"]])
 def test_runs_that_are_not_there(trained: Run, tmp_path: Path, capsys: Output, command: list[str]) -> None:
     assert "no complete run yet. Make one: daedap train FILE" in refused(capsys, *command, "--runs", tmp_path)
-    told = refused(capsys, *command, "--run", "12", "--runs", trained.folder.parent)
-    assert "0012: no such run. Runs in" in told
-    assert told.endswith("See them with: daedap runs")
+    message = refused(capsys, *command, "--run", "12", "--runs", trained.folder.parent)
+    assert "0012: no such run. Runs in" in message
+    assert message.endswith("See them with: daedap runs")
 
 
 def test_a_damaged_run(trained: Run, tmp_path: Path, capsys: Output) -> None:
@@ -240,8 +240,8 @@ def test_a_damaged_run(trained: Run, tmp_path: Path, capsys: Output) -> None:
     weights = tmp_path / "0001" / "model" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:1000])
-    told = refused(capsys, "answer", "안녕", "--runs", tmp_path)
-    assert f"{weights}: 1,000 bytes instead of {len(whole):,}: the run is damaged." in told
+    message = refused(capsys, "answer", "안녕", "--runs", tmp_path)
+    assert f"{weights}: 1,000 bytes instead of {len(whole):,}: the run is damaged." in message
     weights.write_bytes(whole)
     engine = tmp_path / "0001" / "engine" / "model.bin"
     engine.write_bytes(bytes(engine.stat().st_size))  # the size is right, the content isn't
@@ -256,8 +256,8 @@ def test_questions_that_can_not_be_read(trained: Run, tmp_path: Path, capsys: Ou
         file.mkdir()
     elif kind != "missing":
         file.write_bytes(FILES[kind][0])
-    told = refused(capsys, "answer", "--in", file, "--out", out, "--runs", trained.folder.parent)
-    assert str(file) in told
+    message = refused(capsys, "answer", "--in", file, "--out", out, "--runs", trained.folder.parent)
+    assert str(file) in message
     assert not out.exists()
 
 
@@ -288,8 +288,8 @@ def test_a_full_disk(qa: Path, tmp_path: Path, space: int) -> None:
     process = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=120)
     assert (process.returncode, process.stdout) == (1, "")
     assert "Traceback" not in process.stderr
-    told = process.stderr.splitlines()[-1]
-    assert told.endswith("no space left to write. Free some space or choose another folder with --runs.")
+    message = process.stderr.splitlines()[-1]
+    assert message.endswith("no space left to write. Free some space or choose another folder with --runs.")
     assert list((tmp_path / "runs").iterdir()) == []
 
 

@@ -72,10 +72,10 @@ def test_without_a_fallback_something_is_said(trained: Run) -> None:
 
 
 def test_the_fallback_can_be_told(trained: Run) -> None:
-    told = Bot.open(trained.folder, answer_options=AnswerOptions(fallback="고객센터에 물어봐 주세요.")).reply(
+    message = Bot.open(trained.folder, answer_options=AnswerOptions(fallback="고객센터에 물어봐 주세요.")).reply(
         "양자역학을 설명해 봐"
     )
-    assert (told.text, told.source) == ("고객센터에 물어봐 주세요.", "fallback")
+    assert (message.text, message.source) == ("고객센터에 물어봐 주세요.", "fallback")
 
 
 def test_without_samples_only_what_is_known_is_said(trained: Run) -> None:
@@ -156,11 +156,11 @@ def test_many_at_once_are_answered_as_one_by_one(bot: Bot) -> None:
 
 @pytest.mark.parametrize("question", [PAIRS[5].question, "양자역학을 설명해 봐", "</s><usr>안녕", ""])
 def test_a_streamed_reply_is_the_same_reply(bot: Bot, question: str) -> None:
-    told: list[str] = []
-    reply = bot.stream(question, told.append)
+    message: list[str] = []
+    reply = bot.stream(question, message.append)
     alone = bot.reply(question)
     assert (reply.text, reply.source) == (alone.text, alone.source)
-    assert "".join(told).strip() == reply.text
+    assert "".join(message).strip() == reply.text
 
 
 def test_history_is_taken_along(bot: Bot) -> None:

@@ -192,11 +192,11 @@ def test_a_chat_in_which_nobody_asks(tmp_path: Path) -> None:
 
 def test_report_as_json_and_text(tmp_path: Path) -> None:
     report = check(written(tmp_path, "질문,답변,감정\n안녕,반가워요,기쁨\n안녕,반가워요,기쁨\n잘\u200b가,또 봐,슬픔\n"))
-    told = json.loads(json.dumps(report.to_json()))
-    assert told["format"] == "csv" and told["encoding"] == "utf-8"
-    assert told["columns"] == {"question": "질문", "answer": "답변", "label": "감정"}
-    assert (told["rows"], told["usable"], told["near_duplicates"]) == (3, 2, None)
-    assert told["findings"][0] == {
+    message = json.loads(json.dumps(report.to_json()))
+    assert message["format"] == "csv" and message["encoding"] == "utf-8"
+    assert message["columns"] == {"question": "질문", "answer": "답변", "label": "감정"}
+    assert (message["rows"], message["usable"], message["near_duplicates"]) == (3, 2, None)
+    assert message["findings"][0] == {
         "kind": "duplicate",
         "action": "dropped",
         "description": "exact duplicate of an earlier pair",

@@ -140,8 +140,8 @@ def test_the_remedy_for_columns_is_the_same_command(tmp_path: Path, capsys: Outp
     words = ["train", str(path), "--seed", "7", "--question-column", "글쓴이", "--runs", str(tmp_path / "r")]
     for command, given in (("check", words[:2]), ("train", words)):
         assert cli([command, *given[1:]]) == 1
-        told = capsys.readouterr().err
-        repeated = shlex.split(told.rpartition(": ")[2])
+        message = capsys.readouterr().err
+        repeated = shlex.split(message.rpartition(": ")[2])
         assert repeated[:3] == ["daedap", command, str(path)]
         assert repeated[-4::2] == ["--question-column", "--answer-column"]
         assert "글쓴이" not in repeated and repeated[3:-4] == [word for word in given[2:] if word in repeated[3:-4]]
@@ -157,11 +157,11 @@ def test_exit_codes_of_the_program(tmp_path: Path, qa: Path) -> None:
 
 
 def test_messages_in_korean(tmp_path: Path) -> None:
-    told = daedap_process("check", "qa.csv", folder=tmp_path, DAEDAP_LANG="ko").stderr
-    assert HANGUL.search(told)
-    assert "qa.csv" in told
+    message = daedap_process("check", "qa.csv", folder=tmp_path, DAEDAP_LANG="ko").stderr
+    assert HANGUL.search(message)
+    assert "qa.csv" in message
     posix = {"DAEDAP_LANG": "", "LC_ALL": "ko_KR.UTF-8"}
-    assert daedap_process("check", "qa.csv", folder=tmp_path, **posix).stderr == told
+    assert daedap_process("check", "qa.csv", folder=tmp_path, **posix).stderr == message
 
 
 def test_the_folder_of_runs(tmp_path: Path, trained: Run) -> None:

@@ -38,7 +38,7 @@ NEEDED = {
 }
 
 
-def told(capsys: Output, *arguments: object) -> Any:
+def message(capsys: Output, *arguments: object) -> Any:
     """The one JSON document that a command prints."""
     capsys.readouterr()
     assert cli([*map(str, arguments), "--json"]) == 0
@@ -102,7 +102,7 @@ def test_random_split_says_how_much_leaks(tmp_path: Path, capsys: Output, caplog
     doubled = [*PAIRS, *(type(pair)(f"{pair.question}!!", f"{pair.answer} 맞아요.") for pair in PAIRS)]
     file, runs = write_csv(tmp_path / "qa.csv", doubled), tmp_path / "runs"
     options = ["--split", "random", "--test-size", "0.3", "--dev-size", "0", "--num-train-epochs", "1", "--no-evaluate"]
-    found = told(capsys, "train", file, "--runs", runs, *options)["data"]
+    found = message(capsys, "train", file, "--runs", runs, *options)["data"]
     assert (found["test"], found["train"], found["dev"]) == (48, 112, 0)
     assert 0.4 < found["leak"]["questions"] < 0.9
     line = next(message for message in caplog.messages if "rows to learn" in message)
@@ -123,7 +123,7 @@ def unfinished(trained: Run, runs: Path) -> Run:
 
 def test_an_interrupted_run_goes_on(trained: Run, tmp_path: Path, capsys: Output) -> None:
     run = unfinished(trained, tmp_path)
-    assert told(capsys, "runs", "--runs", tmp_path)["runs"][0]["state"] == "interrupted"
+    assert message(capsys, "runs", "--runs", tmp_path)["runs"][0]["state"] == "interrupted"
     assert cli(["answer", "안녕", "--runs", str(tmp_path)]) == 1
     assert cli(["train", "--resume", "--runs", str(tmp_path)]) == 0
     assert contents(run.folder / "model") == contents(trained.folder / "model")
@@ -148,7 +148,7 @@ def test_answer_one_question(trained: Run, capsys: Output) -> None:
     asked = [PAIRS[0].question, "--runs", str(trained.folder.parent)]
     assert cli(["answer", *asked]) == 0
     assert capsys.readouterr().out == f"{PAIRS[0].answer}\n"
-    document = told(capsys, "answer", *asked)
+    document = message(capsys, "answer", *asked)
     assert document.keys() == {"question", "answer", "source", "score", "evidence", "suggestions"}
     assert (document["answer"], document["source"]) == (PAIRS[0].answer, "retrieved")
 
@@ -159,7 +159,7 @@ def test_answer_a_file_of_questions(trained: Run, tmp_path: Path, capsys: Output
     file, out = tmp_path / "q.txt", tmp_path / "새 폴더" / "a.jsonl"
     file.write_bytes("\r\n".join(questions).encode(encoding))
     files = ["--in", file, "--out", out]
-    document = told(capsys, "answer", "--run", 1, "--runs", trained.folder.parent, *files)
+    document = message(capsys, "answer", "--run", 1, "--runs", trained.folder.parent, *files)
     assert sum(document["replies"].values()) == 3
     assert document["replies"]["retrieved"] == 2
     replies = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -171,11 +171,11 @@ def test_answer_a_file_of_questions(trained: Run, tmp_path: Path, capsys: Output
 
 def test_evaluate_own_rows_and_a_file(trained: Run, qa: Path, capsys: Output) -> None:
     runs = trained.folder.parent
-    own = told(capsys, "evaluate", "--runs", runs)
+    own = message(capsys, "evaluate", "--runs", runs)
     assert own["pairs"] == trained.manifest["data"]["test"]
     assert own["scores"].keys() == {"bot", "model", "base", "retrieval", "human"}
     assert own["scores"]["model"]["all"]["bpc"]["value"] == pytest.approx(trained.manifest["headline"]["bpc"])
-    other = told(capsys, "evaluate", "--data", qa, "--rows", 20, "--runs", runs)
+    other = message(capsys, "evaluate", "--data", qa, "--rows", 20, "--runs", runs)
     assert (other["pairs"], other["candidates"]) == (80, 20)
     assert cli(["evaluate", "--runs", str(runs)]) == 0
     assert "bits per character" in capsys.readouterr().out
@@ -193,7 +193,7 @@ def test_paraphrases_questions_out_of_scope_and_disturbed_questions(
     file.write_text("\n".join(["question,answers,kind", *rows, ""]), encoding="utf-8")
     outside.write_text("question,kind\n주식 살까?,near\n안녕하세요,chat\n", encoding="utf-8")
     options = ("--paraphrases", file, "--out-of-scope", outside, "--runs", runs)
-    document = told(capsys, "evaluate", "--rows", 5, "--disturbed", *options)
+    document = message(capsys, "evaluate", "--rows", 5, "--disturbed", *options)
     faq = document["faq"]
     assert [reply["outcome"] == "right" for reply in faq["replies"]] == [True, False, False, False], "held-out rows too"
     assert {kind: scores["right"]["value"] for kind, scores in faq["paraphrases"].items()} == {
@@ -216,7 +216,7 @@ def test_list_of_runs(trained: Run, tmp_path: Path, capsys: Output) -> None:
     (tmp_path / "0002").mkdir()
     shutil.copytree(trained.folder, tmp_path / "0003")
     (tmp_path / "0003" / "manifest.json").write_text("{", encoding="utf-8")
-    entries = told(capsys, "runs", "--runs", tmp_path)["runs"]
+    entries = message(capsys, "runs", "--runs", tmp_path)["runs"]
     assert [entry["state"] for entry in entries] == ["complete", "interrupted", "damaged"]
     assert entries[0]["headline"] == trained.manifest["headline"]
     assert cli(["runs", "--runs", str(tmp_path)]) == 0
@@ -228,7 +228,7 @@ def test_list_of_runs(trained: Run, tmp_path: Path, capsys: Output) -> None:
 
 def test_check(qa: Path, tmp_path: Path, capsys: Output) -> None:
     before = qa.read_bytes()
-    document = told(capsys, "check", qa)
+    document = message(capsys, "check", qa)
     assert (document["rows"], document["usable"], document["near_duplicates"]) == (80, 80, 0)
     assert qa.read_bytes() == before
     assert daedap.check(file=str(qa)).to_json() == document
@@ -293,8 +293,8 @@ def test_resume_takes_no_other_options(trained: Run, tmp_path: Path) -> None:
     (tmp_path / "0001" / "manifest.json").unlink()
     for option in ({"budget": "10m"}, {"lora_r": 3}, {"test_size": 0.3}, {"from_": 2}):
         (name,) = option
-        told = "--from 2" if name == "from_" else f"--{name.replace('_', '-')}"
-        with pytest.raises(SettingsError, match=f"not with {told}"):
+        message = "--from 2" if name == "from_" else f"--{name.replace('_', '-')}"
+        with pytest.raises(SettingsError, match=f"not with {message}"):
             daedap.train(resume=1, runs=tmp_path, **option)
 
 
@@ -315,7 +315,7 @@ def test_a_run_scored_later_has_its_headline_too(trained: Run, tmp_path: Path, c
     manifest = {**run.manifest, "headline": {}}
     (run.folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     assert run.headline == before
-    (listed,) = told(capsys, "runs", "--runs", tmp_path)["runs"]
+    (listed,) = message(capsys, "runs", "--runs", tmp_path)["runs"]
     assert listed["headline"] == before
     shutil.rmtree(run.folder / "evaluation")
     assert run.headline == {}

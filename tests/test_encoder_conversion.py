@@ -161,9 +161,9 @@ def test_the_prefix_of_e5_stands_in_its_card(tmp_path: Path) -> None:
     assert open_encoder(str(folder), tmp_path / "cache").settings.prefix == "query: "
 
 
-@pytest.mark.parametrize(("kind", "told", "length"), [("bert", 512, 66), ("roberta", 512, 64), ("bert", 20, 20)])
-def test_texts_are_cut_where_the_encoder_ends(kind: str, told: int, length: int, tmp_path: Path) -> None:
-    folder = toy(tmp_path / "toy", kind, sentence_bert_config={"max_seq_length": told})
+@pytest.mark.parametrize(("kind", "message", "length"), [("bert", 512, 66), ("roberta", 512, 64), ("bert", 20, 20)])
+def test_texts_are_cut_where_the_encoder_ends(kind: str, message: int, length: int, tmp_path: Path) -> None:
+    folder = toy(tmp_path / "toy", kind, sentence_bert_config={"max_seq_length": message})
     encoder = open_encoder(str(folder), tmp_path / "cache")
     assert encoder.settings.max_length == length
     assert len(encoder.tokenizer.encode("환불은요? " * 400).ids) == length

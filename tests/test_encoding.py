@@ -28,7 +28,7 @@ def read(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("codec", "told"),
+    ("codec", "message"),
     [
         ("utf-8", "utf-8"),
         ("utf-8-sig", "utf-8-sig"),
@@ -39,9 +39,9 @@ def read(path: Path) -> str:
         ("utf-16-be", "utf-16-be"),
     ],
 )
-def test_every_korean_encoding_is_told(tmp_path: Path, codec: str, told: str) -> None:
+def test_every_korean_encoding_is_told(tmp_path: Path, codec: str, message: str) -> None:
     path = written(tmp_path, TEXT.encode(codec))
-    assert detect(path) == Encoding(told)
+    assert detect(path) == Encoding(message)
     assert read(path) == TEXT
 
 

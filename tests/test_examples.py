@@ -37,16 +37,16 @@ class StandIn(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        status, told = 200, self.told(body)
-        if told is None:
+        status, received = 200, self.received(body)
+        if received is None:
             status = 503
-        content = json.dumps(told).encode()
+        content = json.dumps(received).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
 
-    def told(self, body: dict[str, Any]) -> Any:
+    def received(self, body: dict[str, Any]) -> Any:
         if self.path == "/bot1:a/getUpdates":
             return {"ok": True, "result": [each for each in UPDATES if int(str(each["update_id"])) >= body["offset"]]}
         if self.path in ("/bot1:a/sendMessage", "/applications/12/commands"):
@@ -104,8 +104,8 @@ def test_slack(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
             signed = hmac.new(secret.encode(), b"v0:" + stamp.encode() + b":" + body, hashlib.sha256).hexdigest()
             headers = {"X-Slack-Request-Timestamp": stamp, "X-Slack-Signature": f"v0={signed}"}
             with urlopen(Request(address, body, headers)) as response:
-                told: dict[str, Any] = json.load(response)
-                return told
+                received: dict[str, Any] = json.load(response)
+                return received
 
         assert command("음")["text"] == f"음!\n• 배송은 언제 오나요?\n_{slack.NOTICE}_"
         assert command("고장")["text"].startswith(slack.LATE)
@@ -139,14 +139,14 @@ def test_discord(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
             signature = signed_by.sign(stamp.encode() + body).signature.hex()
             headers = {"X-Signature-Timestamp": stamp, "X-Signature-Ed25519": signature}
             with urlopen(Request(address, body, headers)) as response:
-                told: dict[str, Any] = json.load(response)
-                return told
+                received: dict[str, Any] = json.load(response)
+                return received
 
         def asked(question: str) -> str:
             options = [{"name": "question", "type": 3, "value": question}]
-            told = interact({"type": 2, "data": {"name": "ask", "options": options}})
-            assert (told["type"], told["data"]["allowed_mentions"]) == (4, {"parse": []})
-            return str(told["data"]["content"])
+            received = interact({"type": 2, "data": {"name": "ask", "options": options}})
+            assert (received["type"], received["data"]["allowed_mentions"]) == (4, {"parse": []})
+            return str(received["data"]["content"])
 
         assert interact({"type": 1}) == {"type": 1}
         assert asked("음") == f"음!\n• 배송은 언제 오나요?\n-# {discord.NOTICE}"

@@ -319,7 +319,7 @@ def test_merges_follow_the_scores() -> None:
     assert vocabulary.tokenize("ab") == [0, 3]
 
 
-# ---- what is told and refused ----
+# ---- what is message and refused ----
 
 
 def facts(licence: str = "mit", personal: int = 0, scores: dict[str, Any] | None = None) -> Facts:

@@ -67,7 +67,10 @@ def visit(folder: Path) -> Iterator[tuple[Page, list[str]]]:
             chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = chromium.new_page(locale="ko-KR")
             page.set_default_timeout(60_000)
-            page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+            page.on(
+                "console",
+                lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None,
+            )
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("request", lambda sent: complaints.append(sent.url) if not sent.url.startswith(url) else None)
             page.goto(url)

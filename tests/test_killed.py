@@ -69,8 +69,8 @@ def finish(words: Sequence[str], runs: Path) -> float:
     """Let a command come to its end; returns the seconds that it took."""
     start = time.perf_counter()
     process = command(words, runs, stderr=subprocess.PIPE)
-    _, told = process.communicate(timeout=120)
-    assert process.returncode == 0, told.decode()
+    _, message = process.communicate(timeout=120)
+    assert process.returncode == 0, message.decode()
     return time.perf_counter() - start
 
 
@@ -217,17 +217,17 @@ def asked(runs: Path, moment: float) -> int:
     process = command(["compare", "1", "2", "--blind"], runs, stdin=pipe, stderr=pipe, bufsize=0)
     killer = threading.Timer(moment, process.kill)
     killer.start()
-    told = b""
+    message = b""
     with process:
         assert process.stderr
         assert process.stdin
         while said := process.stderr.read(65536):
-            told += said
-            if told.endswith(b" > "):
+            message += said
+            if message.endswith(b" > "):
                 time.sleep(0.02)  # else all answers are given in one moment
                 give(process, b"1\n")
     killer.cancel()
-    return len(re.findall(rb"\n\[\d+/20\] ", told))
+    return len(re.findall(rb"\n\[\d+/20\] ", message))
 
 
 def give(process: subprocess.Popen[bytes], answer: bytes) -> None:

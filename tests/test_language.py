@@ -71,9 +71,9 @@ def test_errors_tell_what_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(error) == "--dev-size -1: must not be negative. Try 0.1."
     assert isinstance(error, DaedapError)
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    told = str(SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", **fields))
-    assert "--dev-size -1" in told
-    assert HANGUL.search(told)
+    message = str(SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", **fields))
+    assert "--dev-size -1" in message
+    assert HANGUL.search(message)
 
 
 # ---- ko.json against the source: every message has its Korean, and nothing else stands there ----
@@ -131,11 +131,11 @@ def templates() -> dict[str, str]:
                 found.update(dict.fromkeys(literal, path.name))
     for path in sorted(PACKAGE.rglob("*.html.jinja")):
         page = Environment().parse(path.read_text(encoding="utf-8"))
-        told = (
+        message = (
             "".join(filter(None, several or ()))
             for _, _, several in extract_from_ast(page, ["translate"], babel_style=False)
         )
-        found.update(dict.fromkeys(told, path.name))
+        found.update(dict.fromkeys(message, path.name))
     return {template: file for template, file in found.items() if template}
 
 
@@ -152,7 +152,7 @@ def help_texts() -> dict[str, str]:
 
 
 def tables() -> dict[str, str]:
-    """Headings and states of the list of runs, which stand apart from where they are told."""
+    """Headings and states of the list of runs, which stand apart from where they are message."""
     tree = ast.parse((PACKAGE / "commands" / "runs.py").read_text(encoding="utf-8"))
     return dict.fromkeys([*named(tree, "heads"), *named(tree, "state")], "runs.py")
 
@@ -168,9 +168,9 @@ def fields_of(template: str) -> set[str]:
 
 
 def test_the_scan_finds_the_messages() -> None:
-    told = everything_told()
+    message = everything_told()
     for known in (QUESTION, "{file} is empty.", "Did you mean {near}?", "Rows per step.", KINDS["json"].description):
-        assert known in told
+        assert known in message
 
 
 def test_no_message_lacks_its_korean() -> None:
@@ -184,6 +184,6 @@ def test_no_korean_is_superfluous() -> None:
 
 @pytest.mark.parametrize("template", CATALOG)
 def test_the_same_fields_in_both_languages(template: str) -> None:
-    told = CATALOG[template]
-    assert fields_of(told) == fields_of(template)
-    assert told.strip()
+    message = CATALOG[template]
+    assert fields_of(message) == fields_of(template)
+    assert message.strip()

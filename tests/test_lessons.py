@@ -126,9 +126,9 @@ def test_personal_data_is_masked(tmp_path: Path) -> None:
 def test_teach_and_answer(runs: Path) -> None:
     taught = teach(KNOWN.question, "새 대답이에요.", runs=runs)
     assert taught.effect["conflict"]["answer"] == KNOWN.answer
-    told = daedap_process("answer", KNOWN.question, "--json", "--runs", str(runs), folder=runs)
-    assert json.loads(told.stdout)["source"] == "lesson"
-    assert json.loads(told.stdout)["answer"] == "새 대답이에요."
+    message = daedap_process("answer", KNOWN.question, "--json", "--runs", str(runs), folder=runs)
+    assert json.loads(message.stdout)["source"] == "lesson"
+    assert json.loads(message.stdout)["answer"] == "새 대답이에요."
 
 
 def test_teach_in_the_chat(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,9 +92,9 @@ def url(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if told := re.search(r"http://\S+", line):
-                wait_until_ready(told[0], process)
-                yield told[0]
+            if received := re.search(r"http://\S+", line):
+                wait_until_ready(received[0], process)
+                yield received[0]
                 break
         else:
             pytest.fail("".join(lines))
@@ -172,9 +172,9 @@ def test_every_text_has_its_korean() -> None:
     korean = re.findall(r'^  "((?:[^"\\]|\\.)*)": "(.+)",$', words, re.MULTILINE)
     used = {text for source in scripts().values() for text in re.findall(r'\bt\(\s*"((?:[^"\\]|\\.)*)"', source)}
     assert used == {text for text, _ in korean}
-    for text, told in korean:
-        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", told)), text
-        assert re.search("[가-힣]", told) or text == "{count} steps", text
+    for text, received in korean:
+        assert set(re.findall(r"\{\w+\}", text)) == set(re.findall(r"\{\w+\}", received)), text
+        assert re.search("[가-힣]", received) or text == "{count} steps", text
 
 
 def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup() -> None:
@@ -207,7 +207,7 @@ def test_ask_and_see_where_the_answer_came_from(visit: Callable[..., Visit]) -> 
     expect(here.page.get_by_text("AI가 답해요.")).to_be_visible()
     answer = here.ask(pair.question)
     expect(answer).to_have_text(f"{pair.answer} 힘내요!")
-    expect(here.page.get_by_role("status")).to_have_text(f"{pair.answer} 힘내요!")  # told once, when it is complete
+    expect(here.page.get_by_role("status")).to_have_text(f"{pair.answer} 힘내요!")  # received once, when it is complete
     origin = here.page.locator("details.origin")
     expect(origin.locator("dl")).to_be_hidden()
     origin.locator("summary").click()

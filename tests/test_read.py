@@ -30,7 +30,7 @@ def read(path: Path, **read_options: Any) -> list[Pair | BadRow]:
     return list(rows(open_source(path, ReadOptions(**read_options))))
 
 
-def told(found: list[Pair | BadRow]) -> list[tuple[int, str, str]]:
+def message(found: list[Pair | BadRow]) -> list[tuple[int, str, str]]:
     """Line, question and answer of pairs; line, kind and value of problems."""
     return [
         (row.line, row.question, row.answer) if isinstance(row, Pair) else (row.line, row.kind, row.value)
@@ -55,7 +55,7 @@ def test_csv_with_a_header(tmp_path: Path) -> None:
 
 
 def test_csv_without_a_header(tmp_path: Path) -> None:
-    assert told(read(written(tmp_path, "a.csv", "안녕,반가워요\n잘 가,또 봐요\n"))) == [
+    assert message(read(written(tmp_path, "a.csv", "안녕,반가워요\n잘 가,또 봐요\n"))) == [
         (1, "안녕", "반가워요"),
         (2, "잘 가", "또 봐요"),
     ]
@@ -77,12 +77,12 @@ def test_the_delimiter_is_told_though_sentences_hold_commas(
     lines = ["안녕, 나야|응, 반가워, 진짜", "밥, 먹었니|네, 먹었어요", "잘 가|또, 봐요"]
     path = written(tmp_path, name, "\n".join(lines).replace("|", delimiter))
     assert open_source(path).format == format_
-    assert told(read(path))[0] == (1, "안녕, 나야", "응, 반가워, 진짜")
+    assert message(read(path))[0] == (1, "안녕, 나야", "응, 반가워, 진짜")
 
 
 def test_quoted_line_breaks_keep_the_line_numbers_right(tmp_path: Path) -> None:
     text = '질문,답변\n"첫째,\n둘째 ""줄""",그래요\n다음, "네, 다음이요"\n5" 화면,작아요\n'
-    assert told(read(written(tmp_path, "a.csv", text))) == [
+    assert message(read(written(tmp_path, "a.csv", text))) == [
         (2, '첫째,\n둘째 "줄"', "그래요"),
         (4, "다음", "네, 다음이요"),
         (5, '5" 화면', "작아요"),
@@ -91,7 +91,7 @@ def test_quoted_line_breaks_keep_the_line_numbers_right(tmp_path: Path) -> None:
 
 def test_an_unclosed_quote_costs_one_row(tmp_path: Path) -> None:
     text = '질문,답변\n"안녕,반가워\n' + "".join(f"질문 {i},답 {i}\n" for i in range(3000)) + '"끝,이에요\n'
-    found = told(read(written(tmp_path, "a.csv", text)))
+    found = message(read(written(tmp_path, "a.csv", text)))
     assert found[0] == (2, "quote", '"안녕,반가워')
     assert found[1:3] == [(3, "질문 0", "답 0"), (4, "질문 1", "답 1")]
     assert found[-1] == (3003, "quote", '"끝,이에요')
@@ -99,13 +99,13 @@ def test_an_unclosed_quote_costs_one_row(tmp_path: Path) -> None:
 
 
 def test_an_unclosed_quote_before_a_quoted_row(tmp_path: Path) -> None:
-    found = told(read(written(tmp_path, "a.csv", '질문,답변\n"안녕,반가워\n그래,"네, 좋아"\n"밥","먹자"\n')))
+    found = message(read(written(tmp_path, "a.csv", '질문,답변\n"안녕,반가워\n그래,"네, 좋아"\n"밥","먹자"\n')))
     assert found == [(2, "quote", '"안녕,반가워'), (3, "그래", "네, 좋아"), (4, "밥", "먹자")]
 
 
 def test_a_quote_in_a_tsv_is_a_letter(tmp_path: Path) -> None:
     text = '질문\t답변\n"안녕" 하고 웃더라\t왜 웃었을까요?\n"잘 가\t또 봐요\n'
-    assert told(read(written(tmp_path, "a.tsv", text))) == [
+    assert message(read(written(tmp_path, "a.tsv", text))) == [
         (2, '"안녕" 하고 웃더라', "왜 웃었을까요?"),
         (3, '"잘 가', "또 봐요"),
     ]
@@ -113,7 +113,7 @@ def test_a_quote_in_a_tsv_is_a_letter(tmp_path: Path) -> None:
 
 def test_wrong_numbers_of_fields_and_blank_lines(tmp_path: Path) -> None:
     text = "질문,답변\n안녕,반가워,친구\n안녕\n잘 가,또 봐,,\n\n밥,먹자\n\n\n"
-    assert told(read(written(tmp_path, "a.csv", text))) == [
+    assert message(read(written(tmp_path, "a.csv", text))) == [
         (2, "fields", "안녕,반가워,친구"),
         (3, "fields", "안녕"),
         (4, "잘 가", "또 봐"),
@@ -124,7 +124,7 @@ def test_wrong_numbers_of_fields_and_blank_lines(tmp_path: Path) -> None:
 
 def test_a_broken_first_row_without_a_header(tmp_path: Path) -> None:
     text = "안녕,나야,반가워\n" + "밥 먹자,그래\n" * 5
-    found = told(read(written(tmp_path, "a.csv", text)))
+    found = message(read(written(tmp_path, "a.csv", text)))
     assert found[:2] == [(1, "fields", "안녕,나야,반가워"), (2, "밥 먹자", "그래")]
 
 
@@ -165,7 +165,7 @@ def test_jsonl_of_pairs(tmp_path: Path) -> None:
 
 def test_jsonl_with_chosen_keys(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", '{"글": "안녕", "댓글": "반가워"}\n')
-    assert told(read(path, question_column="글", answer_column="댓글")) == [(1, "안녕", "반가워")]
+    assert message(read(path, question_column="글", answer_column="댓글")) == [(1, "안녕", "반가워")]
     refused(path, "not clear which column.*Columns: 1 글 '안녕', 2 댓글 '반가워'")
 
 
@@ -214,7 +214,7 @@ def test_excel(tmp_path: Path) -> None:
 def test_excel_is_known_by_its_content(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", ("안녕", "반가워")).rename(tmp_path / "a.csv")
     assert open_source(path).format == "xlsx"
-    assert told(read(path)) == [(1, "안녕", "반가워")]
+    assert message(read(path)) == [(1, "안녕", "반가워")]
 
 
 def test_a_damaged_workbook(tmp_path: Path) -> None:

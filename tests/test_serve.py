@@ -116,11 +116,11 @@ def test_votes(client: TestClient) -> None:
 def test_a_visitors_correction_waits_for_the_owner(client: TestClient) -> None:
     reply = ask(client, "주차장이 있습니까")
     lesson = {"id": "11111111-aaaa", "reply": reply["id"], "answer": "지하에 있어요. 010-1234-5678", "scope": "exact"}
-    told = client.post("/api/corrections", json=lesson).json()
-    assert told["effective"] is False
-    assert told["lesson"]["answer"] == "지하에 있어요. ***-****-****"
-    assert (told["lesson"]["state"], told["lesson"]["masked"]) == ("pending", True)
-    assert client.post("/api/corrections", json=lesson).json() == told, "a repeated request teaches nothing new"
+    received = client.post("/api/corrections", json=lesson).json()
+    assert received["effective"] is False
+    assert received["lesson"]["answer"] == "지하에 있어요. ***-****-****"
+    assert (received["lesson"]["state"], received["lesson"]["masked"]) == ("pending", True)
+    assert client.post("/api/corrections", json=lesson).json() == received, "a repeated request teaches nothing new"
     assert ask(client, "주차장이 있습니까")["source"] != "lesson"
     assert client.get("/api/admin/lessons").status_code == 401
 
@@ -187,11 +187,11 @@ def test_two_runs_are_compared_blindly(client: TestClient) -> None:
     shown = client.post("/api/comparisons", json={"question": KNOWN.question, "runs": [1, 2]}).json()
     assert shown["same"] is True
     assert "run" not in json.dumps({**shown, "id": ""}), "nothing tells which run is which"
-    told = client.put(f"/api/comparisons/{shown['id']}", json={"winner": "left"}).json()
-    assert {told["left"], told["right"]} == {1, 2}
-    assert told["winner"] == told["left"]
-    assert sum(told["tally"]["wins"]) == 1
-    assert client.get("/api/comparisons/tally?first=1&second=2").json() == told["tally"]
+    received = client.put(f"/api/comparisons/{shown['id']}", json={"winner": "left"}).json()
+    assert {received["left"], received["right"]} == {1, 2}
+    assert received["winner"] == received["left"]
+    assert sum(received["tally"]["wins"]) == 1
+    assert client.get("/api/comparisons/tally?first=1&second=2").json() == received["tally"]
     someone_else(client)
     assert client.put(f"/api/comparisons/{shown['id']}", json={"winner": "right"}).status_code == 404
 
@@ -391,10 +391,12 @@ def test_logs_hold_no_text(client: TestClient, caplog: pytest.LogCaptureFixture)
         client.post("/v1/chat/completions", json={"messages": [{"role": "user", "content": canary}]})
         client.post("/api/ask", json={"question": canary, "run": canary})
         client.get(f"/api/admin/conversations?text={canary}")
-    told = "\n".join(one.getMessage() for one in caplog.records if not one.name.startswith("httpx"))  # the client's own
-    assert f"reply {reply['id']}: {len(canary)} characters" in told
-    assert "카나리아" not in told
-    assert "9999" not in told
+    received = "\n".join(
+        one.getMessage() for one in caplog.records if not one.name.startswith("httpx")
+    )  # the client's own
+    assert f"reply {reply['id']}: {len(canary)} characters" in received
+    assert "카나리아" not in received
+    assert "9999" not in received
 
 
 def test_metrics(client: TestClient) -> None:

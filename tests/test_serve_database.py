@@ -37,7 +37,7 @@ def database(url: str, tmp_path: Path) -> Iterator[Database]:
 
 
 def reply(id: str, question: str = "질문") -> StoredReply:
-    told: dict[str, Any] = {
+    received: dict[str, Any] = {
         "evidence": {"question": "질문", "answer": "답", "similarity": 0.5},
         "suggestions": ["다른 질문"],
         "run": 1,
@@ -45,7 +45,9 @@ def reply(id: str, question: str = "질문") -> StoredReply:
         "milliseconds": 1,
         "time": now(),
     }
-    return StoredReply(id=id, conversation="c", question=question, answer="답", source="retrieved", score=0.1, **told)
+    return StoredReply(
+        id=id, conversation="c", question=question, answer="답", source="retrieved", score=0.1, **received
+    )
 
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:
@@ -100,9 +102,9 @@ def test_a_database_that_can_not_be_used_is_told(tmp_path: Path) -> None:
         Database.open(None, tmp_path)
     with pytest.raises(SettingsError, match="--db nonsense"):
         Database.open("nonsense", tmp_path)
-    with pytest.raises(StorageError) as told:
+    with pytest.raises(StorageError) as received:
         Database.open("postgresql://me:secret@127.0.0.1:1/none", tmp_path)
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(received.value)
 
 
 def test_replies_come_back_as_they_were_kept(database: Database) -> None:

@@ -38,8 +38,8 @@ def client(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[T
 def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
     answer = client.post(f"/v1/{path}", json=body)
     assert answer.status_code == 200, answer.text
-    told: dict[str, Any] = answer.json()
-    return told
+    received: dict[str, Any] = answer.json()
+    return received
 
 
 def stream(client: TestClient, path: str, **body: Any) -> list[dict[str, Any]]:
@@ -64,13 +64,19 @@ def stream(client: TestClient, path: str, **body: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_messages_of_all_kinds(client: TestClient, messages: list[dict[str, Any]]) -> None:
-    told = post(client, "chat/completions", messages=messages, model="daedap", logit_bias={}, store=True, metadata={})
-    (choice,) = told["choices"]
+    received = post(
+        client, "chat/completions", messages=messages, model="daedap", logit_bias={}, store=True, metadata={}
+    )
+    (choice,) = received["choices"]
     assert choice["message"] == {"role": "assistant", "content": KNOWN.answer, "refusal": None}
     assert (choice["finish_reason"], choice["logprobs"]) == ("stop", None)
     assert choice["daedap"]["evidence"]["question"] == KNOWN.question
-    assert (told["object"], told["model"]) == ("chat.completion", "daedap-2")
-    assert told["usage"]["total_tokens"] == told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"] > 0
+    assert (received["object"], received["model"]) == ("chat.completion", "daedap-2")
+    assert (
+        received["usage"]["total_tokens"]
+        == received["usage"]["prompt_tokens"] + received["usage"]["completion_tokens"]
+        > 0
+    )
 
 
 def test_a_stream(client: TestClient) -> None:
@@ -115,8 +121,8 @@ def test_several_choices_are_different(client: TestClient) -> None:
 
 
 def test_completions(client: TestClient) -> None:
-    told = post(client, "completions", prompt=[KNOWN.question, PAIRS[6].question], model="daedap-1")
-    assert [choice["text"] for choice in told["choices"]] == [KNOWN.answer, PAIRS[6].answer]
+    received = post(client, "completions", prompt=[KNOWN.question, PAIRS[6].question], model="daedap-1")
+    assert [choice["text"] for choice in received["choices"]] == [KNOWN.answer, PAIRS[6].answer]
     chunks = stream(client, "completions", prompt=KNOWN.question)
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == KNOWN.answer
 
@@ -127,10 +133,10 @@ def test_responses(client: TestClient) -> None:
         [USER],
         [{"role": "user", "content": [{"type": "input_text", "text": KNOWN.question}]}],
     ):
-        told = post(client, "responses", input=wanted, instructions="짧게", store=False)
-        (item,) = told["output"]
+        received = post(client, "responses", input=wanted, instructions="짧게", store=False)
+        (item,) = received["output"]
         assert item["content"][0]["text"] == KNOWN.answer
-        assert (told["status"], told["id"][:5], item["id"][:4]) == ("completed", "resp_", "msg_")
+        assert (received["status"], received["id"][:5], item["id"][:4]) == ("completed", "resp_", "msg_")
 
 
 def test_events_of_a_response(client: TestClient) -> None:
@@ -153,12 +159,12 @@ def test_models(client: TestClient) -> None:
 
 
 def test_embeddings(client: TestClient) -> None:
-    told = post(client, "embeddings", input=["배송 언제 와요", "배송은 언제 오나요?", "환불"], model="any")
-    vectors = np.array([each["embedding"] for each in told["data"]])
+    received = post(client, "embeddings", input=["배송 언제 와요", "배송은 언제 오나요?", "환불"], model="any")
+    vectors = np.array([each["embedding"] for each in received["data"]])
     assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
     packed = post(client, "embeddings", input="배송 언제 와요", encoding_format="base64")["data"][0]["embedding"]
     np.testing.assert_allclose(np.frombuffer(base64.b64decode(packed), "<f4"), vectors[0], atol=0.05)
-    assert told["usage"]["prompt_tokens"] > 0
+    assert received["usage"]["prompt_tokens"] > 0
 
 
 REFUSED: list[tuple[str, dict[str, Any], int, str, str | None]] = [
@@ -296,5 +302,5 @@ def test_sampling_of_a_request(given: dict[str, Any], wanted: Sampling | None) -
 
 def test_where_answers_are_looked_up_sampling_changes_nothing(client: TestClient) -> None:
     options: Any = ({}, {"temperature": 2, "top_p": 0.1, "seed": 2**63 - 1}, {"temperature": 0, "seed": -(2**63)})
-    told = [post(client, "chat/completions", messages=[USER], **each)["choices"][0]["message"] for each in options]
-    assert [each["content"] for each in told] == [KNOWN.answer] * 3
+    received = [post(client, "chat/completions", messages=[USER], **each)["choices"][0]["message"] for each in options]
+    assert [each["content"] for each in received] == [KNOWN.answer] * 3

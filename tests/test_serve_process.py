@@ -106,11 +106,11 @@ def server(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def test_the_official_client(server: Server) -> None:
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0)
     messages: Any = [{"role": "developer", "content": "짧게"}, {"role": "user", "content": KNOWN.question}]
-    told = client.chat.completions.create(model="daedap", messages=messages)
-    assert told.choices[0].message.content == KNOWN.answer
-    assert told.usage
-    assert told.choices[0].model_extra
-    assert told.choices[0].model_extra["daedap"]["source"] == "retrieved"
+    received = client.chat.completions.create(model="daedap", messages=messages)
+    assert received.choices[0].message.content == KNOWN.answer
+    assert received.usage
+    assert received.choices[0].model_extra
+    assert received.choices[0].model_extra["daedap"]["source"] == "retrieved"
 
     usage: Any = {"include_usage": True}
     chunks = list(client.chat.completions.create(model="daedap", messages=messages, stream=True, stream_options=usage))
@@ -134,8 +134,8 @@ def test_langchain(server: Server) -> None:
     langchain = pytest.importorskip("langchain_openai", reason="pip install langchain-openai, which brings 30 packages")
     where: Any = {"base_url": f"{server.url}/v1", "api_key": "unused", "max_retries": 0}
     bot = langchain.ChatOpenAI(model="daedap", temperature=0.3, seed=1, max_tokens=100, **where)
-    told = bot.invoke([("system", "짧게"), ("user", "안녕"), ("assistant", "네"), ("user", KNOWN.question)])
-    assert (told.content, told.response_metadata["finish_reason"]) == (KNOWN.answer, "stop")
+    received = bot.invoke([("system", "짧게"), ("user", "안녕"), ("assistant", "네"), ("user", KNOWN.question)])
+    assert (received.content, received.response_metadata["finish_reason"]) == (KNOWN.answer, "stop")
     assert "".join(chunk.content for chunk in bot.stream(KNOWN.question)) == KNOWN.answer
     assert [one.content for one in bot.batch([KNOWN.question, PAIRS[21].question])] == [KNOWN.answer, PAIRS[21].answer]
     responses = langchain.ChatOpenAI(model="daedap", use_responses_api=True, **where)
@@ -210,9 +210,9 @@ def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path, data
                         reply = client.post("/api/ask", json={"question": f"{KNOWN.question} {number}"}).json()
                         client.put(f"/api/replies/{reply['id']}/vote", json={"vote": "bad"}).raise_for_status()
                         lesson = {"reply": reply["id"], "answer": "다르게"}
-                        told = client.post("/api/corrections", json=lesson).json()
+                        received = client.post("/api/corrections", json=lesson).json()
                         kept.append({**reply, "vote": "bad"})  # noqa: B023
-                        taught.append(told["lesson"]["id"])  # noqa: B023
+                        taught.append(received["lesson"]["id"])  # noqa: B023
                 except httpx2.TransportError:
                     pass  # killed
 
@@ -268,11 +268,11 @@ def test_workers_count_together(trained: Run, tmp_path: Path) -> None:
         assert sorted(statuses) == [200] * 3 + [429] * 13
 
         def counted() -> bool:
-            told = httpx2.get(f"{server.url}/metrics", timeout=60).text
+            received = httpx2.get(f"{server.url}/metrics", timeout=60).text
             return (
-                'daedap_requests_total{route="/api/runs",status="200"} 3.0' in told
-                and 'daedap_requests_total{route="-",status="429"} 13.0' in told
-                and "daedap_waiting 0.0" in told
+                'daedap_requests_total{route="/api/runs",status="200"} 3.0' in received
+                and 'daedap_requests_total{route="-",status="429"} 13.0' in received
+                and "daedap_waiting 0.0" in received
             )
 
         assert counted()
@@ -303,7 +303,7 @@ def test_what_can_not_be_served_is_told(trained: Run, tmp_path: Path) -> None:
     runs = runs_with(trained, tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
-        for options, told in (
+        for options, received in (
             (["--host", "0.0.0.0"], "without a key"),
             (["--port", port], "can't listen there"),
             (["--watch", "--run", "1"], "Use --run latest"),
@@ -312,4 +312,4 @@ def test_what_can_not_be_served_is_told(trained: Run, tmp_path: Path) -> None:
         ):
             ended = daedap_process("serve", "--runs", str(runs), *options, folder=tmp_path)
             assert (ended.returncode, "Traceback" in ended.stderr) == (1, False)
-            assert told in ended.stderr
+            assert received in ended.stderr

@@ -40,8 +40,8 @@ def test_another_question_is_refused(tmp_path: Path) -> None:
     with open_study(None, tmp_path, "qa", SIGNATURE, TRIAL_SIZE):
         pass
     other = {**SIGNATURE, "recipe": {"seed": 7}}
-    told = r"--study qa: that study was started with other settings \(recipe\)"
-    with pytest.raises(SettingsError, match=told), open_study(None, tmp_path, "qa", other, TRIAL_SIZE):
+    message = r"--study qa: that study was started with other settings \(recipe\)"
+    with pytest.raises(SettingsError, match=message), open_study(None, tmp_path, "qa", other, TRIAL_SIZE):
         pass
 
 
@@ -49,9 +49,9 @@ def test_databases_that_can_not_be_used(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"postgresql://me:secret@127.0.0.1:{free.getsockname()[1]}/nothing"
-        with pytest.raises(StorageError, match="the database can't be used") as told, open_storage(url):
+        with pytest.raises(StorageError, match="the database can't be used") as message, open_storage(url):
             pass
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(message.value)
     for nonsense in ("nonsense", "nosuchdatabase://host/x"):
         with pytest.raises(SettingsError, match=f"--storage {nonsense}"), open_storage(nonsense):
             pass
@@ -67,8 +67,8 @@ def test_a_killed_trial_is_tried_again(tmp_path: Path) -> None:
         killed = study.ask()
         killed.suggest_float("x", 0, 1)
     with closing(sqlite3.connect(tmp_path / "study.db")) as database, database:  # its last sign of life, an hour ago
-        told = "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (?, datetime('now', '-1 hour'))"
-        database.execute(told, (killed._trial_id,))
+        message = "INSERT INTO trial_heartbeats (trial_id, heartbeat) VALUES (?, datetime('now', '-1 hour'))"
+        database.execute(message, (killed._trial_id,))
     with open_study(None, tmp_path, "qa", SIGNATURE, TRIAL_SIZE) as study:
         study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
         assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
@@ -88,9 +88,9 @@ with open_study(sys.argv[1], Path(sys.argv[2]), "together", {SIGNATURE}, {{"frac
 """
     commands = [[sys.executable, "-c", code, postgresql, str(tmp_path / name)] for name in "abc"]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    told = {process.communicate(timeout=60)[0] for process in processes}
+    message = {process.communicate(timeout=60)[0] for process in processes}
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert len(told) == 1, "all of them go by what the first one said"
+    assert len(message) == 1, "all of them go by what the first one said"
 
 
 def worker(url: str, file: Path, base: Path, runs: Path, trials: int) -> subprocess.Popen[str]:
@@ -118,11 +118,11 @@ def test_two_workers_one_of_which_is_killed(postgresql: str, tmp_path: Path) -> 
         time.sleep(0.1)
     doomed.send_signal(signal.SIGKILL)
     doomed.communicate()
-    told, errors = other.communicate(timeout=100)
+    message, errors = other.communicate(timeout=100)
     assert other.returncode == 0, errors
     after = ended(postgresql)
     assert len(after) >= 16
     assert {number: after[number] for number in before} == before, "what was finished is still database, as it was"
-    assert "Study 둘이서: " in told
+    assert "Study 둘이서: " in message
     assert not list((tmp_path / "b").glob("[0-9]*")), "--no-finish trains no run"
     assert not list((tmp_path / "b").glob(".tune-*"))

@@ -105,22 +105,22 @@ def _pairs(scores: Tensor) -> Tensor:
 
 def batches(trades: Sequence[Trade], sources: Sequence[Pairs], count: int, seed: int) -> Iterator[Batch]:
     """All trades before one comes again; the same for the sources."""
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     noise = {text: other for other, text in disturbed([one for trade in trades for one in _asked(trade)], seed)}
     order: list[Trade] = []
     for step in range(count):
         if len(order) < 2:
-            order = dice.sample(list(trades), len(trades))
+            order = rng.sample(list(trades), len(trades))
         two = [order.pop(), order.pop()]
-        asked = [dice.choice(row) for trade in two for row in trade.asked]
-        asked = [noise.get(text, text) if dice.random() < 0.25 else text for text in asked]
+        asked = [rng.choice(row) for trade in two for row in trade.asked]
+        asked = [noise.get(text, text) if rng.random() < 0.25 else text for text in asked]
         outside = [text for trade in two for text in trade.out_of_scope]
         yield Batch(
             asked,
             [text for trade in two for text in trade.questions],
             [text for trade in two for text in trade.answers],
-            dice.sample(outside, min(OUT_OF_SCOPE, len(outside))),
-            dice.sample(sources[step % len(sources)], PAIRS),
+            rng.sample(outside, min(OUT_OF_SCOPE, len(outside))),
+            rng.sample(sources[step % len(sources)], PAIRS),
         )
 
 

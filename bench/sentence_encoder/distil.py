@@ -80,13 +80,13 @@ def main(options: Namespace) -> None:
     if not options.steps:
         return
     student = Bert.open(options.student)
-    dice, order = random.Random(options.seed + rank()), list[int]()
+    rng, order = random.Random(options.seed + rank()), list[int]()
     student.model.eval()  # no dropout: the targets are exact, and the texts many
     student.centre(told[:HELD_OUT])
     begun, mean = time.monotonic(), 0.0
     for step, _ in enumerate(steps(student.model, options.steps, options.rate, warmup=100)):
         if len(order) < AT_ONCE:
-            order = dice.sample(range(len(read)), len(read))
+            order = rng.sample(range(len(read)), len(read))
         some = [read[order.pop()] for _ in range(AT_ONCE)]
         wanted = vectors[[row for _, row in some]]
         found = student.encode([text for text, _ in some])
@@ -97,15 +97,15 @@ def main(options: Namespace) -> None:
         if rank() == 0 and step % 100 == 0:
             print(f"step {step}, {time.monotonic() - begun:.0f} s: cosine {1 - mean:.4f}", flush=True)
         if rank() == 0 and step and step % 500 == 0:
-            _told(student, told[:HELD_OUT], vectors[:HELD_OUT].numpy())
+            _report(student, told[:HELD_OUT], vectors[:HELD_OUT].numpy())
             student.save(options.out)
     if rank() == 0:
         student.save(options.out)
-        _told(student, told[:HELD_OUT], vectors[:HELD_OUT].numpy())
+        _report(student, told[:HELD_OUT], vectors[:HELD_OUT].numpy())
         print(HeldOut(options.faq).told(student.vectors))
 
 
-def _told(student: Bert, texts: list[str], wanted: NDArray[np.float32]) -> None:
+def _report(student: Bert, texts: list[str], wanted: NDArray[np.float32]) -> None:
     print(f"held-out sentences: cosine {(student.vectors(texts) * wanted).sum(axis=1).mean():.4f}", flush=True)
 
 

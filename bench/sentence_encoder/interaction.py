@@ -155,27 +155,27 @@ def _padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return padded, torch.arange(padded.shape[1]) < lengths[:, None]
 
 
-def candidates(query: Query, dice: random.Random) -> tuple[list[int], int]:
+def candidates(query: Query, rng: random.Random) -> tuple[list[int], int]:
     """Rows to compare a query with, and which of them is right: CANDIDATES where none is."""
     if query.row < 0:
-        return [*query.nearest[:4], dice.choice(query.nearest[4:10])], CANDIDATES
+        return [*query.nearest[:4], rng.choice(query.nearest[4:10])], CANDIDATES
     wrong = [row for row in query.nearest[:8] if row != query.row]
-    return [query.row, *wrong[:3], dice.choice(wrong[3:])], 0
+    return [query.row, *wrong[:3], rng.choice(wrong[3:])], 0
 
 
 def epoch(
-    model: Interaction, texts: Texts, queries: Sequence[Query], noise: dict[str, str], dice: random.Random
+    model: Interaction, texts: Texts, queries: Sequence[Query], noise: dict[str, str], rng: random.Random
 ) -> Tensor:
     """Yield the loss of each batch."""
-    order = dice.sample(range(len(queries)), len(queries))
+    order = rng.sample(range(len(queries)), len(queries))
     for start in range(0, len(order) - BATCH + 1, BATCH):
         part = [queries[n] for n in order[start : start + BATCH]]
         part = [
-            query._replace(text=noise[query.text]) if query.text in noise and dice.random() < NOISY else query
+            query._replace(text=noise[query.text]) if query.text in noise and rng.random() < NOISY else query
             for query in part
         ]
-        rows, right = zip(*(candidates(query, dice) for query in part), strict=True)
-        blind = [dice.random() < WITHOUT_ANSWERS for _ in part]
+        rows, right = zip(*(candidates(query, rng) for query in part), strict=True)
+        blind = [rng.random() < WITHOUT_ANSWERS for _ in part]
         logits = model(*texts.batch(part, rows, blind)).reshape(len(part), CANDIDATES)
         yield cross_entropy(torch.cat([logits, torch.zeros(len(part), 1)], 1), torch.tensor(right))
 
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.manual_seed(options.seed)
-    dice = random.Random(options.seed)
+    rng = random.Random(options.seed)
     trades = training_trades(options.faq, Forbidden(options.never))
     held_out = read_trades(options.faq, is_held_out)
     noise = {text: other for other, text in disturbed([text for one in trades for row in one.asked for text in row], 0)}
@@ -235,7 +235,7 @@ def main() -> None:
     steps, step, begun = options.epochs * (len(queries) // BATCH), 0, time.monotonic()
     for number in range(options.epochs):
         losses = []
-        for loss in epoch(model, texts, queries, noise, dice):
+        for loss in epoch(model, texts, queries, noise, rng):
             for group in optimizer.param_groups:
                 group["lr"] = options.rate * min((step + 1) / 50, (steps - step) / max(1, steps - 50))
             optimizer.zero_grad()

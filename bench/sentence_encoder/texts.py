@@ -173,10 +173,10 @@ def sentences(corpus: Path, forbidden: Forbidden, reviews: int, seed: int) -> li
 
 def disturbed(texts: Sequence[str], seed: int, kinds: Sequence[Perturbation] = ("typo", "spacing", "casual")) -> Pairs:
     """Each text beside itself as somebody else might type it, by one of the kinds; those that change."""
-    dice = random.Random(seed)
-    chosen = [dice.choice(kinds) for _ in texts]
+    rng = random.Random(seed)
+    chosen = [rng.choice(kinds) for _ in texts]
     pairs: Pairs = []
     for kind in kinds:
         some = [text for text, one in zip(texts, chosen, strict=True) if one == kind]
-        pairs += zip(perturb_each(some, kind, [random.Random(dice.random()) for _ in some]), some, strict=True)
+        pairs += zip(perturb_each(some, kind, [random.Random(rng.random()) for _ in some]), some, strict=True)
     return [pair for pair in pairs if pair[0] != pair[1]]

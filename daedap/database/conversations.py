@@ -106,8 +106,8 @@ class ConversationStore:
             row = connection.execute(sql.select(conversations).filter_by(id=id)).one_or_none()
         if not row:
             return None
-        told = {"id": row.id, "title": row.title, "started": row.started, "updated": row.updated}
-        return {**told, "replies": [reply.to_json() for reply in self.replies(id)]}
+        summary = {"id": row.id, "title": row.title, "started": row.started, "updated": row.updated}
+        return {**summary, "replies": [reply.to_json() for reply in self.replies(id)]}
 
     def of_client(self, client: str, limit: int = 100) -> list[Json]:
         """A client's conversations, the latest first."""

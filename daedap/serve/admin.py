@@ -112,13 +112,13 @@ def runs(server: Server) -> Json:
 def _run(run: Run, current: Run) -> Json:
     if not run.complete:
         return {"number": run.number, "state": "in training" if run.busy else "interrupted", "current": False}
-    told = run_json(run, current)
-    if not told:
+    summary = run_json(run, current)
+    if not summary:
         return {"number": run.number, "state": "damaged", "current": False}
     manifest = run.manifest
     seconds = round(sum(manifest.get("seconds", {}).values()), 1)
     more = {"parent": manifest.get("parent"), "seconds": seconds, "method": manifest.get("method")}
-    return {**told, "state": "complete", **more}
+    return {**summary, "state": "complete", **more}
 
 
 @router.get("/runs/{number}")

@@ -78,10 +78,10 @@ class Choice:
     @property
     def extension(self) -> Json:
         """Where the answer comes from."""
-        told = self.reply.to_json()
+        document = self.reply.to_json()
         lesson = self.reply.lesson.id if self.reply.lesson else None
         names = ("source", "score", "evidence", "suggestions")
-        return {**{name: told[name] for name in names}, "run": self.run, "lesson": lesson}
+        return {**{name: document[name] for name in names}, "run": self.run, "lesson": lesson}
 
 
 async def _bot(server: Service, model: str | None) -> Bot:
@@ -151,7 +151,7 @@ async def chat(body: ChatRequest, server: Server, caller: Caller) -> Any:
     prompt = "\n".join([*(turn.content for turn in history), text])
     if body.stream:
         return _stream(_chat_chunks(_head("chat.completion.chunk", "chatcmpl-", bot), body, choices, prompt))
-    told = [
+    listed = [
         {
             "index": index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
@@ -161,7 +161,7 @@ async def chat(body: ChatRequest, server: Server, caller: Caller) -> Any:
         }
         for index, choice in enumerate(choices)
     ]
-    return {**_head("chat.completion", "chatcmpl-", bot), "choices": told, "usage": _usage(prompt, choices)}
+    return {**_head("chat.completion", "chatcmpl-", bot), "choices": listed, "usage": _usage(prompt, choices)}
 
 
 def _chat_chunks(head: Json, body: Common, choices: Sequence[Choice], prompt: str) -> Iterator[str]:
@@ -200,8 +200,8 @@ async def completions(body: CompletionRequest, server: Server, caller: Caller) -
     head, prompt = _head("text_completion", "cmpl-", bot), "\n".join(prompts)
     if body.stream:
         return _stream(_completion_chunks(head, body, choices, prompt))
-    told = [_completion(index, choice.text, choice.finish, choice) for index, choice in enumerate(choices)]
-    return {**head, "choices": told, "usage": _usage(prompt, choices)}
+    listed = [_completion(index, choice.text, choice.finish, choice) for index, choice in enumerate(choices)]
+    return {**head, "choices": listed, "usage": _usage(prompt, choices)}
 
 
 def _completion(index: int, text: str, finish: str | None, choice: Choice | None = None) -> Json:
@@ -288,14 +288,14 @@ def _response_events(response: Json, choice: Choice) -> Iterator[str]:
         ("response.in_progress", {"response": begun}),
         ("response.output_item.added", {"output_index": 0, "item": _output(item["id"], None, "in_progress")}),
         ("response.content_part.added", {**place, "part": _output_text("")}),
-        *((name, {**told, "logprobs": []}) for name, told in deltas),
+        *((name, {**delta, "logprobs": []}) for name, delta in deltas),
         ("response.output_text.done", {**place, "text": choice.text, "logprobs": []}),
         ("response.content_part.done", {**place, "part": _output_text(choice.text)}),
         ("response.output_item.done", {"output_index": 0, "item": item}),
         (last, {"response": response}),
     ]
-    for number, (name, told) in enumerate(events):
-        yield f"event: {name}\n" + _data({"type": name, "sequence_number": number, **told})
+    for number, (name, event) in enumerate(events):
+        yield f"event: {name}\n" + _data({"type": name, "sequence_number": number, **event})
 
 
 # ---- models, embeddings ----
@@ -339,8 +339,8 @@ async def embeddings(body: EmbeddingRequest, server: Server) -> Json:
         message = f"The vectors have {encoder.width} numbers; that can't be changed."
         raise ApiError(400, "unsupported_parameter", message, param="dimensions")
     vectors = (await run_in_threadpool(encoder.encode, texts)).astype("<f4")
-    told = [_vector(vector, body.encoding_format) for vector in vectors]
-    data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(told)]
+    encoded = [_vector(vector, body.encoding_format) for vector in vectors]
+    data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(encoded)]
     tokens = sum(map(count_tokens, texts))
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return {"object": "list", "model": _ENCODER, "data": data, "usage": usage}

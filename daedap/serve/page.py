@@ -147,7 +147,7 @@ def runs(server: Server, owner: IsOwner) -> Json:
     """The runs that can be chosen, the latest first."""
     current = server.bots.current.run
     chosen = server.bots.complete() if _may_choose(server, owner) else [current]
-    return {"runs": [told for run in chosen if (told := run_json(run, current))]}
+    return {"runs": [summary for run in chosen if (summary := run_json(run, current))]}
 
 
 def run_json(run: Run, current: Run) -> Json | None:
@@ -228,9 +228,9 @@ def correction(
 def preview_correction(body: Correction, server: Server, client: Client, owner: IsOwner) -> Json:
     """Which questions a correction would answer, before it is saved."""
     lesson = correction(server, body, client, owner)
-    told = {"question": lesson.question, "answer": lesson.answer, "masked": lesson.masked}
+    fields = {"question": lesson.question, "answer": lesson.answer, "masked": lesson.masked}
     asked = server.conversations.asked(ASKED) if owner else []
-    return {**told, **preview(server.bots.current, lesson, server.lessons.in_force(), asked)}
+    return {**fields, **preview(server.bots.current, lesson, server.lessons.in_force(), asked)}
 
 
 @router.post("/corrections")
@@ -241,8 +241,8 @@ def correct(body: Correction, server: Server, client: Client, owner: IsOwner) ->
     server.bots.refresh_lessons()
     if owner:
         return {"lesson": lesson_json(server, lesson), "effective": lesson.state == "accepted"}
-    told = {name: getattr(lesson, name) for name in ("id", "question", "answer", "scope", "state", "masked")}
-    return {"lesson": told, "effective": False}
+    saved = {name: getattr(lesson, name) for name in ("id", "question", "answer", "scope", "state", "masked")}
+    return {"lesson": saved, "effective": False}
 
 
 def lesson_json(server: Service, lesson: TaughtLesson) -> Json:
@@ -316,15 +316,15 @@ async def compare(body: Compare, server: Server, client: Client, owner: IsOwner)
 
 @router.put("/comparisons/{id}")
 def judge(id: str, body: Verdict, server: Server, client: Client) -> Json:
-    """Say which answer is better; only now are the runs told."""
+    """Say which answer is better; only now are the runs named."""
     shown = server.comparisons.find(id, client)
     if not shown:
         raise not_found("comparison")
     winner = {"left": shown.left_run, "right": shown.right_run, "tie": TIE}[body.winner]
     server.comparisons.judge(id, winner)
     first, second = sorted((shown.left_run, shown.right_run))
-    told = {"left": shown.left_run, "right": shown.right_run, "winner": winner or None}
-    return {**told, "tally": _tally(server, first, second)}
+    runs = {"left": shown.left_run, "right": shown.right_run, "winner": winner or None}
+    return {**runs, "tally": _tally(server, first, second)}
 
 
 @router.get("/comparisons/tally")

@@ -241,16 +241,16 @@ class Service:
                 raise ApiError(409, "conflict", "A reply with this id is there already.", param="id") from error
 
     def _stored(self, reply: Reply, bot: Bot, started: float, id: str | None, conversation: str | None) -> StoredReply:
-        told = reply.to_json()
+        document = reply.to_json()
         return StoredReply(
             id=id or uuid.uuid4().hex,
             conversation=(conversation or uuid.uuid4().hex) if self.options.store else None,
             question=reply.question,
             answer=reply.text,
             source=reply.source,
-            score=told["score"],
-            evidence=told["evidence"],
-            suggestions=told["suggestions"],
+            score=document["score"],
+            evidence=document["evidence"],
+            suggestions=document["suggestions"],
             run=bot.run.number,
             lesson=reply.lesson.id if reply.lesson else None,
             milliseconds=round(1000 * (time.perf_counter() - started)),
