@@ -171,7 +171,7 @@ def _split_by_components(
                 conversations.setdefault(pair.conversation_id, row)
             continue
         linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
-        roots = {components.root(other) for other in linked} - {_DisjointSets.LEFT_OUT}
+        roots = {*components.roots[linked].tolist()} - {_DisjointSets.LEFT_OUT}
         names = {assignments[root] for root in roots}
         # A repetition of a question that was left out would connect the same components again.
         repeats_left_out = first[row] != row and assignments[first[row]] == "left_out"
@@ -239,9 +239,6 @@ class _DisjointSets:
 
     def leave_out(self, row: int) -> None:
         self.roots[row] = self.LEFT_OUT
-
-    def root(self, row: int) -> int:
-        return int(self.roots[row])
 
     def join(self, row: int, roots: set[int]) -> None:
         first = min(roots, default=row)
