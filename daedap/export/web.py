@@ -82,11 +82,11 @@ def write(bot: Bot, folder: Path) -> None:
     encoder, index = _Tensors("encoder.bin"), _Tensors("index.bin")
     for name, values in read_weights(BUILT_IN / "model.bin"):
         encoder.add(f"encoder/{name}", values)
-    told = _told(bot, folder, index)
-    told["tensors"] = {**encoder.save(folder), **index.save(folder)}
-    write_json(folder / "bot.json", told)
+    data = _bot_data(bot, folder, index)
+    data["tensors"] = {**encoder.save(folder), **index.save(folder)}
+    write_json(folder / "bot.json", data)
     examples = [pair.question for pair in bot.retriever.index.pairs[:: max(1, len(bot.retriever.index.pairs) // 3)]][:3]
-    page = {"name": "daedap", "language": told["language"], "texts": told["texts"], "examples": examples}
+    page = {"name": "daedap", "language": data["language"], "texts": data["texts"], "examples": examples}
     write_json(folder / "page.json", page)
 
 
@@ -106,7 +106,7 @@ def _refuse(bot: Bot) -> None:
         )
 
 
-def _told(bot: Bot, folder: Path, index: _Tensors) -> dict[str, Any]:
+def _bot_data(bot: Bot, folder: Path, index: _Tensors) -> dict[str, Any]:
     """What `bot.json` holds, but for the places of the tensors."""
     matcher, book, talk = bot.retriever.matcher, bot.lessons, bot._small_talk
     korean, options = bot.speaks_korean, bot.answer_options

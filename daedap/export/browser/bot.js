@@ -6,6 +6,7 @@ import { CharTfidf, Postings, comparisonForm, wellFormed } from "./text.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const SUGGESTIONS = 3;
+const KEPT = 500; // pairs whose token vectors are kept, 70 kB each
 
 export class Bot {
   /** Read a bot from the folder at a URL. progress: called with the share that is loaded. */
@@ -15,7 +16,7 @@ export class Bot {
       if (!response.ok) throw new Error(`${name}: ${response.status}`);
       return response;
     };
-    const told = await (await get("bot.json")).json();
+    const data = await (await get("bot.json")).json();
     let loaded = 0;
     const bytes = async (name) => {
       const found = await (await get(name)).arrayBuffer();
@@ -24,27 +25,27 @@ export class Bot {
     };
     const [saved, encoder, index] = await Promise.all([get("tokenizer.json").then((one) => one.json()), bytes("encoder.bin"), bytes("index.bin")]);
     progress(1);
-    return new Bot(told, saved, { "encoder.bin": encoder, "index.bin": index }, async (name) => (await get(name)).arrayBuffer());
+    return new Bot(data, saved, { "encoder.bin": encoder, "index.bin": index }, async (name) => (await get(name)).arrayBuffer());
   }
 
-  constructor(told, saved, files, get) {
-    this.told = told;
-    const tensors = views(told.tensors, files);
-    this.encoder = new Encoder(within(tensors, "encoder/"), within(mapped(told.tensors, (one) => one.shape), "encoder/"));
-    this.tokenizer = new Tokenizer(saved, told.longest);
-    const interaction = new Interaction(within(tensors, "interaction/"), within(mapped(told.tensors, (one) => one.shape), "interaction/"));
+  constructor(data, saved, files, get) {
+    this.data = data;
+    const tensors = views(data.tensors, files);
+    this.encoder = new Encoder(within(tensors, "encoder/"), within(mapped(data.tensors, (one) => one.shape), "encoder/"));
+    this.tokenizer = new Tokenizer(saved, data.longest);
+    const interaction = new Interaction(within(tensors, "interaction/"), within(mapped(data.tensors, (one) => one.shape), "interaction/"));
     const ngrams = Object.fromEntries(["questions", "answers", "smallTalk"].map((name) =>
-      [name, new CharTfidf(tensors[`ngrams/${name}/columns`], tensors[`ngrams/${name}/values`], told.ngrams[name])]));
-    const weights = { ...told.matcher, direction: tensors["matcher/direction"] };
+      [name, new CharTfidf(tensors[`ngrams/${name}/columns`], tensors[`ngrams/${name}/values`], data.ngrams[name])]));
+    const weights = { ...data.matcher, direction: tensors["matcher/direction"] };
     const matcher = (name) => {
-      const book = told[name], width = this.encoder.width;
+      const book = data[name], width = this.encoder.width;
       const vectors = { questions: tensors[`${name}/questions`], answers: tensors[`${name}/answers`] };
       return new Matcher(weights, { ...book, ...vectors, width, tokens: tokenReader(book, name, width, get) }, ngrams, interaction);
     };
     this.known = matcher("known");
-    this.lessonMatcher = told.lessons.pairs.length ? matcher("lessons") : null;
-    this.taught = new Map(told.taught.toReversed().map(([question, answer]) => [comparisonForm(question), { question, answer }]));
-    this.smallTalk = new SmallTalk(told.smallTalk, ngrams.smallTalk, tensors["smallTalk/questions"]);
+    this.lessonMatcher = data.lessons.pairs.length ? matcher("lessons") : null;
+    this.taught = new Map(data.taught.toReversed().map(([question, answer]) => [comparisonForm(question), { question, answer }]));
+    this.smallTalk = new SmallTalk(data.smallTalk, ngrams.smallTalk, tensors["smallTalk/questions"]);
   }
 
   /** What a question is answered: { answer, source, score, evidence, suggestions }. */
@@ -62,7 +63,7 @@ export class Bot {
   }
 
   decide(query, match, lesson) {
-    const { options } = this.told, evidence = match.rows.map((row) => pair(this.known.pairs[row]));
+    const { options } = this.data, evidence = match.rows.map((row) => pair(this.known.pairs[row]));
     const best = evidence[0];
     const toBeat = Math.max(clip(match.similarities[0]), match.probability, lesson?.probability ?? 0);
     const talk = this.smallTalk.answer(query, toBeat);
@@ -71,11 +72,11 @@ export class Bot {
     if (match.probability >= options.direct) return reply(best.answer, "retrieved", match.probability, best);
     if (match.probability < options.suggestion) return this.fallback(best, match.probability);
     const suggestions = evidence.slice(0, SUGGESTIONS).map((one) => one.question);
-    return { ...reply(this.told.texts.unsure, "fallback", match.probability, best), suggestions };
+    return { ...reply(this.data.texts.unsure, "fallback", match.probability, best), suggestions };
   }
 
   fallback(best = null, probability = 0) {
-    return reply(this.told.texts.fallback, "fallback", probability, best);
+    return reply(this.data.texts.fallback, "fallback", probability, best);
   }
 
   async similarLesson(query, match) {
@@ -98,31 +99,31 @@ export class Bot {
 
 /** Greetings, thanks, and help for people in distress. */
 class SmallTalk {
-  constructor(told, ngrams, vectors) {
-    Object.assign(this, { told, vectors });
-    this.postings = new Postings(ngrams, told.pairs.map(([question]) => question));
-    this.distress = new RegExp(told.distress, "u");
-    this.ambiguous = new RegExp(told.ambiguous, "u");
+  constructor(data, ngrams, vectors) {
+    Object.assign(this, { data, vectors });
+    this.postings = new Postings(ngrams, data.pairs.map(([question]) => question));
+    this.distress = new RegExp(data.distress, "u");
+    this.ambiguous = new RegExp(data.ambiguous, "u");
   }
 
   answer({ text, vector }, toBeat) {
-    const { told } = this, lexical = this.postings.similarities(text), meaning = products(this.vectors, vector);
-    const distress = this.distress.test(text) || (this.ambiguous.test(text) && toBeat < told.distressThreshold);
+    const { data } = this, lexical = this.postings.similarities(text), meaning = products(this.vectors, vector);
+    const distress = this.distress.test(text) || (this.ambiguous.test(text) && toBeat < data.distressThreshold);
     let best = 0, similarity = -Infinity;
-    told.pairs.forEach((_, row) => {
-      const value = distress && !told.comforts[row] ? -1 : (lexical[row] + Math.max(0, meaning[row])) / 2;
+    data.pairs.forEach((_, row) => {
+      const value = distress && !data.comforts[row] ? -1 : (lexical[row] + Math.max(0, meaning[row])) / 2;
       if (value > similarity) [best, similarity] = [row, value];
     });
     similarity = clip(similarity);
-    const threshold = told.helps[best] ? told.distressThreshold : told.courtesyThreshold;
-    return distress || similarity >= Math.max(threshold, toBeat) ? { ...pair(told.pairs[best]), similarity } : null;
+    const threshold = data.helps[best] ? data.distressThreshold : data.courtesyThreshold;
+    return distress || similarity >= Math.max(threshold, toBeat) ? { ...pair(data.pairs[best]), similarity } : null;
   }
 }
 
-/** row → its token vectors: read from the file of its part when first needed, and kept. */
+/** row → its token vectors: read from the file of its part when first needed; the latest are kept. */
 function tokenReader(book, name, width, get) {
-  const parts = new Map();
-  return async (row) => {
+  const parts = new Map(), kept = new Map();
+  const read = async (row) => {
     const part = Math.floor(row / book.part), first = part * book.part;
     if (!parts.has(part)) parts.set(part, get(`tokens/${name}-${part}.bin`));
     const file = await parts.get(part).catch((error) => {
@@ -134,6 +135,13 @@ function tokenReader(book, name, width, get) {
     const [questionTokens, answerTokens] = book.counts[row], count = questionTokens + answerTokens;
     const rounded = new Int8Array(file, start * width, count * width), scales = new Float32Array(file, all * width + 4 * start, count);
     return { questionTokens, count, vectors: Float32Array.from(rounded, (value, n) => value * scales[Math.floor(n / width)]) };
+  };
+  return async (row) => {
+    if (!kept.has(row)) {
+      if (kept.size >= KEPT) kept.clear();
+      kept.set(row, await read(row));
+    }
+    return kept.get(row);
   };
 }
 

@@ -6,9 +6,9 @@ import { Postings, comparisonForm } from "./text.js";
 const RIVALS = 4, CANDIDATES = 6;
 
 export class Matcher {
-  /** told: weights and answer share; book: pairs, groups of equal answers, vectors, `tokens(row)`; ngrams: of questions and answers. */
-  constructor(told, book, ngrams, interaction) {
-    Object.assign(this, { told, interaction, ...book, ngrams });
+  /** data: weights and answer share; book: pairs, groups of equal answers, vectors, `tokens(row)`; ngrams: of questions and answers. */
+  constructor(data, book, ngrams, interaction) {
+    Object.assign(this, { data, interaction, ...book, ngrams });
     this.width = book.width;
     this.questionPostings = new Postings(ngrams.questions, book.pairs.map(([question]) => question));
     this.answerPostings = new Postings(ngrams.answers, book.pairs.map(([, answer]) => answer));
@@ -21,7 +21,7 @@ export class Matcher {
 
   /** That the best pair's answer is right. */
   probability(signals) {
-    const { weights } = this.told;
+    const { weights } = this.data;
     let logit = weights.intercept;
     for (const [name, weight] of Object.entries(weights.signals)) logit += weight * signals[name];
     return 1 / (1 + Math.exp(-logit));
@@ -34,7 +34,7 @@ export class Matcher {
       products(this.questions, vector),
       products(this.answers, vector),
     ];
-    const scores = this.pairs.map((_, row) => views.reduce((sum, view, n) => sum + this.told.viewWeights[n] * view[row], 0));
+    const scores = this.pairs.map((_, row) => views.reduce((sum, view, n) => sum + this.data.viewWeights[n] * view[row], 0));
     return { views, scores };
   }
 
@@ -47,7 +47,7 @@ export class Matcher {
     const known = await Promise.all(read.map((row) => this.tokens(row)));
     const odds = this.logOdds(query, known, near, views);
     const order = near.map((_, place) => place);
-    const total = near.map((row, place) => scores[row] + this.told.weights.interaction * odds[place]);
+    const total = near.map((row, place) => scores[row] + this.data.weights.interaction * odds[place]);
     order.sort((one, other) => total[other] - total[one] || one - other);
     const rows = order.map((place) => near[place]), ranked = order.map((place) => odds[place]);
     const met = order.filter((place) => place < known.length).slice(0, 2).map((place) => this.met(query.tokens, known[place]));
@@ -91,8 +91,8 @@ export class Matcher {
   }
 
   logOdds(query, known, near, views) {
-    if (!(this.told.weights.interaction > 0)) return near.map(() => 0);
-    const talk = this.told.answerShare < 0.5; // small talk: the answers say nothing about the questions
+    if (!(this.data.weights.interaction > 0)) return near.map(() => 0);
+    const talk = this.data.answerShare < 0.5; // small talk: the answers say nothing about the questions
     const read = known.map((pair, place) => {
       const row = near[place], sides = [2, 3].map((n) => views[n][row]);
       const margins = [2, 3].map((n, side) => sides[side] - this.behind(views[n], row));
@@ -124,7 +124,7 @@ export class Matcher {
   }
 
   smallTalk(vector, row) {
-    const { direction } = this.told;
+    const { direction } = this.data;
     let sum = 0;
     for (let n = 0; n < direction.length; n++) sum += (vector[n] - this.questions[row * this.width + n]) * direction[n];
     return sum;
@@ -145,15 +145,14 @@ export class Matcher {
 export class Interaction {
   constructor(weights, shapes) {
     this.weights = weights;
+    this.pairs = new WeakMap();
     this.inner = shapes["project.weight"][0];
     this.width = shapes["project.weight"][1];
   }
 
   logOdds(query, pair, count, similarities) {
     const { width, inner, weights } = this, known = pair.vectors.subarray(0, count * width), tokens = query.length / width;
-    const projected = this.linear("project", query, width), values = this.linear("project", known, width);
-    for (let n = 0; n < values.length; n++) values[n] += weights.side[(Math.floor(n / inner) < pair.questionTokens ? 0 : inner) + (n % inner)];
-    const keys = this.keys(query), others = this.keys(known);
+    const projected = this.linear("project", query, width), keys = this.keys(query), { values, keys: others } = this.ofPair(pair, known);
     const cosines = new Float64Array(tokens * count), attention = new Float64Array(tokens * count);
     for (let row = 0; row < tokens; row++) {
       for (let column = 0; column < count; column++) {
@@ -168,6 +167,16 @@ export class Interaction {
     const pooled = [...this.pooled("query_gate", query, asked), ...this.pooled("pair_gate", known, found)];
     const hidden = this.linear("hidden", Float64Array.from([...pooled, ...similarities])).map(positive);
     return this.linear("output", hidden)[0];
+  }
+
+  /** What is computed of a pair alone, kept as long as the pair is. */
+  ofPair(pair, known) {
+    if (!this.pairs.has(pair)) {
+      const { inner, weights } = this, values = this.linear("project", known, this.width);
+      for (let n = 0; n < values.length; n++) values[n] += weights.side[(Math.floor(n / inner) < pair.questionTokens ? 0 : inner) + (n % inner)];
+      this.pairs.set(pair, { values, keys: this.keys(known) });
+    }
+    return this.pairs.get(pair);
   }
 
   compared(own, other, cosines) {

@@ -4,10 +4,10 @@ const worker = new Worker("worker.js", { type: "module" });
 const waiting = new Map();
 const part = (id) => document.getElementById(id);
 const box = part("box"), go = part("go"), talk = part("talk");
-let told = null, ready = false, busy = false, count = 0;
+let settings = null, ready = false, busy = false, count = 0;
 
 worker.onmessage = ({ data }) => {
-  if (data.share !== undefined) return void (part("state").textContent = `${told?.texts.loading ?? "…"} ${Math.round(100 * data.share)} %`);
+  if (data.share !== undefined) return void (part("state").textContent = `${settings?.texts.loading ?? "…"} ${Math.round(100 * data.share)} %`);
   const { resolve, reject } = waiting.get(data.id);
   waiting.delete(data.id);
   if (data.error) reject(new Error(data.error));
@@ -50,7 +50,7 @@ async function submit(question) {
   try {
     show(await ask(question), body);
   } catch (error) {
-    body.replaceChildren(element("p", { class: "notice bad", role: "alert" }, told.texts.failed, ` (${error.message})`));
+    body.replaceChildren(element("p", { class: "notice bad", role: "alert" }, settings.texts.failed, ` (${error.message})`));
   }
   busy = false;
   body.scrollIntoView({ block: "end" });
@@ -68,7 +68,7 @@ function show(reply, body) {
     parts.push(element("ul", { class: "chips" }, ...chips));
   }
   if (reply.source !== "fallback" && reply.evidence) {
-    const line = element("summary", {}, element("span", {}, `${told.texts.source}: ${reply.evidence.question}`));
+    const line = element("summary", {}, element("span", {}, `${settings.texts.source}: ${reply.evidence.question}`));
     parts.push(element("details", { class: "origin" }, line, element("dl", {}, element("dt", {}, "%"), element("dd", {}, String(Math.round(100 * reply.score))))));
   }
   body.replaceChildren(...parts);
@@ -92,10 +92,10 @@ box.onkeydown = (event) => {
 };
 
 try {
-  told = await (await fetch("page.json")).json();
-  const { texts } = told;
-  document.documentElement.lang = told.language;
-  document.title = told.name;
+  settings = await (await fetch("page.json")).json();
+  const { texts } = settings;
+  document.documentElement.lang = settings.language;
+  document.title = settings.name;
   part("welcome").textContent = texts.welcome;
   part("private").textContent = texts.private;
   part("notice").textContent = texts.notice;
@@ -104,7 +104,7 @@ try {
   go.setAttribute("aria-label", texts.send);
   await ask();
   ready = true;
-  const examples = told.examples.map((question) => {
+  const examples = settings.examples.map((question) => {
     const button = element("button", { type: "button" }, element("span", {}, question));
     button.onclick = () => submit(question);
     return element("li", {}, button);
@@ -113,5 +113,5 @@ try {
   part("state").textContent = "";
   resize();
 } catch (error) {
-  part("state").textContent = `${told?.texts.failed ?? ""} (${error.message})`;
+  part("state").textContent = `${settings?.texts.failed ?? ""} (${error.message})`;
 }
