@@ -10,7 +10,7 @@ PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c 
 AVX2_ONLY := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 CT2_FORCE_CPU_ISA=AVX2 CT2_USE_MKL=0
 NUMERIC := $(patsubst %,tests/test_%.py,engine verify loss mini sentence_encoder)
 
-.PHONY: demo test test-fast test-avx2 lint clean
+.PHONY: demo test test-fast test-avx2 lint messages clean
 
 demo: $(VENV)/daedap
 	$(VENV)/bin/daedap train
@@ -35,6 +35,10 @@ lint: $(VENV)/dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Compiles the Korean messages after a change of daedap.po.
+messages: $(VENV)/dev
+	$(VENV)/bin/pybabel compile --domain daedap --directory daedap/locale
 
 clean:
 	rm -rf $(VENV)

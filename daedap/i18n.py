@@ -1,11 +1,12 @@
-"""The user's language: every message is written once in English and told in Korean where the user reads Korean.
+"""The user's language: messages are written in English, and translated with gettext where the user reads Korean.
 
-`ko.json` maps the English template to the Korean one; `tests/test_language.py` checks that none is missing.
+`locale/ko/LC_MESSAGES/daedap.po` holds the translations, `make messages` compiles them to `daedap.mo`, which is read
+here; `tests/test_language.py` checks that none is missing.
 """
 
 from __future__ import annotations
 
-import json
+import gettext
 import locale
 import logging
 import os
@@ -16,7 +17,7 @@ from functools import cache
 from pathlib import Path
 
 _log = logging.getLogger("daedap")
-_CATALOG = Path(__file__).with_name("ko.json")
+_LOCALES = Path(__file__).with_name("locale")
 _korean_file: ContextVar[bool] = ContextVar("korean_file", default=False)
 
 
@@ -27,7 +28,7 @@ def translate(template: str, /, **fields: object) -> str:
 
 def translate_to(korean: bool, template: str) -> str:
     """The message in Korean or in English, whatever the user's language; without fields."""
-    return _korean().get(template, template) if korean else template
+    return _korean().gettext(template) if korean and template else template  # "" would give the header
 
 
 def speaks_korean() -> bool:
@@ -51,9 +52,8 @@ def about_file(*, korean: bool) -> Iterator[None]:
 
 
 @cache
-def _korean() -> dict[str, str]:
-    catalog: dict[str, str] = json.loads(_CATALOG.read_text(encoding="utf-8"))
-    return catalog
+def _korean() -> gettext.NullTranslations:
+    return gettext.translation("daedap", _LOCALES, ["ko"])
 
 
 def tell(lines: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import ast
-import json
+import gettext
 import locale
 import re
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Formatter
 
 import pytest
+from babel.messages.pofile import read_po
 from jinja2 import Environment
 from jinja2.ext import extract_from_ast
 
@@ -19,7 +20,8 @@ from daedap.errors import DaedapError, SettingsError
 from daedap.i18n import speaks_korean, translate
 
 PACKAGE = Path(errors.__file__).parent
-CATALOG: dict[str, str] = json.loads((PACKAGE / "ko.json").read_text(encoding="utf-8"))
+PO = PACKAGE / "locale" / "ko" / "LC_MESSAGES" / "daedap.po"
+CATALOG = {str(one.id): str(one.string) for one in read_po(PO.open("rb"), locale="ko") if one.id}
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, DaedapError)}
 HANGUL = re.compile("[가-힣]")
 VARIABLES = ("DAEDAP_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
@@ -76,7 +78,7 @@ def test_errors_tell_what_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     assert HANGUL.search(message)
 
 
-# ---- ko.json against the source: every message has its Korean, and nothing else stands there ----
+# ---- daedap.po against the source: every message has its Korean, and nothing else stands there ----
 
 
 def texts(node: ast.expr) -> Iterator[str]:
@@ -152,12 +154,12 @@ def help_texts() -> dict[str, str]:
 
 
 def tables() -> dict[str, str]:
-    """Headings and states of the list of runs, which stand apart from where they are message."""
+    """Headings and states of the list of runs, which stand apart from where they are printed."""
     tree = ast.parse((PACKAGE / "commands" / "runs.py").read_text(encoding="utf-8"))
     return dict.fromkeys([*named(tree, "heads"), *named(tree, "state")], "runs.py")
 
 
-def everything_told() -> dict[str, str]:
+def all_messages() -> dict[str, str]:
     kinds = dict.fromkeys((kind.description for kind in KINDS.values()), "findings.py")
     commands = dict.fromkeys(COMMANDS.values(), "cli.py")
     return {**templates(), **kinds, **commands, **tables(), **help_texts()}
@@ -168,18 +170,23 @@ def fields_of(template: str) -> set[str]:
 
 
 def test_the_scan_finds_the_messages() -> None:
-    message = everything_told()
+    message = all_messages()
     for known in (QUESTION, "{file} is empty.", "Did you mean {near}?", "Rows per step.", KINDS["json"].description):
         assert known in message
 
 
 def test_no_message_lacks_its_korean() -> None:
-    missing = {template: file for template, file in everything_told().items() if template not in CATALOG}
+    missing = {template: file for template, file in all_messages().items() if template not in CATALOG}
     assert missing == {}
 
 
 def test_no_korean_is_superfluous() -> None:
-    assert sorted(CATALOG.keys() - everything_told().keys()) == []
+    assert sorted(CATALOG.keys() - all_messages().keys()) == []
+
+
+def test_the_compiled_catalog_is_up_to_date() -> None:
+    compiled = gettext.translation("daedap", PACKAGE / "locale", ["ko"])
+    assert {template: compiled.gettext(template) for template in CATALOG} == CATALOG, "make messages"
 
 
 @pytest.mark.parametrize("template", CATALOG)

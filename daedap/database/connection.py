@@ -93,11 +93,24 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema up to date; processes that start at once take turns. Raises StorageError."""
-        if self.revision() == HEAD:
+        if not self._is_new and self.revision() == HEAD:
             return
         file = self.engine.url.database
         lock = FileLock(f"{file}.lock") if self.is_sqlite and file else nullcontext()
-        with lock, self.write() as connection:
+        with lock:
+            if self.is_sqlite:
+                with self.read() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays so in the file
+            self._create_or_migrate()
+
+    @property
+    def _is_new(self) -> bool:
+        """Whether it is a file that is still empty: a reader would disturb whoever makes the schema just now."""
+        file = self.engine.url.database
+        return bool(self.is_sqlite and file and not (Path(file).exists() and Path(file).stat().st_size))
+
+    def _create_or_migrate(self) -> None:
+        with self.write() as connection:
             if not self.is_sqlite:
                 connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
             if self.revision() is None:
@@ -154,7 +167,7 @@ def _engine(url: str) -> Engine:
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where _begin_sqlite says, not where the driver guesses
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 
