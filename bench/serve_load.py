@@ -150,7 +150,8 @@ def kill(runs: Path, moments: int, db: str | None, seed: int) -> None:
                 assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
         database.close()
         lost, replies, lessons = lost + len(missing), replies + len(response.replies), lessons + len(response.lessons)
-        print(f"{moment + 1:3} {len(response.replies):5} replies, {len(response.lessons):5} corrections, {len(missing)} lost")
+        counts = f"{len(response.replies):5} replies, {len(response.lessons):5} corrections"
+        print(f"{moment + 1:3} {counts}, {len(missing)} lost")
     print(f"{replies} messages with their votes and {lessons} corrections acknowledged, {lost} lost")
     sys.exit(bool(lost))
 

@@ -90,7 +90,7 @@ def test_preferences_are_part_of_every_comparison(runs: Path, capsys: Output, mo
     swapped = command_json(capsys, "compare", 2, 1, "--runs", runs)["comparisons"][0]["verdicts"]
     assert (swapped["first"], swapped["second"], swapped["share"]) == (4, 0, 0)
     assert cli(["compare", "1", "2", "--runs", str(runs)]) == 0
-    assert "run 2 wins 100 % (95 % interval 40 to 100, sign test p = 0.12): no clear difference." in (
+    assert "run 2 wins 100 % (interval of 95 %: 40 to 100, sign test p = 0.12): no clear difference." in (
         capsys.readouterr().out
     )
     monkeypatch.setattr("sys.stdin", io.StringIO(""))

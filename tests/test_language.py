@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ast
 import gettext
+import io
 import locale
 import re
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from daedap.i18n import speaks_korean, translate
 
 PACKAGE = Path(errors.__file__).parent
 PO = PACKAGE / "locale" / "ko" / "LC_MESSAGES" / "daedap.po"
-CATALOG = {str(one.id): str(one.string) for one in read_po(PO.open("rb"), locale="ko") if one.id}
+CATALOG = {str(one.id): str(one.string) for one in read_po(io.BytesIO(PO.read_bytes()), locale="ko") if one.id}
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, DaedapError)}
 HANGUL = re.compile("[가-힣]")
 VARIABLES = ("DAEDAP_LANG", "LC_ALL", "LC_MESSAGES", "LANG")

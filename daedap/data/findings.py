@@ -272,8 +272,8 @@ def _example_text(example: Example) -> str:
 
 def _text_line(name: str, stats: TextStats) -> str:
     return translate(
-        "{name}: {mean:.1f} characters on average (median {p50}, 95 % up to {p95}, 99 % up to {p99}, longest {max:,});"
-        " {polite:.0%} polite",
+        "{name}: {mean:.1f} characters on average (median {p50}, up to {p95} for 95 %, up to {p99} for 99 %, "
+        "longest {max:,}); {polite:.0%} polite",
         name=name,
         **asdict(stats),
     )

@@ -91,7 +91,7 @@ class Difference:
     difference: float
     """Second minus first."""
     low: float | None
-    """95 % interval of the difference by bootstrap over components; None if there are too few, or a value is NaN."""
+    """95% interval of the difference by bootstrap over components; None if there are too few, or a value is NaN."""
     high: float | None
     n: int
     """Rows."""

@@ -232,7 +232,7 @@ class RunComparison:
             return [translate(template, count=self.components)]
         return [
             translate(
-                "Difference: run {second} minus run {first}, with its 95 % interval. Better or worse: the interval "
+                "Difference: run {second} minus run {first}, with its interval of 95 %. Better or worse: the interval "
                 "excludes 0, which 1 in 20 does by chance.",
                 first=self.first,
                 second=self.second,
@@ -281,7 +281,7 @@ class RunComparison:
             return []
         numbers = [round(100 * value) for value in (counts.share, counts.low, counts.high)]
         share = translate(
-            "Without the ties run {second} wins {share} % (95 % interval {low} to {high}, sign test p = {p:.2g}):",
+            "Without the ties run {second} wins {share} % (interval of 95 %: {low} to {high}, sign test p = {p:.2g}):",
             second=self.second,
             **dict(zip(("share", "low", "high"), numbers, strict=True)),
             p=counts.p,

@@ -41,7 +41,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A metric's value with its 95 % interval, and the number `n` of pairs, replies or n-grams it was computed from.
+    """A metric's value with its 95% interval, and the number `n` of pairs, replies or n-grams it was computed from.
 
     `low` and `high` are None where a bootstrap over questions is not valid: distinct-n and unique % (a resample
     repeats replies, so it is always less diverse than the sample), chrF and BLEU (corpus metrics, not sums over
@@ -95,7 +95,7 @@ def bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """95 % interval of a ratio of sums, by a cluster bootstrap: whole components are drawn with replacement.
+    """95% interval of a ratio of sums, by a cluster bootstrap: whole components are drawn with replacement.
 
     Near-duplicate questions are not independent; drawing single pairs would make the interval too narrow. All three
     arrays are (pairs,). For the paired interval of the difference of two systems on the same pairs, pass the

@@ -44,7 +44,7 @@ class PreferenceCounts:
     share: float | None
     """Wins of the second run ÷ wins of either, 0 to 1; None if there are only ties."""
     low: float | None
-    """Exact 95 % interval of the share (Clopper-Pearson)."""
+    """Exact 95% interval of the share (Clopper-Pearson)."""
     high: float | None
     p: float | None
     """Two-sided sign test of equal win rates."""

@@ -33,7 +33,7 @@ class MetricFormat:
 def score_tables(
     scores: Mapping[str, Mapping[str, Mapping[str, Score]]], chance: Mapping[str, float], candidates: int
 ) -> list[str]:
-    """One table for each slice: metrics down, systems across, each value with its 95 % interval.
+    """One table for each slice: metrics down, systems across, each value with its 95% interval.
 
     `scores`: system → slice → metric → score. `chance`: metric → score of random guessing.
     """
@@ -44,7 +44,7 @@ def score_tables(
         heads = [slice_name(name, systems), *map(system_name, systems), translate("chance")]
         lines += [*align_columns([heads, *score_rows(systems, chance, candidates)]), ""]
     note = translate(
-        "Brackets: 95 % interval. Seen: the answer also occurs in training. Retrieval: the nearest known answer."
+        "Brackets: intervals of 95 %. Seen: the answer also occurs in training. Retrieval: the nearest known answer."
     )
     return [*lines, note, *_row_counts(scores)]
 

@@ -49,7 +49,7 @@ class TrialResult:
 
 @dataclass(frozen=True, slots=True)
 class VersusDefaults:
-    """Score minus the score of the defaults on the comparison rows, with its 95 % interval; below 0 is better."""
+    """Score minus the score of the defaults on the comparison rows, with its 95% interval; below 0 is better."""
 
     value: float
     low: float
