@@ -371,7 +371,7 @@ class AnswerOptions:
     help when the run was made, else 0: then a question that is not understood gets suggestions]"""
     fallback: str | None = None
     """What to say when a question is not understood: a text, or off. [default: a friendly request]"""
-    direct_answer_threshold: float = 0.5
+    direct_answer_threshold: float = 0.4
     """Probability of being right from which the best known answer is given at once."""
     suggestion_threshold: float = 0.15
     """Probability from which the nearest known questions are suggested instead of the fallback."""
