@@ -93,7 +93,7 @@ def test_evaluate_replaces_the_scores_of_the_end_of_the_training(tmp_path: Path)
     at_training_end = run.headline
     assert at_training_end == run.manifest["headline"]
     tests = run.manifest["data"]["test"]
-    assert sum(bool(row.replies) for row in read_evaluated_run(run).rows.values()) == 50 < tests
+    assert sum(bool(row.replies) for row in read_evaluated_run(run).rows.values()) == 32 < tests
     larger = daedap.evaluate(run=run.folder)
     assert sum(bool(row.replies) for row in read_evaluated_run(run).rows.values()) == tests
     assert run.headline["hits_at_1"] == larger.scores["bot"]["all"]["hits_at_1"].value
