@@ -21,7 +21,7 @@ from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_leve
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, stored_lessons
 from daedap.retrieval.matcher import Match
-from daedap.retrieval.query import Query
+from daedap.retrieval.query import Query, printable
 from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run, find
 from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply, Sampling
@@ -142,7 +142,8 @@ class Bot:
 
     @cached_property
     def _rows_by_question(self) -> dict[str, Pair]:
-        return {comparison_form(pair.question): pair for pair in reversed(self.retriever.index.pairs)}
+        pairs = reversed(self.retriever.index.pairs)
+        return {form: pair for pair in pairs if (form := comparison_form(pair.question))}  # nothing equals "?!"
 
     @property
     def generates(self) -> bool:
@@ -180,12 +181,25 @@ class Bot:
         return np.stack(self._reranker.scores(self.retriever.encode(pairs), candidates))
 
     def _answer(self, questions: Sequence[Pair]) -> list[Reply]:
-        """The pairs' own answers are ignored."""
-        queries = self.retriever.encode(questions)
-        asked = [row for row, query in enumerate(queries) if query.text.strip()]
+        """The pairs' own answers are ignored. What is known letter for letter is looked up; the rest is encoded."""
+        replies = [self._known_reply(printable(pair.question)) for pair in questions]
+        rest = [row for row, reply in enumerate(replies) if reply is None]
         decide = self._decide_by_reranking if self._samples else self._decide_by_match
-        replies = dict(zip(asked, decide([queries[row] for row in asked]), strict=True))
-        return [replies.get(row) or self._fallback(query) for row, query in enumerate(queries)]
+        decided = decide(self.retriever.encode(questions[row] for row in rest)) if rest else []
+        for row, reply in zip(rest, decided, strict=True):
+            replies[row] = reply
+        return [reply for reply in replies if reply]
+
+    def _known_reply(self, question: str) -> Reply | None:
+        """To an empty question, or to one that a lesson or a row has letter for letter."""
+        if not question.strip():
+            return self._fallback(question)
+        book = self.lessons  # another thread may teach meanwhile
+        if lesson := book.exact(question) if book else None:
+            return lesson.reply(question)
+        if row := self.known_row(question):
+            return Reply(question, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
+        return None
 
     def _decide_by_match(self, queries: Sequence[Query]) -> list[Reply]:
         """Without the language model: a known answer, small talk, suggestions, or the fallback."""
@@ -195,14 +209,10 @@ class Bot:
         return [self._decide(*each) for each in zip(queries, matches, lessons, strict=True)]
 
     def _decide(self, query: Query, match: Match, lesson: LessonHit | None) -> Reply:
-        if lesson and lesson.exact:
-            return lesson.reply(query.text)
         evidence = [
             self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
         ]
         best = evidence[0]
-        if match.exact:
-            return Reply(query.text, best.answer, "retrieved", 1.0, best)
         score_to_beat = max(best.similarity, match.probability, lesson.probability if lesson else 0.0)
         if small_talk := self._small_talk.answer(query, score_to_beat):
             return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
@@ -216,7 +226,7 @@ class Bot:
         """Suggestions, or the fallback where even these would not help."""
         best, suggestions = evidence[0], [one.question for one in evidence[:_SUGGESTIONS]]
         if match.probability < self.answer_options.suggestion_threshold or self.answer_options.fallback:
-            return self._fallback(query, best, match.probability)
+            return self._fallback(query.text, best, match.probability)
         text = translate_to(self.speaks_korean, "I am not sure that I understand. Did you mean one of these?")
         return Reply(query.text, text, "fallback", match.probability, best, tuple(suggestions))
 
@@ -241,10 +251,6 @@ class Bot:
 
     def _known(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
-        if lesson and lesson.exact:
-            return lesson.reply(query.text)
-        if row := self.known_row(query.text):
-            return Reply(query.text, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
         best = self.retriever.evidence(hits)
         score_to_beat = max(best.similarity, lesson.probability if lesson else 0.0)
         if small_talk := self._small_talk.answer(query, score_to_beat):
@@ -253,7 +259,7 @@ class Bot:
             return lesson.reply(query.text)
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
         if out_of_scope and self.answer_options.fallback != "off":
-            return self._fallback(query, best, best.similarity)
+            return self._fallback(query.text, best, best.similarity)
         known = best.similarity >= KNOWN or not self._fits_model(query)
         return Reply(query.text, best.answer, "retrieved", best.similarity, best) if known else None
 
@@ -325,9 +331,9 @@ class Bot:
         nearest = self.retriever.evidence(hits)
         return Reply(query.text, proposal.text, "generated", proposal.log2_probability, nearest)
 
-    def _fallback(self, query: Query, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
+    def _fallback(self, question: str, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
         """The reply to an empty question, or to one that nothing known answers."""
         text = self.answer_options.fallback
         if text in (None, "off"):
             text = translate_to(self.speaks_korean, "I didn't quite understand. Could you say it another way?")
-        return Reply(query.text, str(text), "fallback", score, evidence)
+        return Reply(question, str(text), "fallback", score, evidence)

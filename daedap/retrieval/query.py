@@ -30,11 +30,16 @@ class Query:
 
 
 def encode_queries(questions: Iterable[Pair | str], encoder: Encoder) -> list[Query]:
-    """Questions alone, or those of pairs with their histories. Bytes that a terminal could not decode become "?"."""
+    """Questions alone, or those of pairs with their histories."""
     pairs = [Pair(each, "") if isinstance(each, str) else each for each in questions]
-    texts = [pair.question.encode("utf-8", "replace").decode() for pair in pairs]
+    texts = [printable(pair.question) for pair in pairs]
     vectors = encoder.encode(texts)
     return [Query(text, vector, pair.history) for text, vector, pair in zip(texts, vectors, pairs, strict=True)]
+
+
+def printable(text: str) -> str:
+    """With "?" for bytes that a terminal could not decode."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def texts_of(queries: Sequence[Query]) -> list[str]:

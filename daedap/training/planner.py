@@ -42,7 +42,7 @@ _BOT_ROWS = 20
 """Forward passes of a row that cost as much as the bot's part of a question: samples, and its candidates without it."""
 _BI_ENCODER_FROM, _ENCODER_ROWS = 5_000, 27_000
 """Training rows from which on a bi-encoder is fitted (retrieval/build.py), and from which on it takes no more steps."""
-_INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_ENCODER_ROW = 6.0, 0.003, 0.003
+_INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_ENCODER_ROW = 3.5, 0.003, 0.003
 _EXTENDED_SECONDS, _SECONDS_PER_KNOWN_ROW = 8.0, 0.0008
 _EVALUATION_SECONDS, _SECONDS_PER_ANSWER = 2.0, 0.4
 """What does not depend on the model, in seconds on two cores (bench/plan_accuracy.py). Engine and index: fixed, per
