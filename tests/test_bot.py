@@ -150,7 +150,8 @@ def test_many_at_once_are_answered_as_one_by_one(bot: Bot) -> None:
     questions = [PAIRS[3].question, "양자역학을 설명해 봐", "", PAIRS[70].question, *STRANGE, PAIRS[3].question]
     many, single = bot.reply_many(questions), [bot.reply(question) for question in questions]
     assert [(reply.text, reply.source) for reply in many] == [(reply.text, reply.source) for reply in single]
-    assert [reply.score for reply in many] == pytest.approx([reply.score for reply in single], abs=1e-3)
+    close = pytest.approx([reply.score for reply in single], abs=0.03)  # see SentenceEncoder.encode: rounding in int8
+    assert [reply.score for reply in many] == close
     assert bot.reply_many([]) == []
 
 

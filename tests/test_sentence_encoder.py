@@ -37,7 +37,7 @@ def test_no_texts(encoder: SentenceEncoder) -> None:
 
 
 def test_a_text_has_the_same_vector_alone_and_among_others(encoder: SentenceEncoder) -> None:
-    """But for activations that round to another step, without VNNI: there a few texts differ by up to 0.012."""
+    """But for activations that round to another step: a few texts differ by up to 0.012."""
     texts = [text + "요" * number for number in range(20) for text in TEXTS]
     alone = np.concatenate([encoder.encode([text]) for text in texts])
     among = encoder.encode(texts)
