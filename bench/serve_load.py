@@ -123,7 +123,7 @@ class Acknowledged:
 
     def missing_from(self, database: Database) -> list[str]:
         """Ids of what is not in the database as it was acknowledged."""
-        store, lessons = ConversationStore(database), {one.id: one.answer for one in LessonStore(database).every()}
+        store, lessons = ConversationStore(database), {one.id: one.answer for one in LessonStore(database).all()}
         kept = {id: (one.question, one.answer, one.vote) for id in self.replies if (one := store.reply(id))}
         lost = [id for id, response in self.replies.items() if kept.get(id) != response]
         return lost + [id for id, answer in self.lessons.items() if lessons.get(id) != answer]

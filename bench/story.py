@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import daedap
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import FRESH, ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.doctor import load
 from daedap.data.split import read_components, read_rows, split
@@ -147,7 +147,7 @@ def learnable(file: Path) -> int:
 def made(file: Path, runs: Path, options: Mapping[str, Any]) -> Run:
     """The run with these options: the one that is there, gone on with where it was interrupted, or a new one."""
     told = {"file": str(file), **settings(options)}
-    for run in store.every(runs):
+    for run in run_store.list_runs(runs):
         if (run.folder / "config.json").exists() and told.items() <= run.document("config.json").items():
             return run if run.complete else daedap.train(resume=run.folder, runs=runs)
     return daedap.train(file, **options, evaluate=False, runs=runs)

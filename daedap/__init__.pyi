@@ -382,7 +382,7 @@ def tune(
 ) -> TuneResult:
     """Search for better settings within a budget (default: an hour), then train a run with the best ones.
 
-    Options that are set to another value than their default are not searched. The same command goes on with the same
+    Options that are set to another value than their default are not searched. The same command continues the same
     study. Raises DataError, BaseError, SettingsError, RunError and StorageError.
 
     Args:

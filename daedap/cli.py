@@ -94,9 +94,9 @@ def run(arguments: Sequence[str]) -> int:
 
 def _stopped(words: Sequence[str]) -> str:
     if words and words[0] in ("train", "pretrain"):
-        return translate("Stopped. What had begun goes on with: daedap {command} --resume", command=words[0])
+        return translate("Stopped. To continue: daedap {command} --resume", command=words[0])
     if words and words[0] == "tune":
-        return translate("Stopped. The same command goes on with the study.")
+        return translate("Stopped. Run the same command again to continue the study.")
     return translate("Stopped.")
 
 

@@ -7,7 +7,7 @@
     evaluate   engine/ index/    → evaluation/                  scores with baselines
                all of it         → manifest.json                the run is complete
 
-An interrupted run goes on with the first stage whose output is missing.
+An interrupted run resumes at the first stage whose output is missing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import FRESH
 from daedap.data.doctor import Fits, load
 from daedap.data.split import RunRows, write_lookup, write_split
@@ -68,7 +68,7 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
     learned = list(filter(fits, taught))
     parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
     source = describe_source(Path(config.file), loaded, config.split, parts)
-    run = store.create(runs)
+    run = run_store.create(runs)
     with run.discard_if_not_started(), run.locked():
         write_split(run.folder, parts.parts, first=parts.new)
         too_long = [pair for pair in taught if pair not in learned]
@@ -208,7 +208,7 @@ def _manifest(run: Run) -> Json:
         "seconds": {**run.state["seconds"], "train": run.trained["training"]["seconds"]},
         "headline": run.headline if (run.folder / "evaluation").exists() else {},
         "engine": verified(run.folder / ENGINE).get(processor_kind(), {"compute_type": PYTORCH}),
-        "files": store.sizes(run.folder),
+        "files": run_store.sizes(run.folder),
     }
 
 
@@ -217,7 +217,7 @@ def describe_environment(run: Run) -> Json:
     from daedap.model.device import peak_memory  # torch takes seconds to import
 
     return {
-        "format": store.FORMAT,
+        "format": run_store.FORMAT,
         "number": run.number,
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "daedap": version("daedap"),

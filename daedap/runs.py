@@ -216,13 +216,13 @@ class Run:
             )
         for name, size in manifest["files"].items():
             path = self.folder / name
-            found = path.stat().st_size if path.exists() else 0
-            if found != size:
+            actual = path.stat().st_size if path.exists() else 0
+            if actual != size:
                 raise RunError(
                     "{path}: {found:,} bytes instead of {size:,}: the run is damaged.",
                     "Restore the file from a backup or train again.",
                     path=path,
-                    found=found,
+                    found=actual,
                     size=size,
                 )
 
@@ -280,13 +280,13 @@ def create(runs: Path) -> Run:
     with storage(runs):
         runs.mkdir(parents=True, exist_ok=True)
         while True:
-            number = 1 + max((run.number for run in every(runs)), default=0)
+            number = 1 + max((run.number for run in list_runs(runs)), default=0)
             with suppress(FileExistsError):  # somebody else was faster: take the next number
                 (runs / f"{number:04d}").mkdir()
                 return Run(runs / f"{number:04d}")
 
 
-def every(runs: Path) -> list[Run]:
+def list_runs(runs: Path) -> list[Run]:
     """All runs by number, unfinished ones too."""
     if not runs.is_dir():
         return []
@@ -295,8 +295,8 @@ def every(runs: Path) -> list[Run]:
 
 
 def unfinished(runs: Path) -> list[Run]:
-    """Those that can be gone on with, by number."""
-    return [run for run in every(runs) if not run.complete and (run.folder / "config.json").exists()]
+    """Runs that were interrupted and can be resumed, by number."""
+    return [run for run in list_runs(runs) if not run.complete and (run.folder / "config.json").exists()]
 
 
 def find(name: str, runs: Path) -> Run:
@@ -340,7 +340,7 @@ def _named(name: str, runs: Path) -> Run:
         return Run(unpacked(Path(name)))
     folder = runs / f"{int(name):04d}" if name.isdecimal() else Path(name)
     if not folder.is_dir():
-        known = ", ".join(str(run.number) for run in every(runs) if run.complete) or "-"
+        known = ", ".join(str(run.number) for run in list_runs(runs) if run.complete) or "-"
         raise RunError(
             "{folder}: no such run.",
             "Runs in {runs}: {known}. See them with: daedap runs",
@@ -389,7 +389,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _latest_or_best(name: str, runs: Path) -> Run:
-    complete = [run for run in every(runs) if run.complete]
+    complete = [run for run in list_runs(runs) if run.complete]
     if not complete:
         raise RunError("{runs}: no complete run yet.", "Make one: daedap train FILE", runs=runs)
     return complete[-1] if name == "latest" else max(complete, key=_ranking_key)

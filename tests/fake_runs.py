@@ -7,7 +7,7 @@ from pathlib import Path
 
 from conftest import PAIRS
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import ModelOptions, TrainOptions
 from daedap.data.split import Leakage, Split, write_split
 from daedap.evaluation.evaluate import Row
@@ -53,7 +53,7 @@ def fake_run(
     rows: int = 20,
 ) -> Run:
     """The next run; `components` are of the test pairs, each its own by default, and the first `rows` are answered."""
-    run = store.create(runs)
+    run = run_store.create(runs)
     grouped = list(components or range(len(test)))
     everything = [*train, *test]
     sides = ["train"] * len(train) + ["test"] * len(test)
@@ -78,10 +78,10 @@ def fake_run(
     run.update_state(seconds={"prepare": 1.0})
     data = {"train": len(train), "test": len(test), "sha256": "ab" * 32}
     manifest = {
-        "format": store.FORMAT,
+        "format": run_store.FORMAT,
         "number": run.number,
         "data": data,
         "training": {"epochs": 3, "seconds": 10.0 + run.number},
     }
-    write_json(run.folder / "manifest.json", {**manifest, "files": store.sizes(run.folder)})
+    write_json(run.folder / "manifest.json", {**manifest, "files": run_store.sizes(run.folder)})
     return run

@@ -11,7 +11,7 @@ import toys
 from conftest import PAIRS, write_csv
 
 import daedap
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.cli import run as cli
 from daedap.config import SplitOptions
 from daedap.data.split import read_rows
@@ -92,7 +92,7 @@ def test_the_next_run_leaves_the_first_as_it_was(qa: Path, tmp_path: Path) -> No
     assert model == again, "the same file, settings and seed give the same bytes"
     daedap.train(qa, runs=tmp_path / "runs", **QUICK | {"fraction": 0.25, "seed": 7})
     assert contents(first.folder) == before
-    data = store.find("3", tmp_path / "runs").manifest["data"]
+    data = run_store.find("3", tmp_path / "runs").manifest["data"]
     assert data["train"] == pytest.approx(0.25 * (data["train"] + data["unused"]), abs=1)
     rows = read_rows(tmp_path / "runs" / "0003", "train")
     assert {pair.id for pair in rows} < {pair.id for pair in read_rows(first.folder, "train")}

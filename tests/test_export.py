@@ -19,7 +19,7 @@ from test_saved import train_run
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.commands.export import export
 from daedap.config import TrainOptions
 from daedap.data.split import read_rows
@@ -254,7 +254,7 @@ def test_a_difference_ends_the_export(trained: Run, tmp_path: Path) -> None:
     changed = json.loads(rows[0])
     changed["question"] = "</s> 안녕"
     (folder / "data" / "test.jsonl").write_text(json.dumps(changed, ensure_ascii=False) + "\n", encoding="utf-8")
-    sizes = {name: size for name, size in store.sizes(folder).items() if name != "manifest.json"}
+    sizes = {name: size for name, size in run_store.sizes(folder).items() if name != "manifest.json"}
     write_json(folder / "manifest.json", {**trained.manifest, "files": sizes})
     with pytest.raises(ExportError, match="1 of 3 answers differ"):
         export(str(folder), tmp_path / "hf", export_options=ExportOptions(to="hf", questions=3))

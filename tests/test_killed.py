@@ -25,7 +25,7 @@ import pytest
 from conftest import write_csv
 from fake_runs import fake_run
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.evaluation.compare import read_evaluated_run
 from daedap.evaluation.preferences import read_preferences
 from daedap.evaluation.report import REPORT_MARKER
@@ -95,7 +95,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def unfinished(runs: Path) -> list[str]:
     """What bears a temporary name; not in a folder without settings, which was given up before its training began."""
-    given_up = {run.folder for run in store.every(runs) if not (run.folder / "config.json").exists()}
+    given_up = {run.folder for run in run_store.list_runs(runs) if not (run.folder / "config.json").exists()}
     return [str(path) for path in runs.rglob(".*.tmp") if not given_up & set(path.parents)]
 
 
@@ -107,20 +107,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 
 def test_train(place: Runs, tmp_path: Path) -> None:
-    """Killed, gone on with, killed again, …: what comes out is what comes out undisturbed, byte for byte."""
+    """Killed, resumed, killed again, …: what comes out is what comes out undisturbed, byte for byte."""
     runs = tmp_path / "runs"
     shutil.copytree(place.first.folder, runs / "0001")
     done = contents(runs / "0001")
     for moment in moments(SLOW, place.seconds):
         kill(["train", "--resume"] if begun(runs) else place.train(), runs, moment)
-        for run in store.every(runs):
+        for run in run_store.list_runs(runs):
             if run.complete:
                 run.check_files()
                 assert read_evaluated_run(run).rows
         assert contents(runs / "0001") == done
     finish(["train", "--resume"] if begun(runs) else place.train(), runs)
     assert not begun(runs)
-    complete = [run for run in store.every(runs) if run.complete]
+    complete = [run for run in run_store.list_runs(runs) if run.complete]
     assert len(complete) >= 2
     for run in complete:
         run.check_files()
@@ -133,7 +133,7 @@ def test_train(place: Runs, tmp_path: Path) -> None:
 
 def begun(runs: Path) -> bool:
     """Whether there is a run to go on with."""
-    return any(not run.complete and (run.folder / "config.json").exists() for run in store.every(runs))
+    return any(not run.complete and (run.folder / "config.json").exists() for run in run_store.list_runs(runs))
 
 
 def test_evaluate(place: Runs, tmp_path: Path) -> None:

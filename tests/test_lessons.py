@@ -101,7 +101,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert store.add(replace(first, answer="또 다른")) == [first], "the same id again"
     second = store.accept(first.id, {"answer": "고친 대답"})
     assert second
-    assert [(one.answer, one.state) for one in store.every()] == [("고친 대답", "accepted"), ("첫 대답", "replaced")]
+    assert [(one.answer, one.state) for one in store.all()] == [("고친 대답", "accepted"), ("첫 대답", "replaced")]
     assert [one.answer for one in store.in_force()] == ["고친 대답"]
     before = store.revision()
     store.undo(second.id)

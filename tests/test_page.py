@@ -19,7 +19,7 @@ import pytest
 from conftest import PAIRS
 
 import daedap
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.files import write_json
 from daedap.runs import Run
 
@@ -121,7 +121,7 @@ def copy_run(run: Run, folder: Path, number: int, suffix: str) -> None:
         lines = [json.dumps({**row, "answer": row["answer"] + suffix}, ensure_ascii=False) + "\n" for row in rows]
         (folder / name).write_text("".join(lines), encoding="utf-8")
     (folder / "manifest.json").unlink()
-    write_json(folder / "manifest.json", {**run.manifest, "number": number, "files": store.sizes(folder)})
+    write_json(folder / "manifest.json", {**run.manifest, "number": number, "files": run_store.sizes(folder)})
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,7 @@ def test_each_command_resumes_its_own_runs(texts: Path, tmp_path: Path, capsys: 
     assert cli(["train", "--resume", str(folder)]) == 1
     assert f"was begun by daedap pretrain. Go on with it: daedap pretrain --resume {folder}" in capsys.readouterr().err
     assert cli(["pretrain", str(texts), "--resume", str(folder), "--runs", str(tmp_path)]) == 1
-    assert "--resume goes on with the run's own file" in capsys.readouterr().err
+    assert "--resume continues with the run's own file" in capsys.readouterr().err
 
 
 def test_interrupted_before_training_it_leaves_nothing(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.errors import RunError, StorageError
 from daedap.files import digest, new_folder, remove_folder, write_json, write_lines, write_text
 from daedap.runs import Run, TrainConfig
@@ -29,31 +29,36 @@ def script(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 def finished(runs: Path, hits: float | None = None) -> Run:
     """A run that is complete as far as its folder tells."""
-    run = store.create(runs)
+    run = run_store.create(runs)
     write_text(run.folder / "model" / "weights", "무게" * 100)
     write_json(run.folder / "config.json", TrainConfig(file="qa.csv").to_json())
     headline = {} if hits is None else {"hits_at_1": hits}
-    manifest = {"format": store.FORMAT, "number": run.number, "headline": headline, "files": store.sizes(run.folder)}
+    manifest = {
+        "format": run_store.FORMAT,
+        "number": run.number,
+        "headline": headline,
+        "files": run_store.sizes(run.folder),
+    }
     write_json(run.folder / "manifest.json", manifest)
     return run
 
 
 def test_numbers_go_up_and_none_is_taken_twice(tmp_path: Path) -> None:
     runs = tmp_path / "깊은" / "곳"
-    assert [store.create(runs).folder.name for _ in range(3)] == ["0001", "0002", "0003"]
+    assert [run_store.create(runs).folder.name for _ in range(3)] == ["0001", "0002", "0003"]
     (runs / "0002").rmdir()
     (runs / "0041").mkdir()
     (runs / "메모.txt").touch()
     (runs / "²").mkdir()
-    assert store.create(runs).number == 42
-    assert [run.number for run in store.every(runs)] == [1, 3, 41, 42]
+    assert run_store.create(runs).number == 42
+    assert [run.number for run in run_store.list_runs(runs)] == [1, 3, 41, 42]
 
 
 def test_ten_thousandth_run(tmp_path: Path) -> None:
     (tmp_path / "9999").mkdir()
-    assert store.create(tmp_path).folder.name == "10000"
-    assert store.every(tmp_path)[-1].number == 10000
-    assert finished(tmp_path) == store.find("10001", tmp_path)
+    assert run_store.create(tmp_path).folder.name == "10000"
+    assert run_store.list_runs(tmp_path)[-1].number == 10000
+    assert finished(tmp_path) == run_store.find("10001", tmp_path)
 
 
 def test_processes_that_create_at_once_get_different_numbers(tmp_path: Path) -> None:
@@ -80,23 +85,23 @@ def test_processes_that_create_at_once_get_different_numbers(tmp_path: Path) -> 
 
 def test_find_by_number_folder_latest_and_best(tmp_path: Path) -> None:
     first, second, third = (finished(tmp_path, hits) for hits in (0.3, 0.5, None))
-    store.create(tmp_path)  # unfinished: neither latest nor best
-    assert store.find("1", tmp_path) == store.find("0001", tmp_path) == first
-    assert store.find(str(second.folder), Path("elsewhere")) == second
-    assert store.find("latest", tmp_path) == third
-    assert store.find("best", tmp_path) == second
-    assert finished(tmp_path, 0.5) == store.find("best", tmp_path), "the later run among equals"
+    run_store.create(tmp_path)  # unfinished: neither latest nor best
+    assert run_store.find("1", tmp_path) == run_store.find("0001", tmp_path) == first
+    assert run_store.find(str(second.folder), Path("elsewhere")) == second
+    assert run_store.find("latest", tmp_path) == third
+    assert run_store.find("best", tmp_path) == second
+    assert finished(tmp_path, 0.5) == run_store.find("best", tmp_path), "the later run among equals"
 
 
 def test_unknown_runs_are_told_with_what_there_is(tmp_path: Path) -> None:
     finished(tmp_path)
     with pytest.raises(RunError, match=r"0007: no such run\. Runs in .*: 1\."):
-        store.find("7", tmp_path)
+        run_store.find("7", tmp_path)
     with pytest.raises(RunError, match="없는 것"):
-        store.find("없는 것", tmp_path)
+        run_store.find("없는 것", tmp_path)
     for name in ("latest", "best"):
         with pytest.raises(RunError, match="no complete run yet"):
-            store.find(name, tmp_path / "nowhere")
+            run_store.find(name, tmp_path / "nowhere")
 
 
 def test_damaged_runs_are_refused(tmp_path: Path) -> None:
@@ -104,40 +109,40 @@ def test_damaged_runs_are_refused(tmp_path: Path) -> None:
     weights = cut.folder / "model" / "weights"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(RunError, match=r"weights: 100 bytes instead of 600: the run is damaged"):
-        store.find("1", tmp_path)
+        run_store.find("1", tmp_path)
     (lost.folder / "model" / "weights").unlink()
     with pytest.raises(RunError, match="0 bytes instead of 600"):
-        store.find("2", tmp_path)
+        run_store.find("2", tmp_path)
     (no_manifest.folder / "manifest.json").unlink()
     with pytest.raises(RunError, match=r"no manifest\.json.*--resume"):
-        store.find("3", tmp_path)
+        run_store.find("3", tmp_path)
     for text in ("{", "", "[1]", "null"):
         (broken.folder / "manifest.json").write_text(text, encoding="utf-8")
         with pytest.raises(RunError, match=r"manifest\.json can't be read"):
-            store.find("4", tmp_path)
+            run_store.find("4", tmp_path)
     (other.folder / "manifest.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(RunError, match=r"manifest\.json can't be read"):
-        store.find("5", tmp_path)
+        run_store.find("5", tmp_path)
 
 
 def test_interrupted_runs(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no interrupted run"):
-        store.interrupted("latest", tmp_path)
-    complete, older, newer, empty = finished(tmp_path), *(store.create(tmp_path) for _ in range(3))
+        run_store.interrupted("latest", tmp_path)
+    complete, older, newer, empty = finished(tmp_path), *(run_store.create(tmp_path) for _ in range(3))
     for run in (older, newer):
         write_json(run.folder / "config.json", TrainConfig(file="qa.csv").to_json())
-    assert store.interrupted("latest", tmp_path) == newer
-    assert store.interrupted("2", tmp_path) == store.interrupted(str(older.folder), tmp_path) == older
+    assert run_store.interrupted("latest", tmp_path) == newer
+    assert run_store.interrupted("2", tmp_path) == run_store.interrupted(str(older.folder), tmp_path) == older
     with pytest.raises(RunError, match="is complete; there is nothing to resume"):
-        store.interrupted(str(complete.folder), tmp_path)
+        run_store.interrupted(str(complete.folder), tmp_path)
     with pytest.raises(RunError, match="no such run"):
-        store.interrupted("9", tmp_path)
+        run_store.interrupted("9", tmp_path)
     with pytest.raises(RunError, match=r"config\.json.*Train again"):
-        _ = store.interrupted(str(empty.folder), tmp_path).config
+        _ = run_store.interrupted(str(empty.folder), tmp_path).config
 
 
 def test_another_process_is_refused_while_one_trains(tmp_path: Path) -> None:
-    run = store.create(tmp_path)
+    run = run_store.create(tmp_path)
     code = """
         import sys
         from pathlib import Path
@@ -203,7 +208,7 @@ def test_a_file_in_place_of_a_folder(tmp_path: Path, work: str) -> None:
     file.write_text("파일", encoding="utf-8")
     with pytest.raises(StorageError, match=r"runs.*can't be written.*another folder"):
         if work == "create":
-            store.create(file)
+            run_store.create(file)
         elif work == "write":
             write_text(file / "0001" / "a.txt", "글")
         elif work == "note":
@@ -226,7 +231,7 @@ def test_an_unwritable_folder(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     try:
         with pytest.raises(StorageError, match="can't be written"):
-            store.create(tmp_path)
+            run_store.create(tmp_path)
     finally:
         tmp_path.chmod(0o700)
 
@@ -303,12 +308,12 @@ def test_files_of_killed_processes_go_with_the_next_one(tmp_path: Path) -> None:
 
 def test_who_locks_a_run_clears_what_was_left(tmp_path: Path) -> None:
     run = finished(tmp_path)
-    before = store.sizes(run.folder)
+    before = run_store.sizes(run.folder)
     (run.folder / ".model.tmp").mkdir()
     for name in (".model.tmp/weights", ".manifest.json.elsewhere.1.tmp", "model/.weights.elsewhere.1.tmp"):
         (run.folder / name).write_text("반쪽", encoding="utf-8")
     with run.locked():
-        assert store.sizes(run.folder) == before
+        assert run_store.sizes(run.folder) == before
     assert not list(run.folder.rglob(".*.tmp"))
 
 
@@ -331,7 +336,7 @@ def test_sizes_leave_out_what_grows(tmp_path: Path) -> None:
     run.note("good")
     with run.locked():
         pass
-    assert store.sizes(run.folder).keys() == {"model/weights", "config.json", "manifest.json"}
+    assert run_store.sizes(run.folder).keys() == {"model/weights", "config.json", "manifest.json"}
     run.check_files()
 
 

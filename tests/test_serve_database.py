@@ -143,7 +143,7 @@ def test_old_conversations_are_deleted_and_their_lessons_forget_them(database: D
 def test_the_same_lesson_sent_to_two_servers_at_once_is_taught_once(database: Database) -> None:
     lessons, one = LessonStore(database), new_lesson("질문", "답", origin="owner", id="one-and-only")
     assert at_once(*[lambda: lessons.add(one)] * 6) == [[one]] * 6
-    assert lessons.every() == [one]
+    assert lessons.all() == [one]
     assert lessons.revision() == 6, "whoever looks at the number sees every change"
 
 
@@ -157,7 +157,7 @@ def test_two_servers_count_the_same_lessons(database: Database) -> None:
                 count_hits(connection, dict.fromkeys(order, 2))
 
     at_once(lambda: count(ids), lambda: count(ids[::-1]))
-    assert [one.hits for one in lessons.every()] == [80] * 20
+    assert [one.hits for one in lessons.all()] == [80] * 20
 
 
 def test_the_same_questions_dismissed_at_once(database: Database) -> None:

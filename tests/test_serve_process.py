@@ -224,7 +224,7 @@ def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path, data
         for talker in talkers:
             talker.join()
         opened = Database.open(database[1] if database else None, runs)
-        store, lessons = ConversationStore(opened), {one.id for one in LessonStore(opened).every()}
+        store, lessons = ConversationStore(opened), {one.id for one in LessonStore(opened).all()}
         assert [one.to_json() for reply in kept if (one := store.reply(reply["id"]))] == kept
         assert set(taught) <= lessons
         if opened.is_sqlite:

@@ -91,10 +91,10 @@ class Bench:
         ]
         grid = [[*heads, translate("of the peak (%)"), translate("memory (MB)")]]
         for one in self.speed:
-            found = self._entry(one)
-            cells = [f"{found[name]:.2f}" for name in ("samples_per_second", "ratio", "counted", "counted_ratio")]
+            result = self._entry(one)
+            cells = [f"{result[name]:.2f}" for name in ("samples_per_second", "ratio", "counted", "counted_ratio")]
             grid.append(
-                [one.name, one.precision, *cells, f"{100 * found['utilisation']:.1f}", f"{one.peak_bytes / 1e6:,.0f}"]
+                [one.name, one.precision, *cells, f"{100 * result['utilisation']:.1f}", f"{one.peak_bytes / 1e6:,.0f}"]
             )
         return [
             *align_columns(grid),

@@ -66,5 +66,5 @@ def check(
     one_group = np.zeros(len(pairs), dtype=np.int64)
     near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs], one_group))
     usable = [pair for pair in pairs if pair.question.strip() and pair.answer.strip()]
-    found = replace(report, near_duplicates=near, compared=len(pairs))
-    return CheckReport(**vars(found), diagnosis=tuple(diagnose_rows(usable)))
+    result = replace(report, near_duplicates=near, compared=len(pairs))
+    return CheckReport(**vars(result), diagnosis=tuple(diagnose_rows(usable)))

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import SettingsError
 from daedap.evaluation.compare import (
@@ -113,7 +113,7 @@ def compare(
 def _find_runs(named: Sequence[str], runs: Path, *, blind: bool) -> list[Run]:
     if len(named) < 2:
         raise SettingsError("A comparison needs at least two runs.", "Name another one: daedap compare RUN RUN")
-    chosen = [store.find(name, runs) for name in named]
+    chosen = [run_store.find(name, runs) for name in named]
     if len({run.folder.resolve() for run in chosen}) < len(chosen):
         raise SettingsError("{runs}: a run is named twice.", "Name different runs.", runs=" ".join(named))
     if blind and len(chosen) > 2:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import RUNS, EvalOptions, ReadOptions
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import SettingsError, StorageError
@@ -63,7 +63,7 @@ def evaluate(
     """
     if rows < 1:
         raise SettingsError("--rows {rows}: must be at least 1.", "Try 500.", rows=rows)
-    chosen = store.find(run, runs)
+    chosen = run_store.find(run, runs)
     paraphrases, out_of_scope = _read_questions(eval_options, chosen)
     eval_rows = own_test_rows(chosen) if data is None else rows_of_file(data, read_options, chosen)
     if eval_rows.pairs or not (paraphrases or out_of_scope):

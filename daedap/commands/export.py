@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import ExportError, SettingsError
 from daedap.export.bundle import compress, export_bundle
@@ -92,7 +92,7 @@ def export(
     runs
         Folder of the runs.
     """
-    chosen = store.find(run, runs)
+    chosen = run_store.find(run, runs)
     _refuse(chosen, path, export_options)
     warnings = Facts.of(chosen).warnings(export_options.to)
     make = _export_bundle if export_options.to == "bundle" else _export_model
@@ -116,7 +116,7 @@ def _export_bundle(run: Run, path: Path, options: ExportOptions) -> Exported:
         with new_folder(path) as folder:
             checked = export_bundle(run, folder)
             _require_equal(checked.verification, options)
-            size = sum(store.sizes(folder).values())
+            size = sum(run_store.sizes(folder).values())
     else:
         with new_path(path) as archive:
             folder = archive.with_name(f"{archive.name}.unpacked.tmp")

@@ -70,17 +70,17 @@ def lessons(
         if action == "import":
             return _import(store, audit, Path(str(target)))
         if action == "list":
-            return LessonList(store.every())
+            return LessonList(store.all())
         return _decide(store, audit, action, str(target))
     finally:
         database.close()
 
 
 def _export(store: LessonStore, audit: AuditLog, file: Path) -> LessonList:
-    found = store.every()
-    write_text(file, write_csv(found))
-    audit.note("command", "export_lessons", lessons=len(found))
-    return LessonList(found, translate("{count:,} lessons written to {file}", count=len(found), file=file))
+    lessons = store.all()
+    write_text(file, write_csv(lessons))
+    audit.note("command", "export_lessons", lessons=len(lessons))
+    return LessonList(lessons, translate("{count:,} lessons written to {file}", count=len(lessons), file=file))
 
 
 def _import(store: LessonStore, audit: AuditLog, file: Path) -> LessonList:
@@ -116,12 +116,12 @@ def _scope(row: dict[str, str]) -> LessonScope:
 
 
 def _decide(store: LessonStore, audit: AuditLog, action: Action, id: str) -> LessonList:
-    found = [each for each in store.every() if each.id.startswith(id) and each.state != "replaced"]
-    if len(found) != 1:
+    matching = [lesson for lesson in store.all() if lesson.id.startswith(id) and lesson.state != "replaced"]
+    if len(matching) != 1:
         raise SettingsError("{id}: no such lesson, or several.", "See their ids: daedap lessons", id=id)
     act = {"accept": store.accept, "reject": store.reject, "undo": store.undo}[action]
-    changed = act(found[0].id)
-    audit.note("command", f"{action}_lesson", lesson=found[0].id)
+    changed = act(matching[0].id)
+    audit.note("command", f"{action}_lesson", lesson=matching[0].id)
     assert changed, "it was found a moment ago"
     in_force = translate("In force:") if changed.state == "accepted" else translate("Not in force any more:")
     return LessonList([changed], f"{in_force} {changed.question} → {changed.answer}")

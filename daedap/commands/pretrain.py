@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.commands.shared import refuse_with_resume
 from daedap.config import FRESH, ArchitectureOptions, BaseOptions, PretrainOptions, ReadOptions
 from daedap.data.corpus import Document, hold_out, read_texts
@@ -75,11 +75,11 @@ def pretrain(
     """
     if base_options.resume:
         refuse_with_resume(*files, read_options, shape, schedule)
-        run = store.interrupted(base_options.resume, base_options.bases, "pretrain")
+        run = run_store.interrupted(base_options.resume, base_options.bases, "pretrain")
         with run.locked():
             return _finish(run)
     _check(files, base_options.base, shape, schedule)
-    run = store.create(base_options.bases)
+    run = run_store.create(base_options.bases)
     with run.discard_if_not_started(), run.locked():
         _prepare(run, files, read_options, base_options, shape, schedule)
         return _finish(run)
@@ -119,7 +119,7 @@ def _prepare(
     sizes = write_corpora(run, tokenizer, train, dev)
     _log_sizes(sizes)
     config = {
-        "format": store.FORMAT,
+        "format": run_store.FORMAT,
         "command": "pretrain",
         "texts": [{"file": str(file), "times": times[file], "sha256": digests[file]} for file in times],
         "dev_size": base_options.dev_size,
@@ -176,7 +176,7 @@ def _finish(run: Run) -> MadeBase:
     from daedap.training.pretrain import pretrain_base  # as above
 
     progress = pretrain_base(run)
-    config, files = run.document("config.json"), store.sizes(run.folder)
+    config, files = run.document("config.json"), run_store.sizes(run.folder)
     manifest = {**config, **describe_environment(run), **asdict(progress), "files": files}
     write_json(run.folder / "manifest.json", manifest)
     return MadeBase(run)

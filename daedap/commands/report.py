@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import SettingsError
 from daedap.evaluation.diagnose import diagnose, healthy
@@ -56,7 +56,7 @@ def report(run: str = "latest", *, out: Path | None = None, runs: Path = RUNS) -
     runs
         Folder of the runs.
     """
-    chosen = store.find(run, runs)
+    chosen = run_store.find(run, runs)
     file = out or chosen.folder / "report.html"
     _refuse_other_files(file)
     record = read_run_record(chosen)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import RunError
 from daedap.evaluation.tables import align_columns
@@ -40,7 +40,7 @@ def runs(*, runs: Path = RUNS) -> RunList:
     runs
         Folder of the runs.
     """
-    return RunList(store.every(runs), store.every(runs / "bases"))
+    return RunList(run_store.list_runs(runs), run_store.list_runs(runs / "bases"))
 
 
 def _base_lines(bases: list[Run]) -> list[str]:

@@ -16,7 +16,7 @@ def refuse_with_resume(*given: Any) -> None:
     for one in filter(None, given):
         for name in _changed(one) if is_dataclass(one) else [str(one)]:
             raise SettingsError(
-                "--resume goes on with the run's own file and settings, not with {given}.",
+                "--resume continues with the run's own file and settings, not with {given}.",
                 "Leave {given} out, or leave --resume out to start the next run.",
                 given=name,
             )

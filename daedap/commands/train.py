@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 
 from cyclopts import Parameter
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.commands.shared import refuse_with_resume
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions
 from daedap.errors import SettingsError
@@ -52,8 +52,8 @@ def train(
     if run_options.resume:
         chosen = (read_options, split_options, model_options, train_options)
         refuse_with_resume(file, parent_name and f"--from {parent_name}", *chosen)
-        return _resume(store.interrupted(run_options.resume, runs))
-    parent = store.find(parent_name, runs) if parent_name else None
+        return _resume(run_store.interrupted(run_options.resume, runs))
+    parent = run_store.find(parent_name, runs) if parent_name else None
     if parent:
         model_options, split_options = parent_options(parent, model_options, split_options)
         if file is None:
@@ -121,13 +121,13 @@ def _earlier_attempt(config: TrainConfig, runs: Path) -> Run | None:
     if config.launch is None:
         return None
     document = json.loads(json.dumps(config.to_json()))
-    return next((run for run in store.unfinished(runs) if run.document("config.json") == document), None)
+    return next((run for run in run_store.unfinished(runs) if run.document("config.json") == document), None)
 
 
 def _require_tracker(train_options: TrainOptions) -> None:
     """Raise SettingsError when the tracker is not installed: accelerate would only warn, and log nowhere."""
-    found = None if train_options.report_to == "none" else find_spec(train_options.report_to)
-    if train_options.report_to != "none" and not (found and found.origin):  # a folder of that name has no origin
+    result = None if train_options.report_to == "none" else find_spec(train_options.report_to)
+    if train_options.report_to != "none" and not (result and result.origin):  # a folder of that name has no origin
         raise SettingsError(
             "--report-to {name}: the package {name} is not installed.",
             "Install it: pip install {name}",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.commands.train import STARTER_EPOCHS, train
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions, TuneOptions
 from daedap.data.split import write_split
@@ -69,7 +69,7 @@ def tune(
 ) -> TuneResult:
     """Search for better settings within a budget (default: an hour), then train a run with the best ones.
 
-    Options that are set to another value than their default are not searched. The same command goes on with the same
+    Options that are set to another value than their default are not searched. The same command continues the same
     study. Raises DataError, BaseError, SettingsError, RunError and StorageError.
 
     Parameters
@@ -169,13 +169,13 @@ def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
 
 def _existing_run(config: TrainConfig, runs: Path) -> Run | None:
     """The complete run of an earlier call with the same study, trial, and at least as many epochs."""
-    complete = (run for run in store.every(runs) if run.complete and run.config.study == config.study)
+    complete = (run for run in run_store.list_runs(runs) if run.complete and run.config.study == config.study)
     return next((run for run in complete if run.config.train.epochs >= config.train.epochs), None)
 
 
 def _interrupted(runs: Path, study: str) -> Run | None:
     """The unfinished run of an earlier call with the same study."""
-    of_study = (run for run in store.unfinished(runs) if (run.config.study or "").rpartition(":")[0] == study)
+    of_study = (run for run in run_store.unfinished(runs) if (run.config.study or "").rpartition(":")[0] == study)
     return next((run for run in of_study if not run.busy), None)
 
 

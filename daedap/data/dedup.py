@@ -77,10 +77,10 @@ def _similar_in_groups(
         rest = np.flatnonzero(~np.isin(groups[distinct[:start]], large))
         stop = _chunk_end(rare, start, min(start + (_LARGE if len(large) else 4 * _LARGE), len(forms)), rest)
         chunk = np.arange(start, stop)
-        found = [_near(vectors, rare, chunk, np.concatenate([rest, chunk]))]
+        result = [_near(vectors, rare, chunk, np.concatenate([rest, chunk]))]
         members = (np.flatnonzero(groups[distinct[:start]] == number) for number in large)
-        found += [_first_near(vectors, rare, chunk, group) for group in members]
-        rows, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+        result += [_first_near(vectors, rare, chunk, group) for group in members]
+        rows, columns = (np.concatenate(part) for part in zip(*result, strict=True))
         order = np.argsort(rows, kind="stable")
         yield from np.split(columns[order], np.searchsorted(rows[order], chunk[1:]))
         start = stop
@@ -102,15 +102,15 @@ def _first_near(
     vectors: csr_matrix, rare: csr_matrix, rows: NDArray[np.int64], group: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Like `_near`, but one of `group` for each row: those without one yet are compared with ever more of it."""
-    found = [(rows[:0], group[:0])]
+    result = [(rows[:0], group[:0])]
     begin, size = 0, 16
     while len(rows) and begin < len(group):
         near, columns = _near(vectors, rare, rows, group[begin : begin + size])
         near, places = np.unique(near, return_index=True)
-        found.append((near, columns[places]))
+        result.append((near, columns[places]))
         rows = np.setdiff1d(rows, near, assume_unique=True)
         begin, size = begin + size, 4 * size
-    near, columns = (np.concatenate(part) for part in zip(*found, strict=True))
+    near, columns = (np.concatenate(part) for part in zip(*result, strict=True))
     return near, columns
 
 

@@ -131,8 +131,8 @@ def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
             return [{"role": "user", "content": prompt}, *completion]
     if isinstance(contents := row.get("contents"), list) and _is_messages(contents):  # Gemini's
         return contents
-    found = (row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key])
-    return next((value for value in found if not _are_conversations(value)), None)
+    lists = (row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key])
+    return next((value for value in lists if not _are_conversations(value)), None)
 
 
 def _are_conversations(values: Sequence[Any] | Mapping[str, Any]) -> bool:
@@ -312,11 +312,11 @@ def _maps_questions(row: Mapping[str, Any]) -> bool:
 
 def _intent_texts(row: Mapping[str, Any]) -> tuple[list[str], list[str]] | None:
     """The wordings and the answers of an intent: of Dialogflow, or of a chatbot tutorial's intents.json."""
-    found = [
+    phrases, responses = (
         next((texts for key in keys if isinstance(row.get(key), list) and (texts := _intent_list(row[key]))), [])
         for keys in (_PHRASES, _RESPONSES)
-    ]
-    return (found[0], found[1]) if all(found) else None
+    )
+    return (phrases, responses) if phrases and responses else None
 
 
 def _intent_list(values: Sequence[Any]) -> list[str]:

@@ -84,8 +84,8 @@ def _begins_asking(lines: Sequence[str]) -> bool:
 
 def _inline_style(lines: Sequence[str]) -> _Style | None:
     """The style of lines each of which holds a question and its answer."""
-    found = [bool(_WORDS_INLINE.question.match(line)) for line in lines]
-    if found[0] and sum(found) == sum(bool(_WORDS.question.match(line)) for line in lines):
+    result = [bool(_WORDS_INLINE.question.match(line)) for line in lines]
+    if result[0] and sum(result) == sum(bool(_WORDS.question.match(line)) for line in lines):
         return _WORDS_INLINE
     arrows = [match for line in lines if (match := _ARROWS.question.match(line))]
     if len(arrows) < 2 or len(arrows) < 0.5 * len(lines) or not _ARROWS.question.match(lines[0]):
@@ -102,7 +102,7 @@ def has_marked_lines(sample: Sequence[str]) -> bool:
 
 
 def marked_lines(lines: Iterable[str]) -> Iterator[Pair | BadRow]:
-    """The pairs of such a text; lines without a mark go on with the one before."""
+    """The pairs of such a text; a line without a mark continues the one before."""
     rest = iter(lines)
     sample = list(islice(rest, _SAMPLE))
     style = _style_of(sample)

@@ -38,14 +38,14 @@ def read_questions(path: Path, column: str | None = None) -> Iterator[str]:
     refuse_damaged_archive(path)
     suffix = Path(inner_name(path)).suffix.lower()
     if is_excel(path):
-        found: Iterator[str] = _of_workbook(path, column)
+        texts: Iterator[str] = _of_workbook(path, column)
     elif suffix in JSON_SUFFIXES:
-        found = _of_objects(path, column)
+        texts = _of_objects(path, column)
     elif suffix in _TABLES or column:
-        found = _of_table(path, column)
+        texts = _of_table(path, column)
     else:
-        found = _of_lines(path)
-    for text in found:
+        texts = _of_lines(path)
+    for text in texts:
         if question := clean_text(text)[0]:
             yield question
 

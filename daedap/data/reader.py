@@ -374,8 +374,8 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
     assert source.text, "all other formats are text"
     with open_text(source.path, source.text) as lines:
         if source.format == "jsonl":
-            found = objects(lines)
-            yield from _message_rows(found, source.turns, source) if source.turns else _object_rows(found, source)
+            rows = objects(lines)
+            yield from _message_rows(rows, source.turns, source) if source.turns else _object_rows(rows, source)
         elif source.format == "text":
             yield from marked_lines(lines)
         elif source.texts:
@@ -387,11 +387,11 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
 
 
 def _message_rows(
-    found: Iterable[tuple[int, dict[str, Any] | BadRow]], turns: TurnColumns, source: Source
+    rows: Iterable[tuple[int, dict[str, Any] | BadRow]], turns: TurnColumns, source: Source
 ) -> Iterator[Pair | BadRow]:
     """The pairs of objects each of which is one message."""
     broken: list[BadRow] = []
-    for row in table_rows(_message_records(found, turns, broken), turns, source):
+    for row in table_rows(_message_records(rows, turns, broken), turns, source):
         yield from broken
         broken.clear()
         yield row
@@ -399,11 +399,11 @@ def _message_rows(
 
 
 def _message_records(
-    found: Iterable[tuple[int, dict[str, Any] | BadRow]], turns: TurnColumns, broken: list[BadRow]
+    rows: Iterable[tuple[int, dict[str, Any] | BadRow]], turns: TurnColumns, broken: list[BadRow]
 ) -> Iterator[Record]:
     """Messages as records of a table; what is no object is appended to `broken`."""
     columns = [turns.text, *turns.more_texts, turns.speaker, turns.conversation, turns.turn]
-    for line, row in found:
+    for line, row in rows:
         if isinstance(row, BadRow):
             broken.append(row)
             continue
@@ -413,9 +413,9 @@ def _message_records(
         yield Record(line, fields, excerpt(str(row)))
 
 
-def _object_rows(found: Iterable[tuple[int, dict[str, Any] | BadRow]], source: Source) -> Iterator[Pair | BadRow]:
+def _object_rows(rows: Iterable[tuple[int, dict[str, Any] | BadRow]], source: Source) -> Iterator[Pair | BadRow]:
     choose = _key_chooser(source.path, source.read_options)
-    for line, row in found:
+    for line, row in rows:
         if isinstance(row, BadRow):
             yield row
         else:

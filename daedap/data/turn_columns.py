@@ -33,18 +33,18 @@ class TurnColumns:
 
 def turn_columns(names: Sequence[str], line: int) -> TurnColumns | None:
     """Columns of a table of messages: speaker and text, or dialogue and text; None when there are answers."""
-    found: dict[str, Column] = {}
+    columns: dict[str, Column] = {}
     ranks: dict[str, float] = {}
     for index, name in enumerate(names):
         if (role := header_role(name)) and name.strip():
-            found.setdefault(role.role, Column(index, name))
+            columns.setdefault(role.role, Column(index, name))
             ranks[role.role] = min(role.rank, ranks.get(role.role, 9))
-    speaker, conversation = found.get("speaker"), found.get("conversation")
-    text = found.get("utterance") or (found.get("question") if ranks.get("question") == 1 else None)
-    text = text or (found.get("content") if speaker else None)
+    speaker, conversation = columns.get("speaker"), columns.get("conversation")
+    text = columns.get("utterance") or (columns.get("question") if ranks.get("question") == 1 else None)
+    text = text or (columns.get("content") if speaker else None)
     if not text or not (speaker or conversation) or ranks.get("answer", 9) < 2:
         return None
-    return TurnColumns(text, speaker, conversation, found.get("turn"), len(names), line)
+    return TurnColumns(text, speaker, conversation, columns.get("turn"), len(names), line)
 
 
 def turns_by_content(names: Sequence[str], data: Sequence[Sequence[str]], line: int) -> TurnColumns | None:
@@ -63,12 +63,12 @@ def turns_by_content(names: Sequence[str], data: Sequence[Sequence[str]], line: 
     chosen = [Column(index, names[index]) for index in (sides if len(sides) > 1 else texts)]
     if not chosen or (len(sides) < 2 and len(texts) != 1):
         return None
-    found = {role.role: Column(index, name) for index, name in enumerate(names) if (role := header_role(name))}
+    columns = {role.role: Column(index, name) for index, name in enumerate(names) if (role := header_role(name))}
     return TurnColumns(
         chosen[0],
         Column(speakers[0], names[speakers[0]]),
-        found.get("conversation"),
-        found.get("turn"),
+        columns.get("conversation"),
+        columns.get("turn"),
         len(names),
         line,
         tuple(chosen[1:]),

@@ -87,8 +87,8 @@ class Database:
     def revision(self) -> str | None:
         """The revision of its schema; None: an empty database."""
         with self.read() as connection, suppress(sql.exc.OperationalError, sql.exc.ProgrammingError):
-            found = connection.execute(sql.text("SELECT version_num FROM alembic_version")).scalar()
-            return str(found) if found else None
+            revision = connection.execute(sql.text("SELECT version_num FROM alembic_version")).scalar()
+            return str(revision) if revision else None
         return None
 
     def upgrade(self) -> None:

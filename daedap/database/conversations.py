@@ -72,8 +72,8 @@ class ConversationStore:
     def owner_of(self, conversation: str) -> str | None:
         """The client that a conversation belongs to."""
         with self.database.read() as connection:
-            found = connection.execute(sql.select(conversations.c.client).filter_by(id=conversation)).scalar()
-            return str(found) if found else None
+            client = connection.execute(sql.select(conversations.c.client).filter_by(id=conversation)).scalar()
+            return str(client) if client else None
 
     def reply(self, id: str, client: str | None = None) -> StoredReply | None:
         """A reply, of a conversation of this client if one is named."""
@@ -124,10 +124,9 @@ class ConversationStore:
             "lesson": replies.c.source == "lesson",
         }.get(only or "")
         if text:
-            found = replies.c.question.contains(text, autoescape=True) | replies.c.answer.contains(
-                text, autoescape=True
-            )
-            condition = found if condition is None else sql.and_(condition, found)
+            contains = replies.c.question.contains(text, autoescape=True)
+            contains |= replies.c.answer.contains(text, autoescape=True)
+            condition = contains if condition is None else sql.and_(condition, contains)
         if condition is not None:
             where.append(conversations.c.id.in_(sql.select(replies.c.conversation).where(condition)))
         return self._list(*where, limit=limit)
@@ -182,8 +181,8 @@ class ConversationStore:
         with self.database.read() as connection:
             for row in connection.execute(query):
                 by_form[row.form].append(row)
-        found = [_not_understood(rows) for rows in by_form.values()]
-        return sorted(found, key=lambda each: -each["count"])[:limit]
+        result = [_not_understood(rows) for rows in by_form.values()]
+        return sorted(result, key=lambda each: -each["count"])[:limit]
 
     def asked(self, limit: int = 2000) -> list[tuple[str, int, str]]:
         """The latest different questions: question, times asked, its last answer."""

@@ -48,8 +48,8 @@ class EventStore:
     def answer(self, key: str) -> Json | None:
         """The answer to an event, once whoever has claimed it has found one."""
         with self.database.read() as connection:
-            found: Json | None = connection.execute(sql.select(events.c.answer).filter_by(key=key)).scalar()
-            return found
+            result: Json | None = connection.execute(sql.select(events.c.answer).filter_by(key=key)).scalar()
+            return result
 
 
 def _before(seconds: float) -> str:

@@ -128,7 +128,7 @@ class LessonStore:
             rows = connection.execute(sql.select(lessons).filter_by(state="accepted").order_by(*order))
             return [_taught(row).lesson for row in rows]
 
-    def every(self, state: State | None = None) -> list[TaughtLesson]:
+    def all(self, state: State | None = None) -> list[TaughtLesson]:
         """All lessons, or those of one state: the latest first, but those that wait in the order they came in."""
         order = lessons.c.created.asc() if state == "pending" else lessons.c.created.desc()
         query = sql.select(lessons).order_by(order, lessons.c.id)
@@ -172,16 +172,16 @@ class LessonStore:
 
     def undo(self, id: str) -> TaughtLesson | None:
         """Take a lesson out of force, which brings back the one it replaced; a rejected one waits again."""
-        found = self.find(id)
-        return found and self._move(id, "pending" if found.state == "rejected" else "undone")
+        lesson = self.find(id)
+        return lesson and self._move(id, "pending" if lesson.state == "rejected" else "undone")
 
     def _move(self, id: str, state: State) -> TaughtLesson | None:
         with self.database.write() as connection:
             _raise_revision(connection)
-            if not (found := _find(connection, id)):
+            if not (lesson := _find(connection, id)):
                 return None
             _set(connection, id, state=state, decided=None if state == "pending" else now())
-            if state == "undone" and (before := found.replaces and _find(connection, found.replaces)):
+            if state == "undone" and (before := lesson.replaces and _find(connection, lesson.replaces)):
                 _set(connection, before.id, state="accepted" if before.decided else "pending")
             return _find(connection, id)
 

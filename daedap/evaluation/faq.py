@@ -278,8 +278,8 @@ def baselines(known: Sequence[Pair], questions: Sequence[str], encoder: Encoder 
     by_both = by_question + vectors @ encoder.encode(answers).T
     similarities = {"ngrams": lexical, "encoder_questions": by_question, "encoder": by_both}
     return {
-        name: LookUp(tuple(answers[row] for row in found.argmax(axis=1)), found.max(axis=1).astype(np.float64))
-        for name, found in similarities.items()
+        name: LookUp(tuple(answers[row] for row in result.argmax(axis=1)), result.max(axis=1).astype(np.float64))
+        for name, result in similarities.items()
     }
 
 

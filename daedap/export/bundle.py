@@ -27,7 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.data.split import HELD_OUT, SPLITS, read_rows, sample_rows
 from daedap.errors import ExportError
 from daedap.export.card import write_card
@@ -127,7 +127,7 @@ def write_manifest(run: Run, bot: Bot, folder: Path) -> None:
     data["file"] = Path(data["file"]).name  # not where it lies on this machine
     kept = {name: manifest[name] for name in ("format", "number", "finished", "daedap", "base", "headline")}
     contents = {"pairs": len(bot.retriever.index.pairs), "lessons": len(bot.lessons.lessons) if bot.lessons else 0}
-    write_json(folder / "manifest.json", {**kept, "bundle": contents, "data": data, "files": store.sizes(folder)})
+    write_json(folder / "manifest.json", {**kept, "bundle": contents, "data": data, "files": run_store.sizes(folder)})
 
 
 def check(run: Run, bot: Bot, bundle: Path) -> BundleCheck:
@@ -137,15 +137,17 @@ def check(run: Run, bot: Bot, bundle: Path) -> BundleCheck:
     """
     questions = _questions(run, _GENERATED_QUESTIONS if bot.generates else _QUESTIONS)
     expected = [bot.reply(questions[0]), *bot.reply_many(questions[1:])]
-    told = _ask(bundle, questions)
-    if told["heavy"]:
-        raise ExportError("The bundle loaded {names} to answer.", "Please report this.", names=", ".join(told["heavy"]))
+    answered = _ask(bundle, questions)
+    if answered["heavy"]:
+        raise ExportError(
+            "The bundle loaded {names} to answer.", "Please report this.", names=", ".join(answered["heavy"])
+        )
     differences = [
-        Difference(reply.question, reply.text, str(found["answer"]))
-        for reply, found in zip(expected, told["replies"], strict=True)
-        if not _same(reply, found)
+        Difference(reply.question, reply.text, str(answer["answer"]))
+        for reply, answer in zip(expected, answered["replies"], strict=True)
+        if not _same(reply, answer)
     ]
-    return BundleCheck(Verification(len(questions), tuple(differences)), float(told["seconds"]))
+    return BundleCheck(Verification(len(questions), tuple(differences)), float(answered["seconds"]))
 
 
 def compress(folder: Path, archive: Path) -> None:
@@ -219,6 +221,6 @@ def _ask(bundle: Path, questions: Sequence[str]) -> Any:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def _same(reply: Reply, found: dict[str, Any]) -> bool:
+def _same(reply: Reply, answer: dict[str, Any]) -> bool:
     ours = reply.to_json()
-    return all(ours[name] == found[name] for name in ("question", "answer", "source", "suggestions"))
+    return all(ours[name] == answer[name] for name in ("question", "answer", "source", "suggestions"))

@@ -73,10 +73,10 @@ class Verification:
         return {"compared": self.compared, "texts": self.texts, "differences": pairs}
 
 
-def compare(questions: Sequence[str], expected: Sequence[ModelAnswer], found: Sequence[ModelAnswer]) -> Verification:
+def compare(questions: Sequence[str], expected: Sequence[ModelAnswer], actual: Sequence[ModelAnswer]) -> Verification:
     """The questions whose prompt, tokens or text differ."""
     differences = []
-    for question, ours, theirs in zip(questions, expected, found, strict=True):
+    for question, ours, theirs in zip(questions, expected, actual, strict=True):
         if (ours.prompt, ours.tokens, _plain(ours.text)) != (theirs.prompt, theirs.tokens, _plain(theirs.text)):
             differences.append(Difference(question, *_shown(ours, theirs)))
     return Verification(len(questions), tuple(differences))

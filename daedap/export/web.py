@@ -240,9 +240,9 @@ def read_weights(file: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
     def number(code: str) -> int:
         nonlocal place
-        (found,) = struct.unpack_from(f"<{code}", octets, place)
+        (result,) = struct.unpack_from(f"<{code}", octets, place)
         place += struct.calcsize(code)
-        return int(found)
+        return int(result)
 
     def text() -> str:
         nonlocal place
@@ -270,8 +270,8 @@ def check(bot: Bot, folder: Path) -> Verification:
     """Compare the sentence vectors that the page's files give with the bot's, which decide nearly every answer."""
     texts = list(dict.fromkeys(pair.question for pair in bot.retriever.index.pairs))[:_CHECKED]
     encoder = bot.retriever.encoder
-    found = _vectors(folder, [encoder.tokenizer.encode(text).ids for text in texts])
-    cosines = np.einsum("tw,tw->t", found, encoder.encode(texts))
+    result = _vectors(folder, [encoder.tokenizer.encode(text).ids for text in texts])
+    cosines = np.einsum("tw,tw->t", result, encoder.encode(texts))
     far = [(text, cosine) for text, cosine in zip(texts, cosines.tolist(), strict=True) if not cosine >= _ALIKE]
     return Verification(len(texts), tuple(Difference(text, "1.00", f"{cosine:.2f}") for text, cosine in far))
 

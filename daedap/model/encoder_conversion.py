@@ -194,8 +194,8 @@ def _read_prefix(name: str, folder: Path) -> str:
     prompts = config.get("prompts") or {}
     card = folder / "README.md"
     if not prompts and card.is_file():
-        found = _PREFIX_IN_CARD.search(card.read_text(encoding="utf-8", errors="replace"))
-        return found[1] if found else ""
+        match = _PREFIX_IN_CARD.search(card.read_text(encoding="utf-8", errors="replace"))
+        return match[1] if match else ""
     return str(prompts.get("query") or prompts.get(config.get("default_prompt_name")) or "")
 
 
@@ -287,8 +287,8 @@ def _reference(source: _Source, model: PreTrainedModel, tokenizer: Tokenizer) ->
         states = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         vectors.append((states[0] if source.settings.pooling == "cls" else states.mean(dim=0)).numpy())
     tokenizer.no_truncation()
-    found = np.stack(vectors).astype(np.float32)
-    unit: FloatArray = found / np.linalg.norm(found, axis=1, keepdims=True)
+    result = np.stack(vectors).astype(np.float32)
+    unit: FloatArray = result / np.linalg.norm(result, axis=1, keepdims=True)
     return unit
 
 

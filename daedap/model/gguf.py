@@ -193,9 +193,9 @@ def pick_gguf(names: Sequence[str], repository: str, tag: str = "") -> str | Non
     None where there is no GGUF file. Raises BaseError when the choice is left to the user.
     """
     files = sorted(name for name in names if name.endswith(".gguf") and "/" not in name and "mmproj" not in name)
-    found = [name for name in files if re.search(rf"(?i)[-._]{re.escape(tag)}\.gguf$", name)] if tag else files
-    if len(found) == 1 or not files:
-        return found[0] if found else None
+    result = [name for name in files if re.search(rf"(?i)[-._]{re.escape(tag)}\.gguf$", name)] if tag else files
+    if len(result) == 1 or not files:
+        return result[0] if result else None
     tags = [match[1] for name in files if (match := re.search(r"[-.]((?:I?Q\d|B?F\d)\w*)\.gguf$", name))]
     raise BaseError(
         "{repository}: {count} GGUF files, {files}.",

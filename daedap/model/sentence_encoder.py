@@ -109,8 +109,8 @@ class SentenceEncoder:
         parts = [order[start : start + _AT_ONCE] for start in range(0, len(order), _AT_ONCE)]
         batches = [[tokens[row] for row in part] for part in parts]
         vectors = np.zeros((len(texts), self.width), np.float32)
-        for part, found in zip(parts, self._each(batches), strict=True):
-            vectors[part] = found
+        for part, result in zip(parts, self._each(batches), strict=True):
+            vectors[part] = result
         return vectors
 
     def encode_tokens(self, texts: Sequence[str]) -> list[FloatArray]:

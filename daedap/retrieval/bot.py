@@ -71,10 +71,10 @@ class Bot:
         `held_out`: also answer from the rows that were held out for the scores, which are the user's, too, and from the
         lessons taught since.
         """
-        found = find(str(run), Path(runs))
-        bot = cls.of(found, answer_options=answer_options, held_out=held_out)
+        result = find(str(run), Path(runs))
+        bot = cls.of(result, answer_options=answer_options, held_out=held_out)
         if held_out:
-            bot.teach(stored_lessons(found.folder.parent))
+            bot.teach(stored_lessons(result.folder.parent))
         return bot
 
     @classmethod

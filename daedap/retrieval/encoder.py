@@ -80,16 +80,16 @@ class TextVectorizer:
 
     def transform(self, texts: Sequence[str]) -> FloatArray:
         """(texts, 768): two parts, each of length 1 or, where nothing is known of a text, 0."""
-        found = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
+        result = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
         for start in range(0, len(texts), _BATCH):
             some = texts[start : start + _BATCH]
             analysed = self._analyse(some)
             counts: sparse.csr_array[np.float32] = self._tfidf.transform(analysed)
             used = np.unique(counts.indices)
             lsa = counts[:, used] @ self.components[used].astype(np.float32)
-            found[start : start + len(some), :_COMPONENTS] = unit(lsa)
-            found[start : start + len(some), _COMPONENTS:] = unit(self._weighted_sums(analysed))
-        return found
+            result[start : start + len(some), :_COMPONENTS] = unit(lsa)
+            result[start : start + len(some), _COMPONENTS:] = unit(self._weighted_sums(analysed))
+        return result
 
     def _analyse(self, texts: Sequence[str]) -> list[_AnalysedText]:
         new = list(dict.fromkeys(text for text in texts if text not in self._analysed))
@@ -164,8 +164,8 @@ class _AnalysedText:
 
 def _analyse(texts: Sequence[str]) -> list[_AnalysedText]:
     """Texts and their morphemes, without emoticons."""
-    found = zip(texts, analyse(texts), strict=True)
-    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in found]
+    result = zip(texts, analyse(texts), strict=True)
+    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in result]
 
 
 @lru_cache(2**16)
@@ -194,8 +194,8 @@ def _name(morpheme: Morpheme) -> str:
 def unit(rows: Any) -> FloatArray:
     """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    found: FloatArray = (rows / np.maximum(length, 1e-9)).astype(np.float32)
-    return found
+    result: FloatArray = (rows / np.maximum(length, 1e-9)).astype(np.float32)
+    return result
 
 
 MAX_PAIRS = 100_000

@@ -64,10 +64,10 @@ class InteractionModel:
         to_query = [_softmax(each, axis=0).T @ projected for each in attention]
         highest = [each.max(axis=1) for each in np.split(cosines, ends, axis=1)]
         asked = self._compared(np.tile(projected, (len(pairs), 1)), np.concatenate(to_known), np.concatenate(highest))
-        found = self._compared(values, np.concatenate(to_query), cosines.max(axis=0))
+        odds = self._compared(values, np.concatenate(to_query), cosines.max(axis=0))
         pooled = [
             self._pooled("query_gate", [query] * len(pairs), np.split(asked, len(pairs))),
-            self._pooled("pair_gate", np.split(known, ends), np.split(found, ends)),
+            self._pooled("pair_gate", np.split(known, ends), np.split(odds, ends)),
         ]
         hidden = self._activated("hidden", np.concatenate([*pooled, similarities], axis=1))
         log_odds: FloatArray = self._linear("output", hidden)[:, 0]

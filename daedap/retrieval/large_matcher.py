@@ -140,8 +140,8 @@ class LargeMatcher(AnswerMatcher):
     def _each(self, queries: Sequence[Query], find: Callable[[AnswerMatcher, Query], Found]) -> Iterator[Found]:
         for query in queries:
             rows = self._nearest(query)
-            found = find(self._among(rows), query)
-            yield found._replace(rows=rows[found.rows])
+            result = find(self._among(rows), query)
+            yield result._replace(rows=rows[result.rows])
 
     def _nearest(self, query: Query) -> Rows:
         """Rows in ascending order, so that of equal pairs the newest stays the first."""

@@ -71,17 +71,17 @@ class LessonBook:
         exact = [self.exact(query.text) for query in queries]
         if not self._matcher:
             return exact
-        found = self._matcher.signals(queries, 2)
-        return [hit or self._hit(near, rival) for hit, near, rival in zip(exact, found, known, strict=True)]
+        nearest = self._matcher.signals(queries, 2)
+        return [hit or self._hit(near, rival) for hit, near, rival in zip(exact, nearest, known, strict=True)]
 
-    def _hit(self, found: Signals, known: Match) -> LessonHit | None:
+    def _hit(self, nearest: Signals, known: Match) -> LessonHit | None:
         assert self._matcher, "signals come from a matcher"
-        lesson = self._similar[int(found.rows[0])]
-        margin = float(found.calibration[_SCORE]) - self._rival(lesson, known)
+        lesson = self._similar[int(nearest.rows[0])]
+        margin = float(nearest.calibration[_SCORE]) - self._rival(lesson, known)
         if margin <= 0:
             return None
-        signals = with_rival(found.calibration, margin)
-        similarity = float(found.similarities[0].clip(0, 1))
+        signals = with_rival(nearest.calibration, margin)
+        similarity = float(nearest.similarities[0].clip(0, 1))
         return LessonHit(lesson, self._matcher.weights.probability(signals), similarity, False)
 
     def _rival(self, lesson: Lesson, known: Match) -> float:

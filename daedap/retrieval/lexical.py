@@ -72,12 +72,12 @@ class CharTfidf:
 
     def vectors(self, texts: Sequence[str]) -> sparse.csr_array[np.float32]:
         """(texts, FEATURES), each row of length 1; a text without characters is all zeros."""
-        found = _counts(texts)
-        found.data *= self.idf[found.indices]
-        length = np.sqrt(np.asarray(found.multiply(found).sum(axis=1), dtype=np.float64)).ravel()
-        rows = np.repeat(length, np.diff(found.indptr))  # the length of each entry's own row
-        found.data /= rows.astype(np.float32)
-        return found
+        result = _counts(texts)
+        result.data *= self.idf[result.indices]
+        length = np.sqrt(np.asarray(result.multiply(result).sum(axis=1), dtype=np.float64)).ravel()
+        rows = np.repeat(length, np.diff(result.indptr))  # the length of each entry's own row
+        result.data /= rows.astype(np.float32)
+        return result
 
 
 class LexicalIndex:
@@ -125,10 +125,10 @@ class LexicalIndex:
         frequent = vectors[:, common].toarray()
         vectors.data[np.isin(vectors.indices, common)] = 0
         vectors.eliminate_zeros()
-        found: NDArray[np.float32] = (vectors @ self._postings).toarray()
+        result: NDArray[np.float32] = (vectors @ self._postings).toarray()
         for row, place in zip(*frequent.nonzero(), strict=True):  # not by BLAS: equal questions must stay exactly equal
-            found[row] += frequent[row, place] * dense[place]
-        return found
+            result[row] += frequent[row, place] * dense[place]
+        return result
 
     @cached_property
     def _common(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
@@ -138,10 +138,10 @@ class LexicalIndex:
 
     def nearest(self, questions: Sequence[str], k: int = 1) -> list[list[Evidence]]:
         """The `k` nearest known questions with their answers, best first, for each question."""
-        found = self.search(questions, k)
+        hits = self.search(questions, k)
         return [
             [self._evidence(row, similarity) for row, similarity in zip(rows, similarities, strict=True)]
-            for rows, similarities in zip(found.rows.tolist(), found.similarities.tolist(), strict=True)
+            for rows, similarities in zip(hits.rows.tolist(), hits.similarities.tolist(), strict=True)
         ]
 
     def _evidence(self, row: int, similarity: float) -> Evidence:

@@ -114,8 +114,8 @@ class AnswerMatcher:
             for query, row in zip(queries, known, strict=True)
         ]
 
-    def _match(self, found: Signals) -> Match:
-        return Match(found.rows, found.similarities, self.weights.probability(found.calibration))
+    def _match(self, signals: Signals) -> Match:
+        return Match(signals.rows, signals.similarities, self.weights.probability(signals.calibration))
 
     def _exact(self, query: Query, row: int, k: int) -> Match:
         """Of rows with this very question the first is taken, the newest."""
@@ -126,10 +126,10 @@ class AnswerMatcher:
 
     def signals(self, queries: Sequence[Query], k: int = 4) -> list[Signals]:
         """What the match of each query is decided by."""
-        found: list[Signals] = []
+        result: list[Signals] = []
         for part in chunks(len(queries), len(self.index.pairs), CELLS // 4):
-            found += self._signals(queries[part], k)
-        return found
+            result += self._signals(queries[part], k)
+        return result
 
     def views(self, queries: Sequence[Query]) -> FloatArray:
         """(views, queries, pairs): similarities in the order of VIEWS."""
@@ -147,8 +147,8 @@ class AnswerMatcher:
     def _signals(self, queries: Sequence[Query], k: int) -> list[Signals]:
         views, texts = self.views(queries), texts_of(queries)
         scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, views)
-        found = self.candidates(texts, scores, views, max(k, CANDIDATES))
-        ranked = [self._ranked(each) for each in found]
+        result = self.candidates(texts, scores, views, max(k, CANDIDATES))
+        ranked = [self._ranked(each) for each in result]
         best = np.array([each.rows[0] for each in ranked])
         columns = {
             **{name: view[range(len(best)), best] for name, view in zip(VIEWS, views, strict=True)},
@@ -171,7 +171,7 @@ class AnswerMatcher:
         """
         near = largest(scores, min(8 * count, scores.shape[1]))
         rows = [self._distinct(each, count) for each in near]
-        found: list[Candidates] = []
+        result: list[Candidates] = []
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             part = slice(start, start + _QUERIES_AT_ONCE)
             pairs = [self.index.pairs[row] for row in {int(row) for each in rows[part] for row in each[:CANDIDATES]}]
@@ -180,8 +180,8 @@ class AnswerMatcher:
                 known = [self._token_pair(int(row), texts) for row in each[:CANDIDATES]]
                 log_odds = self._log_odds(query, known, each, views[2:, number])
                 met = [(query @ np.concatenate(pair).T).max(axis=1) for pair in known]
-                found.append(Candidates(each, scores[number, each], log_odds, met))
-        return found
+                result.append(Candidates(each, scores[number, each], log_odds, met))
+        return result
 
     def _token_pair(self, row: int, texts: dict[str, FloatArray]) -> TokenPair:
         pair = self.index.pairs[row]
@@ -201,11 +201,11 @@ class AnswerMatcher:
         read = InteractionModel.default().log_odds(query, known, np.stack([*sides, *margins], axis=1))
         return np.concatenate([read, np.full(len(rows) - len(known), read.min(), np.float32)])
 
-    def _ranked(self, found: Candidates) -> Candidates:
+    def _ranked(self, candidates: Candidates) -> Candidates:
         """In the order of the score with the log odds added; the scores themselves stay as they are."""
-        order = np.argsort(-(found.scores + self.weights.interaction * found.log_odds), kind="stable")
-        met = [found.met[place] for place in order if place < len(found.met)]
-        return Candidates(found.rows[order], found.scores[order], found.log_odds[order], met[:2])
+        order = np.argsort(-(candidates.scores + self.weights.interaction * candidates.log_odds), kind="stable")
+        met = [candidates.met[place] for place in order if place < len(candidates.met)]
+        return Candidates(candidates.rows[order], candidates.scores[order], candidates.log_odds[order], met[:2])
 
     def _lead(self, scores: FloatArray, views: FloatArray, rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
         """How far the best pair is before those with other answers. scores: (queries, pairs), rows: (distinct,)."""
@@ -330,10 +330,10 @@ def _interaction_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
 
 def _token_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
     """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
-    found = []
+    result = []
     for each in ranked:
         mean = each.met[0].mean()
         second = each.met[1].mean() if len(each.met) > 1 else 0.0
-        found.append((mean, np.percentile(each.met[0], 25), mean - second))
-    mean, quartile, margin = np.array(found).reshape(-1, 3).T
+        result.append((mean, np.percentile(each.met[0], 25), mean - second))
+    mean, quartile, margin = np.array(result).reshape(-1, 3).T
     return {"tokens": mean, "token_quartile": quartile, "token_margin": margin}

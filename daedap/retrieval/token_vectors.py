@@ -39,12 +39,12 @@ class TokenVectors:
     def encode(self, queries: Sequence[str], pairs: Iterable[Pair]) -> tuple[list[FloatArray], dict[str, FloatArray]]:
         """(tokens, width) of each query, and of each question and answer of the pairs by its text."""
         wanted = dict.fromkeys(text for pair in pairs for text in (pair.question, pair.answer))
-        found = {text: one for text in wanted if (one := self._kept.get(text)) is not None}
-        new = [text for text in wanted if text not in found]
+        result = {text: one for text in wanted if (one := self._kept.get(text)) is not None}
+        new = [text for text in wanted if text not in result]
         encoded = self._encoder.encode_tokens([*queries, *new])
         added = {text: one.astype(np.float16) for text, one in zip(new, encoded[len(queries) :], strict=True)}
         self._keep(added)
-        return encoded[: len(queries)], {text: one.astype(np.float32) for text, one in {**found, **added}.items()}
+        return encoded[: len(queries)], {text: one.astype(np.float32) for text, one in {**result, **added}.items()}
 
     def _keep(self, added: dict[str, NDArray[np.float16]]) -> None:
         if len(self._kept) + len(added) > _KEPT:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.database.audit import SESSION
 from daedap.database.lessons import State, TaughtLesson, write_csv
 from daedap.errors import RunError
@@ -91,7 +91,7 @@ def logout(server: Server, request: Request) -> JSONResponse:
 def overview(server: Server) -> Json:
     """Counts of everything."""
     counts: Json = dict.fromkeys(("pending", "accepted", "rejected", "undone", "replaced"), 0)
-    for lesson in server.lessons.every():
+    for lesson in server.lessons.all():
         counts[lesson.state] += 1
     waiting = len(_not_understood(server))
     return {
@@ -106,7 +106,7 @@ def overview(server: Server) -> Json:
 def runs(server: Server) -> Json:
     """All runs, the latest first, unfinished and damaged ones too."""
     current = server.bots.current.run
-    return {"runs": [_run(run, current) for run in reversed(store.every(server.bots.runs))]}
+    return {"runs": [_run(run, current) for run in reversed(run_store.list_runs(server.bots.runs))]}
 
 
 def _run(run: Run, current: Run) -> Json:
@@ -124,11 +124,11 @@ def _run(run: Run, current: Run) -> Json:
 @router.get("/runs/{number}")
 def run(number: int, server: Server) -> Json:
     """One run with its curves and scores."""
-    found = next((run for run in server.bots.complete() if run.number == number), None)
-    if not found:
+    complete = {run.number: run for run in server.bots.complete()}
+    if number not in complete:
         raise not_found("run")
     try:
-        return _record(read_run_record(found))
+        return _record(read_run_record(complete[number]))
     except RunError as error:
         raise ApiError(409, "conflict", "The run is damaged: daedap report tells more.") from error
 
@@ -167,18 +167,18 @@ def conversations(
     text: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Json:
     """Everybody's conversations, the latest first."""
-    found = server.conversations.latest(limit=limit, before=before, only=only, text=text)
-    return {"conversations": found, "next": found[-1]["updated"] if len(found) == limit else None}
+    page = server.conversations.latest(limit=limit, before=before, only=only, text=text)
+    return {"conversations": page, "next": page[-1]["updated"] if len(page) == limit else None}
 
 
 @router.get("/conversations/{id}")
 def conversation(id: str, server: Server) -> Json:
     """One conversation; that it was read is noted."""
-    found = server.conversations.find(id)
-    if not found:
+    stored = server.conversations.find(id)
+    if not stored:
         raise not_found("conversation")
     server.audit.note("owner", "read_conversation", conversation=id)
-    return found
+    return stored
 
 
 @router.delete("/conversations/{id}")
@@ -215,8 +215,8 @@ def dismiss(body: Dismissal, server: Server) -> Json:
 def lessons(server: Server, state: State | Literal["all"] = "all") -> Json:
     """Lessons of a state."""
     conflicts = Conflicts.of(server.bots.current, server.lessons.in_force())
-    found = server.lessons.every(None if state == "all" else state)
-    return {"lessons": [{**each.to_json(), "conflict": conflicts.with_lesson(each)} for each in found]}
+    stored = server.lessons.all(None if state == "all" else state)
+    return {"lessons": [{**lesson.to_json(), "conflict": conflicts.with_lesson(lesson)} for lesson in stored]}
 
 
 @router.post("/lessons")
@@ -270,10 +270,10 @@ def _changed(server: Service, action: str, lesson: TaughtLesson | None) -> Json:
 @router.get("/lessons.csv")
 def export(server: Server) -> Response:
     """All lessons as a table; that they were exported is noted."""
-    found = server.lessons.every()
-    server.audit.note("owner", "export_lessons", lessons=len(found))
+    stored = server.lessons.all()
+    server.audit.note("owner", "export_lessons", lessons=len(stored))
     headers = {"Content-Disposition": 'attachment; filename="lessons.csv"'}
-    return Response(write_csv(found), media_type="text/csv; charset=utf-8", headers=headers)
+    return Response(write_csv(stored), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/audit")

@@ -70,8 +70,8 @@ class Batcher(Generic[Job, Result]):
                 await self._wake.wait()
                 if batch := self._take(loop.time()):
                     started, self._in_progress = time.perf_counter(), len(batch)
-                    found = await loop.run_in_executor(thread, self._compute, [each.job for each in batch])
-                    self._deliver(batch, found, time.perf_counter() - started)
+                    result = await loop.run_in_executor(thread, self._compute, [each.job for each in batch])
+                    self._deliver(batch, result, time.perf_counter() - started)
                     self._in_progress = 0
 
     async def drain(self) -> None:

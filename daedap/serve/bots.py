@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from threading import Lock
 
-import daedap.runs as store
+import daedap.runs as run_store
 from daedap.config import AnswerOptions
 from daedap.database.lessons import LessonStore
 from daedap.errors import DaedapError
@@ -61,7 +61,7 @@ class Bots:
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        run = store.find(self.name, self.runs)
+        run = run_store.find(self.name, self.runs)
         if any(self._generates(each) for each in (run, *self.complete())):
             import_module("daedap.model.engine")  # PyTorch before CTranslate2: see model/sentence_encoder.py
         self._revision, self._lessons = self.lesson_store.revision(), self.lesson_store.in_force()
@@ -69,7 +69,7 @@ class Bots:
 
     def complete(self) -> list[Run]:
         """The runs that can be chosen, the latest first."""
-        return [run for run in reversed(store.every(self.runs)) if run.complete and run.command == "train"]
+        return [run for run in reversed(run_store.list_runs(self.runs)) if run.complete and run.command == "train"]
 
     def get(self, number: int | None) -> Bot:
         """The bot of a run, by number; None: the one that is served. Raises RunError."""
@@ -78,7 +78,7 @@ class Bots:
         with self._lock:
             assert number is not None, "that is the current one"
             if number not in self._others:
-                self._others[number] = self._open(store.find(str(number), self.runs))
+                self._others[number] = self._open(run_store.find(str(number), self.runs))
                 if len(self._others) > _OPEN:
                     self._others.popitem(last=False)
             self._others.move_to_end(number)
@@ -86,7 +86,7 @@ class Bots:
 
     def newer(self) -> bool:
         """Change to the run that is latest or best by now, once it is open and warm. Returns whether there was one."""
-        run = store.find(self.name, self.runs)
+        run = run_store.find(self.name, self.runs)
         if run.folder == self.current.run.folder:
             return False
         bot = self._open(run)
@@ -114,8 +114,8 @@ class Bots:
         for row, question in enumerate(questions):
             batches[question.batch].append(row)
         for rows in batches.values():
-            found = _answers(questions[rows[0]].sampled_bot, [questions[row].query for row in rows])
-            for row, reply in zip(rows, found, strict=True):
+            result = _answers(questions[rows[0]].sampled_bot, [questions[row].query for row in rows])
+            for row, reply in zip(rows, result, strict=True):
                 replies[row] = reply
         return replies
 
@@ -141,8 +141,8 @@ def alternatives(bot: Bot, question: str, count: int) -> list[Reply]:
     """The answers of the nearest known questions, all different, the nearest first."""
     replies: dict[str, Reply] = {}
     for evidence in bot.nearest(question, count):
-        found = Reply(question, evidence.answer, "retrieved", evidence.similarity, evidence)
-        replies.setdefault(evidence.answer, found)
+        result = Reply(question, evidence.answer, "retrieved", evidence.similarity, evidence)
+        replies.setdefault(evidence.answer, result)
     return list(replies.values())
 
 

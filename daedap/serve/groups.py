@@ -58,7 +58,7 @@ def _vectors(questions: Sequence[str]) -> list[FloatArray]:
     with _lock:
         if new := [question for question in dict.fromkeys(questions) if question not in _known]:
             _known.update(zip(new, built_in_encoder().encode(new), strict=True))
-        found = [_known[question] for question in questions]
+        result = [_known[question] for question in questions]
         while len(_known) > max(_VECTORS, len(questions)):
             _known.popitem(last=False)
-        return found
+        return result

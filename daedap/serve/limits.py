@@ -62,8 +62,8 @@ class RateLimit:
                 self._times.execute("DELETE FROM clients WHERE free < ?", [now])
             if self._times.execute(_TAKE, {"client": client, "pause": pause, "now": now}).rowcount:
                 return 0.0
-            found = self._times.execute("SELECT free FROM clients WHERE client = ?", [client]).fetchone()
-            return max(0.0, found[0] + pause - 60 - now) if found else 0.0
+            result = self._times.execute("SELECT free FROM clients WHERE client = ?", [client]).fetchone()
+            return max(0.0, result[0] + pause - 60 - now) if result else 0.0
 
     @cached_property
     def _times(self) -> sqlite3.Connection:

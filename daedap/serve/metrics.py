@@ -46,6 +46,6 @@ def forget_process() -> None:
 def forget_killed_processes() -> None:
     """What workers were busy with that were killed counts no more; called as another one takes the place of one."""
     for file in Path(os.environ[FOLDER_VARIABLE]).glob("gauge_live*_*.db"):
-        found = re.search(r"_(\d+)\.db$", file.name)
-        if found and not psutil.pid_exists(int(found[1])):
-            mark_process_dead(int(found[1]))  # type: ignore[no-untyped-call]
+        match = re.search(r"_(\d+)\.db$", file.name)
+        if match and not psutil.pid_exists(int(match[1])):
+            mark_process_dead(int(match[1]))  # type: ignore[no-untyped-call]

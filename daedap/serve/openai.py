@@ -314,8 +314,8 @@ async def model(name: str, server: Server) -> Json:
     known = {each["id"]: each for each in (await run_in_threadpool(models, server))["data"]}
     if name not in known:
         raise _no_model()
-    found: Json = known[name]
-    return found
+    result: Json = known[name]
+    return result
 
 
 def _model(run: Run) -> Json:

@@ -40,13 +40,13 @@ class ServeOptions:
     embed_origins: tuple[str, ...] = ()
     """Web pages that may show the chat page in a frame, as widget.js does: https://www.example.com."""
     kakao: bool = False
-    """Answer in a KakaoTalk channel; at the start the address for the chatbot admin centre is told."""
+    """Answer in a KakaoTalk channel; the address for the chatbot admin centre is printed at the start."""
     kakao_callback_hosts: tuple[str, ...] = ("kakao.com", "kakaocdn.net", "kakaoenterprise.com")
     """Names to which late answers to KakaoTalk may be posted, and those below them."""
     kakao_block: str | None = None
     """Id of a block that uses the skill: buttons in KakaoTalk then name the reply that they belong to."""
     naver: bool = False
-    """Answer in Naver TalkTalk; at the start the address of the webhook is told."""
+    """Answer in Naver TalkTalk; the address of the webhook is printed at the start."""
     naver_token: str | None = None
     """Token of the TalkTalk account, with which late answers are sent. [default: DAEDAP_NAVER_TOKEN]"""
     channel_votes: bool = False

@@ -83,9 +83,9 @@ def _caught(bot: Bot, lesson: Lesson, questions: Sequence[str]) -> list[float | 
         return []
     book, queries = LessonBook.build([lesson], bot.retriever), bot.retriever.encode(questions)
     known = bot.retriever.matcher.match(queries, 4)
-    found: list[float | None] = []
+    result: list[float | None] = []
     for place, hit in enumerate(book.find(queries, known)):
         sure = hit and hit.probability >= bot.answer_options.direct_answer_threshold
         lost = hit and not hit.exact and known[place].exact
-        found.append(hit.similarity if hit and sure and not lost else None)
-    return found
+        result.append(hit.similarity if hit and sure and not lost else None)
+    return result

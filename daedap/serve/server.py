@@ -38,7 +38,7 @@ PASSWORD = "owner-password"
 _SECRET = "{channel}-secret"
 """The file beside the runs that keeps what stands in the address of a channel."""
 _SETTINGS = "DAEDAP_SERVE"
-"""The variable by which worker processes are told what to serve."""
+"""The environment variable that passes the options to worker processes."""
 _BACKLOG = 2048
 
 
@@ -98,12 +98,12 @@ class Served:
 
 
 def serve_one(app: ASGIApp, options: ServeOptions, listening: socket.socket) -> None:
-    """Serve an app from this process until it is told to end."""
+    """Serve an app from this process until it receives a signal to stop."""
     uvicorn.Server(_config(app, options)).run(sockets=[listening])
 
 
 def serve_many(served: Served, listening: socket.socket) -> None:
-    """Serve from several processes until this one is told to end; one that dies is started again."""
+    """Serve from several processes until this one receives a signal to stop; one that dies is started again."""
     settings = {
         "run": served.run,
         "runs": str(served.runs),

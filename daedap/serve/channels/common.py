@@ -73,11 +73,11 @@ def post(message: Message) -> str:
 def _refusal(body: bytes) -> str:
     """Naver says in a good response that it has refused: `{"success": false, "resultCode": "01"}`."""
     try:
-        told = json.loads(body)
+        result = json.loads(body)
     except ValueError:
         return ""
-    refused = isinstance(told, dict) and told.get("success") is False
-    return f"code {str(told.get('resultCode'))[:4]}" if refused else ""
+    refused = isinstance(result, dict) and result.get("success") is False
+    return f"code {str(result.get('resultCode'))[:4]}" if refused else ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Channels:
     secrets: Mapping[str, str]
     """By the name of the channel. They stand in its address, since neither platform signs its requests."""
     patience: float = 4.0
-    """Seconds after which a platform, which waits for 5, is told something else than the answer."""
+    """Seconds after which a platform, which waits for 5, is sent something other than the answer."""
     limit: RateLimit = field(default_factory=lambda: RateLimit(_PER_MINUTE, "channels"))
     """Of each person."""
     post: Callable[[Message], str] = post
@@ -166,8 +166,8 @@ class Channels:
         """What another process answers to the event; None: it keeps no answers, or it was ended."""
         end = time.monotonic() + self.patience
         while self.service.options.store and time.monotonic() < end:
-            if found := await run_in_threadpool(self.events.answer, key):
-                return Answer(found["text"], tuple(found["suggestions"]), found["reply"])
+            if result := await run_in_threadpool(self.events.answer, key):
+                return Answer(result["text"], tuple(result["suggestions"]), result["reply"])
             await asyncio.sleep(_POLL_SECONDS)
         return None
 

@@ -88,10 +88,10 @@ class Buttons:
 
     def quick_reply(self, label: str, text: str, reply: str | None, vote: Vote | None = None) -> Json:
         """A button that says `text`. `extra` comes back as action.clientExtra where it calls a block."""
-        told: Json = {"label": label, "action": "message", "messageText": text}
+        button: Json = {"label": label, "action": "message", "messageText": text}
         if reply:
-            told["extra"] = {"reply": reply, "vote": vote} if vote else {"reply": reply}
-        return {**told, "action": "block", "blockId": self.block} if self.block else told
+            button["extra"] = {"reply": reply, "vote": vote} if vote else {"reply": reply}
+        return {**button, "action": "block", "blockId": self.block} if self.block else button
 
 
 def skill_response(answer: Answer, buttons: Buttons) -> Json:

@@ -68,7 +68,7 @@ def read_event(event: Event) -> Said:
 
 
 def send_event(answer: Answer, note: str, votes: Mapping[str, Vote] | None = None) -> Json:
-    """An answer in Naver's words. What is left out of a very long one is told by `note`; `votes`: label → vote."""
+    """An answer in Naver's words. `note` stands for what is left out of a very long one; `votes`: label → vote."""
     (text,) = parts_of(with_list(answer, _LABEL), _TEXT, 1, note)
     content: Json = {"text": text}
     votes = votes if votes and answer.reply else {}

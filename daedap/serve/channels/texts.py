@@ -38,7 +38,7 @@ def length(text: str) -> int:
 
 
 def parts_of(text: str, size: int, count: int, note: str) -> list[str]:
-    """A text in at most `count` parts of at most `size` characters each; what is left out is told by `note`."""
+    """A text in at most `count` parts of at most `size` characters each; `note` stands for what is left out."""
     parts, rest = list[str](), text.strip()
     while rest and length(rest) > size and len(parts) < count - 1:
         part, rest = _parted(rest, size)
