@@ -62,6 +62,13 @@ def test_clean_names_each_repair_once() -> None:
     assert repairs == ("label", "spaces", "zero_width")
 
 
+def test_quotation_marks_around_both_texts_go() -> None:
+    assert clean(Pair("'주차 되나요?'", "'네, 됩니다.'")) == (Pair("주차 되나요?", "네, 됩니다."), ("quotation",))
+    assert clean(Pair("“주차 되나요?”", "「네.」"))[0] == Pair("주차 되나요?", "네.")
+    for kept in (Pair("'주차' 되나요?", "'네'"), Pair("'환불'", "돈을 돌려 드리는 일이에요."), Pair("'a', 'b'", "'c'")):
+        assert clean(kept) == (kept, ())
+
+
 def test_every_finding_has_its_lines(tmp_path: Path) -> None:
     rows = [
         "질문,답변,분류",  # 1

@@ -80,6 +80,8 @@ _ASKED, _ANSWERED = (
     for words in ("Q|질문|문", "A|답변|답")
 )
 """A question and an answer that say what they are: Q. …, [질문] …; only where both do, as A. may be a choice."""
+_IN_QUOTES = re.compile("'([^']+)'|\"([^\"]+)\"|‘([^‘’]+)’|“([^“”]+)”|「([^「」]+)」")
+"""A text between quotation marks, as a list in a program has it; only where both are."""
 _DAMAGED = re.compile("[\ufffd\ud800-\udfff]")
 
 
@@ -101,6 +103,9 @@ def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:
     history = tuple(Message(message.role, clean_text(message.content)[0]) for message in pair.history)
     if (asked := _ASKED.match(question)) and (answered := _ANSWERED.match(answer)):
         question, answer, kinds = asked[1], answered[1], kinds | {"marks"}
+    if (asked := _IN_QUOTES.fullmatch(question)) and (answered := _IN_QUOTES.fullmatch(answer)):
+        question, answer = asked[asked.lastindex or 0].strip(), answered[answered.lastindex or 0].strip()
+        kinds = kinds | {"quotation"}
     if (question, answer, label, history) == (pair.question, pair.answer, pair.label, pair.history):
         return pair, ()
     repaired = replace(pair, question=question, answer=answer, label=label, history=history)

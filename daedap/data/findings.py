@@ -47,6 +47,7 @@ KINDS: dict[str, Kind] = {
     "spaces": Kind("repaired", "spaces at the ends, or unusual ones"),
     "markup": Kind("repaired", "HTML, entities or Markdown"),
     "marks": Kind("repaired", "marks such as Q. and A. before question and answer"),
+    "quotation": Kind("repaired", "quotation marks around question and answer"),
     "control": Kind("repaired", "control characters"),
     "zero_width": Kind("repaired", "invisible characters"),
     "decomposed": Kind("repaired", "letters in pieces (NFD, as typed on a Mac)"),
@@ -208,7 +209,7 @@ class Report:
         ]
         if self.source.format == "kakaotalk":
             lines.append(translate("This is a private chat: train on it only if everybody in it agrees."))
-        if self.near_duplicates is not None:
+        if self.near_duplicates:
             template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
             lines.append(translate(template, count=self.near_duplicates, compared=self.compared))
         if self.usable:
