@@ -27,11 +27,12 @@ HEADER_AND = "질문,답변\n"
 FILES: dict[str, tuple[bytes, str, str]] = {
     "missing": (b"", "a.csv doesn't exist.", "Check the name and the folder."),
     "folder": (b"", "a.csv is a folder.", "Give one file of pairs in it."),
-    "empty": (b"", "a.csv is empty.", "Write one question and answer a line."),
-    "blank": (b" \n\n", "a.csv is empty.", "Write one question and answer a line."),
+    "empty": (b"", "a.csv is empty.", "Write one question and answer per line."),
+    "blank": (b" \n\n", "a.csv is empty.", "Write one question and answer per line."),
+    "separator": (b"sep=,\n", "a.csv is empty.", "Write one question and answer per line."),
     "image": (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "a.csv is not a text file but PNG.", "Save it as CSV"),
     "binary": (b"a,b\n" + bytes(64), "a.csv, line 2: a NUL byte", "Save it again as CSV"),
-    "header": (HEADER_AND.encode(), "a.csv holds only a header.", "Write one question and answer a line below it."),
+    "header": (HEADER_AND.encode(), "a.csv holds only a header.", "Add one question and answer per line below it."),
     "one column": (
         "안녕\n반가워\n".encode(),
         "a.csv has only one column (안녕)",

@@ -65,7 +65,7 @@ def test_one_sheet_is_chosen(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no sheet 환불; its sheets are 배송, 교환"):
         read(path, sheet="환불")
     (tmp_path / "a.csv").write_text("질문,답변\n안녕,네\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"no workbook.*Leave out --sheet"):
+    with pytest.raises(DataError, match=r"not an Excel workbook.*Leave out --sheet"):
         read(tmp_path / "a.csv", sheet="1")
 
 
@@ -152,3 +152,25 @@ def test_a_formula_without_a_value_is_named(tmp_path: Path) -> None:
 )
 def test_cells_as_the_screen_shows_them(value: object, number_format: str, shown: str) -> None:
     assert format_cell(value, number_format) == shown
+
+
+def test_messages_below_a_cover_sheet(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    messages = [
+        ("speaker", "utterance"),
+        ("고객", "예약되나요?"),
+        ("상담원", "네 됩니다."),
+        ("고객", "내일도요?"),
+        ("상담원", "네."),
+    ]
+    workbook(path, 표지=[("2026년 상담 기록",), ("작성: 고객지원팀",)], 상담=messages)
+    assert texts(read(path)) == [("예약되나요?", "네 됩니다."), ("내일도요?", "네.")]
+
+
+def test_a_sheet_of_messages_beside_pairs_is_left_out_and_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    messages = [("speaker", "utterance"), ("고객", "예약되나요?"), ("상담원", "네 됩니다.")]
+    workbook(path, 배송=[HEADER, ("언제 와요?", "내일 와요.")], 상담=messages)
+    found = read(path)
+    assert texts(found) == [("언제 와요?", "내일 와요.")]
+    assert [(row.kind, row.value) for row in found if isinstance(row, BadRow)] == [("sheet", "상담")]

@@ -267,7 +267,7 @@ def test_a_language_model_is_asked_as_the_client_wants(client: TestClient, train
     wanted: list[Any] = [None, None, Sampling(1.5), Sampling(1.5), Sampling(0), *[Sampling(2.0, 0.5, 7)] * 2]
     questions = [Question(bot, Pair(f"양자역학을 설명해 봐 {n}", ""), each) for n, each in enumerate(wanted)]
     replies = app.service.bots.answer(questions)
-    assert [reply.question for reply in replies] == [question.query.question for question in questions]
+    assert [reply.question for reply in replies] == [question.pair.question for question in questions]
     assert sorted(model.asked) == sorted(
         [
             (2, 0.7, 1.0, 42),

@@ -93,6 +93,32 @@ def test_one_that_waits_too_long_is_not_answered() -> None:
     with_batcher(lambda jobs: jobs, late)
 
 
+def test_one_that_is_computed_too_long_is_not_waited_for() -> None:
+    free = threading.Event()
+
+    def compute(jobs: Sequence[Job]) -> Sequence[str]:
+        free.wait(30)
+        return jobs
+
+    async def slow(batcher: Batcher[Job, Any]) -> str:
+        both = [batcher.submit("one", "a", 0.05), batcher.submit("two", "b", 0.05)]
+        refused = await asyncio.gather(*both, return_exceptions=True)
+        assert [error.status for error in refused if isinstance(error, ApiError)] == [503, 503]
+        free.set()
+        return str(await batcher.submit("one", "c", 30))
+
+    assert with_batcher(compute, slow, at_once=1) == "c", "the queue goes on"
+
+
+def test_results_that_are_missing_fail_their_jobs_alone() -> None:
+    async def both(batcher: Batcher[Job, Any]) -> str:
+        with pytest.raises(RuntimeError, match="0 results for 1 jobs"):
+            await batcher.submit("one", "lost", 30)
+        return str(await batcher.submit("one", "good", 30))
+
+    assert with_batcher(lambda jobs: [job for job in jobs if job != "lost"], both) == "good"
+
+
 def test_a_failure_does_not_stop_the_queue() -> None:
     def compute(jobs: Sequence[Job]) -> Sequence[Any]:
         if "bad" in jobs:

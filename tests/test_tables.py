@@ -128,7 +128,7 @@ def test_rows_that_are_messages(tmp_path: Path) -> None:
 def test_speakers_that_say_nothing_about_their_role(tmp_path: Path) -> None:
     text = "speaker,utterance\nA,예약되나요?\nB,네 됩니다.\n"
     assert texts(read(written(tmp_path, text))) == [("예약되나요?", "네 됩니다.")]
-    with pytest.raises(DataError, match=r"A \(1\), B \(1\), C \(1\).*--speaker"):
+    with pytest.raises(DataError, match=r"is a table of messages.*A \(1\), B \(1\), C \(1\).*--speaker"):
         read(written(tmp_path, text + "C,저도요.\n"))
 
 

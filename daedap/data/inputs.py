@@ -45,7 +45,7 @@ def _missing(path: Path) -> DataError:
 
 def empty_file(path: Path) -> DataError:
     """What is raised for a file without any row."""
-    return DataError("{file} is empty.", "Write one question and answer a line.", file=path)
+    return DataError("{file} is empty.", "Write one question and answer per line.", file=path)
 
 
 def refuse_unknown(path: Path) -> None:

@@ -45,8 +45,7 @@ _SAMPLE = 200
 def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
     """Detect what a file is and where its questions and answers are; reads all of it to detect the encoding.
 
-    Raises:
-        DataError: The file can't be read, or holds no questions and answers.
+    Raises DataError when the file can't be read, or holds no questions and answers.
     """
     refuse_unreadable(path)
     refuse_damaged_archive(path)
@@ -65,7 +64,7 @@ def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) ->
         )
     if read_options.sheet and source.format != "xlsx":
         raise DataError(
-            "{file} is no workbook, so there is no sheet {value} in it.",
+            "--sheet {value}: {file} is not an Excel workbook.",
             "Leave out --sheet.",
             file=path,
             value=read_options.sheet,
@@ -82,24 +81,24 @@ def _open_excel(path: Path, read_options: ReadOptions) -> Source:
         raise empty_file(path)
     chosen = _chosen_sheets(path, sheets, read_options)
     refusal: DataError | None = None
-    read: list[tuple[str, Columns | TurnColumns]] = []
+    read: list[tuple[Sheet, Columns | TurnColumns]] = []
     for sheet in chosen:
         if chat_columns(sheet.records[0].fields or []) and not read_options.question_column:
             return _open_chat(Source(path=path, format="kakaotalk", sheets=(sheet.name,), read_options=read_options))
         try:
-            read.append((sheet.name, _sheet_columns(path, sheet, read_options)))
+            read.append((sheet, _sheet_columns(path, sheet, read_options)))
         except DataError as error:
             refusal = refusal or error
     if not read:
         raise refusal or empty_file(path)
-    names = tuple(name for name, _ in read)
-    first = read[0][1]
-    if isinstance(first, TurnColumns):
-        speaker = _answering(path, _rows_of(chosen[0], first), first, read_options)
+    first, columns = read[0]
+    if isinstance(columns, TurnColumns):
+        speaker = _answer_speaker(path, _rows_of(first, columns), columns, read_options)
         return Source(
-            path=path, format="xlsx", turns=first, speaker=speaker, sheets=names[:1], read_options=read_options
+            path=path, format="xlsx", turns=columns, speaker=speaker, sheets=(first.name,), read_options=read_options
         )
-    return Source(path=path, format="xlsx", columns=first, sheets=names, read_options=read_options)
+    names = tuple(sheet.name for sheet, found in read if isinstance(found, Columns))
+    return Source(path=path, format="xlsx", columns=columns, sheets=names, read_options=read_options)
 
 
 def _chosen_sheets(path: Path, sheets: Sequence[Sheet], read_options: ReadOptions) -> list[Sheet]:
@@ -203,6 +202,8 @@ def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_opti
     delimiter = sniff(sample, "\t" if suffix in (".tsv", ".tab") else ",")
     table = list(records(sample, delimiter))
     filled = [record for record in table if record.fields != []]
+    if not filled:
+        raise empty_file(path)
     if chat_columns(filled[0].fields or []) and not read_options.question_column:
         return _open_chat(
             Source(path=path, format="kakaotalk", text=encoding, delimiter=delimiter, read_options=read_options)
@@ -226,7 +227,7 @@ def _open_table(path: Path, encoding: Encoding, sample: Sequence[str], read_opti
         return replace(source, columns=columns)
     with open_text(path, encoding) as lines:
         after = (record for record in records(lines, delimiter) if record.line > columns.header_line)
-        return replace(source, turns=columns, speaker=_answering(path, after, columns, read_options))
+        return replace(source, turns=columns, speaker=_answer_speaker(path, after, columns, read_options))
 
 
 def _text_column(rows: Sequence[Sequence[str]]) -> Column | None:
@@ -241,7 +242,7 @@ def _text_column(rows: Sequence[Sequence[str]]) -> Column | None:
 
 def _refuse_lone_header(path: Path, columns: Columns | TurnColumns, lines: Sequence[int]) -> None:
     if columns.header_line and not any(line > columns.header_line for line in lines):
-        raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=path)
+        raise DataError("{file} holds only a header.", "Add one question and answer per line below it.", file=path)
 
 
 def _open_json(path: Path, encoding: Encoding, start: str, read_options: ReadOptions) -> Source:
@@ -251,14 +252,14 @@ def _open_json(path: Path, encoding: Encoding, start: str, read_options: ReadOpt
     if not rows:
         raise DataError(
             "{file} holds no JSON objects; it begins: {value}",
-            'Write one object a line: {{"question": "…", "answer": "…"}}.',
+            'Write one object per line: {{"question": "…", "answer": "…"}}.',
             file=path,
             value=excerpt(start.strip()),
         )
     if not (turns := _message_keys(rows, read_options)):
         return replace(source, columns=_object_columns(path, rows, read_options))
     with open_text(path, encoding) as lines:
-        speaker = _answering(path, _message_records(objects(lines), turns, []), turns, read_options)
+        speaker = _answer_speaker(path, _message_records(objects(lines), turns, []), turns, read_options)
     return replace(source, turns=turns, speaker=speaker)
 
 
@@ -308,8 +309,8 @@ def _open_chat(source: Source) -> Source:
             file=source.path,
             name=excerpt(next(iter(counts))),
         )
-    if _answerer(source.read_options) not in counts:
-        raise _wrong_speaker(source.path, counts, source.read_options)
+    if _requested_speaker(source.read_options) not in counts:
+        raise _wrong_speaker(source.path, counts, source.read_options, chat=True)
     return source
 
 
@@ -322,8 +323,8 @@ def _chat_messages(source: Source) -> Iterator[ChatMessage | BadRow]:
         yield from messages(lines, source.delimiter)
 
 
-def _wrong_speaker(path: Path, counts: Counter[str], read_options: ReadOptions) -> DataError:
-    """Refusal that lists who writes how much."""
+def _wrong_speaker(path: Path, counts: Counter[str], read_options: ReadOptions, *, chat: bool) -> DataError:
+    """Refusal that lists the number of messages of each speaker; `chat`: of a KakaoTalk chat, else of a table."""
     shown = ", ".join(f"{excerpt(name)} ({count:,})" for name, count in counts.most_common(10))
     listed = shown + (", …" if len(counts) > 10 else "")
     if read_options.speaker:
@@ -334,26 +335,24 @@ def _wrong_speaker(path: Path, counts: Counter[str], read_options: ReadOptions) 
             value=read_options.speaker,
             speakers=listed,
         )
-    return DataError(
-        "{file} is a KakaoTalk chat; messages by speaker: {speakers}.",
-        "Choose whose messages are the answers with --speaker.",
-        file=path,
-        speakers=listed,
-    )
+    what = "{file} is a table of messages; messages by speaker: {speakers}."
+    if chat:
+        what = "{file} is a KakaoTalk chat; messages by speaker: {speakers}."
+    return DataError(what, "Choose whose messages are the answers with --speaker.", file=path, speakers=listed)
 
 
-def _answering(path: Path, table: Iterable[Record], turns: TurnColumns, read_options: ReadOptions) -> str:
+def _answer_speaker(path: Path, table: Iterable[Record], turns: TurnColumns, read_options: ReadOptions) -> str:
     """Whose messages are the answers in a table of messages. Raises DataError when it is not clear."""
     if not turns.speaker:
         return ""
     index = turns.speaker.index
     names = (record.fields[index].strip() for record in table if record.fields and index < len(record.fields))
     counts = Counter(nfc(name) for name in names if name)
-    if _answerer(read_options) in counts:
-        return _answerer(read_options)
+    if _requested_speaker(read_options) in counts:
+        return _requested_speaker(read_options)
     speaker = assistant_among(list(counts))
     if read_options.speaker or speaker is None:
-        raise _wrong_speaker(path, counts, read_options)
+        raise _wrong_speaker(path, counts, read_options, chat=False)
     return speaker
 
 
@@ -366,7 +365,7 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
         yield from _excel_rows(source)
         return
     if source.format == "kakaotalk":
-        yield from chat_pairs(_chat_messages(source), _answerer(source.read_options), source.path.name)
+        yield from chat_pairs(_chat_messages(source), _requested_speaker(source.read_options), source.path.name)
         return
     if source.format in ("yaml", "parquet"):
         yield from _object_rows(_objects_of(source), source)
@@ -444,7 +443,7 @@ def _requested(read_options: ReadOptions) -> dict[Part, str | None]:
     }
 
 
-def _answerer(read_options: ReadOptions) -> str:
+def _requested_speaker(read_options: ReadOptions) -> str:
     """The name of the speaker whose messages are the answers, in NFC as in the parsed chat."""
     return nfc((read_options.speaker or "").strip())
 

@@ -78,7 +78,7 @@ def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[EvalQuestion]:
         )
     below = [row for row in rows if row.line > columns.header_line]
     if not below:
-        raise DataError("{file} holds only a header.", "Write one question and answer a line below it.", file=file)
+        raise DataError("{file} holds only a header.", "Add one question and answer per line below it.", file=file)
     kind = columns.label.index if columns.label else _kind_column(columns.names)
     questions = [_paraphrase(row, columns, kind, file) for row in below]
     if not ids:
@@ -172,7 +172,7 @@ def _read_table(file: Path) -> list[_Row]:
         rows = _read_text(file)
     rows = [row for row in rows if any(map(str.strip, row.cells))]
     if not rows:
-        raise DataError("{file} is empty.", "Write one question and answer a line.", file=file)
+        raise DataError("{file} is empty.", "Write one question and answer per line.", file=file)
     return rows
 
 
@@ -198,7 +198,7 @@ def _rows_of_objects(parsed: Iterable[tuple[int, Mapping[str, Any] | BadRow]], f
     if bad:
         raise DataError(
             "{file}, line {line}: no question with its right answers, but: {value}",
-            'Write one object a line: {{"question": "…", "answer": "…"}}.',
+            'Write one object per line: {{"question": "…", "answer": "…"}}.',
             file=file,
             line=bad.line,
             value=bad.value,

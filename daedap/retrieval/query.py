@@ -1,4 +1,4 @@
-"""A question as everything that answers it takes it: encoded once."""
+"""A question with its history and sentence vector, encoded once and shared by all stages of retrieval."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Query:
 
 
 def encode_queries(questions: Iterable[Pair | str], encoder: Encoder) -> list[Query]:
-    """Questions alone, or those of pairs with their histories."""
+    """Encode questions, or the questions of pairs with their histories, in one batch."""
     pairs = [Pair(each, "") if isinstance(each, str) else each for each in questions]
     texts = [printable(pair.question) for pair in pairs]
     vectors = encoder.encode(texts)
@@ -38,7 +38,7 @@ def encode_queries(questions: Iterable[Pair | str], encoder: Encoder) -> list[Qu
 
 
 def printable(text: str) -> str:
-    """With "?" for bytes that a terminal could not decode."""
+    """With "?" for lone surrogates, which stand for bytes that a terminal could not decode."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -67,7 +67,7 @@ class Dismissal(BaseModel):
 @login_router.post("/login")
 def login(body: Login, server: Server, request: Request) -> JSONResponse:
     """Let the owner in."""
-    server.logins.take(request.scope["daedap.client"])
+    server.login_limit.take(request.scope["daedap.client"])
     if not hmac.compare_digest(body.password.encode("utf-8", "replace"), server.password.encode()):
         server.audit.note("visitor", "login_failed")
         raise ApiError(401, "unauthorized", "The password is wrong.", param="password")

@@ -1,6 +1,7 @@
-"""Questions of many clients are answered together: a bounded queue, fair to each client, emptied in batches.
+"""A bounded queue whose jobs are processed in batches, fair to each client: continuous micro-batching.
 
-While a batch is computed the next one gathers, so that nobody waits for company: a lone question is answered at once.
+While a batch is computed, the next one collects. There is no batching delay: a job that finds the queue idle starts at
+once.
 """
 
 from __future__ import annotations
@@ -19,27 +20,32 @@ from daedap.serve.errors import ApiError
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 _AT_ONCE = 64
+"""Maximum number of jobs in a batch."""
 
 
 @dataclass(eq=False)
 class _Waiting(Generic[Job, Result]):
     job: Job
-    deadline: float
-    """On the event loop's clock."""
     result: asyncio.Future[Result]
 
 
 @dataclass
 class Batcher(Generic[Job, Result]):
-    """A queue and the one thread that empties it. Clients take turns: one that asks much delays only itself."""
+    """A queue and the one thread that empties it. Clients take turns, so a busy client delays only itself."""
 
     compute: Callable[[Sequence[Job]], Sequence[Result | Exception]]
-    """A result or an exception for each job; called in a thread of its own, once at a time."""
+    """Returns a result or an exception for each job; called in a thread of its own, one batch at a time."""
     limit: int
-    """Most jobs that wait."""
+    """Maximum queue length."""
     at_once: int = _AT_ONCE
     on_batch: Callable[[int, float], None] = lambda jobs, seconds: None
-    """Told of each batch: how many jobs, how many seconds."""
+    """Called after each batch with its number of jobs and the seconds it took. Must not raise."""
+    name: str = "bot"
+    """Name of the thread."""
+    busy: str = "Too many questions are waiting. Try again soon."
+    """Message of the error when the queue is full."""
+    late: str = "The question was not answered in time."
+    """Message of the error when a job was not done in time."""
     _waiting: dict[Hashable, deque[_Waiting[Job, Result]]] = field(default_factory=dict)
     """By client, in the order of their turns."""
     _count: int = 0
@@ -51,27 +57,32 @@ class Batcher(Generic[Job, Result]):
         return self._count
 
     async def submit(self, client: Hashable, job: Job, timeout: float) -> Result:
-        """The job's result. Raises ApiError when too many wait (429) or it was not done in time (503)."""
+        """The job's result. Raises ApiError when the queue is full (429) or the job is not done in `timeout` s (503).
+
+        A job that has started is computed to its end even when nobody waits for it any more.
+        """
         if self._count >= self.limit:
             wait = math.ceil(self._count * self._seconds_per_job)
-            raise ApiError(429, "too_busy", "Too many questions are waiting. Try again soon.", retry_after=wait)
-        loop = asyncio.get_running_loop()
-        waiting: _Waiting[Job, Result] = _Waiting(job, loop.time() + timeout, loop.create_future())
+            raise ApiError(429, "too_busy", self.busy, retry_after=wait)
+        waiting: _Waiting[Job, Result] = _Waiting(job, asyncio.get_running_loop().create_future())
         self._waiting.setdefault(client, deque()).append(waiting)
         self._count += 1
         self._wake.set()
-        return await waiting.result  # a client that goes away cancels it; the batch then leaves it out
+        try:
+            return await asyncio.wait_for(waiting.result, timeout)  # or the client goes away: both cancel the result
+        except asyncio.TimeoutError as error:
+            raise ApiError(503, "too_late", self.late, retry_after=5) from error
 
     async def run(self) -> None:
         """Answer until cancelled."""
         loop = asyncio.get_running_loop()
-        with ThreadPoolExecutor(1, thread_name_prefix="bot") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix=self.name) as thread:
             while True:
                 await self._wake.wait()
-                if batch := self._take(loop.time()):
+                if batch := self._take():
                     started, self._in_progress = time.perf_counter(), len(batch)
-                    result = await loop.run_in_executor(thread, self._compute, [each.job for each in batch])
-                    self._deliver(batch, result, time.perf_counter() - started)
+                    results = await loop.run_in_executor(thread, self._compute, [each.job for each in batch])
+                    self._deliver(batch, results, time.perf_counter() - started)
                     self._in_progress = 0
 
     async def drain(self) -> None:
@@ -81,11 +92,14 @@ class Batcher(Generic[Job, Result]):
 
     def _compute(self, jobs: Sequence[Job]) -> Sequence[Result | Exception]:
         try:
-            return self.compute(jobs)
+            results = self.compute(jobs)
+            if len(results) != len(jobs):
+                raise RuntimeError(f"{len(results)} results for {len(jobs)} jobs")
+            return results
         except Exception as error:  # whatever it is, others must not wait for ever
             return [error] * len(jobs)
 
-    def _take(self, now: float) -> list[_Waiting[Job, Result]]:
+    def _take(self) -> list[_Waiting[Job, Result]]:
         """The next batch: one job of each client in turn, until it is full."""
         batch: list[_Waiting[Job, Result]] = []
         while self._waiting and len(batch) < self.at_once:
@@ -95,23 +109,18 @@ class Batcher(Generic[Job, Result]):
             if queue:
                 self._waiting[client] = queue  # behind all others
             self._count -= 1
-            if each.result.done():  # cancelled
-                continue
-            if now > each.deadline:
-                late = ApiError(503, "too_late", "The question was not answered in time.", retry_after=5)
-                each.result.set_exception(late)
-                continue
-            batch.append(each)
+            if not each.result.done():  # else it is too late, or the client has gone away
+                batch.append(each)
         if not self._waiting:
             self._wake.clear()
         return batch
 
     def _deliver(
-        self, batch: Sequence[_Waiting[Job, Result]], found: Sequence[Result | Exception], seconds: float
+        self, batch: Sequence[_Waiting[Job, Result]], results: Sequence[Result | Exception], seconds: float
     ) -> None:
         self._seconds_per_job = 0.8 * self._seconds_per_job + 0.2 * seconds / len(batch)
         self.on_batch(len(batch), seconds)
-        for each, result in zip(batch, found, strict=True):
+        for each, result in zip(batch, results, strict=True):
             if each.result.done():
                 continue
             if isinstance(result, Exception):

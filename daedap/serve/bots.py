@@ -25,16 +25,17 @@ _OPEN = 3
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of which bot."""
+    """A question to a bot."""
 
     bot: Bot
-    query: Pair
+    pair: Pair
+    """The question with its history; its answer is empty."""
     sampling: Sampling | None = None
-    """As the client wants the language model to propose answers, where it takes part."""
+    """How the client wants the language model to propose answers, in bots where it does."""
 
     @property
     def batch(self) -> tuple[object, ...]:
-        """Questions with the same one are answered together; one with a seed alone, since others change the dice."""
+        """Questions with equal keys are answered together; a seeded one alone, as others would change its samples."""
         if not self.sampling or not self.bot.generates:
             return (id(self.bot),)
         return (id(self.bot), self.sampling, id(self) if self.sampling.seed is not None else None)
@@ -114,8 +115,8 @@ class Bots:
         for row, question in enumerate(questions):
             batches[question.batch].append(row)
         for rows in batches.values():
-            result = _answers(questions[rows[0]].sampled_bot, [questions[row].query for row in rows])
-            for row, reply in zip(rows, result, strict=True):
+            answers = _answers(questions[rows[0]].sampled_bot, [questions[row].pair for row in rows])
+            for row, reply in zip(rows, answers, strict=True):
                 replies[row] = reply
         return replies
 

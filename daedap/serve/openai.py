@@ -106,7 +106,7 @@ async def _replies(server: Service, caller: str, question: Question, n: int = 1)
     first = await server.complete(caller, question)
     if n == 1:
         return [first]
-    others = await run_in_threadpool(alternatives, question.bot, question.query.question, n)
+    others = await run_in_threadpool(alternatives, question.bot, question.pair.question, n)
     return [first, *(reply for reply in others if reply.text != first.text)][:n]
 
 

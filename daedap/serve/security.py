@@ -117,7 +117,7 @@ class Guard:
         address = (scope.get("client") or ("", 0))[0]
         scope["daedap.client"] = given.strip() if keys and path.startswith("/v1/") else address
         if path.startswith(("/v1/", "/api/")):
-            self.service.limit.take(scope["daedap.client"])
+            self.service.request_limit.take(scope["daedap.client"])
 
 
 def _among(given: str, keys: Sequence[str]) -> bool:

@@ -1,4 +1,4 @@
-"""Everything behind the routes: bots, queue and database; and the way of a question through them."""
+"""Request handling behind the routes: queues questions, runs the bots, stores replies."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hits
 from daedap.database.schema import now
 from daedap.errors import RunError
 from daedap.retrieval.bot import Bot
+from daedap.retrieval.query import printable
 from daedap.serve.batcher import Batcher
 from daedap.serve.bots import Bots, Question
 from daedap.serve.errors import ApiError, invalid, not_found
@@ -42,10 +43,11 @@ if TYPE_CHECKING:
 
 _WRITES = 10_000
 """Maximum number of queued writes."""
+_LOGINS_PER_MINUTE = 5
 _TURNS = 3
 """Questions and answers that a bot with a language model remembers of a conversation."""
 _LESSON_SECONDS, _RUN_SECONDS, _SWEEP_SECONDS = 0.3, 2.0, 3600.0
-"""Between looks for changed lessons, for a newer run, and for conversations that are too old."""
+"""Polling intervals in seconds: for changed lessons, newer runs and expired conversations."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +105,14 @@ class Service:
         return Metrics()
 
     @cached_property
-    def limit(self) -> RateLimit:
-        """Requests of each address or key, whichever worker they reach."""
+    def request_limit(self) -> RateLimit:
+        """Rate limit of requests per address or key, shared by all workers."""
         return RateLimit(self.options.requests_per_minute, "requests")
 
     @cached_property
-    def logins(self) -> RateLimit:
+    def login_limit(self) -> RateLimit:
         """Rate limit of login attempts."""
-        return RateLimit(5, "logins")
+        return RateLimit(_LOGINS_PER_MINUTE, "logins")
 
     @cached_property
     def _questions(self) -> Batcher[Question, Reply]:
@@ -118,13 +120,20 @@ class Service:
 
     @cached_property
     def _writes(self) -> Batcher[Change, Any]:
-        return Batcher(self._commit, _WRITES, at_once=500)
+        return Batcher(
+            self._commit,
+            _WRITES,
+            at_once=500,
+            name="writer",
+            busy="The database is too slow for the replies to be stored. Try again soon.",
+            late="The database did not store the reply in time.",
+        )
 
     def _commit(self, changes: Sequence[Change]) -> Sequence[Any]:
         """Make changes in one transaction, which costs one sync to the disk; one that fails, fails alone."""
         try:
             return self._transaction(changes)
-        except OperationalError:  # PostgreSQL broke a deadlock or was started anew: nothing was kept, so try once more
+        except OperationalError:  # deadlock victim or server restart: the transaction was rolled back, so try once more
             return self._transaction(changes)
 
     def _transaction(self, changes: Sequence[Change]) -> Sequence[Any]:
@@ -149,11 +158,12 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Answer, look for lessons and runs, and delete what is too old; at the end, drain the queues."""
-        every: list[tuple[Callable[[], object], float]] = [(self.bots.refresh_lessons, _LESSON_SECONDS)]
-        every += [(self.bots.newer, _RUN_SECONDS)] * self.options.watch
-        every += [(self.delete_old, _SWEEP_SECONDS)] * (self.options.retention_days is not None)
-        workers = [self._questions.run(), self._writes.run(), *(_repeat(*each) for each in every)]
+        """Run the queues and the polling tasks; at the end, drain the queues."""
+        workers = [self._questions.run(), self._writes.run(), _repeat(self.bots.refresh_lessons, _LESSON_SECONDS)]
+        if self.options.watch:
+            workers.append(_repeat(self.bots.newer, _RUN_SECONDS))
+        if self.options.retention_days is not None:
+            workers.append(_repeat(self.delete_old, _SWEEP_SECONDS))
         tasks = [asyncio.create_task(worker) for worker in workers]
         try:
             yield
@@ -168,9 +178,9 @@ class Service:
 
     def delete_old(self) -> None:
         """Delete conversations older than the retention period."""
-        assert self.options.retention_days is not None, "there is a limit"
-        limit = datetime.now(timezone.utc) - timedelta(days=self.options.retention_days)
-        if count := self.conversations.delete(before=limit.isoformat(timespec="milliseconds")):
+        assert self.options.retention_days is not None, "running() asks"
+        cutoff = datetime.now(timezone.utc) - timedelta(days=self.options.retention_days)
+        if count := self.conversations.delete(before=cutoff.isoformat(timespec="milliseconds")):
             self.audit.note("server", "delete_old", conversations=count)
 
     async def bot(self, number: int | None) -> Bot:
@@ -181,12 +191,14 @@ class Service:
             raise not_found("run") from error
 
     async def reply(self, client: str, question: Question) -> Reply:
-        """A bot's reply, when its turn comes; counted and logged, but not kept."""
+        """A bot's reply, when its turn comes. Counted in the metrics, not stored."""
         started = time.perf_counter()
         self.metrics.waiting.set(len(self._questions) + 1)
-        reply = await self._questions.submit(client, question, self.options.timeout)
+        try:
+            reply = await self._questions.submit(client, question, self.options.timeout)
+        finally:
+            self.metrics.waiting.set(len(self._questions))
         seconds = time.perf_counter() - started
-        self.metrics.waiting.set(len(self._questions))
         self.metrics.replies.labels(reply.source).inc()
         self.metrics.seconds.observe(seconds)
         return reply
@@ -200,7 +212,7 @@ class Service:
         run: int | None = None,
         id: str | None = None,
     ) -> StoredReply:
-        """A visitor's question: answered, and kept unless the server keeps nothing."""
+        """Answer a visitor's question, and store both unless the server stores nothing."""
         started = time.perf_counter()
         if not question.strip():
             raise invalid("The question is empty.", "question")
@@ -219,14 +231,14 @@ class Service:
         return stored
 
     async def complete(self, caller: str, question: Question) -> Reply:
-        """A program's question: answered; kept only where the server was told to."""
-        started, asked_for = time.perf_counter(), question.query.question
+        """Answer an API client's question; it is stored only with --store-api."""
+        started = time.perf_counter()
         reply = await self.reply(caller, question)
         stored = self._stored(reply, question.bot, started, None, None)
         if not self.options.store_api:
             stored = replace(stored, conversation=None)
         await self._keep(digest(caller), stored)
-        log_reply(stored.id, asked_for, reply.source, stored.milliseconds / 1000)
+        log_reply(stored.id, question.pair.question, reply.source, stored.milliseconds / 1000)
         return reply
 
     async def _keep(self, client: str, stored: StoredReply, *, begins: bool = True) -> None:
@@ -238,7 +250,7 @@ class Service:
             try:
                 await self.write(Change(keep, stored.lesson))
             except IntegrityError as error:  # two requests with the same id at once
-                raise ApiError(409, "conflict", "A reply with this id is there already.", param="id") from error
+                raise ApiError(409, "conflict", "A reply with this id already exists.", param="id") from error
 
     def _stored(self, reply: Reply, bot: Bot, started: float, id: str | None, conversation: str | None) -> StoredReply:
         document = reply.to_json()
@@ -272,12 +284,12 @@ def asked(bot: Bot, text: str, history: Sequence[Message] = (), sampling: Sampli
 
 
 def plain(text: str) -> str:
-    """Text that every database and tokenizer takes: no NUL, no half of a surrogate pair."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "")
+    """Text that every database and tokenizer accepts: without NUL, with lone surrogates as "?"."""
+    return printable(text).replace("\0", "")
 
 
 async def _repeat(action: Callable[[], object], seconds: float) -> None:
-    """Do something again and again, and at the end finish it; a failure is logged, and it is tried again."""
+    """Call `action` every so many seconds until cancelled; a failure is logged, and a call in progress is finished."""
     while True:
         await asyncio.sleep(seconds)
         doing = asyncio.ensure_future(run_in_threadpool(action))
