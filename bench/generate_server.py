@@ -1,7 +1,7 @@
 """The server that a tutorial ends with, to measure ours beside it: FastAPI and transformers' `generate`.
 
     daedap export latest --to hf exported
-    python bench/generate_server.py exported/merged --port 8001
+    python bench/generate_server.py exported --port 8001
     python bench/serve_load.py load --url http://127.0.0.1:8000/v1 --url http://127.0.0.1:8001/v1 --questions asked.csv
 
 One request is one `generate` call, greedy, as in the model's own chat template; requests wait for each other in
@@ -33,6 +33,10 @@ def server(folder: str, max_new_tokens: int) -> FastAPI:
         with one_at_a_time, torch.inference_mode():
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return str(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+
+    @app.get("/v1/models")
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": [{"id": "transformers", "object": "model"}]}
 
     @app.post("/v1/chat/completions")
     def complete(body: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -46,7 +46,9 @@ COMMANDS = {
 }
 
 
-_LIST_OPTIONS = frozenset({"--allowed-hosts", "--allowed-origins", "--augment", "--recipes"})
+_LIST_OPTIONS = frozenset(
+    {"--allowed-hosts", "--allowed-origins", "--augment", "--embed-origins", "--kakao-callback-hosts", "--recipes"}
+)
 
 
 class Result(Protocol):
@@ -145,16 +147,28 @@ def _completed(words: list[str]) -> list[str]:
     `--resume` may stand alone: it then means the latest interrupted run. The values of a list option may be joined by
     commas: `--augment typo,spacing` is `--augment typo --augment spacing`. A question needs no quotes.
     """
-    for option in _LIST_OPTIONS.intersection(words):
-        place = words.index(option)
-        values = words[place + 1].split(",") if place + 1 < len(words) else []
-        each = [word for value in values for word in (option, value.strip())]
-        words = [*words[:place], *(each or [option]), *words[place + 2 :]]
+    words = [word for option, value in _options(words) for word in _separated(option, value)]
     for place, word in enumerate(words):
         alone = place + 1 == len(words) or words[place + 1].startswith("--")
         if word == "--resume" and alone:
             return [*words[: place + 1], "latest", *words[place + 1 :]]
     return _with_question(words) if words[:1] == ["answer"] else words
+
+
+def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Words one by one, a list option together with its value."""
+    rest = iter(words)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in _LIST_OPTIONS:
+            yield name, value if equals else next(rest, None)
+        else:
+            yield word, None
+
+
+def _separated(word: str, value: str | None) -> list[str]:
+    """A list option once for each of its values; other words as they are."""
+    return [word] if value is None else [each for one in value.split(",") for each in (word, one.strip())]
 
 
 def _with_question(words: list[str]) -> list[str]:

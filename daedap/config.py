@@ -370,7 +370,8 @@ class AnswerOptions:
     """Answers that the language model proposes to a question that is not known. [default: 8 where that was measured to
     help when the run was made, else 0: then a question that is not understood gets suggestions]"""
     fallback: str | None = None
-    """What to say when a question is not understood: a text, or off. [default: a friendly request]"""
+    """What to say when a question is not understood: a text, which then also replaces the suggestions, or off, which
+    always gives the best known answer. [default: suggestions, or a friendly request]"""
     direct_answer_threshold: float = 0.4
     """Probability of being right from which the best known answer is given at once."""
     suggestion_threshold: float = 0.15
@@ -381,6 +382,8 @@ class AnswerOptions:
     def __post_init__(self) -> None:
         if self.samples is not None and self.samples < 0:
             raise SettingsError("--samples {value}: must not be negative.", "Try 8.", value=self.samples)
+        if self.fallback is not None and not self.fallback.strip():
+            raise SettingsError("--fallback is empty.", "Give a sentence, or off to always answer.")
         for name in ("direct_answer_threshold", "suggestion_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SettingsError(

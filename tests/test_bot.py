@@ -10,7 +10,7 @@ from queries import encoded
 import daedap
 from daedap.config import AnswerOptions
 from daedap.data.split import read_rows
-from daedap.errors import RunError
+from daedap.errors import RunError, SettingsError
 from daedap.retrieval.bot import KNOWN, Bot
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.runs import Run
@@ -144,6 +144,11 @@ def test_an_unsure_bot_suggests_the_nearest_questions(bot: Bot) -> None:
     assert sure.reply("암호가 기억이 안 나요").text == "로그인 화면에서 새로 정하실 수 있어요."
     silent = Bot(bot.run, retriever, AnswerOptions(direct_answer_threshold=1.0, suggestion_threshold=1.0))
     assert silent.reply("암호가 기억이 안 나요").suggestions == ()
+
+
+def test_an_empty_fallback_is_refused() -> None:
+    with pytest.raises(SettingsError, match="--fallback is empty"):
+        AnswerOptions(fallback=" ")
 
 
 def test_many_at_once_are_answered_as_one_by_one(bot: Bot) -> None:

@@ -13,15 +13,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 from conftest import PAIRS, daedap_process
 
+from daedap.cli import _LIST_OPTIONS, _completed
 from daedap.cli import run as cli
 from daedap.commands.chat import Talk
+from daedap.config import BenchOptions, EvalOptions, ModelOptions, ReadOptions, TrainOptions, TuneOptions
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
+from daedap.serve.options import ServeOptions
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +148,26 @@ def test_the_remedy_for_columns_is_the_same_command(tmp_path: Path, capsys: Outp
         assert repeated[:3] == ["daedap", command, str(path)]
         assert repeated[-4::2] == ["--question-column", "--answer-column"]
         assert "글쓴이" not in repeated and repeated[3:-4] == [word for word in given[2:] if word in repeated[3:-4]]
+
+
+@pytest.mark.parametrize(
+    "words", [["--augment", "typo,spacing"], ["--augment=typo,spacing"], ["--augment", "typo"] * 2]
+)
+def test_values_of_a_list_are_joined_by_commas(words: list[str]) -> None:
+    completed = _completed(["train", "qa.csv", *words, "--seed", "1"])
+    assert completed[:4] == ["train", "qa.csv", "--augment", "typo"]
+    assert completed[4:] == ["--augment", "typo" if len(words) == 4 else "spacing", "--seed", "1"]
+
+
+def test_every_list_option_is_split_at_commas() -> None:
+    options = [ServeOptions, TrainOptions, BenchOptions, ModelOptions, ReadOptions, TuneOptions, EvalOptions]
+    lists = {
+        f"--{name.replace('_', '-')}"
+        for each in options
+        for name, kind in get_type_hints(each).items()
+        if {tuple, list, Sequence} & {get_origin(each) for each in (kind, *get_args(kind))}
+    }
+    assert lists == _LIST_OPTIONS
 
 
 def test_exit_codes_of_the_program(tmp_path: Path, qa: Path) -> None:

@@ -114,7 +114,7 @@ def _bot_data(bot: Bot, folder: Path, index: _Tensors) -> dict[str, Any]:
     interaction = InteractionModel.default()
     for name, values in interaction.weights.items():
         index.add(f"interaction/{name}", np.atleast_1d(values).astype(np.float32))
-    index.add("matcher/direction", matcher._small_talk)
+    index.add("matcher/direction", matcher._small_talk_direction)
     index.add("smallTalk/questions", talk.vectors.astype(np.float16))
     ngrams = {"questions": matcher.index.ngrams, "answers": matcher._answer_tfidf, "smallTalk": talk.index.ngrams}
     similar = book._matcher if book else None

@@ -132,7 +132,7 @@ class Bot:
         return SmallTalk.built_in(without=self.hidden, encoder=self.retriever.encoder)
 
     def nearest(self, question: str, count: int) -> list[Evidence]:
-        """The known pairs that match a question best, nearest first; with different answers where there are vectors."""
+        """The `count` known pairs that match a question best, with distinct answers, best first."""
         match = self.retriever.matcher.match(self.retriever.encode([question]), count)[0]
         return [self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)]
 
@@ -143,11 +143,11 @@ class Bot:
     @cached_property
     def _rows_by_question(self) -> dict[str, Pair]:
         pairs = reversed(self.retriever.index.pairs)
-        return {form: pair for pair in pairs if (form := comparison_form(pair.question))}  # nothing equals "?!"
+        return {form: pair for pair in pairs if (form := comparison_form(pair.question))}
 
     @property
     def generates(self) -> bool:
-        """Whether the language model takes part in answering."""
+        """Whether the language model proposes answers."""
         return self._samples > 0
 
     @property
@@ -159,11 +159,24 @@ class Bot:
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
-        return self._answer([Pair(question, "", history=tuple(history))])[0]
+        return self.answers([Pair(question, "", history=tuple(history))])[0]
 
     def reply_many(self, questions: Iterable[str]) -> list[Reply]:
         """Answer independent questions in one batch."""
-        return self._answer([Pair(question, "") for question in questions])
+        return self.answers([Pair(question, "") for question in questions])
+
+    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        """A reply to each pair's question and history, in one batch; the pairs' own answers are ignored.
+
+        Exactly known questions are looked up; only the others are encoded.
+        """
+        replies = [self._exact_reply(printable(pair.question)) for pair in pairs]
+        rest = [row for row, reply in enumerate(replies) if reply is None]
+        decide = self._decide_by_reranking if self._samples else self._decide_by_match
+        decided = decide(self.retriever.encode(pairs[row] for row in rest)) if rest else []
+        for row, reply in zip(rest, decided, strict=True):
+            replies[row] = reply
+        return [reply for reply in replies if reply]
 
     def stream(self, question: str, on_text: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
         """Like `reply`; `on_text` gets the text line by line once it is chosen among the candidates."""
@@ -172,26 +185,12 @@ class Bot:
             on_text(line)
         return reply
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
-        """A reply to each pair's question and history; the pairs' own answers are ignored."""
-        return self._answer(pairs)
-
     def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """(pairs, candidates): scores of candidate answers, equally many for each pair."""
         return np.stack(self._reranker.scores(self.retriever.encode(pairs), candidates))
 
-    def _answer(self, questions: Sequence[Pair]) -> list[Reply]:
-        """The pairs' own answers are ignored. What is known letter for letter is looked up; the rest is encoded."""
-        replies = [self._known_reply(printable(pair.question)) for pair in questions]
-        rest = [row for row, reply in enumerate(replies) if reply is None]
-        decide = self._decide_by_reranking if self._samples else self._decide_by_match
-        decided = decide(self.retriever.encode(questions[row] for row in rest)) if rest else []
-        for row, reply in zip(rest, decided, strict=True):
-            replies[row] = reply
-        return [reply for reply in replies if reply]
-
-    def _known_reply(self, question: str) -> Reply | None:
-        """To an empty question, or to one that a lesson or a row has letter for letter."""
+    def _exact_reply(self, question: str) -> Reply | None:
+        """The reply to an empty question, or to one that equals a lesson's or a row's after normalization."""
         if not question.strip():
             return self._fallback(question)
         book = self.lessons  # another thread may teach meanwhile
@@ -238,7 +237,7 @@ class Bot:
         """With the language model: what is not known is chosen among known answers and the model's proposals."""
         hits = self.retriever.search(queries, _NEAREST)
         lessons = self._lessons_beside_reranking(queries)
-        replies = [self._known(*each) for each in zip(queries, hits, lessons, strict=True)]
+        replies = [self._reply_without_generation(*each) for each in zip(queries, hits, lessons, strict=True)]
         rest = [row for row, reply in enumerate(replies) if reply is None]
         chosen = dict(zip(rest, self._rerank([queries[row] for row in rest], [hits[row] for row in rest]), strict=True))
         return [reply or chosen[row] for row, reply in enumerate(replies)]
@@ -249,7 +248,7 @@ class Bot:
             return [None] * len(queries)
         return book.find(queries, self.retriever.matcher.match(queries, 1 + _SUGGESTIONS))
 
-    def _known(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
+    def _reply_without_generation(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
         best = self.retriever.evidence(hits)
         score_to_beat = max(best.similarity, lesson.probability if lesson else 0.0)
@@ -260,11 +259,12 @@ class Bot:
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
         if out_of_scope and self.answer_options.fallback != "off":
             return self._fallback(query.text, best, best.similarity)
-        known = best.similarity >= KNOWN or not self._fits_model(query)
-        return Reply(query.text, best.answer, "retrieved", best.similarity, best) if known else None
+        if best.similarity >= KNOWN or not self._fits_model(query):
+            return Reply(query.text, best.answer, "retrieved", best.similarity, best)
+        return None
 
     def _fits_model(self, query: Query) -> bool:
-        """Whether the question fits into the model's context; a longer one is only looked up."""
+        """Whether the question fits into the model's context; a longer one is answered by retrieval alone."""
         prompt = self.language_model.prompt
         try:
             prompt.question(replace(query.pair, history=()), max_ids=prompt.max_length - 1)

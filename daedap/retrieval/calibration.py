@@ -27,7 +27,7 @@ SIGNALS = (
     "token_margin",  # mean less that of the best pair with another answer
     "neighbour",  # sentence similarity of the question to the nearest one with another answer
     "own_answer",  # … to its own answer
-    "small_talk",  # how much more the query is small talk than the question is
+    "small_talk",  # projection of query less question on the direction of small talk
     "length",  # ln(1 + characters of the query)
 )
 _WEIGHTS = Path(__file__).with_name("matcher.json")
@@ -43,11 +43,11 @@ def with_rival(calibration: FloatArray, margin: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class MatchWeights:
-    """How much everything counts in ranking, and the logistic regression of the probability (bench/ranker.py)."""
+    """Weights of the ranking and of the logistic regression for the probability, fitted by bench/ranker.py."""
 
     views: dict[str, float]
     interaction: float
-    """Of the interaction model's log odds, beside the weighted sum of the views."""
+    """Weight of the interaction model's log odds, added to the weighted sum of the views; 0: it is not used."""
     signals: dict[str, float]
     intercept: float
     small_talk: tuple[float, ...] = ()
@@ -56,13 +56,13 @@ class MatchWeights:
     @classmethod
     @cache
     def default(cls, *, built_in: bool = True) -> MatchWeights:
-        """Those of the package: for its own sentence encoder, or for any other."""
+        """The package's weights: for its own sentence encoder, or for any other."""
         saved = json.loads(_WEIGHTS.read_text(encoding="utf-8"))["built_in" if built_in else "other"]
         return cls(**{**saved, "small_talk": tuple(saved["small_talk"])})
 
     @property
     def reads_together(self) -> bool:
-        """Whether the interaction model takes part."""
+        """Whether the interaction model is used."""
         return self.interaction > 0
 
     def probability(self, signals: FloatArray) -> float:

@@ -3,7 +3,7 @@
 Each token of the query attends to the tokens of the pair and the other way round, is compared with what it found, and
 both sides are pooled (decomposable attention: Parikh et al. 2016, "A Decomposable Attention Model for Natural Language
 Inference"). The token vectors are the sentence encoder's, so that it costs a fraction of a millisecond a pair and needs
-no PyTorch. bench/interaction.py trains it; `interaction.npz` holds its weights in half precision.
+no PyTorch. bench/sentence_encoder/interaction.py trains it; `interaction.npz` holds its weights in half precision.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ class TokenPair(NamedTuple):
 
 @dataclass(frozen=True)
 class InteractionModel:
-    """The weights, by the names of bench/interaction.py; `inner` is the model's own width."""
+    """The weights, named as in bench/sentence_encoder/interaction.py; `inner` below is the model's own width."""
 
     weights: Mapping[str, FloatArray]
 
     @classmethod
     @cache
     def default(cls) -> InteractionModel:
-        """That of the package."""
+        """The model of the package."""
         with np.load(_WEIGHTS, allow_pickle=False) as file:
             return cls({name: file[name].astype(np.float32) for name in file.files})
 
     @property
     def width(self) -> int:
-        """Of the token vectors that it was trained with."""
+        """Width of the token vectors that it was trained with."""
         return int(self.weights["project.weight"].shape[1])
 
     def log_odds(self, query: FloatArray, pairs: Sequence[TokenPair], similarities: FloatArray) -> FloatArray:
@@ -62,12 +62,12 @@ class InteractionModel:
         attention = np.split(self.weights["scale"] * (self._keys(query) @ self._keys(known).T + cosines), ends, axis=1)
         to_known = [_softmax(each, axis=1) @ part for each, part in zip(attention, np.split(values, ends), strict=True)]
         to_query = [_softmax(each, axis=0).T @ projected for each in attention]
-        highest = [each.max(axis=1) for each in np.split(cosines, ends, axis=1)]
-        asked = self._compared(np.tile(projected, (len(pairs), 1)), np.concatenate(to_known), np.concatenate(highest))
-        odds = self._compared(values, np.concatenate(to_query), cosines.max(axis=0))
+        highest = np.concatenate([each.max(axis=1) for each in np.split(cosines, ends, axis=1)])
+        query_features = self._compared(np.tile(projected, (len(pairs), 1)), np.concatenate(to_known), highest)
+        pair_features = self._compared(values, np.concatenate(to_query), cosines.max(axis=0))
         pooled = [
-            self._pooled("query_gate", [query] * len(pairs), np.split(asked, len(pairs))),
-            self._pooled("pair_gate", np.split(known, ends), np.split(odds, ends)),
+            self._pooled("query_gate", [query] * len(pairs), np.split(query_features, len(pairs))),
+            self._pooled("pair_gate", np.split(known, ends), np.split(pair_features, ends)),
         ]
         hidden = self._activated("hidden", np.concatenate([*pooled, similarities], axis=1))
         log_odds: FloatArray = self._linear("output", hidden)[:, 0]
@@ -86,6 +86,7 @@ class InteractionModel:
         return self._activated("compare", both)
 
     def _keys(self, tokens: FloatArray) -> FloatArray:
+        """(tokens, inner), rows of length 1. tokens: (tokens, width)."""
         keys = tokens @ self.weights["key.weight"].T
         length: FloatArray = np.linalg.norm(keys, axis=1, keepdims=True)
         normalized: FloatArray = keys / np.maximum(length, 1e-12)

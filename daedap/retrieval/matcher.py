@@ -28,8 +28,9 @@ from daedap.types import Pair
 
 FloatArray = NDArray[np.float32]
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
-"""Known questions looked at; from the first to the second share of them near their own answer, the weight of answers
-grows from nothing to the whole: FAQs of held-out trades lie at 0.45 to 0.85, the built-in small talk at 0.18."""
+"""How well a file's answers fit its questions: of so many known questions, the share whose nearest answer is their own.
+Up to the first share the similarity to answers has weight 0, from the second on its full weight; FAQs of held-out
+trades lie at 0.45 to 0.85, the built-in small talk at 0.18."""
 _RIVALS, CANDIDATES = 4, 6
 """Pairs with other answers that `lead` is measured against; pairs with different answers that are ranked again."""
 _QUERIES_AT_ONCE = 256
@@ -42,11 +43,11 @@ class Match(NamedTuple):
     rows: NDArray[np.int64]
     """(k,): rows with different answers, best first."""
     similarities: FloatArray
-    """(k,): weighted mean of the four similarities."""
+    """(k,): sums of the four similarities, weighted by numbers that add up to 1; 1.0 for an exact match."""
     probability: float
     """That the first one's answer is right."""
     exact: bool = False
-    """The first one's question is the query, letter for letter."""
+    """Whether the first one's question equals the query after normalization (`comparison_form`)."""
 
 
 class Signals(NamedTuple):
@@ -68,9 +69,10 @@ class Candidates(NamedTuple):
     scores: FloatArray
     """(n,)"""
     log_odds: FloatArray
-    """(n,): of the interaction model; 0 where it takes no part, and behind the first CANDIDATES the lowest of these."""
-    met: list[FloatArray]
-    """For each of the first two: the highest cosine of each of the query's tokens with one of the pair, (tokens,)."""
+    """(n,): of the interaction model, 0 where it is not used; after the first CANDIDATES the lowest of theirs."""
+    token_cosines: list[FloatArray]
+    """For the first pairs, at least two where there are two: each query token's highest cosine with one of the pair's
+    tokens, (query tokens,)."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class AnswerMatcher:
     def match(self, queries: Sequence[Query], k: int = 4) -> list[Match]:
         """The `k` best pairs with different answers for each query, and the probability that the first is right.
 
-        A known question is certain, letter for letter: nothing but its nearest pairs is computed.
+        A question that is known exactly (`comparison_form`) has probability 1; only its nearest pairs are computed.
         """
         known = [self._rows_by_question.get(comparison_form(query.text)) for query in queries]
         others = [query for query, row in zip(queries, known, strict=True) if row is None]
@@ -158,7 +160,7 @@ class AnswerMatcher:
             "coverage": self._coverage(texts, best.tolist()),
             "neighbour": np.array([self._neighbour(each.rows) for each in ranked]),
             "own_answer": np.einsum("qw,qw->q", self.questions[best], self.answers[best]),
-            "small_talk": (vectors_of(queries) - self.questions[best]) @ self._small_talk,
+            "small_talk": (vectors_of(queries) - self.questions[best]) @ self._small_talk_direction,
             "length": np.log1p([len(text) for text in texts]),
         }
         calibration = np.stack([columns[name] for name in SIGNALS], axis=1).astype(np.float32)
@@ -179,8 +181,8 @@ class AnswerMatcher:
             for number, (query, each) in enumerate(zip(tokens, rows[part], strict=True), start):
                 known = [self._token_pair(int(row), texts) for row in each[:CANDIDATES]]
                 log_odds = self._log_odds(query, known, each, views[2:, number])
-                met = [(query @ np.concatenate(pair).T).max(axis=1) for pair in known]
-                result.append(Candidates(each, scores[number, each], log_odds, met))
+                cosines = [(query @ np.concatenate(pair).T).max(axis=1) for pair in known]
+                result.append(Candidates(each, scores[number, each], log_odds, cosines))
         return result
 
     def _token_pair(self, row: int, texts: dict[str, FloatArray]) -> TokenPair:
@@ -194,7 +196,7 @@ class AnswerMatcher:
         if not self.weights.reads_together:
             return np.zeros(len(rows), np.float32)
         sides = [similarities[side, rows[: len(known)]] for side in (0, 1)]
-        margins = [sides[n] - self._behind(similarities[n], rows[: len(known)]) for n in (0, 1)]
+        margins = [sides[n] - self._best_rival(similarities[n], rows[: len(known)]) for n in (0, 1)]
         if self._answer_share < 0.5:  # small talk: the answers say nothing about the questions
             known = [pair._replace(answer=pair.answer[:0]) for pair in known]
             sides[1], margins[1] = np.zeros_like(sides[1]), np.zeros_like(margins[1])
@@ -202,19 +204,22 @@ class AnswerMatcher:
         return np.concatenate([read, np.full(len(rows) - len(known), read.min(), np.float32)])
 
     def _ranked(self, candidates: Candidates) -> Candidates:
-        """In the order of the score with the log odds added; the scores themselves stay as they are."""
+        """Sorted by score plus weighted log odds, highest first; the scores themselves are unchanged."""
         order = np.argsort(-(candidates.scores + self.weights.interaction * candidates.log_odds), kind="stable")
-        met = [candidates.met[place] for place in order if place < len(candidates.met)]
-        return Candidates(candidates.rows[order], candidates.scores[order], candidates.log_odds[order], met[:2])
+        cosines = [candidates.token_cosines[place] for place in order if place < len(candidates.token_cosines)]
+        return Candidates(candidates.rows[order], candidates.scores[order], candidates.log_odds[order], cosines)
 
     def _lead(self, scores: FloatArray, views: FloatArray, rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
-        """How far the best pair is before those with other answers. scores: (queries, pairs), rows: (distinct,)."""
+        """Scores of the best pair less those of its rivals, the pairs with other answers.
+
+        scores: (queries, pairs); views: (views, queries, pairs); rows: (distinct,) for each query.
+        """
         best = np.array([one[0] for one in rows])
         score = scores[range(len(best)), best]
         rivals = [np.sort(scores[n, row[1:CANDIDATES]])[::-1][:_RIVALS] for n, row in enumerate(rows)]
         behind = np.array([np.mean(others) if len(others) else 0.0 for others in rivals])
         question, answer = (
-            np.array([view[n, row] - self._behind(view[n], best[n : n + 1])[0] for n, row in enumerate(best)])
+            np.array([view[n, row] - self._best_rival(view[n], best[n : n + 1])[0] for n, row in enumerate(best)])
             for view in views[2:]
         )
         return {
@@ -225,8 +230,8 @@ class AnswerMatcher:
             "answer_margin": answer,
         }
 
-    def _behind(self, similarities: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
-        """(rows,): highest of (pairs,) among pairs with another answer than each row; 0 without any."""
+    def _best_rival(self, similarities: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+        """(rows,): the highest of `similarities`, (pairs,), of a pair with another answer than each row; at least 0."""
         others = self._answer_groups != self._answer_groups[rows][:, None]
         highest: FloatArray = np.where(others, similarities, 0).max(axis=1)
         return highest
@@ -240,8 +245,8 @@ class AnswerMatcher:
         return TokenVectors(self.encoder)
 
     @cached_property
-    def _small_talk(self) -> FloatArray:
-        """(width,): of no effect with another encoder than the built-in one."""
+    def _small_talk_direction(self) -> FloatArray:
+        """(width,): zeros with another encoder than the built-in one."""
         direction = np.array(self.weights.small_talk, np.float32)
         width = self.questions.shape[1]
         return direction if len(direction) == width else np.zeros(width, np.float32)
@@ -292,7 +297,7 @@ class AnswerMatcher:
 
     @cached_property
     def _rows_by_question(self) -> dict[str, int]:
-        """The first row of each question's comparison form; an empty form equals nothing."""
+        """The first row of each question's comparison form, but for blank questions."""
         rows = reversed(list(enumerate(self.index.pairs)))
         return {form: row for row, pair in rows if (form := comparison_form(pair.question))}
 
@@ -332,8 +337,8 @@ def _token_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
     """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
     result = []
     for each in ranked:
-        mean = each.met[0].mean()
-        second = each.met[1].mean() if len(each.met) > 1 else 0.0
-        result.append((mean, np.percentile(each.met[0], 25), mean - second))
+        best, *others = each.token_cosines
+        rival = others[0].mean() if others else 0.0
+        result.append((best.mean(), np.percentile(best, 25), best.mean() - rival))
     mean, quartile, margin = np.array(result).reshape(-1, 3).T
     return {"tokens": mean, "token_quartile": quartile, "token_margin": margin}

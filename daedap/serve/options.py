@@ -34,15 +34,16 @@ class ServeOptions:
     owner_password: str | None = None
     """Password of the admin page. [default: DAEDAP_OWNER_PASSWORD, else one that is made and kept beside the runs]"""
     allowed_hosts: tuple[str, ...] = ()
-    """Names under which the server is reached, beside localhost: chat.example.com."""
+    """Names under which the server is reached, beside localhost: chat.example.com. Several are joined by commas."""
     allowed_origins: tuple[str, ...] = ()
-    """Web pages that may call /v1 from a browser: https://www.example.com."""
+    """Web pages that may call /v1 from a browser: https://www.example.com. Several are joined by commas."""
     embed_origins: tuple[str, ...] = ()
-    """Web pages that may show the chat page in a frame, as widget.js does: https://www.example.com."""
+    """Web pages that may show the chat page in a frame, as widget.js does: https://www.example.com. Several are joined
+    by commas."""
     kakao: bool = False
     """Answer in a KakaoTalk channel; the address for the chatbot admin centre is printed at the start."""
     kakao_callback_hosts: tuple[str, ...] = ("kakao.com", "kakaocdn.net", "kakaoenterprise.com")
-    """Names to which late answers to KakaoTalk may be posted, and those below them."""
+    """Names to which late answers to KakaoTalk may be posted, and those below them. Several are joined by commas."""
     kakao_block: str | None = None
     """Id of a block that uses the skill: buttons in KakaoTalk then name the reply that they belong to."""
     naver: bool = False
