@@ -1,4 +1,6 @@
-"""Every option, declared once: the command line and the Python API are made from these classes.
+"""Options, each declared once: the command line and the Python API are made from these classes.
+
+Those of the server and of the export are in serve/options.py and export/options.py.
 
 Names are those of Hugging Face's TrainingArguments, PEFT's LoraConfig and LlamaConfig, and scikit-learn. An option that
 is out of range raises SettingsError, from the command line and from Python alike.
@@ -385,12 +387,10 @@ class AnswerOptions:
         if self.fallback is not None and not self.fallback.strip():
             raise SettingsError("--fallback is empty.", "Give a sentence, or off to always answer.")
         for name in ("direct_answer_threshold", "suggestion_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                remedy = "It is a probability: try 0.5."
                 raise SettingsError(
-                    "--{name} {value}: must lie between 0 and 1.",
-                    "It is a probability: try 0.5.",
-                    name=name.replace("_", "-"),
-                    value=getattr(self, name),
+                    "--{name} {value}: must lie between 0 and 1.", remedy, name=_flag(name), value=value
                 )
 
 
@@ -462,15 +462,14 @@ class BenchOptions:
             )
 
 
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
 def _not_negative(options: object, *names: str) -> None:
     for name in names:
-        if not getattr(options, name) >= 0:  # nor NaN
-            raise SettingsError(
-                "--{name} {value}: must not be negative.",
-                "Try 0.1.",
-                name=name.replace("_", "-"),
-                value=getattr(options, name),
-            )
+        if not (value := getattr(options, name)) >= 0:  # nor NaN
+            raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=_flag(name), value=value)
 
 
 def _budget(value: timedelta | None) -> None:
@@ -492,12 +491,10 @@ def at_least_one(options: object, *names: str) -> None:
     """Raise SettingsError when one of these options is less; None stands for the default and is fine."""
     for name in names:
         if (value := getattr(options, name)) is not None and value < 1:
-            raise SettingsError("--{name} {value}: must be at least 1.", name=name.replace("_", "-"), value=value)
+            raise SettingsError("--{name} {value}: must be at least 1.", name=_flag(name), value=value)
 
 
 def _fraction(options: object, name: str) -> None:
     value = getattr(options, name)
     if not 0 <= value < 1:
-        raise SettingsError(
-            "--{name} {value}: must be at least 0 and below 1.", name=name.replace("_", "-"), value=value
-        )
+        raise SettingsError("--{name} {value}: must be at least 0 and below 1.", name=_flag(name), value=value)

@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
-i18n errors files types config runs
+i18n errors files types arrays config runs
 korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
 data: conversation kakaotalk json_stream json_layouts personal other_formats

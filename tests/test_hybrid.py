@@ -8,8 +8,8 @@ import pytest
 from conftest import PAIRS
 from queries import encoded
 
+from daedap.arrays import Float64Array
 from daedap.errors import RunError
-from daedap.model.loss import FloatArray
 from daedap.retrieval.encoder import BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.rerank import Reranker, RerankWeights, fit_weights
@@ -23,7 +23,7 @@ ASKED = [pair.question for pair in PAIRS]
 class UniformModel:
     """A model that finds every answer equally likely and says nothing."""
 
-    def log2_probability(self, pairs: list[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: list[Pair]) -> Float64Array:
         return np.array([[-10.0, 5.0] for _ in pairs])
 
     def reply(self, pairs: list[Pair]) -> list[Generation]:
@@ -139,7 +139,7 @@ def test_weights_are_fitted_when_there_are_enough_dev_rows(retriever: HybridRetr
 class Unasked(UniformModel):
     """A model that must not be asked."""
 
-    def log2_probability(self, pairs: list[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: list[Pair]) -> Float64Array:
         raise AssertionError("asked")
 
 

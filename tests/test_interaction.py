@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from daedap.arrays import Float32Array
 from daedap.model.sentence_encoder import built_in_encoder
-from daedap.retrieval.interaction import FloatArray, InteractionModel, TokenPair
+from daedap.retrieval.interaction import InteractionModel, TokenPair
 from daedap.types import Pair
 
 FAQ = [
@@ -43,8 +44,8 @@ def test_what_no_pair_answers_has_lower_odds(query: str) -> None:
 def test_pairs_are_read_apart_from_each_other() -> None:
     model, random = InteractionModel.default(), np.random.default_rng(0)
 
-    def tokens(count: int) -> FloatArray:
-        rows: FloatArray = random.standard_normal((count, model.width)).astype(np.float32)
+    def tokens(count: int) -> Float32Array:
+        rows: Float32Array = random.standard_normal((count, model.width)).astype(np.float32)
         rows /= np.sqrt(model.width)
         return rows
 

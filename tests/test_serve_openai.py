@@ -15,8 +15,9 @@ from conftest import PAIRS
 from serving import runs_with, served
 from starlette.testclient import TestClient
 
+from daedap.arrays import Float64Array
 from daedap.config import AnswerOptions
-from daedap.model.decoding import FloatArray, LanguageModel
+from daedap.model.decoding import LanguageModel
 from daedap.model.prompt import Prompt
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
@@ -238,7 +239,7 @@ class Recorder:
     def prompt(self) -> Prompt:
         return self.model.prompt
 
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair]) -> Float64Array:
         return self.model.log2_probability(pairs)
 
     def reply(self, pairs: Sequence[Pair]) -> list[Generation]:

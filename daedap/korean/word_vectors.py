@@ -12,21 +12,20 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
-from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.korean.text import kiwi
 
 WIDTH = 256
 _LANDMARKS, _COMMON = 400, (60, 12_000)
 """Number of landmarks, and the range of ids they are sampled from: Kiwi's dictionary is sorted by frequency."""
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class KiwiWordVectors:
     """Unit word vectors in an arbitrary rotation; store `basis` with any model trained on them."""
 
-    basis: FloatArray
+    basis: Float32Array
     """(landmarks, 256): projection of cosines with the landmarks onto the vectors."""
 
     @classmethod
@@ -37,7 +36,7 @@ class KiwiWordVectors:
         top = slice(-1, -WIDTH - 1, -1)
         return cls((directions[:, top] / np.sqrt(values[top])).astype(np.float32))
 
-    def vectors(self, words: Iterable[int]) -> dict[int, FloatArray]:
+    def vectors(self, words: Iterable[int]) -> dict[int, Float32Array]:
         """`Morpheme.morpheme_id` → vector of shape (256,); words without a vector in Kiwi are left out."""
         ids, landmarks = sorted(set(words)), _landmarks()
         cosines = _cosines(ids, landmarks)
@@ -54,7 +53,7 @@ def _landmarks() -> list[int]:
     return sorted(int(word) for word in np.random.RandomState(0).choice(np.arange(*_COMMON), _LANDMARKS, replace=False))
 
 
-def _cosines(words: list[int], others: list[int]) -> FloatArray:
+def _cosines(words: list[int], others: list[int]) -> Float32Array:
     """Cosines of shape (words, others); NaN where Kiwi has no vector."""
     cosine = kiwi().morpheme_similarity
     rows = [[cosine(word, other) for other in others] for word in words]

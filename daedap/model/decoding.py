@@ -9,15 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.model.prompt import Prompt
 from daedap.model.tokenizer import decode
 from daedap.types import Generation, Pair
-
-FloatArray = NDArray[np.float64]
 
 
 class LanguageModel(Protocol):
@@ -28,7 +24,7 @@ class LanguageModel(Protocol):
         """Renders questions for this model."""
         ...
 
-    def log2_probability(self, pairs: Sequence[Pair], /) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair], /) -> Float64Array:
         """Per pair: the sum of log2 p over answer and EOS given the question, and their number. (pairs, 2), float64."""
         ...
 

@@ -21,18 +21,17 @@ from typing import Any
 import numpy as np
 import torch  # before ctranslate2: see sentence_encoder.py
 from ctranslate2.converters.transformers import _SUPPORTED_ACTIVATIONS, BertLoader, RobertaLoader
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, normalizers
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
+from daedap.arrays import Float32Array
 from daedap.errors import EncoderError
 from daedap.files import digest, new_folder
 from daedap.i18n import tell, translate
 from daedap.model.convert import _quantize
 from daedap.model.sentence_encoder import CENTRE, EncoderSettings, Pooling, SentenceEncoder
 
-FloatArray = NDArray[np.float32]
 _log = logging.getLogger("daedap")
 _LOADERS = {"bert": BertLoader, "roberta": RobertaLoader, "xlm-roberta": RobertaLoader}
 """Converters by `model_type`. CTranslate2's for XLM-R expects a classifier around the same modules."""
@@ -278,7 +277,7 @@ def _load_tokenizer(source: _Source) -> Tokenizer:
 
 
 @torch.inference_mode()
-def _reference(source: _Source, model: PreTrainedModel, tokenizer: Tokenizer) -> FloatArray:
+def _reference(source: _Source, model: PreTrainedModel, tokenizer: Tokenizer) -> Float32Array:
     """(texts, width): transformers' own vectors, of length 1."""
     tokenizer.enable_truncation(source.settings.max_length)
     vectors = []
@@ -288,7 +287,7 @@ def _reference(source: _Source, model: PreTrainedModel, tokenizer: Tokenizer) ->
         vectors.append((states[0] if source.settings.pooling == "cls" else states.mean(dim=0)).numpy())
     tokenizer.no_truncation()
     result = np.stack(vectors).astype(np.float32)
-    unit: FloatArray = result / np.linalg.norm(result, axis=1, keepdims=True)
+    unit: Float32Array = result / np.linalg.norm(result, axis=1, keepdims=True)
     return unit
 
 

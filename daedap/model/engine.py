@@ -18,8 +18,9 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
+from daedap.arrays import Float64Array
 from daedap.model.batching import generation_batches, sorted_batches
-from daedap.model.decoding import DecodingRules, FloatArray, unreadable_weights
+from daedap.model.decoding import DecodingRules, unreadable_weights
 from daedap.model.prompt import Example, Prompt
 from daedap.types import Generation, Pair
 
@@ -49,7 +50,7 @@ class Engine:
     compute_type: str = "default"
     """CTranslate2's: int8, float32 (weights are dequantized when loaded) or default (as stored)."""
 
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair]) -> Float64Array:
         """As `LanguageModel.log2_probability`. Raises RunError when the files are damaged."""
         examples = [self.prompt.example(pair) for pair in pairs]
         scores = np.zeros((len(examples), 2))

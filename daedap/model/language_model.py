@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from daedap.arrays import Float64Array
 from daedap.model.batching import generation_batches
-from daedap.model.decoding import DecodingRules, FloatArray, LanguageModel
+from daedap.model.decoding import DecodingRules, LanguageModel
 from daedap.model.loss import score_answers
 from daedap.model.prompt import Prompt
 from daedap.types import Generation, Pair
@@ -40,7 +41,7 @@ class TorchModel:
     allowed: Tensor | None = None
     """Sorted ids, (tokens,), that it may generate; None: all but control tokens."""
 
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair]) -> Float64Array:
         """As `LanguageModel.log2_probability`."""
         examples = [self.prompt.example(pair) for pair in pairs]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
@@ -200,7 +201,7 @@ class CachedScorer(_Delegating):
 
     known: dict[Pair, tuple[float, float]] = field(default_factory=dict, repr=False)
 
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair]) -> Float64Array:
         """As `LanguageModel.log2_probability`."""
         keys = [Pair(pair.question, pair.answer, history=pair.history) for pair in pairs]
         new = [key for key in dict.fromkeys(keys) if key not in self.known]
@@ -220,6 +221,6 @@ class EngineWithScorer(_Delegating):
 
     scorer: LanguageModel
 
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair]) -> Float64Array:
         """As `LanguageModel.log2_probability`."""
         return (self.model if len(pairs) <= _FEW_PAIRS else self.scorer).log2_probability(pairs)

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, pad
 from transformers import PreTrainedModel
 
+from daedap.arrays import Float64Array
 from daedap.model.prompt import Example, Prompt, round_up
 from daedap.model.trainable import SPLITTABLE, trained_upper, unwrap_peft
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-FloatArray = NDArray[np.float64]
 _LABEL_MULTIPLE = 32
 """The number of labels is padded to multiples of this, for the same reason as lengths: see prompt.round_up."""
 
@@ -194,7 +193,7 @@ encoded with every answer."""
 @torch.inference_mode()
 def score_answers(
     model: PreTrainedModel | PeftModel, examples: Sequence[Example], device: torch.device | str
-) -> FloatArray:
+) -> Float64Array:
     """Per example: the sum of log2 p over its answer and EOS, and their number. (examples, 2), float64.
 
     In evaluation mode, over the full vocabulary.

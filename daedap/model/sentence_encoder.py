@@ -21,12 +21,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from daedap.arrays import Float32Array
 from daedap.errors import EncoderError
 
-FloatArray = NDArray[np.float32]
 Pooling = Literal["mean", "cls"]
 """A text's vector: the mean over its tokens, or the first token's."""
 BUILT_IN = Path(__file__).parent.parent / "encoder"
@@ -65,7 +64,7 @@ class SentenceEncoder:
     settings: EncoderSettings
     workers: int
     """Batches that are computed at once, each by one core."""
-    centre: FloatArray | None = None
+    centre: Float32Array | None = None
     """(width,): subtracted from all vectors. Those of some encoders lie in one corner, where all cosines are high."""
 
     @classmethod
@@ -91,7 +90,7 @@ class SentenceEncoder:
         except Exception as error:  # tokenizers raises Exception itself, CTranslate2 RuntimeError and ValueError
             raise _damaged(folder, f"{type(error).__name__}: {error}") from error
 
-    def encode(self, texts: Sequence[str]) -> FloatArray:
+    def encode(self, texts: Sequence[str]) -> Float32Array:
         """(texts, width), rows of length 1, in the order of the texts; equal texts are computed once.
 
         The other texts of a batch change a vector by rounding alone, as sums in another order make a few activations
@@ -102,7 +101,7 @@ class SentenceEncoder:
         vectors = self._encode_distinct(list(distinct))
         return vectors if len(distinct) == len(texts) else vectors[[distinct[text] for text in texts]]
 
-    def _encode_distinct(self, texts: Sequence[str]) -> FloatArray:
+    def _encode_distinct(self, texts: Sequence[str]) -> Float32Array:
         prefixed = [self.settings.prefix + text for text in texts]
         tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(prefixed)]  # some add nothing to ""
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
@@ -113,11 +112,11 @@ class SentenceEncoder:
             vectors[part] = result
         return vectors
 
-    def encode_tokens(self, texts: Sequence[str]) -> list[FloatArray]:
+    def encode_tokens(self, texts: Sequence[str]) -> list[Float32Array]:
         """(tokens, width) of each text: the states of its tokens, rows of length 1."""
         tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(list(texts))]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-        vectors: dict[int, FloatArray] = {}
+        vectors: dict[int, Float32Array] = {}
         for start in range(0, len(order), _AT_ONCE):
             part = order[start : start + _AT_ONCE]
             states = np.array(self.model.forward_batch([tokens[row] for row in part]).last_hidden_state)
@@ -136,14 +135,14 @@ class SentenceEncoder:
         """Numbers of a vector."""
         return int(self._encoded([[0]]).shape[1])
 
-    def _each(self, batches: Sequence[list[list[int]]]) -> list[FloatArray]:
+    def _each(self, batches: Sequence[list[list[int]]]) -> list[Float32Array]:
         """All batches, the longest texts first, so that no core waits long for another."""
         if len(batches) < 2:
             return [self._encoded(batch) for batch in batches]
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(self._encoded, reversed(batches)))[::-1]
 
-    def _encoded(self, batch: list[list[int]]) -> FloatArray:
+    def _encoded(self, batch: list[list[int]]) -> Float32Array:
         """(texts, width), over each text's own tokens, as what CTranslate2 adds behind is not masked."""
         states = np.array(self.model.forward_batch(batch).last_hidden_state)  # (texts, longest, width)
         if self.settings.pooling == "cls":
@@ -153,9 +152,9 @@ class SentenceEncoder:
         sums = np.matmul(own[:, None].astype(np.float32), states)[:, 0]  # no mean: the length is divided away below
         return self._centred(sums)
 
-    def _centred(self, vectors: FloatArray) -> FloatArray:
+    def _centred(self, vectors: Float32Array) -> Float32Array:
         """Less the centre, of length 1. The centre is a mean of vectors of length 1."""
-        unit: FloatArray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Float32Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         if self.centre is not None:
             unit = unit - self.centre
             unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from daedap.arrays import Float32Array
+
 VIEWS = ("lexical_question", "lexical_answer", "sentence_question", "sentence_answer")
 SIGNALS = (
     *VIEWS,  # of the best pair
@@ -33,7 +33,7 @@ SIGNALS = (
 _WEIGHTS = Path(__file__).with_name("matcher.json")
 
 
-def with_rival(calibration: FloatArray, margin: float) -> FloatArray:
+def with_rival(calibration: Float32Array, margin: float) -> Float32Array:
     """Signals (in the order of SIGNALS) beside one more pair with another answer, whose score is `margin` lower."""
     signals = dict(zip(SIGNALS, calibration.tolist(), strict=True))
     for name in ("margin", "lead", "question_margin", "answer_margin", "token_margin"):
@@ -65,7 +65,7 @@ class MatchWeights:
         """Whether the interaction model is used."""
         return self.interaction > 0
 
-    def probability(self, signals: FloatArray) -> float:
+    def probability(self, signals: Float32Array) -> float:
         """Logistic regression over (signals,), in the order of SIGNALS."""
         logit = self.intercept + float(np.dot([self.signals[name] for name in SIGNALS], signals))
         return float(1 / (1 + np.exp(-logit)))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from daedap.arrays import Float32Array
 from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
@@ -27,7 +28,6 @@ from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Query, texts_of, vectors_of
 from daedap.types import Pair
 
-FloatArray = NDArray[np.float32]
 _COMPONENTS, _SAMPLE, _MAX_FEATURES = 512, 40_000, 40_000
 """Dimensions of LSA, texts it is fitted on, and features that it knows at most."""
 _BATCH = 4096
@@ -39,14 +39,14 @@ class TextVectorizer:
     """Fitted on the texts of a run's training rows."""
 
     vocabulary: tuple[str, ...]
-    idf: FloatArray
+    idf: Float32Array
     """(vocabulary,): ln((1 + n) / (1 + document frequency)) + 1."""
     components: NDArray[np.float16]
     """(vocabulary, 512): LSA (Deerwester et al. 1990)."""
     word_vectors: KiwiWordVectors
-    mean: FloatArray
+    mean: Float32Array
     """(256,): the mean word vector, which all words share and which says nothing."""
-    _vectors: dict[int, FloatArray] = field(default_factory=dict, repr=False)
+    _vectors: dict[int, Float32Array] = field(default_factory=dict, repr=False)
     _analysed: dict[str, _AnalysedText] = field(default_factory=dict, repr=False)
     """The texts it was fitted on, which are encoded next: Kiwi takes as long for a text as all the rest."""
 
@@ -78,7 +78,7 @@ class TextVectorizer:
             dict(zip(some, analysed, strict=True)),
         )
 
-    def transform(self, texts: Sequence[str]) -> FloatArray:
+    def transform(self, texts: Sequence[str]) -> Float32Array:
         """(texts, 768): two parts, each of length 1 or, where nothing is known of a text, 0."""
         result = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
         for start in range(0, len(texts), _BATCH):
@@ -96,7 +96,7 @@ class TextVectorizer:
         added = dict(zip(new, _analyse(new), strict=True))
         return [added[text] if text in added else self._analysed[text] for text in texts]
 
-    def _weighted_sums(self, analysed: Sequence[_AnalysedText]) -> FloatArray:
+    def _weighted_sums(self, analysed: Sequence[_AnalysedText]) -> Float32Array:
         """(texts, 256): the sum of the word vectors, rare words counting more."""
         asked = {morpheme.morpheme_id for text in analysed for morpheme in text.morphemes} - self._vectors.keys()
         missing = self.word_vectors.vectors(asked)
@@ -191,10 +191,10 @@ def _name(morpheme: Morpheme) -> str:
     return f"{morpheme.form}/{morpheme.tag}"
 
 
-def unit(rows: Any) -> FloatArray:
+def unit(rows: Any) -> Float32Array:
     """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    result: FloatArray = (rows / np.maximum(length, 1e-9)).astype(np.float32)
+    result: Float32Array = (rows / np.maximum(length, 1e-9)).astype(np.float32)
     return result
 
 
@@ -207,9 +207,9 @@ class BiEncoder:
     """Texts → vectors of length 1; what a text is taken for, a question or an answer, makes a difference."""
 
     features: TextVectorizer
-    question: FloatArray
+    question: Float32Array
     """(768, 256)"""
-    answer: FloatArray
+    answer: Float32Array
 
     @classmethod
     def fit(cls, pairs: Sequence[Pair], seed: int, *, bf16: bool = False) -> BiEncoder:
@@ -226,11 +226,11 @@ class BiEncoder:
         learned = fit_biencoder(*parts, seed, bf16=bf16)
         return cls(features, learned.question, learned.answer)
 
-    def questions(self, texts: Sequence[str]) -> FloatArray:
+    def questions(self, texts: Sequence[str]) -> Float32Array:
         """(texts, 256)"""
         return unit(self.features.transform(texts) @ self.question)
 
-    def answers(self, texts: Sequence[str]) -> FloatArray:
+    def answers(self, texts: Sequence[str]) -> Float32Array:
         """(texts, 256)"""
         return unit(self.features.transform(texts) @ self.answer)
 
@@ -252,9 +252,9 @@ class PairEmbeddings:
     """Bi-encoder vectors of known pairs, in the order of an index."""
 
     encoder: BiEncoder
-    questions: FloatArray
+    questions: Float32Array
     """(pairs, 256)"""
-    answers: FloatArray
+    answers: Float32Array
     """(pairs, 256)"""
 
     @classmethod
@@ -276,15 +276,15 @@ class PairEmbeddings:
         """The first `pairs` rows alone."""
         return PairEmbeddings(self.encoder, self.questions[:pairs], self.answers[:pairs])
 
-    def vectors_of(self, queries: Sequence[Query]) -> FloatArray:
+    def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
         """(queries, 256)"""
         return self.encoder.questions(texts_of(queries))
 
-    def encode_answers(self, texts: Sequence[str]) -> FloatArray:
+    def encode_answers(self, texts: Sequence[str]) -> Float32Array:
         """(texts, 256)"""
         return self.encoder.answers(texts)
 
-    def search(self, vectors: FloatArray, k: int) -> LexicalHits:
+    def search(self, vectors: Float32Array, k: int) -> LexicalHits:
         """The `k` nearest known questions of each vector, (queries, 256)."""
         return search(self.questions, vectors, k)
 
@@ -309,24 +309,24 @@ class SentenceEmbeddings:
     matcher: AnswerMatcher
 
     @property
-    def questions(self) -> FloatArray:
+    def questions(self) -> Float32Array:
         """(pairs, width)"""
         return self.matcher.questions
 
     @property
-    def answers(self) -> FloatArray:
+    def answers(self) -> Float32Array:
         """(pairs, width)"""
         return self.matcher.answers
 
-    def vectors_of(self, queries: Sequence[Query]) -> FloatArray:
+    def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
         """(queries, width): the queries have them already."""
         return vectors_of(queries)
 
-    def encode_answers(self, texts: Sequence[str]) -> FloatArray:
+    def encode_answers(self, texts: Sequence[str]) -> Float32Array:
         """(texts, width)"""
         return self.matcher.encoder.encode(texts)
 
-    def search(self, vectors: FloatArray, k: int) -> LexicalHits:
+    def search(self, vectors: Float32Array, k: int) -> LexicalHits:
         """The `k` nearest known questions of each vector, (queries, width); of many pairs, those that a graph finds."""
         if not isinstance(self.matcher, LargeMatcher):
             return search(self.questions, vectors, k)
@@ -334,7 +334,7 @@ class SentenceEmbeddings:
         return LexicalHits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
 
 
-def search(known: FloatArray, vectors: FloatArray, k: int) -> LexicalHits:
+def search(known: Float32Array, vectors: Float32Array, k: int) -> LexicalHits:
     """The `k` nearest of (pairs, width) to each of (queries, width), by cosine."""
     k = min(k, len(known))
     rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)

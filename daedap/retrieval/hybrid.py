@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import BiEncoder, PairEmbeddings, SentenceEmbeddings
@@ -30,7 +31,6 @@ from daedap.types import Evidence, Pair
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel
 
-FloatArray = NDArray[np.float32]
 _LEXICAL_SHORTLIST = 500
 """Above EXACT_UP_TO pairs, `search` compares vectors with those of the lexically nearest pairs alone."""
 _ENCODER = "encoder.json"
@@ -43,7 +43,7 @@ class Hits(NamedTuple):
 
     rows: NDArray[np.int64]
     """(k,)"""
-    similarities: FloatArray
+    similarities: Float32Array
     """(k,): mean of the lexical cosine and that of the embeddings, 0 to 1."""
 
 
@@ -91,13 +91,13 @@ class HybridRetriever:
             hits += [self._nearest(*each, k) for each in zip(similarities, vectors, strict=True)]
         return [self._earliest_first(query.text, each) for query, each in zip(queries, hits, strict=True)]
 
-    def _nearest(self, lexical: FloatArray, vector: FloatArray, k: int) -> Hits:
+    def _nearest(self, lexical: Float32Array, vector: Float32Array, k: int) -> Hits:
         """lexical: (pairs,) cosines; vector: (width,)."""
         rows, known = np.arange(len(lexical)), self.embeddings.questions
         if len(rows) > EXACT_UP_TO:
             rows = largest(lexical[None], _LEXICAL_SHORTLIST)[0]
             lexical, known = lexical[rows], known[rows]
-        mean: FloatArray = (lexical + known @ vector).clip(0) / np.float32(2)
+        mean: Float32Array = (lexical + known @ vector).clip(0) / np.float32(2)
         best = largest(mean[None], min(k, len(rows)))[0]
         return Hits(rows[best], mean[best].clip(0, 1))
 

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
+from daedap.arrays import Float32Array
+
 _WEIGHTS = Path(__file__).with_name("interaction.npz")
 
 
 class TokenPair(NamedTuple):
     """A known pair as token vectors, rows of length 1."""
 
-    question: FloatArray
+    question: Float32Array
     """(tokens, width)"""
-    answer: FloatArray
+    answer: Float32Array
     """(tokens, width); no tokens where answers say nothing about their questions, as in small talk."""
 
 
@@ -34,7 +34,7 @@ class TokenPair(NamedTuple):
 class InteractionModel:
     """The weights, named as in bench/sentence_encoder/interaction.py; `inner` below is the model's own width."""
 
-    weights: Mapping[str, FloatArray]
+    weights: Mapping[str, Float32Array]
 
     @classmethod
     @cache
@@ -48,7 +48,7 @@ class InteractionModel:
         """Width of the token vectors that it was trained with."""
         return int(self.weights["project.weight"].shape[1])
 
-    def log_odds(self, query: FloatArray, pairs: Sequence[TokenPair], similarities: FloatArray) -> FloatArray:
+    def log_odds(self, query: Float32Array, pairs: Sequence[TokenPair], similarities: Float32Array) -> Float32Array:
         """(pairs,): log odds that each pair answers the query, against no pair.
 
         query: (tokens, width), rows of length 1. similarities: (pairs, 4), sentence similarity of question and of
@@ -70,37 +70,37 @@ class InteractionModel:
             self._pooled("pair_gate", np.split(known, ends), np.split(pair_features, ends)),
         ]
         hidden = self._activated("hidden", np.concatenate([*pooled, similarities], axis=1))
-        log_odds: FloatArray = self._linear("output", hidden)[:, 0]
+        log_odds: Float32Array = self._linear("output", hidden)[:, 0]
         return log_odds
 
-    def _pooled(self, gate: str, texts: Sequence[FloatArray], compared: Sequence[FloatArray]) -> FloatArray:
+    def _pooled(self, gate: str, texts: Sequence[Float32Array], compared: Sequence[Float32Array]) -> Float32Array:
         """(texts, 2 inner): mean of each text's tokens, weighted by a gate over their vectors, and maximum."""
         means = [
             _softmax(self._linear(gate, tokens)[:, 0]) @ part for tokens, part in zip(texts, compared, strict=True)
         ]
         return np.hstack([np.stack(means), np.stack([part.max(axis=0) for part in compared])])
 
-    def _compared(self, own: FloatArray, attended: FloatArray, cosines: FloatArray) -> FloatArray:
+    def _compared(self, own: Float32Array, attended: Float32Array, cosines: Float32Array) -> Float32Array:
         """(tokens, inner). own, attended: (tokens, inner), each token and what it attended to; cosines: (tokens,)."""
         both = np.concatenate([own, attended, own * attended, np.abs(own - attended), cosines[:, None]], axis=1)
         return self._activated("compare", both)
 
-    def _keys(self, tokens: FloatArray) -> FloatArray:
+    def _keys(self, tokens: Float32Array) -> Float32Array:
         """(tokens, inner), rows of length 1. tokens: (tokens, width)."""
         keys = tokens @ self.weights["key.weight"].T
-        length: FloatArray = np.linalg.norm(keys, axis=1, keepdims=True)
-        normalized: FloatArray = keys / np.maximum(length, 1e-12)
+        length: Float32Array = np.linalg.norm(keys, axis=1, keepdims=True)
+        normalized: Float32Array = keys / np.maximum(length, 1e-12)
         return normalized
 
-    def _activated(self, name: str, inputs: FloatArray) -> FloatArray:
+    def _activated(self, name: str, inputs: Float32Array) -> Float32Array:
         return np.maximum(self._linear(name, inputs), 0)
 
-    def _linear(self, name: str, inputs: FloatArray) -> FloatArray:
-        product: FloatArray = inputs @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
+    def _linear(self, name: str, inputs: Float32Array) -> Float32Array:
+        product: Float32Array = inputs @ self.weights[f"{name}.weight"].T + self.weights[f"{name}.bias"]
         return product
 
 
-def _softmax(values: FloatArray, axis: int = -1) -> FloatArray:
+def _softmax(values: Float32Array, axis: int = -1) -> Float32Array:
     exponentials = np.exp(values - values.max(axis=axis, keepdims=True))
-    shares: FloatArray = exponentials / exponentials.sum(axis=axis, keepdims=True)
+    shares: Float32Array = exponentials / exponentials.sum(axis=axis, keepdims=True)
     return shares

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from daedap.arrays import Float32Array
 from daedap.i18n import translate
 from daedap.retrieval.calibration import MatchWeights
 from daedap.retrieval.lexical import CharTfidf, LexicalIndex
@@ -28,7 +29,6 @@ from daedap.retrieval.query import Query
 from daedap.retrieval.token_vectors import Encoder, TokenVectors
 from daedap.types import Pair
 
-FloatArray = NDArray[np.float32]
 Half = NDArray[np.float16]
 Rows = NDArray[np.int64]
 Found = TypeVar("Found", Match, Signals)
@@ -74,7 +74,7 @@ class VectorGraph:
             part = vectors[start : start + _AT_ONCE].astype(np.float32)
             self.index.add(np.arange(first + start, first + start + len(part)), part, threads=1)
 
-    def nearest(self, vector: FloatArray, k: int) -> Rows:
+    def nearest(self, vector: Float32Array, k: int) -> Rows:
         """(k,): numbers of the nearest of (width,), best first."""
         return np.asarray(self.index.search(vector, k).keys, np.int64)
 
@@ -149,7 +149,7 @@ class LargeMatcher(AnswerMatcher):
         by_meaning = (self.nearest(side, query.vector, _SHORTLIST) for side in (0, 1))
         return np.unique(np.concatenate([by_characters, *by_meaning]))
 
-    def nearest(self, side: int, vector: FloatArray, k: int) -> Rows:
+    def nearest(self, side: int, vector: Float32Array, k: int) -> Rows:
         """(k,) or fewer: rows whose question (side 0) or answer (side 1) is nearest to (width,), best first.
 
         Numbers of pairs that the index does not hold are left out: the graphs may hold held-out pairs as well.

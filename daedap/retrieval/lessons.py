@@ -14,9 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from daedap.korean.text import comparison_form
 from daedap.retrieval.calibration import SIGNALS, with_rival
 from daedap.retrieval.hybrid import HybridRetriever
@@ -26,7 +23,6 @@ from daedap.retrieval.query import Query
 from daedap.runs import DATABASE
 from daedap.types import Evidence, Lesson, Pair, Reply
 
-FloatArray = NDArray[np.float32]
 LESSONS = "lessons.jsonl"
 """In a bundle: the lessons in force when it was made, the latest first."""
 _SCORE = SIGNALS.index("score")

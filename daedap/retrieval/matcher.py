@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.korean.text import comparison_form
 from daedap.retrieval.calibration import SIGNALS, VIEWS, MatchWeights
 from daedap.retrieval.interaction import InteractionModel, TokenPair
@@ -26,7 +27,6 @@ from daedap.retrieval.query import Query, texts_of, vectors_of
 from daedap.retrieval.token_vectors import Encoder, TokenVectors
 from daedap.types import Pair
 
-FloatArray = NDArray[np.float32]
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
 """How well a file's answers fit its questions: of so many known questions, the share whose nearest answer is their own.
 Up to the first share the similarity to answers has weight 0, from the second on its full weight; FAQs of held-out
@@ -42,7 +42,7 @@ class Match(NamedTuple):
 
     rows: NDArray[np.int64]
     """(k,): rows with different answers, best first."""
-    similarities: FloatArray
+    similarities: Float32Array
     """(k,): sums of the four similarities, weighted by numbers that add up to 1; 1.0 for an exact match."""
     probability: float
     """That the first one's answer is right."""
@@ -55,9 +55,9 @@ class Signals(NamedTuple):
 
     rows: NDArray[np.int64]
     """(k,): rows with different answers, best first."""
-    similarities: FloatArray
+    similarities: Float32Array
     """(k,)"""
-    calibration: FloatArray
+    calibration: Float32Array
     """(signals,): in the order of SIGNALS."""
 
 
@@ -66,11 +66,11 @@ class Candidates(NamedTuple):
 
     rows: NDArray[np.int64]
     """(n,), best first."""
-    scores: FloatArray
+    scores: Float32Array
     """(n,)"""
-    log_odds: FloatArray
+    log_odds: Float32Array
     """(n,): of the interaction model, 0 where it is not used; after the first CANDIDATES the lowest of theirs."""
-    token_cosines: list[FloatArray]
+    token_cosines: list[Float32Array]
     """For the first pairs, at least two where there are two: each query token's highest cosine with one of the pair's
     tokens, (query tokens,)."""
 
@@ -81,9 +81,9 @@ class AnswerMatcher:
 
     index: LexicalIndex
     encoder: Encoder
-    questions: FloatArray
+    questions: Float32Array
     """(pairs, width): sentence vectors of the known questions, rows of length 1."""
-    answers: FloatArray
+    answers: Float32Array
     """(pairs, width)"""
     weights: MatchWeights
 
@@ -121,7 +121,7 @@ class AnswerMatcher:
 
     def _exact(self, query: Query, row: int, k: int) -> Match:
         """Of rows with this very question the first is taken, the newest."""
-        scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, self.views([query]))
+        scores: Float32Array = np.einsum("v,vqp->qp", self.view_weights, self.views([query]))
         near = largest(scores, min(8 * k, scores.shape[1]))[0]
         rows = self._distinct(np.concatenate([[row], near[near != row]]), k)
         return Match(rows, np.concatenate([[1.0], scores[0, rows[1:]]]).astype(np.float32), 1.0, exact=True)
@@ -133,7 +133,7 @@ class AnswerMatcher:
             result += self._signals(queries[part], k)
         return result
 
-    def views(self, queries: Sequence[Query]) -> FloatArray:
+    def views(self, queries: Sequence[Query]) -> Float32Array:
         """(views, queries, pairs): similarities in the order of VIEWS."""
         texts, vectors = texts_of(queries), vectors_of(queries)
         lexical_answers = (self._answer_tfidf.vectors(texts) @ self._answer_postings).toarray()
@@ -148,7 +148,7 @@ class AnswerMatcher:
 
     def _signals(self, queries: Sequence[Query], k: int) -> list[Signals]:
         views, texts = self.views(queries), texts_of(queries)
-        scores: FloatArray = np.einsum("v,vqp->qp", self.view_weights, views)
+        scores: Float32Array = np.einsum("v,vqp->qp", self.view_weights, views)
         result = self.candidates(texts, scores, views, max(k, CANDIDATES))
         ranked = [self._ranked(each) for each in result]
         best = np.array([each.rows[0] for each in ranked])
@@ -166,7 +166,9 @@ class AnswerMatcher:
         calibration = np.stack([columns[name] for name in SIGNALS], axis=1).astype(np.float32)
         return [Signals(each.rows[:k], each.scores[:k], calibration[n]) for n, each in enumerate(ranked)]
 
-    def candidates(self, queries: Sequence[str], scores: FloatArray, views: FloatArray, count: int) -> list[Candidates]:
+    def candidates(
+        self, queries: Sequence[str], scores: Float32Array, views: Float32Array, count: int
+    ) -> list[Candidates]:
         """The `count` best pairs with different answers of each query, read together with it.
 
         scores: (queries, pairs), the weighted sum of the views, (views, queries, pairs).
@@ -185,13 +187,13 @@ class AnswerMatcher:
                 result.append(Candidates(each, scores[number, each], log_odds, cosines))
         return result
 
-    def _token_pair(self, row: int, texts: dict[str, FloatArray]) -> TokenPair:
+    def _token_pair(self, row: int, texts: dict[str, Float32Array]) -> TokenPair:
         pair = self.index.pairs[row]
         return TokenPair(texts[pair.question], texts[pair.answer])
 
     def _log_odds(
-        self, query: FloatArray, known: Sequence[TokenPair], rows: NDArray[np.int64], similarities: FloatArray
-    ) -> FloatArray:
+        self, query: Float32Array, known: Sequence[TokenPair], rows: NDArray[np.int64], similarities: Float32Array
+    ) -> Float32Array:
         """(rows,). query: (tokens, width); similarities: (2, pairs), to questions and to answers."""
         if not self.weights.reads_together:
             return np.zeros(len(rows), np.float32)
@@ -209,7 +211,9 @@ class AnswerMatcher:
         cosines = [candidates.token_cosines[place] for place in order if place < len(candidates.token_cosines)]
         return Candidates(candidates.rows[order], candidates.scores[order], candidates.log_odds[order], cosines)
 
-    def _lead(self, scores: FloatArray, views: FloatArray, rows: Sequence[NDArray[np.int64]]) -> dict[str, FloatArray]:
+    def _lead(
+        self, scores: Float32Array, views: Float32Array, rows: Sequence[NDArray[np.int64]]
+    ) -> dict[str, Float32Array]:
         """Scores of the best pair less those of its rivals, the pairs with other answers.
 
         scores: (queries, pairs); views: (views, queries, pairs); rows: (distinct,) for each query.
@@ -230,10 +234,10 @@ class AnswerMatcher:
             "answer_margin": answer,
         }
 
-    def _best_rival(self, similarities: FloatArray, rows: NDArray[np.int64]) -> FloatArray:
+    def _best_rival(self, similarities: Float32Array, rows: NDArray[np.int64]) -> Float32Array:
         """(rows,): the highest of `similarities`, (pairs,), of a pair with another answer than each row; at least 0."""
         others = self._answer_groups != self._answer_groups[rows][:, None]
-        highest: FloatArray = np.where(others, similarities, 0).max(axis=1)
+        highest: Float32Array = np.where(others, similarities, 0).max(axis=1)
         return highest
 
     def _neighbour(self, rows: NDArray[np.int64]) -> float:
@@ -245,14 +249,14 @@ class AnswerMatcher:
         return TokenVectors(self.encoder)
 
     @cached_property
-    def _small_talk_direction(self) -> FloatArray:
+    def _small_talk_direction(self) -> Float32Array:
         """(width,): zeros with another encoder than the built-in one."""
         direction = np.array(self.weights.small_talk, np.float32)
         width = self.questions.shape[1]
         return direction if len(direction) == width else np.zeros(width, np.float32)
 
     @cached_property
-    def view_weights(self) -> FloatArray:
+    def view_weights(self) -> Float32Array:
         """(views,): the weights of the package, those of answers scaled by how well answers fit their questions here.
 
         Customers' questions share their topic with the right answer of an FAQ; in small talk they do not, and there the
@@ -280,13 +284,13 @@ class AnswerMatcher:
             first.setdefault(int(self._answer_groups[row]), row)
         return np.array(list(first.values())[:k], np.int64)
 
-    def _coverage(self, queries: Sequence[str], rows: Sequence[int]) -> FloatArray:
+    def _coverage(self, queries: Sequence[str], rows: Sequence[int]) -> Float32Array:
         """(queries,): share of each query's n-grams, weighted by rarity, that question or answer of its row contain."""
         pairs = [self.index.pairs[row] for row in rows]
         weights = self.index.ngrams.vectors(queries).power(2)
         known = self.index.ngrams.vectors([f"{pair.question} {pair.answer}" for pair in pairs])
         inside, total = weights.multiply(known.astype(bool)).sum(axis=1), weights.sum(axis=1)
-        covered: FloatArray = np.asarray(inside) / np.maximum(np.asarray(total), 1e-9)
+        covered: Float32Array = np.asarray(inside) / np.maximum(np.asarray(total), 1e-9)
         return covered
 
     @cached_property
@@ -327,13 +331,13 @@ class AnswerMatcher:
             return cls(index, encoder, questions, answers, MatchWeights.default(built_in=encoder.built_in))
 
 
-def _interaction_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
+def _interaction_signals(ranked: Sequence[Candidates]) -> dict[str, Float32Array]:
     best = np.array([each.log_odds[0] for each in ranked])
     behind = np.array([each.log_odds[1:].max(initial=0) for each in ranked])
     return {"interaction": best, "interaction_margin": best - behind}
 
 
-def _token_signals(ranked: Sequence[Candidates]) -> dict[str, FloatArray]:
+def _token_signals(ranked: Sequence[Candidates]) -> dict[str, Float32Array]:
     """How well each token of a query is met by one of the best pair, and of the best pair with another answer."""
     result = []
     for each in ranked:

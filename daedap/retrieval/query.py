@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.retrieval.token_vectors import Encoder
 from daedap.types import Message, Pair
-
-FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Query:
     """A question, the turns before it, and its sentence vector."""
 
     text: str
-    vector: FloatArray
+    vector: Float32Array
     """(width,), of length 1."""
     history: tuple[Message, ...] = ()
 
@@ -47,6 +45,6 @@ def texts_of(queries: Sequence[Query]) -> list[str]:
     return [query.text for query in queries]
 
 
-def vectors_of(queries: Sequence[Query]) -> FloatArray:
+def vectors_of(queries: Sequence[Query]) -> Float32Array:
     """(queries, width)"""
     return np.stack([query.vector for query in queries])

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.data.reader import open_source, rows
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.retrieval.query import Query
 from daedap.types import Evidence, Pair
 
-FloatArray = NDArray[np.float32]
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 """The built-in pairs."""
 # A number ends before a Hangul letter, which is a word character: \b would not see it in "109에".
@@ -42,7 +41,7 @@ class SmallTalk:
     """The built-in pairs about courtesies and distress, beside what a run knows."""
 
     index: LexicalIndex
-    vectors: FloatArray
+    vectors: Float32Array
     """(pairs, width): sentence vectors of the questions."""
 
     @classmethod

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.types import Pair
 
-FloatArray = NDArray[np.float32]
 _KEPT = 2_000
 """Texts whose token vectors are kept, 15 kB each."""
 
@@ -22,10 +22,10 @@ class Encoder(Protocol):
     def built_in(self) -> bool:
         """Whether it is the package's, whose vectors the fitted weights know."""
 
-    def encode(self, texts: Sequence[str], /) -> FloatArray:
+    def encode(self, texts: Sequence[str], /) -> Float32Array:
         """(texts, width), rows of length 1."""
 
-    def encode_tokens(self, texts: Sequence[str], /) -> list[FloatArray]:
+    def encode_tokens(self, texts: Sequence[str], /) -> list[Float32Array]:
         """(tokens, width) of each text, rows of length 1."""
 
 
@@ -36,7 +36,9 @@ class TokenVectors:
         self._encoder = encoder
         self._kept: dict[str, NDArray[np.float16]] = {}
 
-    def encode(self, queries: Sequence[str], pairs: Iterable[Pair]) -> tuple[list[FloatArray], dict[str, FloatArray]]:
+    def encode(
+        self, queries: Sequence[str], pairs: Iterable[Pair]
+    ) -> tuple[list[Float32Array], dict[str, Float32Array]]:
         """(tokens, width) of each query, and of each question and answer of the pairs by its text."""
         wanted = dict.fromkeys(text for pair in pairs for text in (pair.question, pair.answer))
         result = {text: one for text in wanted if (one := self._kept.get(text)) is not None}

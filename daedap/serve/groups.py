@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
-from numpy.typing import NDArray
 
+from daedap.arrays import Float32Array
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.runs import Json
 
-FloatArray = NDArray[np.float32]
 ALIKE = 0.5
 """Cosine of sentence vectors from which questions belong together."""
 _VECTORS = 4000
 """Questions whose vectors are remembered."""
-_known: OrderedDict[str, FloatArray] = OrderedDict()
+_known: OrderedDict[str, Float32Array] = OrderedDict()
 _lock = Lock()
 
 
@@ -26,7 +25,7 @@ def grouped(entries: Sequence[Json]) -> list[Json]:
 
     A question joins the nearest group that is near enough. Groups with the most askings come first.
     """
-    leaders: list[FloatArray] = []
+    leaders: list[Float32Array] = []
     groups: list[list[Json]] = []
     for entry, vector in zip(entries, _vectors([entry["question"] for entry in entries]), strict=True):
         similarities = np.array(leaders) @ vector if leaders else np.zeros(0)
@@ -53,7 +52,7 @@ def _group(entries: Sequence[Json]) -> Json:
     }
 
 
-def _vectors(questions: Sequence[str]) -> list[FloatArray]:
+def _vectors(questions: Sequence[str]) -> list[Float32Array]:
     """Sentence vectors, computed once for each question."""
     with _lock:
         if new := [question for question in dict.fromkeys(questions) if question not in _known]:
