@@ -388,10 +388,8 @@ class AnswerOptions:
             raise SettingsError("--fallback is empty.", "Give a sentence, or off to always answer.")
         for name in ("direct_answer_threshold", "suggestion_threshold"):
             if not 0 <= (value := getattr(self, name)) <= 1:
-                remedy = "It is a probability: try 0.5."
-                raise SettingsError(
-                    "--{name} {value}: must lie between 0 and 1.", remedy, name=_flag(name), value=value
-                )
+                what = "--{name} {value}: must lie between 0 and 1."
+                raise SettingsError(what, "It is a probability: try 0.5.", name=_flag(name), value=value)
 
 
 @dataclass(frozen=True, kw_only=True)
