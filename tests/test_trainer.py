@@ -82,7 +82,7 @@ def fit_for_60_ticks(
     """Train until a clock that advances by 1 whenever it is read shows 60."""
     ticks = itertools.count()
     task = toys.task(model, train, dev)
-    return Trainer(task, train_options, MACHINE, folder, seconds=60, clock=lambda: float(next(ticks))).run()
+    return Trainer(task, train_options, MACHINE, folder, time_limit=60, clock=lambda: float(next(ticks))).run()
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -137,13 +137,23 @@ def test_patience_0_never_stops(tokenizer: PreTrainedTokenizerFast, examples: li
     assert fit(small(tokenizer), train_options, tmp_path, examples[:16], examples[16:20]).epochs == 8
 
 
+def test_a_dev_loss_that_is_not_finite_ends_the_training(
+    tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "_dev_loss", lambda self, dev: math.inf)
+    with pytest.raises(SettingsError, match=r"NaN or infinite at step 2\. Lower --learning-rate"):
+        fit(small(tokenizer), RECIPE, tmp_path, examples[:16], examples[16:20])
+
+
 def test_the_time_limit_ends_training_and_scales_the_schedule(
     tokenizer: PreTrainedTokenizerFast, examples: list[Example], tmp_path: Path
 ) -> None:
     fitted = fit_for_60_ticks(small(tokenizer), replace(RECIPE, num_train_epochs=1000), tmp_path, examples, [])
-    assert 30 <= fitted.steps <= 60
+    assert 20 <= fitted.steps < 60
     rates = [line["learning_rate"] for line in log(tmp_path) if line["event"] == "train"]
     assert len(rates) == fitted.steps
+    speeds = [line["samples_per_second"] for line in log(tmp_path) if line["event"] == "train"]
+    assert max(speeds) == 8 / 2, "two ticks at least for a step of 8 rows: speed is measured by the same clock"
     assert rates[-1] < 0.1 * max(rates), "the learning rate falls as the time ends"
 
 

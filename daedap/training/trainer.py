@@ -45,7 +45,7 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
-    """Spent until the last checkpoint, interrupted processes included."""
+    """Time of training until the last checkpoint, interrupted processes included."""
 
     def state_dict(self) -> Json:
         """The state as plain values."""
@@ -61,11 +61,13 @@ class TrainingLoop:
 
     machine: Machine
     folder: Path
-    """Of the run: `log.jsonl` and `checkpoints/` are written there."""
+    """The run's folder: `log.jsonl` and `checkpoints/` are written there."""
     progress: Progress
     accelerator: Accelerator
     clock: Callable[[], float]
     """Seconds since some moment."""
+    _clock_at_checkpoint: float
+    """The clock at the last checkpoint, or at the start; `progress.seconds` is the time before."""
     resumable: bool = True
     """Write checkpoints."""
 
@@ -75,6 +77,7 @@ class TrainingLoop:
         accelerator = Accelerator(cpu=self.machine.device == "cpu", **options)
         keep_only_trained(accelerator, model)
         accelerator.register_for_checkpointing(self.progress)
+        self._clock_at_checkpoint = self.clock()
         return accelerator
 
     def _resume(self) -> None:
@@ -82,11 +85,11 @@ class TrainingLoop:
         resume(self.accelerator, self.folder)
         if is_main():
             cut_log(self.folder, self.progress.step)
-        self._since = self.clock()
+        self._clock_at_checkpoint = self.clock()
 
     def _elapsed(self) -> float:
         """Seconds of training, those before an interruption included as far as its last checkpoint."""
-        return self.progress.seconds + self.clock() - self._since
+        return self.progress.seconds + self.clock() - self._clock_at_checkpoint
 
     def _backward(self, loss: Tensor, parameters: Iterable[Tensor], max_norm: float) -> float:
         """Compute and clip the gradients. Returns their norm before clipping."""
@@ -104,17 +107,17 @@ class TrainingLoop:
     def _save_checkpoint(self, keep: int) -> None:
         """Write a checkpoint and delete all but the newest `keep`."""
         now = self.clock()
-        self.progress.seconds += now - self._since
-        self._since = now
+        self.progress.seconds += now - self._clock_at_checkpoint
+        self._clock_at_checkpoint = now
         if is_main() and self.resumable:
             save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, keep)
 
 
 def check_finite(step: int, *values: float) -> None:
-    """Raise SettingsError when a loss or gradient norm is NaN or infinite, before it reaches the weights."""
+    """Raise SettingsError when a loss or gradient norm is NaN or infinite."""
     if not all(map(math.isfinite, values)):
         raise SettingsError(
-            "The loss is no longer a number at step {step}.",
+            "Loss or gradient norm became NaN or infinite at step {step}.",
             "Lower --learning-rate, or give --precision fp32.",
             step=step,
         )
@@ -139,7 +142,7 @@ class WeightAverage:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within the block the model has the averaged weights; after it, its own again, bit for bit."""
+        """Within the block the model has the averaged weights; the original weights are restored exactly."""
         self.swap()
         try:
             yield
@@ -174,9 +177,9 @@ class Task:
 
     model: PreTrainedModel | PeftModel
     loss: AnswerLoss
-    """Of training; with a shortlist, over part of the vocabulary."""
+    """The training loss; with a shortlist, over part of the vocabulary."""
     dev_loss: AnswerLoss
-    """Of dev rows, over the full vocabulary."""
+    """The loss of dev rows, over the full vocabulary."""
     train: Rows
     dev: Rows
 
@@ -216,7 +219,7 @@ class TrainerState(Progress):
 
 
 class TrainResult(NamedTuple):
-    """The outcome of a training; `seconds` includes interrupted processes as far as their checkpoints."""
+    """The outcome of a training."""
 
     epochs: int
     steps: int
@@ -225,6 +228,7 @@ class TrainResult(NamedTuple):
     averaged: bool
     """Whether the kept weights are the mean of several epochs, up to the best one."""
     seconds: float
+    """Time of training, interrupted processes included as far as their last checkpoints."""
 
 
 @dataclass
@@ -235,8 +239,8 @@ class Trainer(TrainingLoop):
     train_options: TrainOptions
     machine: Machine
     folder: Path
-    seconds: float = math.inf
-    """Time limit, to which the learning-rate schedule is fitted."""
+    time_limit: float = math.inf
+    """Seconds in which training ends; the learning-rate schedule is fitted to it."""
     progress: TrainerState = field(default_factory=TrainerState)
     fraction_done: float = 0.0
     """By steps or by time, whichever is further; at most 1."""
@@ -303,8 +307,8 @@ class Trainer(TrainingLoop):
     def _update_fraction_done(self) -> bool:
         """Update `fraction_done`. Returns whether anything is left to do."""
         self.fraction_done = self.progress.step / self.total_steps
-        if math.isfinite(self.seconds):
-            by_clock = broadcast(self._elapsed) / self.seconds
+        if math.isfinite(self.time_limit):
+            by_clock = broadcast(self._elapsed) / self.time_limit
             self.fraction_done = min(1.0, max(self.fraction_done, by_clock))
         return self.fraction_done < 1
 
@@ -318,7 +322,7 @@ class Trainer(TrainingLoop):
         batches = self._batches(self.progress.epoch)
         first = self.progress.step - self.progress.epoch * len(batches)
         self.loss.train()
-        window = _LogWindow()
+        window = _LogWindow(self.clock())
         for rows in batches[first:]:
             if not self._update_fraction_done():
                 break
@@ -326,8 +330,9 @@ class Trainer(TrainingLoop):
             bar.update()
             if self.progress.step % self.train_options.logging_steps == 0 or self.progress.step == self.total_steps:
                 bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
-                self._log("train", **window.summary(), learning_rate=self.optimizer.param_groups[0]["lr"])
-                window = _LogWindow()
+                now, rate = self.clock(), self.optimizer.param_groups[0]["lr"]
+                self._log("train", **window.summary(now), learning_rate=rate)
+                window = _LogWindow(now)
             if self.progress.step % self.train_options.save_steps == 0 and rows is not batches[-1]:
                 self._save_checkpoint(self.train_options.save_total_limit)
 
@@ -377,6 +382,7 @@ class Trainer(TrainingLoop):
 
     def _keep_if_best(self, event: Literal["dev", "average"]) -> bool:
         progress, loss = self.progress, self._dev_loss(self.task.dev)
+        check_finite(progress.step, loss)
         self._log(event, loss=loss)
         if not loss < progress.best_loss:
             return False
@@ -393,25 +399,29 @@ class Trainer(TrainingLoop):
 
 @dataclass
 class _LogWindow:
-    """Sums over the steps since the last line of the log."""
+    """Sums over the steps since the last line of the log, and the last step's gradient norm."""
 
+    start: float
+    """The clock at the first step."""
     nats: float = 0.0
     labels: int = 0
     rows: int = 0
-    norm: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
+    last_grad_norm: float = 0.0
 
-    def add(self, nats: float, labels: int, norm: float, *, rows: int) -> None:
-        self.nats, self.labels, self.rows, self.norm = self.nats + nats, self.labels + labels, self.rows + rows, norm
+    def add(self, nats: float, labels: int, grad_norm: float, *, rows: int) -> None:
+        """Add a step."""
+        self.nats, self.labels, self.rows = self.nats + nats, self.labels + labels, self.rows + rows
+        self.last_grad_norm = grad_norm
 
     @property
     def loss(self) -> float:
         """Mean over labels, in nats."""
         return self.nats / self.labels
 
-    def summary(self) -> dict[str, float]:
-        rate = self.rows / (time.perf_counter() - self.since)
-        return {"loss": self.loss, "grad_norm": self.norm, "samples_per_second": round(rate, 2)}
+    def summary(self, now: float) -> dict[str, float]:
+        """The fields of a line of the log."""
+        rate = self.rows / (now - self.start)
+        return {"loss": self.loss, "grad_norm": self.last_grad_norm, "samples_per_second": round(rate, 2)}
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
