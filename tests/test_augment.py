@@ -156,7 +156,7 @@ def test_on_the_command_line(tmp_path: Path, capsys: Output, caplog: pytest.LogC
         str(tmp_path),
     ]
     assert cli(["train", "--augment", "spacing,laughter", file, "--augment-share", "0.25", *quick]) == 0
-    assert "more rows to learn, made from these" in caplog.text
+    assert "augmented training rows." in caplog.text
     assert cli(["train", file, "--augment", "spacing,jokes", *quick]) == 2
     written = " ".join(capsys.readouterr().err.split())
     assert all(word in written for word in ("jokes", "--augment", *PERTURBATIONS))

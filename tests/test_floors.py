@@ -19,6 +19,7 @@ database.migrations: env
 database.migrations.versions: first events
 model: batching distributed device gguf tokenizer prompt decoding base limits trainable
 model: loss language_model saved engine verify bundled convert sentence_encoder encoder_conversion
+retrieval: fitting
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
 retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder

@@ -12,7 +12,7 @@ from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.retrieval.encoder import BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
-from daedap.retrieval.rerank import Reranker, RerankWeights, fit_weights
+from daedap.retrieval.rerank import Reranker, RerankWeights, beats_look_up, differences, fit_linear, fit_weights
 from daedap.types import Generation, Pair
 
 pytestmark = pytest.mark.slow
@@ -175,6 +175,27 @@ def test_a_damaged_file_is_told(retriever: HybridRetriever, tmp_path: Path, name
 def test_answers_that_are_all_alike_have_no_weights_to_learn(retriever: HybridRetriever) -> None:
     same = [replace(pair, answer="네.") for pair in PAIRS for _ in range(2)]
     assert fit_weights(retriever.reranker(UniformModel()), same, ["네."] * 9) == RerankWeights()  # type: ignore[arg-type]
+
+
+def made_up_features(seed: int, rows: int, *, informed: bool) -> list[Float64Array]:
+    """(10, 4) for each row: look-up is right about half the time; the others are noise but for one if `informed`."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(rows, 10, 4))
+    features[:, 0, 0] += 1.6
+    features[:, 0, 3] += 1.6 * informed
+    return list(features)
+
+
+def test_reranking_must_beat_look_up_on_rows_it_was_not_fitted_on() -> None:
+    def fitted_and_counted_on_the_same(features: list[Float64Array]) -> bool:
+        weights = fit_linear(differences(features))
+        first, reranked = ([int((rows @ vector).argmax()) for rows in features] for vector in (np.eye(4)[0], weights))
+        return reranked.count(0) > first.count(0)
+
+    noise = [made_up_features(seed, 30, informed=False) for seed in range(30)]
+    flattered, validated = sum(map(fitted_and_counted_on_the_same, noise)), sum(map(beats_look_up, noise))
+    assert validated <= flattered / 2, "noise is no help"
+    assert all(beats_look_up(made_up_features(seed, 30, informed=True)) for seed in range(5))
 
 
 def test_rows_with_one_answer_are_paraphrases_of_each_other() -> None:

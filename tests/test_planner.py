@@ -14,9 +14,7 @@ from daedap.cli import run as cli
 from daedap.model.base import load_base
 from daedap.model.device import Machine
 from daedap.model.trainable import with_lora
-from daedap.retrieval import build, rerank
 from daedap.runs import Run
-from daedap.training import finetune, planner
 from daedap.training.planner import Costs, Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
 
 CPU = Machine("cpu", "fp32", 1, "")
@@ -27,7 +25,7 @@ Output = pytest.CaptureFixture[str]
 
 def test_without_a_budget_nothing_is_reduced() -> None:
     plan = choose_plan(COSTS, REQUEST, layers=None, epochs=None)
-    assert replace(plan, seconds=0.0, wished=0.0) == REQUEST
+    assert replace(plan, seconds=0.0, requested=0.0) == REQUEST
     assert plan.seconds == pytest.approx(10_000 * 5 * 0.013)
     assert plan.lines() == [
         "10,000 of 10,000 rows × 5 epochs, top 12 of 12 layers: about 10.8 min for training, 0.0 min for the rest."
@@ -49,12 +47,12 @@ def test_time_for_the_evaluation_is_reserved() -> None:
 
 
 def test_expected_time_of_the_evaluation() -> None:
-    """Of the run's model and its base: 192 answers and 640 candidates each; 1,200 candidates for the weights."""
+    """Of the run's model and its base: 192 answers and 640 candidates each; 2,000 candidates for the weights."""
     costs = COSTS._replace(head=0.002)
     row, candidate = 12 * 0.0003 + 0.002, 0.6 * 12 * 0.0003 + 0.002
     answers = 32 * (0.4 + 20 * row)
-    assert scoring_seconds(costs, 12, 1000) == pytest.approx(2 + 384 * row + 2480 * candidate + answers)
-    assert scoring_seconds(costs, 12, 1000, models=1) == pytest.approx(2 + 192 * row + 1840 * candidate + answers)
+    assert scoring_seconds(costs, 12, 1000) == pytest.approx(2 + 384 * row + 3280 * candidate + answers)
+    assert scoring_seconds(costs, 12, 1000, models=1) == pytest.approx(2 + 192 * row + 2640 * candidate + answers)
     assert scoring_seconds(costs, 12, 10) < scoring_seconds(costs, 12, 1000) / 4
     assert scoring_seconds(costs, 12, 0) == 0
 
@@ -113,10 +111,3 @@ def test_an_empty_budget_is_refused(tmp_path: Path, capsys: Output, value: str) 
         cli(["train", str(write_csv(tmp_path / "qa.csv")), f"--budget={value}", "--runs", str(tmp_path / "runs")]) == 1
     )
     assert "must be longer than nothing" in capsys.readouterr().err
-
-
-def test_plans_expect_what_the_index_stage_does() -> None:
-    """Retrieval stands above training, so the planner can't import its limits."""
-    assert planner._BI_ENCODER_FROM == build._BI_ENCODER_FROM
-    assert planner._ROWS_FOR_RANKER == rerank.ENOUGH_DEV_ROWS
-    assert finetune._REINDEXED_FROM == build._REFIT_FROM

@@ -288,7 +288,7 @@ def out_of_time(record: RunRecord) -> Finding | None:
     plan, training = record.plan, record.training
     if plan["budget"] is None:
         return None
-    needed = plan["wished"] + plan["scoring"]
+    needed = plan.get("requested", plan.get("wished", 0.0)) + plan["scoring"]
     batch = record.train_options["per_device_train_batch_size"] * record.manifest["machine"]["processes"]
     cut = not record.stopped_early and training["steps"] < plan["epochs"] * record.manifest["rows"]["train"] // batch
     if needed <= plan["budget"] and not cut:

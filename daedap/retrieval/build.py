@@ -11,8 +11,8 @@ from daedap.files import new_folder
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import MAX_PAIRS, BiEncoder
+from daedap.retrieval.fitting import extends_index, needs_bi_encoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
-from daedap.retrieval.rerank import ENOUGH_DEV_ROWS
 from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 from daedap.types import Pair
@@ -20,12 +20,8 @@ from daedap.types import Pair
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel
 
-_BI_ENCODER_FROM = 5_000
-"""Training rows from which on a bi-encoder is fitted; for fewer, sentence vectors rank as well without any training."""
 _TYPO_SHARE = 0.5
 """Questions with a typo that the bi-encoder is trained on, per row: 2 points of Hits@1/20 on questions with typos."""
-_REFIT_FROM = 1.1
-"""Rows per row that bi-encoder and weights were fitted on from which on they are fitted again."""
 
 
 def build_index(run: Run, rows: RunRows, model: LanguageModel) -> None:
@@ -45,7 +41,7 @@ def _extended(run: Run, rows: RunRows) -> tuple[HybridRetriever, int] | None:
     if run.parent is None:
         return None
     train, encoder_rows = rows["train"], run.parent.state["encoder_rows"]
-    if len(train) > _REFIT_FROM * encoder_rows:
+    if not extends_index(train=len(train), fitted=encoder_rows):
         return None
     parent = HybridRetriever.open(run.parent.folder / "index")
     if _needs_bi_encoder(rows) and not parent.bi_encoded:
@@ -63,12 +59,11 @@ def _fitted(run: Run, rows: RunRows, model: LanguageModel, starter: Sequence[Pai
 
 
 def _needs_bi_encoder(rows: RunRows) -> bool:
-    """Whether one is worth its time: only answers that the language model proposes or that are ranked depend on it."""
-    return len(rows["train"]) >= _BI_ENCODER_FROM and len(rows["dev"]) >= ENOUGH_DEV_ROWS
+    return needs_bi_encoder(train=len(rows["train"]), dev=len(rows["dev"]))
 
 
 def _fit_bi_encoder(run: Run, rows: RunRows, starter: Sequence[Pair]) -> BiEncoder:
-    tell([translate("learning which answers go with which questions")])
+    tell([translate("fitting a bi-encoder: which answers go with which questions")])
     train, seed, machine = rows["train"], run.config.train.seed, run.trained["machine"]
     sample = sample_rows(train, MAX_PAIRS, seed)
     typos = augment(sample, ("typo",), _TYPO_SHARE, seed, held_out=rows.held_out)

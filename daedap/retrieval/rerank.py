@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
 from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
+from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.lexical import LexicalKnn
 from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.token_vectors import Encoder
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 _NEIGHBOURS = 50
 """Nearest known questions that `semantic_knn` looks at."""
-ENOUGH_DEV_ROWS = 100
-"""Dev rows from which on a run fits weights of its own, and may let its language model propose answers."""
-_FITTED_ROWS, _NEGATIVES = 60, 9
-"""Dev rows used for fitting, and random wrong answers for each: more change nothing (docs/EXPERIMENTS.md)."""
+_NEGATIVES = 9
+"""Random wrong answers for each dev row that is used for fitting."""
+_FOLDS = 5
+"""Folds of the cross-validation by which reranking is compared with look-up."""
 _SCORED_BY_MODEL = 8
 """Candidates of a question that are scored by the language model: the best by the other features."""
 
@@ -50,7 +51,7 @@ class RerankWeights:
     out_of_scope_threshold: float = 0.3
     """Similarity to the nearest known question below which a question is out of scope."""
     generates: bool = False
-    """Whether reranking with the language model beat look-up on the dev rows: only then the model proposes answers."""
+    """Whether reranking beat look-up on dev rows (cross-validated): only then the language model proposes answers."""
 
     @property
     def vector(self) -> FloatArray:
@@ -159,25 +160,33 @@ def _split(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[FloatA
 
 
 def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
-    """Weights fitted on dev rows against random wrong `answers`; those of the reranker when there are too few."""
+    """Weights fitted on 100 dev rows against random wrong `answers`; those of the reranker when there are fewer."""
     if len(dev) < ENOUGH_DEV_ROWS:
         return reranker.weights
-    features = dev_features(reranker, dev, answers)
-    comparisons = differences(features)
-    if not len(comparisons):
+    features = [rows for rows in dev_features(reranker, dev, answers) if len(rows) > 1]
+    if len(features) < _FOLDS:
         return reranker.weights
-    vector = fit_linear(comparisons)
-    look_up = _hits([rows[:, :1] for rows in features], np.ones(1))
-    lexical_knn, bi_encoder, semantic_knn, pmi = (round(float(weight), 4) for weight in vector)
-    generates = _hits(features, vector) > look_up
-    return RerankWeights(lexical_knn, bi_encoder, semantic_knn, pmi, generates=generates)
+    lexical_knn, bi_encoder, semantic_knn, pmi = (
+        round(float(weight), 4) for weight in fit_linear(differences(features))
+    )
+    return RerankWeights(lexical_knn, bi_encoder, semantic_knn, pmi, generates=beats_look_up(features))
 
 
 def dev_features(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> list[FloatArray]:
-    """(candidates, 4) for each of the dev rows used for fitting, the right answer first."""
-    dev = sorted(dev, key=lambda pair: pair.id)[:_FITTED_ROWS]
+    """(candidates, 4) for each of the first 100 dev rows by id, the right answer first."""
+    dev = sorted(dev, key=lambda pair: pair.id)[:ENOUGH_DEV_ROWS]
     queries = encode_queries(dev, reranker.encoder)
     return reranker.features(queries, [[pair.answer, *_negatives(pair, answers)] for pair in dev])
+
+
+def beats_look_up(features: Sequence[FloatArray]) -> bool:
+    """Whether reranking finds more of the right answers than look-up, each by weights fitted on the other folds."""
+    look_up = _hits([rows[:, :1] for rows in features], np.ones(1))
+    reranked = 0
+    for fold in range(_FOLDS):
+        others = [rows for number, rows in enumerate(features) if number % _FOLDS != fold]
+        reranked += _hits(features[fold::_FOLDS], fit_linear(differences(others)))
+    return reranked > look_up
 
 
 def differences(features: Sequence[FloatArray]) -> FloatArray:
@@ -195,9 +204,9 @@ def fit_linear(comparisons: FloatArray) -> FloatArray:
     return weights
 
 
-def _hits(features: Sequence[FloatArray], weights: FloatArray) -> float:
-    """Share of the rows whose right answer, the first candidate, scores strictly best."""
-    return float(np.mean([(rows[0] @ weights > rows[1:] @ weights).all() for rows in features]))
+def _hits(features: Sequence[FloatArray], weights: FloatArray) -> int:
+    """Number of rows whose right answer, the first candidate, scores strictly best."""
+    return sum(bool((rows[0] @ weights > rows[1:] @ weights).all()) for rows in features)
 
 
 def _negatives(pair: Pair, answers: Sequence[str]) -> list[str]:

@@ -44,19 +44,31 @@ from daedap.model.trainable import (
     train_in_full,
     with_lora,
 )
+from daedap.retrieval.fitting import extends_index
 from daedap.runs import Json, Run, TrainConfig
 from daedap.training.activation_cache import find_frozen
-from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
+from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure_costs, read_plan, scoring_seconds
 from daedap.training.trainer import Trainer, TrainResult, build_task
 from daedap.types import Pair
 
 _log = logging.getLogger("daedap")
 _REPLAYED_PER_NEW_ROW, _LEAST_REPLAYED = 10, 32
 """Replayed rows per new row, and the fewest: a few new rows take few steps, in which little is forgotten."""
-_REINDEXED_FROM = 1.1
-"""Rows per row of the parent's index from which on it is not extended but built anew (retrieval/build.py)."""
-_LEAST_RATE_SHARE = 0.1
-"""Share of the learning rate for a few new rows: the full rate costs 0.1 bits per character (docs/EXPERIMENTS.md)."""
+_MIN_LR_FACTOR = 0.1
+"""Learning rate for a few new rows, as a factor of the usual one: the full rate costs 0.1 bits per character
+(docs/EXPERIMENTS.md)."""
+_SHORT_BUDGET = 180.0
+"""Seconds up to which it takes too long to measure what fewer layers would save, where all are trained by default."""
+_SMALL_FILE_ROWS = 500
+"""Rows up to which bots answer by retrieval alone (retrieval/fitting.py): their language model trains for one epoch."""
+_SMALL_MODEL_WEIGHTS = 50_000_000
+"""Weights below which a base is trained in full by default: LoRA would save nothing there."""
+_SHORT_ROW_TOKENS = 64
+"""Mean tokens per row below which eager attention is faster than the fused kernel."""
+_DEFAULT_LR = {"lora": 5e-4, "full": 5e-5}
+"""Peak learning rate by method."""
+_SMALL_MODEL_LR = 1e-3
+"""Peak learning rate of a small base, by either method."""
 
 
 def parent_base(parent: Run) -> Base:
@@ -93,10 +105,14 @@ def training_rows(run: Run, rows: RunRows) -> list[Pair]:
 
 
 def _replayed_rows(known: int, new: int, share: float | None) -> int:
-    """How many known rows are replayed: the given share; else ten per new row, up to a tenth of the known rows."""
+    """How many known rows are replayed: the given share of them.
+
+    By default ten per new row but at least 32, at most a tenth of the known rows, and never fewer than are new.
+    """
     if share is not None:
         return round(share * known)
-    return max(min(-(-known // 10), max(_LEAST_REPLAYED, _REPLAYED_PER_NEW_ROW * new)), new)
+    most = math.ceil(known / 10)
+    return max(new, min(most, max(_LEAST_REPLAYED, _REPLAYED_PER_NEW_ROW * new)))
 
 
 def _rate_of_continued_run(run: Run, usual: float) -> float:
@@ -104,19 +120,7 @@ def _rate_of_continued_run(run: Run, usual: float) -> float:
     if not run.parent:
         return usual
     new, known = run.new_rows, int(run.document("data/source.json")["train"]) - run.new_rows
-    return usual * min(1.0, max(_LEAST_RATE_SHARE, new / max(1, known)))
-
-
-_SHORT_BUDGET = 180.0
-"""Seconds up to which it takes too long to measure what fewer layers would save, where all are trained by default."""
-_SMALL_FILE_ROWS = 500
-"""Rows up to which bots answer from their rows alone (retrieval/rerank.py): their language model learns them once."""
-_SMALL_MODEL_WEIGHTS = 50_000_000
-"""Weights below which a base is trained in full by default: LoRA would save nothing there."""
-_SHORT_ROW_TOKENS = 64
-"""Mean tokens per row below which eager attention is faster than the fused kernel."""
-_RATES = {"lora": 5e-4, "full": 5e-5}
-_RATE_OF_SMALL = 1e-3
+    return usual * min(1.0, max(_MIN_LR_FACTOR, new / max(1, known)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingInputs:
-    """What a training is made of: the base, the options and the rows as token ids."""
+    """The inputs of a training: the base, the options and the rows as token ids."""
 
     base: Base
     model_options: ModelOptions
@@ -154,9 +158,17 @@ class TrainingSetup:
 
 
 def finetune(run: Run, rows: RunRows, base: Base | None = None) -> TrainingSetup:
-    """Train by the run's config, from its newest checkpoint on; write `model/` or `adapter/`, then `training.json`."""
+    """Train by the run's config, from its newest checkpoint on; write `model/` or `adapter/`, then `training.json`.
+
+    `base`: the run's base if it is loaded already. The seconds of all setups are added to "plan" in the run's state.
+    Raises BaseError, SettingsError, RunError and StorageError.
+    """
+    started = time.perf_counter()
     init_distributed(choose_device(run.config.model.device))
     setup = setup_run(broadcast(lambda: run), rows, base)
+    seconds = run.state.get("seconds", {})
+    plan = seconds.get("plan", 0.0) + time.perf_counter() - started
+    run.update_state(seconds={**seconds, "plan": round(plan, 1)})
     result = setup.trainer.run()
     save_trained(setup.trainer.task.model, setup.prompt, run.folder)
     write_json(run.folder / "training.json", _record(run, setup, result))
@@ -175,7 +187,10 @@ def run_worker(device: DeviceName) -> NoReturn:
 
 
 def setup_run(run: Run, rows: RunRows, base: Base | None = None) -> TrainingSetup:
-    """A run's training before its first step. Machine and plan are chosen once and recorded in the run's state."""
+    """A run's training before its first step. Machine and plan are chosen once and recorded in the run's state.
+
+    Raises BaseError, SettingsError, RunError and StorageError.
+    """
     started = time.perf_counter()
     inputs = read_inputs(run, rows, base)
     machine = broadcast(partial(_recorded_machine, run, inputs))
@@ -202,11 +217,11 @@ def read_inputs(run: Run, rows: RunRows, base: Base | None) -> TrainingInputs:
 
 
 def _epochs(config: TrainConfig, rows: int) -> int | None:
-    """As chosen; else one for a small file, and None, which is the usual default, for all others."""
-    chosen, starts_anew = config.train.num_train_epochs, config.parent or config.model.base == FRESH
-    if chosen or starts_anew or config.train.swa_epoch_start > 1 or rows > _SMALL_FILE_ROWS:
+    """As chosen; else 1 where a pretrained base is tuned on a small file, and None, the usual default, elsewhere."""
+    chosen, tunes_base = config.train.num_train_epochs, not config.parent and config.model.base != FRESH
+    if chosen or not tunes_base or config.train.swa_epoch_start > 1 or rows > _SMALL_FILE_ROWS:
         return chosen
-    _log.info(translate("So small a file is answered from its rows: the language model learns them in one epoch."))
+    _log.info(translate("Small file: answers come from retrieval, so the language model trains for one epoch."))
     return 1
 
 
@@ -226,7 +241,7 @@ def setup_training(
         load_parent_adapter(model, inputs.parent)
     frozen = find_frozen(model, base.digest, machine, folder.parent / "cache", int(options.cache_gb * 1e9))
     task = build_task(model, prompt, [examples.train, examples.dev], frozen, shortlisted=_shortlisted(options, base))
-    trainer = Trainer(task, train_options, machine, folder, seconds)
+    trainer = Trainer(task, train_options, machine, folder, time_limit=seconds)
     return TrainingSetup(replace(inputs, examples=examples), prompt, trainer)
 
 
@@ -247,12 +262,12 @@ def _recorded_machine(run: Run, inputs: TrainingInputs) -> Machine:
 def _recorded_plan(run: Run, inputs: TrainingInputs, machine: Machine, scored: int) -> Plan:
     """The plan of the run's first start; else a new one, which is recorded."""
     if recorded := run.state.get("plan"):
-        return Plan(**recorded)
+        return read_plan(recorded)
     rows, scored = _indexed_rows(run, inputs.examples), scored if run.config.evaluate else 0
-    extended = run.parent is not None and rows < _REINDEXED_FROM * run.parent.state["encoder_rows"]
+    extended = run.parent is not None and extends_index(train=rows, fitted=run.parent.state["encoder_rows"])
     indexing = indexing_seconds(rows, dev_rows=len(inputs.examples.dev), extended=extended)
-    taken_over = run.parent is not None and run.document("data/source.json")["new"]["test"] == 0
-    plan = make_plan(inputs, machine, scored=scored, indexing=indexing, models=1 if taken_over else 2)
+    base_scores_known = run.parent is not None and run.document("data/source.json")["new"]["test"] == 0
+    plan = make_plan(inputs, machine, scored=scored, indexing=indexing, models=1 if base_scores_known else 2)
     run.update_state(plan=asdict(plan))
     return plan
 
@@ -277,9 +292,9 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
     fuse_activations(base.model)
     model = _trainable(inputs, machine, layers=None)
     budget = train_options.budget.total_seconds() if train_options.budget else None
-    hurried = budget is None or budget <= _SHORT_BUDGET
-    whole = hurried and options.layers is None and isinstance(model, PreTrainedModel)
-    costs = measure_costs(model, inputs.examples.train, machine, whole=whole)
+    skip_layer_timing = budget is None or budget <= _SHORT_BUDGET
+    all_layers_trained = skip_layer_timing and options.layers is None and isinstance(model, PreTrainedModel)
+    costs = measure_costs(model, inputs.examples.train, machine, all_layers_trained=all_layers_trained)
     if isinstance(model, PeftModel):
         model.unload()
     requested = Plan(
@@ -290,7 +305,7 @@ def make_plan(inputs: TrainingInputs, machine: Machine, *, scored: int, indexing
         scoring=indexing + scoring_seconds(costs, blocks, scored, models=models),
         budget=budget,
     )
-    layers = blocks if whole else options.layers
+    layers = blocks if all_layers_trained else options.layers
     return choose_plan(costs, requested, layers=layers, epochs=train_options.num_train_epochs)
 
 
@@ -351,7 +366,7 @@ def method_of(model_options: ModelOptions, base: Base) -> Method:
 
 def default_rate(model_options: ModelOptions, base: Base) -> float:
     """The default peak learning rate."""
-    return _RATE_OF_SMALL if _is_small(base) else _RATES[method_of(model_options, base)]
+    return _SMALL_MODEL_LR if _is_small(base) else _DEFAULT_LR[method_of(model_options, base)]
 
 
 def _is_small(base: Base) -> bool:
@@ -364,24 +379,24 @@ def _augmented_rows(options: TrainOptions, train: Sequence[Pair], rows: RunRows)
     if options.augment:
         more += augment(train, options.augment, options.augment_share, options.seed, held_out=rows.held_out)
     if more:
-        _log.info(translate("{count:,} more rows to learn, made from these", count=len(more)))
+        _log.info(translate("Added {count:,} augmented training rows.", count=len(more)))
     return more
 
 
 def tokenize(prompt: Prompt, train: Sequence[Pair], dev: Sequence[Pair], more: Sequence[Pair]) -> Examples:
-    """Tokenize the rows that fit; `more`: augmented training rows. Where none fits, the beginnings of all are learned.
+    """Tokenize the rows that fit; `more`: augmented training rows. Where none fits, all training rows are truncated.
 
-    Raises SettingsError when not even those fit.
+    Raises SettingsError when not even truncated rows fit.
     """
-    learned, held_out, augmented = (prompt.fitting_examples(rows) for rows in (train, dev, more))
-    if not learned:
-        learned = prompt.fitting_examples(map(prompt.shortened, train))
-    if not learned:
+    fitting, held_out, augmented = (prompt.fitting_examples(rows) for rows in (train, dev, more))
+    if not fitting:
+        fitting = prompt.fitting_examples(map(prompt.shortened, train))
+    if not fitting:
         raise SettingsError(
             "No training row fits into --max-length {length}.", "Give a larger one.", length=prompt.max_length
         )
-    too_long = len(train) + len(dev) - len(learned) - len(held_out)
-    return Examples(learned + augmented, held_out, too_long, len(augmented))
+    too_long = len(train) + len(dev) - len(fitting) - len(held_out)
+    return Examples(fitting + augmented, held_out, too_long, len(augmented))
 
 
 def _trainable(inputs: TrainingInputs, machine: Machine, layers: int | None) -> PreTrainedModel | PeftModel:

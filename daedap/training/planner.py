@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from daedap.model.device import Machine, best_of_n
 from daedap.model.loss import AnswerLoss, Batch, collate, cross_entropy_in_chunks
 from daedap.model.prompt import Example, round_up
 from daedap.model.trainable import SPLITTABLE, frozen_lower, unwrap_peft
+from daedap.retrieval.fitting import ENOUGH_DEV_ROWS, needs_bi_encoder
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -32,16 +33,16 @@ _LOSS_BY_ROWS = ((0.1, 0.25, 0.5, 1), (0.805, 0.614, 0.390, 0.0))
 """Fraction of the layers, epochs, fraction of the rows → the increase in dev loss, nats per token, each measured by
 itself with daedap-mini on ChatbotData (docs/EXPERIMENTS.md)."""
 _LIKELIHOOD_ROWS, _RANKED_ROWS, _CANDIDATES = 96, 32, 20
-"""Test rows that the evaluation at a training's end scores, of them those whose candidates are ranked and that are
+"""Test rows that the evaluation after training scores, those among them whose candidates are ranked and that are
 answered (evaluation/evaluate_run.py), and the candidates of each."""
-_RANKER_PAIRS, _ROWS_FOR_RANKER = 1200, 100
-"""Pairs that are scored to fit the rerank weights, and the test rows from which on that is expected."""
+_RANKER_PAIRS = 2000
+"""Pairs that the language model scores to fit the rerank weights (retrieval/rerank.py)."""
 _CANDIDATE_SHARE = 0.6
-"""Of the tokens of a row, those that a candidate adds: questions are encoded once for all their candidates."""
+"""Share of a row's tokens that a candidate adds: questions are encoded once for all their candidates."""
 _BOT_ROWS = 20
 """Forward passes of a row that cost as much as the bot's part of a question: samples, and its candidates without it."""
-_BI_ENCODER_FROM, _ENCODER_ROWS = 5_000, 27_000
-"""Training rows from which on a bi-encoder is fitted (retrieval/build.py), and from which on it takes no more steps."""
+_ENCODER_ROWS = 27_000
+"""Training rows from which on fitting a bi-encoder takes no more steps."""
 _INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_ENCODER_ROW = 3.5, 0.003, 0.003
 _EXTENDED_SECONDS, _SECONDS_PER_KNOWN_ROW = 8.0, 0.0008
 _EVALUATION_SECONDS, _SECONDS_PER_ANSWER = 2.0, 0.4
@@ -54,13 +55,13 @@ class Costs(NamedTuple):
     """Seconds per row on this machine."""
 
     step: float
-    """Of a training step without blocks: head and fixed costs."""
+    """A training step without blocks: head and fixed costs."""
     trained: float
-    """Of a training step, per trained block."""
+    """A training step, per trained block."""
     frozen: float
-    """Of one forward pass, per frozen block."""
+    """One forward pass, per frozen block."""
     head: float = 0.0
-    """Of the softmax over the whole vocabulary at a row's labels, in a forward pass; part of the others where 0."""
+    """The softmax over the whole vocabulary at a row's labels, in a forward pass; part of the others where 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,47 +73,52 @@ class Plan:
     layers: int
     blocks: int
     fraction: float = 1.0
-    """Of the rows that are used."""
+    """Share of the rows that is used."""
     seconds: float = 0.0
     """Expected time of training."""
     scoring: float = 0.0
     """Expected time of all that follows: index, encoder, engine, evaluation."""
     budget: float | None = None
     """Seconds from reading the file to the end of the evaluation; None: unlimited."""
-    wished: float = 0.0
-    """Expected time of training with all rows, epochs and layers that were asked for."""
+    requested: float = 0.0
+    """Expected time of training with all rows, epochs and layers that were requested."""
 
     @property
     def trained_layers(self) -> int | None:
-        """As `layers` of with_lora and train_in_full: None for all blocks and the embeddings."""
+        """The argument `layers` of with_lora and train_in_full: None for all blocks and the embeddings."""
         return None if self.layers == self.blocks else self.layers
 
     def seconds_left(self, spent: float) -> float:
-        """The time left for training when so many seconds of the budget are spent; infinite without a budget."""
+        """Seconds left for training when `spent` seconds of the budget are over; infinite without a budget."""
         return math.inf if self.budget is None else max(1.0, self.budget - spent - self.scoring)
 
     def lines(self) -> list[str]:
         """A description for the terminal."""
         template = (
-            "{learned:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
+            "{used:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
             "about {training} for training, {scores} for the rest."
         )
-        learned = round(self.fraction * self.rows)
+        used = round(self.fraction * self.rows)
         lines = [
             translate(
                 template,
                 **asdict(self),
-                learned=learned,
+                used=used,
                 training=_minutes(self.seconds),
                 scores=_minutes(self.scoring),
             )
         ]
-        if self.budget is not None and self.wished + self.scoring > self.budget:
-            template = "All rows, epochs and layers would take {wished}; within {budget}, this plan loses least."
-            lines.append(translate(template, wished=_minutes(self.wished + self.scoring), budget=_minutes(self.budget)))
+        if self.budget is not None and (requested := self.requested + self.scoring) > self.budget:
+            template = "All rows, epochs and layers would take {requested}; within {budget}, this plan loses least."
+            lines.append(translate(template, requested=_minutes(requested), budget=_minutes(self.budget)))
         if self.budget is not None and self.seconds + self.scoring > self.budget:
             lines.append(translate("That is more than the budget: training ends when the time is over."))
         return lines
+
+
+def read_plan(recorded: Mapping[str, Any]) -> Plan:
+    """The plan that a run was started with, from its state."""
+    return Plan(**{"requested" if name == "wished" else name: value for name, value in recorded.items()})
 
 
 def _minutes(seconds: float) -> str:
@@ -120,17 +126,21 @@ def _minutes(seconds: float) -> str:
 
 
 def measure_costs(
-    model: PreTrainedModel | PeftModel, examples: Sequence[Example], machine: Machine, *, whole: bool = False
+    model: PreTrainedModel | PeftModel,
+    examples: Sequence[Example],
+    machine: Machine,
+    *,
+    all_layers_trained: bool = False,
 ) -> Costs:
     """Time training steps on rows of average length, with several trained blocks and with one; no weight is changed.
 
-    Several: all blocks in full fine-tuning, else at most four, to save memory. `whole`: all blocks will be trained in
-    any case, so that one kind of step is enough.
+    Several: all blocks in full fine-tuning, else at most four, to save memory. `all_layers_trained`: whatever is
+    measured, so that one kind of step is enough.
     """
     batch = collate(_average_rows(examples), machine.device)
     times = 1 if len(examples) <= 2 * _TRIAL_ROWS else 5  # measuring must not take longer than a short training
     blocks, rows = unwrap_peft(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
-    if whole or blocks == 1 or unwrap_peft(model).config.model_type not in SPLITTABLE:
+    if all_layers_trained or blocks == 1 or unwrap_peft(model).config.model_type not in SPLITTABLE:
         each = best_of_n(trial_step(AnswerLoss(model), batch, machine), times) / rows / blocks
         return Costs(0.0, each, each / 3)  # the backward pass takes two thirds
     several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _TRIAL_BLOCKS)
@@ -156,8 +166,8 @@ def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int 
 
     `layers` and `epochs` set by the user are kept.
     """
-    wished = _seconds(costs, request)
-    request = replace(request, seconds=wished, wished=wished)
+    requested = _seconds(costs, request)
+    request = replace(request, seconds=requested, requested=requested)
     if request.budget is None:
         return request
     depths = [layers] if layers else sorted({math.ceil(request.blocks * share) for share in _LAYER_FRACTIONS})
@@ -172,7 +182,7 @@ def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int 
 
 
 def scoring_seconds(costs: Costs, blocks: int, rows: int, *, models: int = 2) -> float:
-    """Expected time of the evaluation of so many test rows, and of fitting the rerank weights.
+    """Expected seconds of the evaluation of this many test rows, and of fitting the rerank weights.
 
     `models`: language models that are scored: the run's and its base, without the base where its scores are known.
     Each scores an answer given its question and given another one, and the candidates of the ranked rows.
@@ -182,18 +192,18 @@ def scoring_seconds(costs: Costs, blocks: int, rows: int, *, models: int = 2) ->
     scored, ranked = min(rows, _LIKELIHOOD_ROWS), min(rows, _RANKED_ROWS)
     row, candidate = (share * blocks * costs.frozen + costs.head for share in (1.0, _CANDIDATE_SHARE))
     by_models = models * (2 * scored * row + _CANDIDATES * ranked * candidate)
-    if rows < _ROWS_FOR_RANKER:  # the language model takes no part in answering
+    if rows < ENOUGH_DEV_ROWS:  # presumably too few dev rows, too: the language model is not used for answers
         return _EVALUATION_SECONDS + by_models
     by_bot = ranked * (_SECONDS_PER_ANSWER + _BOT_ROWS * row)
     return _EVALUATION_SECONDS + by_models + by_bot + _RANKER_PAIRS * candidate
 
 
 def indexing_seconds(rows: int, *, dev_rows: int, extended: bool = False) -> float:
-    """Expected time of engine and index for so many training rows; `extended`: the index of a parent is extended."""
+    """Expected seconds of engine and index for this many training rows; `extended`: a parent's index is extended."""
     if extended:
         return _EXTENDED_SECONDS + _SECONDS_PER_KNOWN_ROW * rows
     seconds = _INDEX_SECONDS + _SECONDS_PER_ROW * rows
-    if rows >= _BI_ENCODER_FROM and dev_rows >= _ROWS_FOR_RANKER:
+    if needs_bi_encoder(train=rows, dev=dev_rows):
         seconds += _SECONDS_PER_ENCODER_ROW * min(rows, _ENCODER_ROWS)
     return seconds
 
