@@ -212,7 +212,7 @@ def test_a_budget_that_is_too_short(budgeted: RunRecord) -> None:
 
 def test_korean(low_rate: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAEDAP_LANG", "ko")
-    assert diagnose(low_rate)[0].message == "거의 배우지 못했습니다. 손실이 내려가지 않습니다."
+    assert diagnose(low_rate)[0].message == "거의 학습되지 않았습니다. 손실이 내려가지 않습니다."
 
 
 def test_record_is_json(good: RunRecord) -> None:

@@ -158,11 +158,11 @@ def test_korean(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         "계획과 실제",
         "곡선",
         "점수",
-        "무엇이 대답하는가",
-        "답 보기",
+        "무엇이 답하는가",
+        "답변 예시",
         "데이터",
         "설정",
-        "기반 모델과 라이선스",
+        "베이스 모델과 라이선스",
     ]
     assert any(line.startswith(("심각: ", "주의: ")) for line in report.lines())
 
