@@ -227,7 +227,7 @@ def test_korean(tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch)
     out = capsys.readouterr().out
     assert re.search(r"글자당 비트\(BPC\) +2\.000 +2\.000 +\+0\.000 \[\+0\.000, \+0\.000\] +뚜렷한 차이 없음", out)
     assert re.search(r"평균 역순위\(MRR\) .* 나아짐", out)
-    assert "학습 2 (정답 1위)  (아무 말 없음)" in out
+    assert "학습 결과 2 (정답 1위)  (아무 말 없음)" in out
     assert not re.search("[a-z]{4,} [a-z]{3,} [a-z]{3,}", out)
 
 
