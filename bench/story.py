@@ -213,7 +213,7 @@ def beside(first: Run, second: Run) -> dict[tuple[str, str], Difference]:
 
 def of(system: str, row: Row) -> Row:
     """One system's share of a row."""
-    return replace(row, replies={}, shares={system: row.shares[system]})
+    return replace(row, replies={}, terms={system: row.terms[system]})
 
 
 def cell(found: Difference) -> str:

@@ -270,8 +270,8 @@ def train(
     Raises DataError, BaseError, SettingsError, RunError and StorageError.
 
     Args:
-        file: CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs; with --from, its
-            file.
+        file: CSV, TSV, JSON, JSONL, YAML, Parquet, .xlsx, text with "Q." and "A.", or a KakaoTalk export. Without it,
+            the built-in starter pairs; with --from, its file.
         question_column: Name of the questions' column or key, or its number counted from 1; None: told by its name or
             position.
         answer_column: The same for the answers.
@@ -280,13 +280,14 @@ def train(
         sheet: In a workbook: the sheet to read, by its name or its number counted from 1; None: all that hold pairs.
         mask_personal: Replace mobile, card, account and resident numbers and e-mail addresses by asterisks.
         split: components keeps near-duplicates together; random is the usual practice, and the run says how much leaks.
-        dev_size: Rows that decide when to stop: a share, or about so many rows.
-        test_size: Rows that are never learned, for the scores: a share, or about so many rows.
-        fraction: Learn only this share of the training rows; a smaller share is part of a larger one.
+        dev_size: Rows that decide when to stop: a share, or an approximate number of rows.
+        test_size: Rows for the scores, never trained on: a share, or an approximate number of rows.
+        fraction: Train on only this share of the training rows; a smaller share is part of a larger one.
         base: Base model: daedap-mini is built in, fresh knows nothing; or a folder, a GGUF file, or a hub name.
         encoder: Sentence encoder that finds known questions: a folder or a hub name. [default: the built-in one]
         method: Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]
-        layers: Train only the top so many layers; those below are run only once. [default: all; with LoRA, a third]
+        layers: Number of layers to train, from the top; those below are run only once. [default: all; with LoRA, a
+            third]
         shortlist: Compare only tokens that answers have, and single characters, while training. [default: with LoRA]
         cache_gb: Gigabytes that the outputs of frozen layers may take on disk, of all runs; 0: compute them at every
             step.
@@ -294,31 +295,33 @@ def train(
         lora_alpha: Scale of the LoRA matrices, in relation to the rank.
         dropout: Share of activations dropped in training: in LoRA's branch, or wherever a fully trained model has
             dropout.
-        max_length: Longest conversation in tokens, end token included; pairs that do not fit are looked up, not
-            learned.
+        max_length: Longest conversation in tokens, end token included; longer pairs are used for retrieval, not for
+            training.
         precision: Number format of the matrix products; auto tries both and takes the faster.
         device: Where to compute; auto takes the best there is.
-        augment: Learn questions also as other people would type them; several kinds are joined by commas.
-        augment_share: So many more rows of each of these kinds, in relation to the training rows.
-        null_question_share: Share of the training rows to learn once more without their question: what an answer is
-            worth by itself.
-        num_train_epochs: How often every row is learned. [default: 5; 1 for the built-in pairs and up to 500 rows]
-        budget: Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it.
+        augment: Train also on questions as other people would type them; several kinds are joined by commas.
+        augment_share: Augmented rows of each of these kinds, as a share of the training rows.
+        null_question_share: Share of the training rows to train on once more without their question: how likely an
+            answer is by itself.
+        num_train_epochs: Passes over the training rows. [default: 5; 1 for the built-in pairs and up to 500 rows]
+        budget: Time for everything, scores included, for instance 30m: rows, epochs and layers are chosen to fit into
+            it. [default: no limit; 75 s for the built-in pairs unless --num-train-epochs is given]
         per_device_train_batch_size: Rows per step.
         learning_rate: Peak learning rate. [default: 1e-3 below 50 million weights, else 5e-4 for LoRA, 5e-5 in full]
         weight_decay: AdamW's weight decay, on matrices only.
         warmup_ratio: Share of the steps in which the learning rate rises.
         lr_scheduler_type: What the learning rate does after the warmup.
         max_grad_norm: Gradients longer than this are shortened to it.
-        early_stopping_patience: Stop after so many epochs without a better dev loss; 0 never stops.
+        early_stopping_patience: Stop after this many epochs without a better dev loss; 0 never stops.
         load_best_model_at_end: Keep the weights of the epoch with the best dev loss, not the last.
         swa_epoch_start: Weight averaging: try the mean of the weights at the ends of this epoch and all later ones,
             too; 0: don't.
-        save_steps: A checkpoint every so many steps, besides one after each epoch.
+        save_steps: Steps between checkpoints, besides one after each epoch.
         save_total_limit: Checkpoints to keep.
-        logging_steps: A line in the log every so many steps.
+        logging_steps: Steps between lines of the log.
         torch_compile: Compile the steps first. [default: when this training is long enough to win the time back]
-        replay: With --from: share of its rows to learn again. [default: ten for each new row, a tenth at most]
+        replay: With --from: share of the known rows to replay. [default: ten per new row but at least 32, at most a
+            tenth of them, and never fewer than are new]
         seed: Decides the order of rows, dropout, and the weights of a fresh model.
         report_to: Send the curves to a tracker too.
         runs: Folder of the runs.
@@ -395,13 +398,14 @@ def tune(
         sheet: In a workbook: the sheet to read, by its name or its number counted from 1; None: all that hold pairs.
         mask_personal: Replace mobile, card, account and resident numbers and e-mail addresses by asterisks.
         split: components keeps near-duplicates together; random is the usual practice, and the run says how much leaks.
-        dev_size: Rows that decide when to stop: a share, or about so many rows.
-        test_size: Rows that are never learned, for the scores: a share, or about so many rows.
-        fraction: Learn only this share of the training rows; a smaller share is part of a larger one.
+        dev_size: Rows that decide when to stop: a share, or an approximate number of rows.
+        test_size: Rows for the scores, never trained on: a share, or an approximate number of rows.
+        fraction: Train on only this share of the training rows; a smaller share is part of a larger one.
         base: Base model: daedap-mini is built in, fresh knows nothing; or a folder, a GGUF file, or a hub name.
         encoder: Sentence encoder that finds known questions: a folder or a hub name. [default: the built-in one]
         method: Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]
-        layers: Train only the top so many layers; those below are run only once. [default: all; with LoRA, a third]
+        layers: Number of layers to train, from the top; those below are run only once. [default: all; with LoRA, a
+            third]
         shortlist: Compare only tokens that answers have, and single characters, while training. [default: with LoRA]
         cache_gb: Gigabytes that the outputs of frozen layers may take on disk, of all runs; 0: compute them at every
             step.
@@ -409,31 +413,33 @@ def tune(
         lora_alpha: Scale of the LoRA matrices, in relation to the rank.
         dropout: Share of activations dropped in training: in LoRA's branch, or wherever a fully trained model has
             dropout.
-        max_length: Longest conversation in tokens, end token included; pairs that do not fit are looked up, not
-            learned.
+        max_length: Longest conversation in tokens, end token included; longer pairs are used for retrieval, not for
+            training.
         precision: Number format of the matrix products; auto tries both and takes the faster.
         device: Where to compute; auto takes the best there is.
-        augment: Learn questions also as other people would type them; several kinds are joined by commas.
-        augment_share: So many more rows of each of these kinds, in relation to the training rows.
-        null_question_share: Share of the training rows to learn once more without their question: what an answer is
-            worth by itself.
-        num_train_epochs: How often every row is learned. [default: 5; 1 for the built-in pairs and up to 500 rows]
-        budget: Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it.
+        augment: Train also on questions as other people would type them; several kinds are joined by commas.
+        augment_share: Augmented rows of each of these kinds, as a share of the training rows.
+        null_question_share: Share of the training rows to train on once more without their question: how likely an
+            answer is by itself.
+        num_train_epochs: Passes over the training rows. [default: 5; 1 for the built-in pairs and up to 500 rows]
+        budget: Time for everything, scores included, for instance 30m: rows, epochs and layers are chosen to fit into
+            it. [default: no limit; 75 s for the built-in pairs unless --num-train-epochs is given]
         per_device_train_batch_size: Rows per step.
         learning_rate: Peak learning rate. [default: 1e-3 below 50 million weights, else 5e-4 for LoRA, 5e-5 in full]
         weight_decay: AdamW's weight decay, on matrices only.
         warmup_ratio: Share of the steps in which the learning rate rises.
         lr_scheduler_type: What the learning rate does after the warmup.
         max_grad_norm: Gradients longer than this are shortened to it.
-        early_stopping_patience: Stop after so many epochs without a better dev loss; 0 never stops.
+        early_stopping_patience: Stop after this many epochs without a better dev loss; 0 never stops.
         load_best_model_at_end: Keep the weights of the epoch with the best dev loss, not the last.
         swa_epoch_start: Weight averaging: try the mean of the weights at the ends of this epoch and all later ones,
             too; 0: don't.
-        save_steps: A checkpoint every so many steps, besides one after each epoch.
+        save_steps: Steps between checkpoints, besides one after each epoch.
         save_total_limit: Checkpoints to keep.
-        logging_steps: A line in the log every so many steps.
+        logging_steps: Steps between lines of the log.
         torch_compile: Compile the steps first. [default: when this training is long enough to win the time back]
-        replay: With --from: share of its rows to learn again. [default: ten for each new row, a tenth at most]
+        replay: With --from: share of the known rows to replay. [default: ten per new row but at least 32, at most a
+            tenth of them, and never fewer than are new]
         seed: Decides the order of rows, dropout, and the weights of a fresh model.
         report_to: Send the curves to a tracker too.
         trials: End after this many trials of the study. [default: as many as there is time for]

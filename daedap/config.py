@@ -63,11 +63,11 @@ class SplitOptions:
     split: SplitMethod = "components"
     """components keeps near-duplicates together; random is the usual practice, and the run says how much leaks."""
     dev_size: float = 0.05
-    """Rows that decide when to stop: a share, or about so many rows."""
+    """Rows that decide when to stop: a share, or an approximate number of rows."""
     test_size: float = 0.1
-    """Rows that are never learned, for the scores: a share, or about so many rows."""
+    """Rows for the scores, never trained on: a share, or an approximate number of rows."""
     fraction: float = 1.0
-    """Learn only this share of the training rows; a smaller share is part of a larger one."""
+    """Train on only this share of the training rows; a smaller share is part of a larger one."""
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
@@ -88,7 +88,7 @@ class ModelOptions:
     method: Method | None = None
     """Train small LoRA matrices or all weights. [default: full below 50 million weights, else lora]"""
     layers: int | None = None
-    """Train only the top so many layers; those below are run only once. [default: all; with LoRA, a third]"""
+    """Number of layers to train, from the top; those below are run only once. [default: all; with LoRA, a third]"""
     shortlist: bool | None = None
     """Compare only tokens that answers have, and single characters, while training. [default: with LoRA]"""
     cache_gb: float = 4.0
@@ -100,7 +100,7 @@ class ModelOptions:
     dropout: float = 0.0
     """Share of activations dropped in training: in LoRA's branch, or wherever a fully trained model has dropout."""
     max_length: int = 256
-    """Longest conversation in tokens, end token included; pairs that do not fit are looked up, not learned."""
+    """Longest conversation in tokens, end token included; longer pairs are used for retrieval, not for training."""
     precision: Precision = "auto"
     """Number format of the matrix products; auto tries both and takes the faster."""
     device: DeviceName = "auto"
@@ -122,11 +122,11 @@ class AugmentOptions:
     """Training rows that are generated in addition to those of the file."""
 
     augment: Sequence[Perturbation] = ()
-    """Learn questions also as other people would type them; several kinds are joined by commas."""
+    """Train also on questions as other people would type them; several kinds are joined by commas."""
     augment_share: float = 0.5
-    """So many more rows of each of these kinds, in relation to the training rows."""
+    """Augmented rows of each of these kinds, as a share of the training rows."""
     null_question_share: float = 0.0
-    """Share of the training rows to learn once more without their question: what an answer is worth by itself."""
+    """Share of the training rows to train on once more without their question: how likely an answer is by itself."""
 
     def __post_init__(self) -> None:
         for kind in self.augment:
@@ -152,9 +152,10 @@ class TrainOptions(AugmentOptions):
     """How it is trained."""
 
     num_train_epochs: int | None = None
-    """How often every row is learned. [default: 5; 1 for the built-in pairs and up to 500 rows]"""
+    """Passes over the training rows. [default: 5; 1 for the built-in pairs and up to 500 rows]"""
     budget: timedelta | None = None
-    """Time for everything, scores included, for instance 30m: what is learned is chosen to fit into it."""
+    """Time for everything, scores included, for instance 30m: rows, epochs and layers are chosen to fit into it.
+    [default: no limit; 75 s for the built-in pairs unless --num-train-epochs is given]"""
     per_device_train_batch_size: int = 32
     """Rows per step."""
     learning_rate: float | None = None
@@ -168,21 +169,22 @@ class TrainOptions(AugmentOptions):
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     early_stopping_patience: int = 2
-    """Stop after so many epochs without a better dev loss; 0 never stops."""
+    """Stop after this many epochs without a better dev loss; 0 never stops."""
     load_best_model_at_end: bool = True
     """Keep the weights of the epoch with the best dev loss, not the last."""
     swa_epoch_start: int = 0
     """Weight averaging: try the mean of the weights at the ends of this epoch and all later ones, too; 0: don't."""
     save_steps: int = 200
-    """A checkpoint every so many steps, besides one after each epoch."""
+    """Steps between checkpoints, besides one after each epoch."""
     save_total_limit: int = 2
     """Checkpoints to keep."""
     logging_steps: int = 10
-    """A line in the log every so many steps."""
+    """Steps between lines of the log."""
     torch_compile: bool | None = None
     """Compile the steps first. [default: when this training is long enough to win the time back]"""
     replay: float | None = None
-    """With --from: share of its rows to learn again. [default: ten for each new row, a tenth at most]"""
+    """With --from: share of the known rows to replay. [default: ten per new row but at least 32, at most a tenth of
+    them, and never fewer than are new]"""
     seed: int = 42
     """Decides the order of rows, dropout, and the weights of a fresh model."""
     report_to: Tracker = "none"
@@ -214,7 +216,7 @@ class TrainOptions(AugmentOptions):
         return 5 if self.num_train_epochs is None else self.num_train_epochs
 
     def rate(self, step: int, steps: int, share: float) -> float:
-        """The learning rate of a step out of so many, when `share` of the training is done."""
+        """The learning rate of step number `step` of `steps`, when `share` of the training is done."""
         peak, warmup = self.learning_rate or 0.0, int(self.warmup_ratio * steps)
         by_clock = share / self.warmup_ratio if self.warmup_ratio else 1.0
         if (rising := max((step + 1) / (warmup + 1), by_clock)) < 1:

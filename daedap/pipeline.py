@@ -1,4 +1,4 @@
-"""A training from its file to its manifest. Every stage reads and writes the run's folder:
+"""The training pipeline, from input file to completed run. Every stage reads and writes the run's folder:
 
     prepare    the file          → data/ config.json            read, check, split
     train      data/             → model/ or adapter/           tokenize, plan, fit; then training.json
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import random
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,8 @@ from daedap.errors import StorageError
 from daedap.evaluation.evaluate_run import evaluate_after_training
 from daedap.files import write_json, write_lines
 from daedap.i18n import tell, translate
+from daedap.korean.perturb import add_typo
+from daedap.korean.text import comparison_form
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.build import build_index
 from daedap.retrieval.lessons import latest_lessons
@@ -42,9 +45,10 @@ from daedap.types import Lesson, Pair
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
-    from daedap.model.decoding import LanguageModel
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy", "kiwipiepy")
+_FRESH_TEMPLATE_TOKENS = 8
+"""An over-estimate of the tokens that a fresh model's chat template adds to question and answer; so far there are 5."""
 _log = logging.getLogger("daedap")
 
 
@@ -61,17 +65,19 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
     loaded = load(Path(config.file), config.read, fits=fits, keep_too_long=parent is None)
     tell(loaded.report.lines())
     if not loaded.report.usable:  # what is too long can't be scored either
-        message = "No row fits into --max-length {length}: the model learns how each begins; all are looked up whole."
+        message = (
+            "No row fits into --max-length {length}: the language model trains on truncated rows; "
+            "retrieval uses the full text."
+        )
         tell([translate(message, length=config.model.max_length)])
         config = replace(config, split=replace(config.split, dev_size=0, test_size=0))
     taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
-    learned = list(filter(fits, taught))
-    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
+    fitting, too_long = _partition(taught, fits)
+    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, fitting)
     source = describe_source(Path(config.file), loaded, config.split, parts)
     run = run_store.create(runs)
     with run.discard_if_not_started(), run.locked():
         write_split(run.folder, parts.parts, first=parts.new)
-        too_long = [pair for pair in taught if pair not in learned]
         write_lookup(run.folder, [*too_long, *with_parents_lookup(loaded.lookup, parent)])
         if lessons:
             write_lines(run.folder / "data" / "lessons.jsonl", [asdict(lesson) for lesson in latest_lessons(lessons)])
@@ -83,7 +89,10 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
 
 
 def complete_run(run: Run, base: Base | None = None) -> Run:
-    """The stages after `prepare` that are not done yet. `base`: the run's base if it is loaded already."""
+    """The stages after `prepare` that are not done yet. `base`: the run's base if it is loaded already.
+
+    Raises BaseError, SettingsError, RunError and StorageError. A failed evaluation or check of the lessons is logged.
+    """
     from daedap.model.convert import write_engine  # torch takes seconds to import
     from daedap.model.engine import ENGINE
     from daedap.model.language_model import CachedScorer
@@ -92,9 +101,7 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
 
     rows = RunRows(run.folder)
     if not (run.folder / "training.json").exists():
-        with _timed(run, "plan"):
-            finetune(run, rows, base)
-        _separate_plan_and_training_time(run)
+        finetune(run, rows, base)
     model = open_trained(run)
     if not (run.folder / ENGINE).exists():
         with _timed(run, "engine"):
@@ -104,29 +111,63 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
         with _timed(run, "index"):
             build_index(run, rows, scorer)
     if run.config.evaluate and not (run.folder / "evaluation").exists():
-        with _timed(run, "evaluate"):
-            _evaluate(run, scorer)
-    _check_lessons(run)
+        message = (
+            "Evaluation failed ({error}); the run is complete but has no scores. "
+            "Try again: daedap evaluate --run {number}"
+        )
+        with _timed(run, "evaluate"), _may_fail(run, "scores_failed", message):
+            evaluate_after_training(run, scorer)
+    message = "The lessons could not be checked ({error}); the run is complete."
+    with _may_fail(run, "lessons_failed", message):
+        check_lessons(run)
     write_json(run.folder / "manifest.json", _manifest(run))
     tell([translate("Run {number} is complete: {folder}", number=run.number, folder=run.folder)])
     return run
 
 
-def _check_lessons(run: Run) -> None:
-    """Check that the new bot reproduces its lessons without looking them up; the result goes to the state."""
+def check_lessons(run: Run) -> None:
+    """Ask the new bot, without its lessons, their questions verbatim and with a typo; record the result in the state.
+
+    Verbatim questions only show that the index holds them: they are training rows. Typos are the same every time.
+    """
     file = run.folder / "data" / "lessons.jsonl"
-    lessons = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    if not lessons:
+    if not file.exists():
         return
-    replies = Bot.of(run, held_out=True).reply_many([lesson["question"] for lesson in lessons])
-    wrong = [lesson for lesson, reply in zip(lessons, replies, strict=True) if reply.text != lesson["answer"]]
+    lessons = [Lesson(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    bot = Bot.of(run, held_out=True)
+    typos = [replace(lesson, question=add_typo(lesson.question, random.Random(lesson.question))) for lesson in lessons]
+    known = {comparison_form(lesson.question) for lesson in lessons}
+    typos = [lesson for lesson in typos if comparison_form(lesson.question) not in known]
+    missing, wrong = (_answered_otherwise(bot, asked) for asked in (lessons, typos))
     message = (
-        "{right:,} of {count:,} lessons are answered right by what was learned; the lessons themselves stay in force."
+        "{found:,} of {count:,} lessons are found in the new index; asked with a typo, {right:,} of {asked:,} are "
+        "answered correctly. All lessons stay in force."
     )
-    tell([translate(message, right=len(lessons) - len(wrong), count=len(lessons))])
-    tell([translate("Not yet: {question}", question=lesson["question"]) for lesson in wrong])
-    ids, failed = [lesson["id"] for lesson in lessons], [lesson["id"] for lesson in wrong]
-    run.update_state(lessons={"count": len(lessons), "ids": ids, "wrong": failed})
+    found, right = len(lessons) - len(missing), len(typos) - len(wrong)
+    tell([translate(message, found=found, count=len(lessons), right=right, asked=len(typos))])
+    tell([translate("Answered incorrectly: {question}", question=lesson.question) for lesson in [*missing, *wrong]])
+    result = {
+        "count": len(lessons),
+        "ids": [lesson.id for lesson in lessons],
+        "missing": [lesson.id for lesson in missing],
+        "typos": {"count": len(typos), "wrong": [lesson.id for lesson in wrong]},
+    }
+    run.update_state(lessons=result)
+
+
+def _answered_otherwise(bot: Bot, lessons: Sequence[Lesson]) -> list[Lesson]:
+    """The lessons whose question gets another answer than theirs."""
+    replies = bot.reply_many([lesson.question for lesson in lessons])
+    return [lesson for lesson, reply in zip(lessons, replies, strict=True) if reply.text != lesson.answer]
+
+
+def _partition(pairs: Sequence[Pair], fits: Fits) -> tuple[list[Pair], list[Pair]]:
+    """The pairs that fit, and those that do not."""
+    fitting: list[Pair] = []
+    too_long: list[Pair] = []
+    for pair in pairs:
+        (fitting if fits(pair) else too_long).append(pair)
+    return fitting, too_long
 
 
 @contextmanager
@@ -138,10 +179,16 @@ def _timed(run: Run, stage: str) -> Iterator[None]:
     run.update_state(seconds=seconds)
 
 
-def _separate_plan_and_training_time(run: Run) -> None:
-    """What the trainer measured itself is training; base, tokenization, plan and frozen layers are the plan."""
-    seconds, training = run.state["seconds"], run.trained["training"]["seconds"]
-    run.update_state(seconds={**seconds, "plan": round(max(0.0, seconds["plan"] - training), 1), "train": training})
+@contextmanager
+def _may_fail(run: Run, event: str, message: str) -> Iterator[None]:
+    """Log any failure but a full disk or memory: the run is complete without what this block adds to it."""
+    try:
+        yield
+    except (StorageError, MemoryError):
+        raise
+    except Exception as error:
+        _log.warning(translate(message, error=f"{type(error).__name__}: {error}", number=run.number))
+        run.note(event, traceback=traceback.format_exc())
 
 
 def _load_base(config: TrainConfig, parent: Run | None) -> Base | None:
@@ -155,13 +202,16 @@ def _load_base(config: TrainConfig, parent: Run | None) -> Base | None:
     base = parent_base(parent) if parent else load_base(options.base)
     tell([translate("Base {name}, licence: {licence}", name=options.base, licence=base.licence)])
     if options.max_length > base.max_positions:
-        message = "--max-length {length}: this base reads at most {places} tokens; longer rows are only looked up."
+        message = (
+            "--max-length {length} exceeds the base's context of {places} tokens; "
+            "longer rows are used for retrieval only."
+        )
         tell([translate(message, length=options.max_length, places=int(base.max_positions))])
     return base
 
 
 def _with_encoder(config: TrainConfig, runs: Path) -> TrainConfig:
-    """Convert the named sentence encoder before anything is learned. A folder is recorded with its absolute path."""
+    """Convert the named sentence encoder before anything is trained. A folder is recorded with its absolute path."""
     if (name := config.model.encoder) is None:
         return config
     from daedap.model.encoder_conversion import open_encoder  # torch takes seconds to import
@@ -176,21 +226,7 @@ def _fits(config: TrainConfig, base: Base | None) -> Fits:
     length = config.model.max_length
     if base:
         return base.prompt(length).fits
-    return lambda pair: len(pair.question) + len(pair.answer) + 8 <= length
-
-
-def _evaluate(run: Run, model: LanguageModel) -> None:
-    """Any failure but a full disk or memory is logged, and the run is complete without scores."""
-    try:
-        evaluate_after_training(run, model)
-    except (StorageError, MemoryError):
-        raise
-    except Exception as error:
-        message = (
-            "The scores failed ({error}), the run is complete without them. Try again: daedap evaluate --run {number}"
-        )
-        _log.warning(translate(message, error=f"{type(error).__name__}: {error}", number=run.number))
-        run.note("scores_failed", traceback=traceback.format_exc())
+    return lambda pair: len(pair.question) + len(pair.answer) + _FRESH_TEMPLATE_TOKENS <= length
 
 
 def _manifest(run: Run) -> Json:

@@ -68,7 +68,7 @@ def fake_run(
             question=pair.question,
             answer=pair.answer,
             replies={system: reply(row)} if row < rows else {},
-            shares={system: score(row)},
+            terms={system: score(row)},
         ).to_json()
         for row, pair in enumerate(test)
     ]

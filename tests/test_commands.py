@@ -105,8 +105,8 @@ def test_random_split_says_how_much_leaks(tmp_path: Path, capsys: Output, caplog
     found = message(capsys, "train", file, "--runs", runs, *options)["data"]
     assert (found["test"], found["train"], found["dev"]) == (48, 112, 0)
     assert 0.4 < found["leak"]["questions"] < 0.9
-    line = next(message for message in caplog.messages if "rows to learn" in message)
-    assert line.startswith("112 rows to learn, 0 to decide when to stop, 48 for the scores;")
+    line = next(message for message in caplog.messages if "training rows" in message)
+    assert line.startswith("112 training rows, 0 dev rows to decide when to stop, 48 test rows for the scores;")
     assert f"{found['leak']['questions']:.1%} of the test questions" in line
 
 

@@ -32,7 +32,7 @@ def test_saved_rows_are_read_back(trained: Run) -> None:
 def test_a_score_that_is_no_number(tmp_path: Path) -> None:
     run = fake_run(tmp_path, lambda row: row_terms(2, bits=math.nan))
     assert "NaN" not in (run.folder / "evaluation" / "rows.jsonl").read_text(encoding="utf-8")
-    above, below = read_evaluated_run(run).rows[TEST[0].id].shares["model"]["bpc"]
+    above, below = read_evaluated_run(run).rows[TEST[0].id].terms["model"]["bpc"]
     assert math.isnan(above)
     assert below == 10
 
@@ -40,7 +40,7 @@ def test_a_score_that_is_no_number(tmp_path: Path) -> None:
 def test_the_same_test(tmp_path: Path) -> None:
     common = shared(fake_run(tmp_path), fake_run(tmp_path, lambda row: row_terms(1)))
     assert [one.id for one, _ in common.rows] == sorted(pair.id for pair in TEST)
-    assert all(one.id == other.id and one.shares != other.shares for one, other in common.rows)
+    assert all(one.id == other.id and one.terms != other.terms for one, other in common.rows)
     assert (common.leaked, common.alone, common.same_test, len(set(common.groups))) == (0, 0, True, 20)
 
 

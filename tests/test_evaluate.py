@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Evaluation, Systems, evaluate
 from daedap.evaluation.tables import display_width
-from daedap.evaluation.testset import EvalSettings, ScorableBot, ScorableModel
+from daedap.evaluation.testset import EvalSettings, ScorableBot, ScorableModel, make_eval_set
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.types import Generation, Pair, Reply
 
@@ -130,6 +130,13 @@ def test_slices(both: Evaluation) -> None:
     assert both.scores["base"]["seen"]["bpc"].value == 2 * 13 / 12
 
 
+def test_an_answer_that_is_known_for_retrieval_alone_counts_as_seen() -> None:
+    too_long = Pair("긴 질문", TEST[20].answer)
+    for known, seen in ((TRAIN, 15), ([*TRAIN, too_long], 16)):
+        eval_set = make_eval_set(TEST, COMPONENTS, known, EvalSettings())
+        assert eval_set.slices["seen"].sum() == seen
+
+
 def test_retrieval_finds_known_answers(both: Evaluation) -> None:
     scores = both.scores["retrieval"]
     assert scores["seen"]["hits_at_1"].value == 1
@@ -181,7 +188,7 @@ def test_only_so_many_rows_are_ranked_and_replied_to() -> None:
     evaluation = evaluated(options=EvalSettings(rows=7, samples=3, resamples=10), model=QuestionBlindModel())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["question_gain"].n, scores["hits_at_1"].n, scores["unique"].n) == (25, 25, 7, 7)
-    assert sum("hits_at_1" in row.shares["model"] for row in evaluation.rows) == 7
+    assert sum("hits_at_1" in row.terms["model"] for row in evaluation.rows) == 7
     assert sum(bool(row.replies) for row in evaluation.rows) == 7
 
 
@@ -189,8 +196,8 @@ def test_only_so_many_rows_count_for_likelihoods() -> None:
     evaluation = evaluated(options=EvalSettings(rows=3, likelihood_rows=7, resamples=10), model=QuestionBlindModel())
     scores = evaluation.scores["model"]["all"]
     assert (scores["bpc"].n, scores["hits_at_1"].n) == (7, 3)
-    ranked = [row for row in evaluation.rows if "hits_at_1" in row.shares["model"]]
-    assert all("bpc" in row.shares["model"] for row in ranked), "what is ranked is scored, too"
+    ranked = [row for row in evaluation.rows if "hits_at_1" in row.terms["model"]]
+    assert all("bpc" in row.terms["model"] for row in ranked), "what is ranked is scored, too"
 
 
 def test_a_recorded_system_counts_on_the_rows_measured_now(both: Evaluation) -> None:
@@ -215,8 +222,8 @@ def test_recorded_systems_keep_their_scores(both: Evaluation) -> None:
 
 
 def test_rows_add_up_to_the_scores(both: Evaluation) -> None:
-    shares = [row.shares["model"]["bpc"] for row in both.rows]
-    assert sum(n for n, _ in shares) / sum(d for _, d in shares) == both.scores["model"]["all"]["bpc"].value
+    terms = [row.terms["model"]["bpc"] for row in both.rows]
+    assert sum(n for n, _ in terms) / sum(d for _, d in terms) == both.scores["model"]["all"]["bpc"].value
     assert [row.id for row in both.rows] == [pair.id for pair in TEST]
     assert json.loads(json.dumps(both.rows[3].to_json()))["shares"]["base"]["question_gain"] == [0, len(TEST[3].answer)]
 

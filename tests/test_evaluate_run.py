@@ -33,7 +33,7 @@ def evaluation(hits: Sequence[float], ranked: int) -> Evaluation:
             question=pair.question,
             answer=pair.answer,
             replies={"model": "네"} if row < ranked else {},
-            shares={"model": {"bpc": (20.0, 10.0), **({"hits_at_1": (hits[row], 1.0)} if row < ranked else {})}},
+            terms={"model": {"bpc": (20.0, 10.0), **({"hits_at_1": (hits[row], 1.0)} if row < ranked else {})}},
         )
         for row, pair in enumerate(PAIRS[: len(hits)])
     )

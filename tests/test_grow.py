@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
 from daedap.model.saved import open_trained
 from daedap.runs import Run
-from daedap.training.finetune import setup_run
+from daedap.training.finetune import TrainingSetup, finetune, replayed_rows, setup_run
 from daedap.types import Pair
 
 pytestmark = pytest.mark.slow
@@ -104,6 +105,43 @@ def assert_the_bot_knows_what_is_new(run: Run) -> None:
     assert bot.reply(PAIRS[3].question).text == PAIRS[3].answer
 
 
+@pytest.mark.parametrize(
+    ("known", "new", "share", "rows"),
+    [
+        (10_000, 1, None, 32),
+        (10_000, 50, None, 500),
+        (10_000, 500, None, 1000),
+        (10_000, 3000, None, 3000),
+        (101, 1, None, 11),
+        (101, 50, None, 50),
+        (1000, 5, 0.3, 300),
+        (1000, 5, 0.0, 0),
+    ],
+)
+def test_how_many_known_rows_are_replayed(known: int, new: int, share: float | None, rows: int) -> None:
+    assert replayed_rows(known, new, share) == rows
+
+
+def test_setup_and_training_are_timed_apart(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was interrupted after its last step: the setups of both processes count, and the training once."""
+
+    def slow(*arguments: Any) -> TrainingSetup:
+        time.sleep(0.2)
+        return setup_run(*arguments)
+
+    monkeypatch.setattr("daedap.training.finetune.setup_run", slow)
+    run = copied(trained, tmp_path)
+    (run.folder / "manifest.json").unlink()
+    (run.folder / "training.json").unlink()
+    seconds, steps = run.state["seconds"], trained.trained["training"]
+    run.update_state(seconds={**seconds, "plan": 1000.0})
+    finetune(run, RunRows(run.folder))
+    assert run.state["seconds"]["plan"] > 1000
+    assert run.state["seconds"].keys() == seconds.keys()
+    assert run.trained["training"] == steps
+    assert 0 < seconds["plan"] < 60
+
+
 def test_a_new_answer_goes_before_an_old_one(trained: Run, tmp_path: Path) -> None:
     copied(trained, tmp_path)
     known = read_rows(trained.folder, "train")[4]
@@ -171,7 +209,7 @@ def test_what_is_interrupted_goes_on(trained: Run, tmp_path: Path) -> None:
 
 def test_nothing_new(trained: Run, qa: Path, tmp_path: Path) -> None:
     copied(trained, tmp_path)
-    with pytest.raises(DataError, match="nothing to learn that run 0001 has not learned"):
+    with pytest.raises(DataError, match="no training row is new to run 0001"):
         daedap.train(qa, from_=1, runs=tmp_path)
     assert not (tmp_path / "0002").exists()
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from conftest import PAIRS, daedap_process
 from serving import runs_with
 
 import daedap
+from daedap import pipeline
 from daedap.commands.chat import Talk
 from daedap.commands.lessons import lessons
 from daedap.commands.teach import teach
@@ -21,9 +24,10 @@ from daedap.data.split import read_rows
 from daedap.database.connection import Database
 from daedap.database.lessons import LessonStore, new_lesson
 from daedap.errors import DataError, SettingsError
+from daedap.files import write_lines
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
-from daedap.types import Lesson
+from daedap.types import Lesson, Reply
 
 KNOWN = PAIRS[10]
 NEW = Lesson("1", "영업시간 알려 주세요", "아침 열 시부터 저녁 여덟 시까지예요.", "similar")
@@ -181,8 +185,62 @@ def test_train_learns_lessons_and_checks_them(qa: Path, runs: Path) -> None:
         daedap.train(from_="1", lessons=True, **options)
     lesson = teach(KNOWN.question, "배운 대답이에요.", runs=runs).lesson
     run = daedap.train(from_="1", lessons=True, **options)
-    assert run.manifest["lessons"] == {"count": 1, "ids": [lesson.id], "wrong": []}
+    checked = run.manifest["lessons"]
+    assert (checked["count"], checked["ids"], checked["missing"], checked["typos"]["count"]) == (1, [lesson.id], [], 1)
     assert KNOWN.question in [pair.question for pair in read_rows(run.folder, "train")]
     lessons("undo", lesson.id, runs=runs)
     reply = Bot.open(2, runs=runs).reply(KNOWN.question)
     assert (reply.text, reply.source) == ("배운 대답이에요.", "retrieved")
+
+
+class LiteralBot:
+    """Knows its questions letter for letter, and nothing else."""
+
+    def __init__(self, known: dict[str, str]) -> None:
+        self.known = known
+
+    def reply_many(self, questions: Sequence[str]) -> list[Reply]:
+        return [Reply(question, self.known.get(question, "뭐라고요?"), "retrieved", 1.0) for question in questions]
+
+
+def with_lessons(folder: Path, lessons: Sequence[Lesson]) -> Run:
+    write_lines(folder / "data" / "lessons.jsonl", [asdict(lesson) for lesson in lessons])
+    return Run(folder)
+
+
+def test_a_lesson_that_is_only_found_letter_for_letter_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="daedap")
+    lessons = [NEW, replace(NEW, id="2", question="문은 언제 닫아요"), replace(NEW, id="3", question="OK?")]
+    known = {lesson.question: lesson.answer for lesson in lessons[::2]}
+    monkeypatch.setattr(Bot, "of", lambda run, held_out: LiteralBot(known))
+    run = with_lessons(tmp_path, lessons)
+    pipeline.check_lessons(run)
+    assert run.state["lessons"] == {
+        "count": 3,
+        "ids": ["1", "2", "3"],
+        "missing": ["2"],
+        "typos": {"count": 2, "wrong": ["1", "2"]},
+    }, "nothing can be misspelt in OK?"
+    assert "2 of 3 lessons are found in the new index; asked with a typo, 0 of 2 are answered correctly" in caplog.text
+    assert "Answered incorrectly: 문은 언제 닫아요" in caplog.text
+    pipeline.check_lessons(run)
+    assert run.state["lessons"]["typos"]["count"] == 2, "the typos are the same each time"
+
+
+def test_a_check_that_fails_leaves_the_run_complete(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = with_lessons(Path(shutil.copytree(trained.folder, tmp_path / "0001")), [NEW])
+    (run.folder / "manifest.json").unlink()
+
+    def fail(run: Run, held_out: bool) -> LiteralBot:
+        raise ValueError("no bot")
+
+    monkeypatch.setattr(Bot, "of", fail)
+    pipeline.complete_run(run)
+    assert "The lessons could not be checked (ValueError: no bot)" in caplog.text
+    assert "lessons" not in run.manifest
+    last = (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    assert json.loads(last)["event"] == "lessons_failed"

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import csv
 import re
+from datetime import timedelta
 
+from daedap.commands.train import starter_options
+from daedap.config import TrainOptions
 from daedap.data.doctor import load
 from daedap.korean.text import comparison_form, speech_level
 from daedap.retrieval.small_talk import STARTER
 
 PAIRS = load(STARTER).pairs
 PARAPHRASES = STARTER.with_name("starter_paraphrases.csv")
+
+
+def test_a_training_on_them_is_short_unless_the_user_says_how_long() -> None:
+    budget = timedelta(minutes=5)
+    chosen = starter_options(TrainOptions())
+    assert (chosen.num_train_epochs, chosen.budget) == (1, timedelta(seconds=75))
+    assert starter_options(TrainOptions(budget=budget)) == TrainOptions(num_train_epochs=1, budget=budget)
+    for given in (TrainOptions(num_train_epochs=3), TrainOptions(num_train_epochs=3, budget=budget)):
+        assert starter_options(given) == given
 
 
 def test_enough_of_every_kind() -> None:

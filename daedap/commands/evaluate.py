@@ -72,7 +72,7 @@ def evaluate(
         settings = EvalSettings(rows=rows, timed_questions=timed_questions(rows))
         evaluation = evaluate_rows(eval_rows, settings, models, bots)
         if eval_options.disturbed:
-            evaluation = replace(evaluation, disturbed=evaluate_robustness(bots["bot"], eval_rows, rows))
+            evaluation = replace(evaluation, perturbed=evaluate_robustness(bots["bot"], eval_rows, rows))
         if data is None:
             _save(lambda: save_evaluation(chosen, evaluation, bots))
     else:  # a run that was trained on all rows

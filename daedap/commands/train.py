@@ -25,7 +25,8 @@ from daedap.training.split_rows import parent_file, parent_options
 from daedap.types import Lesson
 
 STARTER_EPOCHS, _STARTER_BUDGET = 1, timedelta(seconds=75)
-"""Of a training on the built-in pairs: their answers are mostly retrieved, and the first bot is to be ready soon."""
+"""Epochs and time budget of a training on the built-in pairs, whose answers are mostly retrieved: the first bot is to
+be ready soon."""
 
 
 def train(
@@ -44,7 +45,8 @@ def train(
     Parameters
     ----------
     file
-        CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs; with --from, its file.
+        CSV, TSV, JSON, JSONL, YAML, Parquet, .xlsx, text with "Q." and "A.", or a KakaoTalk export. Without it, the
+        built-in starter pairs; with --from, its file.
     """
     if os.environ.get("RANK", "0") != "0":
         _run_as_worker(model_options)
@@ -59,7 +61,7 @@ def train(
         if file is None:
             file, read_options = parent_file(parent, read_options)
     if file in (None, STARTER):
-        file, train_options = STARTER, _hurried(train_options)
+        file, train_options = STARTER, starter_options(train_options)
     _require_tracker(train_options)
     config = TrainConfig(
         file=str(file),
@@ -76,11 +78,14 @@ def train(
     return train_from_config(config, runs, _lessons(runs) if run_options.lessons else ())
 
 
-def _hurried(options: TrainOptions) -> TrainOptions:
-    """One epoch, or as much of it as fits into a short time; neither where the user chose epochs or a budget."""
-    if options.num_train_epochs or options.budget:
-        return replace(options, num_train_epochs=options.num_train_epochs or STARTER_EPOCHS)
-    return replace(options, num_train_epochs=STARTER_EPOCHS, budget=_STARTER_BUDGET)
+def starter_options(options: TrainOptions) -> TrainOptions:
+    """The options for the built-in pairs: one epoch unless `num_train_epochs` is given.
+
+    Where neither epochs nor a budget are given, the budget is 75 seconds.
+    """
+    if options.num_train_epochs:
+        return options
+    return replace(options, num_train_epochs=STARTER_EPOCHS, budget=options.budget or _STARTER_BUDGET)
 
 
 def _lessons(runs: Path) -> list[Lesson]:

@@ -96,7 +96,7 @@ class Difference:
     n: int
     """Rows."""
     verdict: Direction | None
-    """Of the second run, if the interval excludes 0; "none": no clear difference; None: no interval."""
+    """Verdict on the second run, if the interval excludes 0; "none": no clear difference; None: no interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,7 +271,7 @@ def _comparable_metrics(rows: Sequence[RowPair], same_test: bool) -> list[str]:
         metric
         for pair in rows
         for system in SYSTEMS
-        for metric in pair[0].shares.get(system, {})
+        for metric in pair[0].terms.get(system, {})
         if _both_measured(pair, system, metric)
     )
     return [metric for metric in measured if same_test or metric in _INDEPENDENT]
@@ -279,7 +279,7 @@ def _comparable_metrics(rows: Sequence[RowPair], same_test: bool) -> list[str]:
 
 def _both_measured(pair: RowPair, system: str, metric: str) -> bool:
     """Whether both runs have this metric on this row, with the same denominator."""
-    first, second = (row.shares.get(system, {}).get(metric) for row in pair)
+    first, second = (row.terms.get(system, {}).get(metric) for row in pair)
     return first is not None and second is not None and first[1] == second[1]
 
 
@@ -288,7 +288,7 @@ def _ratio_terms(rows: Sequence[RowPair], system: str, metric: str) -> tuple[Rat
     unmeasured = ((0.0, 0.0), (0.0, 0.0))
     terms = np.array(
         [
-            [row.shares[system][metric] for row in pair] if _both_measured(pair, system, metric) else unmeasured
+            [row.terms[system][metric] for row in pair] if _both_measured(pair, system, metric) else unmeasured
             for pair in rows
         ]
     )
@@ -373,7 +373,7 @@ def _row_ratios(pair: RowPair, metric: str) -> tuple[float, float] | None:
     for system in SYSTEMS:
         if _both_measured(pair, system, metric):
             first, second = (
-                numerator / denominator for numerator, denominator in (row.shares[system][metric] for row in pair)
+                numerator / denominator for numerator, denominator in (row.terms[system][metric] for row in pair)
             )
             return (first, second) if math.isfinite(first) and math.isfinite(second) else None
     return None

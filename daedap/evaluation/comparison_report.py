@@ -43,11 +43,11 @@ class ForgettingReport:
     forgetting: Mapping[str, Difference]
     """Metric → difference on the parent's test rows; forgetting makes it worse."""
     gain: Mapping[str, Difference]
-    """The same on the new test rows; empty if there are none."""
+    """Metric → difference on the new test rows; empty if there are none."""
     before: Score
     """Share of the new training questions that the parent answers as the file does."""
     after: Score
-    """The same of this run."""
+    """Share of the new training questions that this run answers as the file does."""
 
     def to_json(self) -> dict[str, Any]:
         """`evaluation/growth.json`."""
@@ -119,7 +119,7 @@ def _as_parent(row: Row) -> Row:
     """The row as the parent's own evaluation would have saved it."""
     return replace(
         row,
-        shares={own: row.shares[name] for name, own in PARENT_SYSTEMS.items() if name in row.shares},
+        terms={own: row.terms[name] for name, own in PARENT_SYSTEMS.items() if name in row.terms},
         replies={own: row.replies[name] for name, own in PARENT_SYSTEMS.items() if name in row.replies},
     )
 
@@ -148,7 +148,7 @@ class RunComparison:
     answered: int
     """Questions that both runs answered."""
     answers: Sequence[ReplyPair]
-    """Those answered differently, the largest difference in rank first."""
+    """The questions answered differently, the largest difference in rank first."""
     preferences: PreferenceCounts
 
     def to_json(self, samples: int) -> dict[str, Any]:

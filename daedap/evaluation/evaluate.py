@@ -1,6 +1,6 @@
 """Test pairs and systems → scores: every system gets the same questions, candidates and bootstrap resamples.
 
-Beside the systems under test stand two references: retrieval (the answer of the nearest training question) and "human"
+Beside the systems under test stand two references: retrieval (the answer of the nearest known question) and "human"
 (the written answers themselves).
 """
 
@@ -44,11 +44,11 @@ class Sample:
     question: str
     answer: str
     seen: bool
-    """The answer also occurs in the training pairs."""
+    """The answer is also that of a known pair."""
     replies: Mapping[str, str]
     """System → its reply."""
     evidence: Evidence
-    """The nearest training question."""
+    """The nearest known question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +63,24 @@ class Row:
     answer: str
     replies: Mapping[str, str]
     """System → its reply; empty where none was requested."""
-    shares: Mapping[str, Mapping[str, tuple[float, float]]]
+    terms: Mapping[str, Mapping[str, tuple[float, float]]]
     """System → metric → (numerator, denominator); metrics not measured on this pair are left out."""
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as a JSON object, NaN and infinity as null."""
-        document: dict[str, Any] = _finite(asdict(self))
+        """The fields as a JSON object, `terms` under the name "shares", NaN and infinity as null."""
+        document: dict[str, Any] = _nan_to_none(asdict(self))
+        document["shares"] = document.pop("terms")
         return document
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Row:
         """The inverse of `to_json`, null as NaN. Raises KeyError, TypeError and ValueError."""
-        shares = {
-            system: {
-                metric: (_number(numerator), _number(denominator)) for metric, (numerator, denominator) in terms.items()
-            }
-            for system, terms in record["shares"].items()
+        fields = {**record}
+        terms = {
+            system: {metric: (_number(above), _number(below)) for metric, (above, below) in by_metric.items()}
+            for system, by_metric in fields.pop("shares").items()
         }
-        return cls(**{**record, "shares": shares})
+        return cls(**fields, terms=terms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Evaluation:
     samples: tuple[Sample, ...]
     rows: tuple[Row, ...]
     """In the order of the test pairs; not part of `to_json`."""
-    disturbed: tuple[PerturbationEffect, ...] = ()
+    perturbed: tuple[PerturbationEffect, ...] = ()
     """The bot on perturbed questions; empty unless requested."""
     faq: FaqEvaluation | None = None
     """The bot on paraphrases and on questions out of scope; None unless requested."""
@@ -114,18 +114,18 @@ class Evaluation:
             for system, slices in self.scores.items()
         }
         document |= {"scores": scores, "samples": [asdict(sample) for sample in self.samples]}
-        if self.disturbed:
-            document["disturbed"] = robustness_json(self.disturbed)
+        if self.perturbed:
+            document["disturbed"] = robustness_json(self.perturbed)
         if self.faq:
             document["faq"] = self.faq.to_json()
-        finite: dict[str, Any] = _finite(document)
+        finite: dict[str, Any] = _nan_to_none(document)
         return finite
 
     def lines(self) -> list[str]:
         """Tables for a terminal: one for each slice, metrics down, systems across; then the bot's other tests."""
         blocks = [score_tables(self.scores, self.chance, self.candidates)] if self.scores else []
-        if self.disturbed:
-            blocks.append(robustness_table(self.disturbed, self.candidates))
+        if self.perturbed:
+            blocks.append(robustness_table(self.perturbed, self.candidates))
         if self.faq:
             blocks.append(self.faq.lines())
         return [line for block in blocks for line in ["", *block]][1:]
@@ -135,11 +135,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _finite(value: Any) -> Any:
+def _nan_to_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: _nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [_nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -163,7 +163,7 @@ class _Outcome:
     replies: tuple[str, ...]
     """(ranked rows,)"""
     seconds: tuple[float, ...] = ()
-    """Of each question that was timed on its own."""
+    """The seconds of each question that was timed on its own."""
     human: bool = False
     """The replies are the gold answers."""
 
@@ -178,8 +178,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate the systems and the two references.
 
-    `components` has one name for each test pair; `index` holds exactly the training pairs. Raises RunError without
-    test pairs.
+    `components` has one name for each test pair. `index` holds the known pairs: the training pairs and those that are
+    only used for retrieval; bland and seen answers are told by them, and the retrieval baseline answers from them.
+    Raises RunError without test pairs.
     """
     assert len(components) == len(test), f"{len(components)} components for {len(test)} pairs"
     if not test:
@@ -189,7 +190,7 @@ def evaluate(
     outcomes = {name: _evaluate_bot(bot, eval_set, known) for name, bot in systems.bots.items()}
     outcomes |= {name: _evaluate_model(model, eval_set) for name, model in systems.models.items()}
     outcomes |= {name: _from_rows(name, rows, eval_set) for name, rows in systems.recorded.items()}
-    outcomes |= {"retrieval": _evaluate_retrieval(index, eval_set), "human": _human(eval_set)}
+    outcomes |= {"retrieval": _evaluate_retrieval(index, eval_set), "human": _evaluate_human(eval_set)}
     scorer = ReplyToQuestionScorer.fit(index.pairs)
     outcomes = {name: _with_reply_retrieval(outcome, eval_set, scorer) for name, outcome in outcomes.items()}
     size, questions = len(eval_set.candidates[0]), len(eval_set.candidate_questions[0])
@@ -236,11 +237,11 @@ def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
 
 def _from_rows(name: str, rows: Mapping[str, Row], eval_set: EvalSet) -> _Outcome:
     """The outcome of a system from its saved rows, on the rows measured now; latency is not saved."""
-    shares = [rows[pair.id].shares[name] for pair in eval_set.test]
+    saved = [rows[pair.id].terms[name] for pair in eval_set.test]
     terms = {}
-    for metric in sorted({metric for share in shares for metric in share}):
+    for metric in sorted({metric for by_metric in saved for metric in by_metric}):
         measured = eval_set.mask(eval_set.likelihood_rows if metric in _LIKELIHOOD_METRICS else eval_set.ranked_rows)
-        values = np.array([share.get(metric, (0.0, 0.0)) for share in shares], np.float64)
+        values = np.array([by_metric.get(metric, (0.0, 0.0)) for by_metric in saved], np.float64)
         terms[metric] = RatioTerms(*np.where(measured, values.T, 0.0))
     return _Outcome(terms, tuple(rows[pair.id].replies[name] for pair in eval_set.ranked_pairs))
 
@@ -253,7 +254,7 @@ def _evaluate_retrieval(index: LexicalIndex, eval_set: EvalSet) -> _Outcome:
     return _Outcome(terms, replies, _time(lambda pair: index.nearest([pair.question]), eval_set))
 
 
-def _human(eval_set: EvalSet) -> _Outcome:
+def _evaluate_human(eval_set: EvalSet) -> _Outcome:
     answers = tuple(pair.answer for pair in eval_set.ranked_pairs)
     return _Outcome(_style(answers, eval_set), answers, human=True)
 
@@ -302,10 +303,10 @@ def _rate(values: FloatArray, eval_set: EvalSet) -> RatioTerms:
 
 def _scores(outcome: _Outcome, eval_set: EvalSet) -> dict[str, dict[str, Score]]:
     morphs = [morphemes(reply) for reply in outcome.replies]
-    return {name: _slice(outcome, morphs, inside, eval_set) for name, inside in eval_set.slices.items()}
+    return {name: _score_slice(outcome, morphs, inside, eval_set) for name, inside in eval_set.slices.items()}
 
 
-def _slice(
+def _score_slice(
     outcome: _Outcome, morphs: Sequence[Sequence[str]], inside: NDArray[np.bool_], eval_set: EvalSet
 ) -> dict[str, Score]:
     options, groups = eval_set.options, eval_set.groups[inside]
@@ -360,13 +361,13 @@ def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Seque
             question=pair.question,
             answer=pair.answer,
             replies=_replies(outcomes, position[row]) if row in position else {},
-            shares={name: _shares(outcome, row) for name, outcome in outcomes.items()},
+            terms={name: _row_terms(outcome, row) for name, outcome in outcomes.items()},
         )
         for row, pair in enumerate(eval_set.test)
     )
 
 
-def _shares(outcome: _Outcome, row: int) -> dict[str, tuple[float, float]]:
+def _row_terms(outcome: _Outcome, row: int) -> dict[str, tuple[float, float]]:
     return {
         metric: (float(terms.numerators[row]), float(terms.denominators[row]))
         for metric, terms in outcome.terms.items()

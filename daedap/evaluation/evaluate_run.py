@@ -179,7 +179,7 @@ def save_faq(run: Run, faq: FaqEvaluation) -> None:
 
 def _size(rows: Sequence[Row]) -> tuple[int, int]:
     """Number of rows with replies, and of rows with likelihoods of the model."""
-    return sum(bool(row.replies) for row in rows), sum("bpc" in row.shares.get("model", {}) for row in rows)
+    return sum(bool(row.replies) for row in rows), sum("bpc" in row.terms.get("model", {}) for row in rows)
 
 
 def _complete_parent(run: Run) -> Run | None:
@@ -210,7 +210,7 @@ def _recorded_by_parent(parent: Run, rows: EvalRows, options: EvalSettings) -> d
 def _renamed(row: Row, system: str, name: str) -> Row:
     """The row with the terms and the reply of one system only, under another name."""
     replies = {name: row.replies[system]} if system in row.replies else {}
-    return replace(row, replies=replies, shares={name: row.shares[system]})
+    return replace(row, replies=replies, terms={name: row.terms[system]})
 
 
 def _forgetting(run: Run, parent: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -> ForgettingReport:

@@ -30,7 +30,7 @@ Scores = Mapping[str, Mapping[str, Score]]
 """Kind ("all" first) → metric → score."""
 SHOWN_COVERAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
 _MAX_POINTS = 100
-"""Of the risk-coverage curve."""
+"""Points of the risk-coverage curve."""
 _PERCENT = MetricFormat("", "", 100)
 
 
@@ -115,9 +115,9 @@ class FaqEvaluation:
     systems: Mapping[str, LookUpScores]
     """The bot and the baselines, never refusing."""
     curve: tuple[RiskPoint, ...]
-    """Of the bot's scores, from the surest question on."""
+    """The risk-coverage curve of the bot's scores, from the surest question on."""
     replies: tuple[FaqReply, ...]
-    """To the paraphrases, then to the questions out of scope."""
+    """Replies to the paraphrases, then to the questions out of scope."""
     look_ups: Mapping[str, LookUp]
     """What `systems` was computed from; not part of `to_json`."""
 

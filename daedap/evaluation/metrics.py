@@ -22,7 +22,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 """Where a reply comes from: a known answer, built-in small talk, a lesson, the language model, the nearest known
 questions to choose from, or a request to say it another way."""
 BLAND = 50
-"""A reply is bland if it is one of this many most frequent training answers."""
+"""Number of the most frequent known answers; a reply is bland if it is one of them."""
 NGRAMS = 1000
 """distinct-n falls as a text grows, so it is always computed on at most this many n-grams."""
 SHORT = 32
@@ -192,7 +192,7 @@ def ended(replies: Sequence[Generation]) -> FloatArray:
 def reply_part(reply: Reply, known: Collection[tuple[str, str]]) -> Part:
     """The part of the bot that a reply comes from; `known`: question and answer of every pair that the bot knows.
 
-    Small talk is looked up, too, but among the built-in pairs.
+    Small talk is retrieved, too, but from the built-in pairs.
     """
     if reply.source == "fallback":
         return "suggestions" if reply.suggestions else "fallback"

@@ -23,7 +23,7 @@ class Preference:
     time: str
     """UTC, ISO 8601."""
     id: str
-    """Of the test row."""
+    """The id of the test row."""
     question: str
     answers: dict[str, str]
     """Run → its answer."""
@@ -100,7 +100,7 @@ def count_preferences(preferences: Iterable[Preference], first: str, second: str
 
 
 def sign_test(first: int, second: int, ties: int) -> PreferenceCounts:
-    """The sign test of so many wins of either."""
+    """The sign test of these numbers of wins."""
     from scipy.stats import binomtest  # half a second to import
 
     if not first + second:

@@ -31,7 +31,7 @@ WORDS = 4096
 RIDGE = 10.0
 """Added to the diagonal of both covariances, which shrinks the weight of rare morphemes."""
 OVERLAP_WEIGHT = 0.3
-"""Of the TF-IDF cosine of reply and question."""
+"""Weight of the TF-IDF cosine of reply and question."""
 _BIAS = ""
 """A pseudo-morpheme of every text, so that no text is without any."""
 _BATCH = 500
@@ -63,34 +63,34 @@ class TfidfWords:
 class ReplyToQuestionScorer:
     """Ridge regression from answer vectors to question vectors, compared with candidates in whitened question space.
 
-    It is fitted on the training pairs only and shares nothing with the systems it scores: no language model, no
-    question similarity, no character n-grams. If a reply is a training answer (by comparison form), its score is the
+    It is fitted on the known pairs only and shares nothing with the systems it scores: no language model, no
+    question similarity, no character n-grams. If a reply is a known answer (by comparison form), its score is the
     one of a regression fitted without the pairs of that answer (leave-one-out in closed form). Otherwise retrieval,
-    which repeats training answers verbatim, would beat the people who wrote the test answers.
+    which repeats known answers verbatim, would beat the people who wrote the test answers.
 
-    Two biases remain: a reworded training answer is still partly known, which favours retrieval; and a reply that only
+    Two biases remain: a reworded known answer is still partly known, which favours retrieval; and a reply that only
     repeats its question is nearly always found. Read this score together with the others.
     """
 
     question_words: TfidfWords
     answer_words: TfidfWords
     all_words: TfidfWords
-    """Of questions and answers, for the overlap."""
+    """TF-IDF of questions and answers, for the overlap."""
     questions: sparse.csr_array[np.float32]
     """(pairs, words)"""
     question_factor: Dense
     """(words, words): Cholesky factor of the covariance of the questions, ridge included."""
     answer_factor: Dense
-    """The same of the answers."""
+    """(words, words): Cholesky factor of the covariance of the answers."""
     cross_covariance: Dense
     """(words of answers, words of questions)"""
     rows: dict[str, list[int]]
     """Comparison form of an answer → its pairs."""
 
     @classmethod
-    def fit(cls, train: Sequence[Pair]) -> ReplyToQuestionScorer:
+    def fit(cls, known: Sequence[Pair]) -> ReplyToQuestionScorer:
         """Fit on at least one pair; the result does not depend on the order of the pairs."""
-        pairs = sorted(train, key=lambda pair: pair.id)[:PAIRS]
+        pairs = sorted(known, key=lambda pair: pair.id)[:PAIRS]
         question_texts = split_morphemes(pair.question for pair in pairs)
         answer_texts = split_morphemes(pair.answer for pair in pairs)
         question_words, answer_words = TfidfWords.fit(question_texts, WORDS), TfidfWords.fit(answer_texts, WORDS)
@@ -143,7 +143,7 @@ class ReplyToQuestionScorer:
         return self._whiten(predicted - own.toarray().T * leverage)
 
     def _own_questions(self, replies: Sequence[str]) -> sparse.csr_array[np.float32]:
-        """(replies, words): the sum of the training questions whose answer equals the reply."""
+        """(replies, words): the sum of the known questions whose answer equals the reply."""
         rows = [self.rows.get(comparison_form(reply), []) for reply in replies]
         columns = np.array([row for group in rows for row in group], dtype=np.int64)
         ends = np.cumsum([0, *map(len, rows)])

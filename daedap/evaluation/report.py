@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 30
 """Size of a chart and its margins, in pixels."""
 _MAX_POINTS = 300
-"""Of a curve: more can't be seen, and a long run would make a large page."""
+"""Points of a curve: more can't be seen, and a long run would make a large page."""
 _LOG_RATIO = 30
 """Largest ÷ smallest value from which a linear scale would show only the largest."""
 REPORT_MARKER = "<!-- daedap report -->"
@@ -231,7 +231,7 @@ def outcome(record: RunRecord) -> list[tuple[str, str, str]]:
         (translate("rows"), f"{round(plan['fraction'] * plan['rows']):,}", f"{manifest['rows']['train']:,}"),
         (translate("epochs"), str(plan["epochs"]), epochs),
         (translate("layers"), depth, trained),
-        (translate("learning"), format_duration(plan["seconds"]), format_duration(seconds["train"])),
+        (translate("training"), format_duration(plan["seconds"]), format_duration(seconds["train"])),
         (
             translate("scores"),
             format_duration(plan["scoring"]),
@@ -410,7 +410,7 @@ def _quality(sample: SampleRow) -> tuple[float, float]:
 
 _HERE = Path(__file__).parent
 _STYLESHEET = _HERE.parent / "serve" / "static" / "daedap.css"
-"""That of the chat page; a report holds a copy."""
+"""The style sheet of the chat page; a report holds a copy."""
 _FRAME = {"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM}
 
 

@@ -44,7 +44,7 @@ def score_tables(
         heads = [slice_name(name, systems), *map(system_name, systems), translate("chance")]
         lines += [*align_columns([heads, *score_rows(systems, chance, candidates)]), ""]
     note = translate(
-        "Brackets: intervals of 95 %. Seen: the answer also occurs in training. Retrieval: the nearest known answer."
+        "Brackets: intervals of 95 %. Seen: a known pair has the same answer. Retrieval: the nearest known answer."
     )
     return [*lines, note, *_row_counts(scores)]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CANDIDATES = 20
 """Size of a candidate list: the gold text and 19 distractors."""
 LABELS = 10
-"""This many of the most frequent labels get a slice of their own."""
+"""Number of the most frequent labels that get a slice of their own."""
 
 
 class ScorableModel(Protocol):
@@ -123,7 +123,7 @@ class EvalSettings:
     None: all."""
     resamples: int = 1000
     seed: int = 0
-    """Of the bootstrap only."""
+    """The seed of the bootstrap only."""
     samples: int = 20
     timed_questions: int = 20
     """This many questions are sent one by one to measure latency."""
@@ -149,7 +149,7 @@ class EvalSet:
     other_questions: tuple[str | None, ...]
     """(pairs,): another question for the question gain."""
     frequent: frozenset[str]
-    """Comparison forms of the most frequent training answers."""
+    """Comparison forms of the most frequent known answers."""
     slices: Mapping[str, NDArray[np.bool_]]
     """Name → (pairs,)."""
     options: EvalSettings
@@ -183,9 +183,12 @@ class EvalSet:
 
 
 def make_eval_set(
-    test: Sequence[Pair], components: Sequence[int | str], train: Sequence[Pair], options: EvalSettings
+    test: Sequence[Pair], components: Sequence[int | str], known: Sequence[Pair], options: EvalSettings
 ) -> EvalSet:
-    """Choose rows, candidates and slices; none of it depends on the order of the test pairs."""
+    """Choose rows, candidates and slices; none of it depends on the order of the test pairs.
+
+    `known`: the pairs that the evaluated bot knows; an answer that is also one of theirs is seen.
+    """
     _, groups = np.unique([str(component) for component in components], return_inverse=True)
     by_id = sorted(range(len(test)), key=lambda row: test[row].id)
     ranked = by_id[: options.rows]
@@ -198,15 +201,15 @@ def make_eval_set(
         candidates=tuple(answers[row] for row in ranked),
         candidate_questions=tuple(questions[row] for row in ranked),
         other_questions=tuple(other_questions(test)),
-        frequent=frequent_answers([pair.answer for pair in train]),
-        slices=_slices(test, train),
+        frequent=frequent_answers([pair.answer for pair in known]),
+        slices=_slices(test, known),
         options=options,
     )
 
 
-def _slices(test: Sequence[Pair], train: Sequence[Pair]) -> dict[str, NDArray[np.bool_]]:
-    known = {comparison_form(pair.answer) for pair in train}
-    seen = np.array([comparison_form(pair.answer) in known for pair in test])
+def _slices(test: Sequence[Pair], known: Sequence[Pair]) -> dict[str, NDArray[np.bool_]]:
+    known_answers = {comparison_form(pair.answer) for pair in known}
+    seen = np.array([comparison_form(pair.answer) in known_answers for pair in test])
     slices = {"all": np.ones(len(test), dtype=np.bool_), "seen": seen, "unseen": ~seen}
     labels = Counter(pair.label for pair in test if pair.label)
     for label in sorted(sorted(labels), key=lambda label: -labels[label])[:LABELS]:

@@ -93,7 +93,7 @@ class BaselineSettings(NamedTuple):
     device: str = "cpu"
     precision: _Floats = "fp32"
     max_steps: int | None = None
-    """Stop after so many steps; None: train for `epochs`."""
+    """Stop after this many steps; None: train for `epochs`."""
     epochs: int = 3
     seed: int = 42
 

@@ -51,11 +51,11 @@ class Measurement(NamedTuple):
     peak_bytes: int
     """Peak resident memory of the process."""
     flops_per_row: float
-    """Of forward and backward pass, padding included."""
+    """Floating-point operations of forward and backward pass per row, padding included."""
     whole: bool = False
     """Whether all epochs were run, not only a few steps."""
     bits_per_character: float | None = None
-    """Of the dev rows' answers, after all epochs."""
+    """Bits per character of the dev rows' answers, after all epochs."""
 
     @property
     def rate(self) -> float:
@@ -131,7 +131,7 @@ def choose_baseline_precision(baseline: Baseline, context: BenchContext) -> Floa
 
 
 def measure_speed(baseline: Baseline, context: BenchContext, precision: FloatType, steps: int) -> Measurement:
-    """Measure so many steps, at least 2."""
+    """Measure `steps` steps, at least 2."""
     return _measure(baseline, context, _settings(context, precision, max_steps=steps))
 
 
@@ -181,7 +181,7 @@ def _prepare_run(variant: Variant, context: BenchContext, folder: Path, epochs: 
 
 
 def _flops_per_row(task: Task, size: int) -> float:
-    """Of what is computed: the trained blocks and the shortlist."""
+    """Floating-point operations of what is computed: the trained blocks and the shortlist."""
     examples = task.train.examples
     lengths = [len(example.ids) for example in examples]
     total = 0.0

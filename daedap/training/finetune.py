@@ -101,10 +101,10 @@ def training_rows(run: Run, rows: RunRows) -> list[Pair]:
         return train
     options, new = run.config.train, train[: run.new_rows]
     known = train[len(new) :]
-    return [*new, *sample_rows(known, _replayed_rows(len(known), len(new), options.replay), options.seed)]
+    return [*new, *sample_rows(known, replayed_rows(len(known), len(new), options.replay), options.seed)]
 
 
-def _replayed_rows(known: int, new: int, share: float | None) -> int:
+def replayed_rows(known: int, new: int, share: float | None) -> int:
     """How many known rows are replayed: the given share of them.
 
     By default ten per new row but at least 32, at most a tenth of the known rows, and never fewer than are new.

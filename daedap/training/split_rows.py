@@ -78,7 +78,7 @@ def continue_split(
     """The parent's split, extended by the pairs of the file that it does not hold.
 
     Also the ids of the rows that are new to training, dev or test. Raises DataError when no training row is new.
-    `taught`: lessons, which are learned whatever the split.
+    `taught`: lessons, which are training rows whatever the split.
     """
     before = read_split(parent.folder)
     known = {pair.id for pair in before.pairs}
@@ -88,8 +88,8 @@ def continue_split(
     new = {name: {pair.id for pair in parts.rows(name)} - used for name in _USED}
     if not new["train"]:
         raise DataError(
-            "{file}: nothing to learn that run {parent} has not learned.",
-            "Add rows; of {held_out} new one(s) that are kept apart for the scores, nothing is learned.",
+            "{file}: no training row is new to run {parent}.",
+            "Add rows; {held_out} new one(s) are held out and not trained on.",
             file=file,
             parent=parent.folder.name,
             held_out=len(new["dev"] | new["test"]),
@@ -98,7 +98,7 @@ def continue_split(
 
 
 def with_parents_lookup(pairs: Sequence[Pair], parent: Run | None) -> list[Pair]:
-    """The pairs that are only looked up, then those of the parent that the file does not hold."""
+    """The pairs that are used for retrieval only, then those of the parent that the file does not hold."""
     known = {pair.id for pair in pairs}
     before = read_rows(parent.folder, "lookup") if parent else []
     return [*pairs, *(pair for pair in before if pair.id not in known)]
@@ -127,7 +127,7 @@ def split_rows(
 ) -> SplitRows:
     """Split a file's rows, or extend the parent's split. Raises DataError when there is no training row.
 
-    `taught`: lessons. They are learned whatever the split, and rows of the file that they correct are not.
+    `taught`: lessons. They are training rows whatever the split; rows of the file that they correct are left out.
     """
     nothing = frozenset[str]()
     corrected = {comparison_form(pair.question) for pair in taught}
@@ -144,11 +144,11 @@ def split_rows(
 
 
 def _with_taught(parts: Split, taught: Sequence[Pair]) -> Split:
-    """The split with lessons as further training rows; those that it holds already are learned from now on."""
-    learned = {pair.id for pair in taught}
+    """The split with lessons as further training rows; those that it holds already become training rows."""
+    trained = {pair.id for pair in taught}
     new = [pair for pair in taught if pair.id not in {pair.id for pair in parts.pairs}]
     before: list[SplitName] = [
-        "train" if pair.id in learned else name for pair, name in zip(parts.pairs, parts.assignments, strict=True)
+        "train" if pair.id in trained else name for pair, name in zip(parts.pairs, parts.assignments, strict=True)
     ]
     components = [*parts.components, *range(len(parts.pairs), len(parts.pairs) + len(new))]
     after: list[SplitName] = ["train"] * len(new)
@@ -161,7 +161,7 @@ def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, spl
     counts = {side: parts.assignments.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
     leak = asdict(parts.leak)
     message = (
-        "{train:,} rows to learn, {dev:,} to decide when to stop, {test:,} for the scores; "
+        "{train:,} training rows, {dev:,} dev rows to decide when to stop, {test:,} test rows for the scores; "
         "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training."
     )
     tell([translate(message, **counts, **leak)])
@@ -169,7 +169,7 @@ def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, spl
         tell(
             [
                 translate(
-                    "Of these are new: {train:,} to learn, {dev:,} to decide when to stop, {test:,} for the scores.",
+                    "New among them: {train:,} training rows, {dev:,} dev rows, {test:,} test rows.",
                     **new,
                 )
             ]

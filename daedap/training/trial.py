@@ -41,11 +41,11 @@ class TrialContext:
     base: Base
     machine: Machine
     plan: Plan
-    """Of a training on all rows with the initial options."""
+    """The plan of a training on all rows with the initial options."""
     method: str
     """lora or full."""
     learning_rate: float
-    """Of the initial options."""
+    """The learning rate of the initial options."""
     slowdown: float = 1.0
     """Measured time of a training divided by its planned time, at least 1."""
 

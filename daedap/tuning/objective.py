@@ -35,7 +35,7 @@ Scorer = Callable[[Sequence[Pair]], FloatArray]
 """Pairs → (pairs, 2): log2 p of each answer after its question, and its number of tokens."""
 GROUP = 4
 WEIGHT = 4.0
-"""Of the gain. More would make the score noisier, as the gain has a larger error than BPC (docs/tuning.md)."""
+"""Weight of the gain. More would make the score noisier, as the gain has a larger error than BPC (docs/tuning.md)."""
 _MAX_ROWS = 256
 """Rows of each half: more rows separate trials no better and take more of their time."""
 _MIN_ROWS = 2 * GROUP

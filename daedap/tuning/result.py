@@ -139,7 +139,7 @@ class TuneResult:
     search: SearchResult
     page: Path
     seconds: float
-    """Of this call."""
+    """Duration of this call."""
     whole: VersusDefaults | None
     """The final run compared with a full training with the defaults, if there was time for one."""
     run: Run | None

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _MACHINE_OPTIONS = frozenset({"base", "device", "precision", "cache_gb", "budget", "report_to", "torch_compile"})
 """Options that may differ between the workers of a study; the base is identified by its digest, not its name."""
 _CALIBRATION_SECONDS = 2.0
-"""Of training, to measure how long a trial takes."""
+"""Seconds of training to measure how long a trial takes."""
 TARGET_TRIALS = 20
 """Trials that should fit into the time without pruning."""
 _OVERHEAD = 2.0

@@ -38,7 +38,7 @@ _log = logging.getLogger("daedap")
 _HEARTBEAT, _GRACE_PERIOD = 3, 15
 """Seconds between heartbeats of a running trial, and without one until it counts as killed."""
 _RETRIES = 3
-"""Of a killed trial."""
+"""Retries of a killed trial."""
 _RANDOM_TRIALS = 8
 """Trials drawn at random before TPE starts."""
 _POSTGRES = re.compile(r"^postgres(ql)?://")
@@ -300,7 +300,7 @@ def _sampler(seed: int | None) -> object:
 
 
 def _median_seconds(study: Study) -> float:
-    """Of a finished trial; 0 without one."""
+    """The median duration of the finished trials; 0 without one."""
     seconds = [trial.user_attrs["seconds"] for trial in finished_trials(study)]
     return statistics.median(seconds) if seconds else 0.0
 
