@@ -137,13 +137,9 @@ class Run:
         return {"folder": str(self.folder), **self.manifest}
 
     def lines(self) -> list[str]:
-        """The scores on all test rows and the notes to them, for a terminal; the table has slices between the two."""
-        table = self.folder / "evaluation" / "table.txt"
-        if not table.exists():
-            return []
-        lines = table.read_text(encoding="utf-8").splitlines()
-        notes = len(lines) - lines[::-1].index("")
-        return [*lines[: lines.index("") + 1], *lines[notes:]]
+        """The most important scores, for a terminal; none without an evaluation."""
+        summary = self.folder / "evaluation" / "summary.txt"
+        return summary.read_text(encoding="utf-8").splitlines() if summary.exists() else []
 
     @property
     def headline(self) -> Json:

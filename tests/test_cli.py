@@ -96,7 +96,7 @@ def test_help_in_korean(capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None
         (["train", "--num-train-epochs"], "--num-train-epochs 뒤에 값이 있어야 합니다."),
         (["train", "--seed", "1", "--seed", "2"], "--seed: 두 번 주었습니다."),
         (["check"], "FILE이(가) 빠졌습니다: daedap check FILE"),
-        (["check", "a.csv", "b.csv"], "b.csv: 낱말이 남습니다."),
+        (["check", "a.csv", "b.csv"], "b.csv: 단어가 남습니다."),
         (["answer", "안녕", "--rows", "3"], "--rows: 그런 옵션은 없습니다."),
     ],
 )

@@ -79,7 +79,7 @@ def test_the_run_folder_is_whole(trained: Run) -> None:
     assert [event["step"] for event in events if event["event"] == "train"] == [10, 20, 30, 40, 50, 54]
     assert [event["epoch"] for event in events if event["event"] == "dev"] == [1, 2, 3, 4, 5, 6]
     evaluation = {path.name for path in (trained.folder / "evaluation").iterdir()}
-    assert evaluation == {"scores.json", "rows.jsonl", "table.txt"}
+    assert evaluation == {"scores.json", "rows.jsonl", "table.txt", "summary.txt"}
 
 
 def test_the_next_run_leaves_the_first_as_it_was(qa: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from daedap.errors import RunError
 from daedap.evaluation.metrics import FloatArray, RatioTerms, Score
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
 from daedap.evaluation.robustness import robustness_json, robustness_table
-from daedap.evaluation.tables import score_tables
+from daedap.evaluation.tables import score_tables, summary_lines
 from daedap.evaluation.testset import EvalSet, EvalSettings, ScorableBot, ScorableModel, make_eval_set
 from daedap.korean.text import morphemes
 from daedap.retrieval.lexical import LexicalKnn
@@ -120,6 +120,10 @@ class Evaluation:
             document["faq"] = self.faq.to_json()
         finite: dict[str, Any] = _nan_to_none(document)
         return finite
+
+    def summary(self) -> list[str]:
+        """The most important scores, for a terminal."""
+        return summary_lines(self.scores, self.chance, self.candidates)
 
     def lines(self) -> list[str]:
         """Tables for a terminal: one for each slice, metrics down, systems across; then the bot's other tests."""

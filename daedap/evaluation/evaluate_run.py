@@ -3,6 +3,7 @@
 evaluation/scores.json   all scores and samples
            rows.jsonl    one test row a line, for paired comparisons
            table.txt     the scores as a table
+           summary.txt   the most important of them
            growth.json   a run with a parent: forgetting on the parent's test rows, gain on the new ones
            faq.json      paraphrases and questions out of scope, where daedap evaluate was given any
 """
@@ -165,6 +166,7 @@ def save_evaluation(run: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -
         write_json(new / "scores.json", evaluation.to_json())
         write_lines(new / "rows.jsonl", [row.to_json() for row in evaluation.rows])
         write_text(new / "table.txt", "\n".join(evaluation.lines()) + "\n")
+        write_text(new / "summary.txt", "\n".join(evaluation.summary()) + "\n")
         if forgetting:
             write_json(new / "growth.json", forgetting.to_json())
         if (faq := folder / FAQ).is_file():

@@ -12,11 +12,18 @@ from daedap.i18n import translate
 from daedap.korean.text import nfc
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Container, Mapping, Sequence
 
     from daedap.evaluation.metrics import Score
 
 _GAP = "  "
+_FEW = 20
+"""Test rows below which intervals are too wide to mean anything."""
+_IN_SUMMARY = (
+    *("hits_at_1", "backward_hits_at_1", "bpc"),
+    *("source_known", "source_small_talk", "source_generated", "source_suggestions", "source_fallback"),
+    "latency_p50_ms",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +56,35 @@ def score_tables(
     return [*lines, note, *_row_counts(scores)]
 
 
+def summary_lines(
+    scores: Mapping[str, Mapping[str, Mapping[str, Score]]], chance: Mapping[str, float], candidates: int
+) -> list[str]:
+    """The few scores that a training ends with, for a terminal; below `_FEW` answered rows, what to do instead.
+
+    Arguments as of `score_tables`.
+    """
+    systems = {name: by_slice.get("all", {}) for name, by_slice in scores.items() if name not in ("base", "parent")}
+    answered = max((by_metric["polite"].n for by_metric in systems.values() if "polite" in by_metric), default=0)
+    if answered < _FEW:
+        few = "Only {count:,} test row(s): too few for scores. Ask in words that the file does not have: daedap chat"
+        measure = "To measure it: daedap evaluate --paraphrases FILE --out-of-scope FILE. All scores: daedap report"
+        return [translate(few, count=answered), translate(measure)]
+    heads = [slice_name("all", systems), *map(system_name, systems), translate("chance")]
+    rows = score_rows(systems, chance, candidates, _IN_SUMMARY)
+    note = translate("Brackets: intervals of 95 %. Retrieval: the nearest known answer. All scores: daedap report")
+    return [*align_columns([heads, *rows]), "", note, *_row_counts(scores)]
+
+
 def score_rows(
-    systems: Mapping[str, Mapping[str, Score]], chance: Mapping[str, float], candidates: int
+    systems: Mapping[str, Mapping[str, Score]],
+    chance: Mapping[str, float],
+    candidates: int,
+    metrics: Container[str] | None = None,
 ) -> list[list[str]]:
-    """One row for each metric that any system has: heading, a cell for each system, chance."""
+    """One row for each metric, of `metrics` if given, that any system has: heading, a cell for each system, chance."""
     rows = []
     for line in metric_formats(candidates):
-        if any(line.metric in scores for scores in systems.values()):
+        if (metrics is None or line.metric in metrics) and any(line.metric in scores for scores in systems.values()):
             guess = chance.get(line.metric)
             cells = [format_score(line, scores.get(line.metric)) for scores in systems.values()]
             rows.append([line.heading, *cells, "" if guess is None else f"{guess * line.scale:.{line.digits}f}"])
