@@ -63,7 +63,9 @@ def test_a_larger_evaluation_replaces_the_smaller_one(run: Run) -> None:
     (run.folder / "evaluation" / "growth.json").write_text("{}", encoding="utf-8")
     save_evaluation(run, evaluation([1.0] * 5 + [0.0] * 5, 10), {})
     assert run.headline == {"bpc": 2.0, "hits_at_1": 0.5}
-    assert saved(run).keys() == {"scores.json", "rows.jsonl", "table.txt", "summary.txt"}, "the folder is replaced as a whole"
+    assert saved(run).keys() == {"scores.json", "rows.jsonl", "table.txt", "summary.txt"}, (
+        "the folder is replaced as a whole"
+    )
     assert find("best", run.folder.parent) == run, "the run is not damaged"
     assert not list(run.folder.glob(".evaluation*.tmp"))
 

@@ -76,6 +76,19 @@ def test_what_is_saved_is_read_again(kind: str, request: pytest.FixtureRequest, 
     assert again.weights == retriever.weights
 
 
+def test_vectors_of_another_version_of_the_encoder_are_computed_again(
+    plain: HybridRetriever, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain.save(tmp_path)
+    pairs = len(plain.index.pairs)
+    other = {name: np.ones((pairs, 384), np.float16) / 20 for name in ("questions", "answers")}
+    np.savez(tmp_path / "sentences.npz", **other)
+    assert HybridRetriever.open(tmp_path).matcher.questions[0, 0] == np.float16(1 / 20), "as they were saved"
+    (tmp_path / "encoder.json").write_text('{"name": "", "digest": "of another version"}', encoding="utf-8")
+    np.testing.assert_allclose(HybridRetriever.open(tmp_path).matcher.questions, plain.matcher.questions, atol=2e-3)
+    assert "daedap train --from" in caplog.text
+
+
 def test_another_model_of_kiwis_is_refused(retriever: HybridRetriever, tmp_path: Path) -> None:
     retriever.save(tmp_path)
     file = tmp_path / "features.json"
@@ -163,7 +176,8 @@ def test_of_two_that_fit_alike_the_rarer_answer_is_chosen(encoder: BiEncoder, mo
 
 
 @pytest.mark.parametrize(
-    "name", ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json", "sentences.npz"]
+    "name",
+    ["vectors.npz", "maps.npz", "features.npz", "features.json", "weights.json", "sentences.npz", "encoder.json"],
 )
 def test_a_damaged_file_is_told(retriever: HybridRetriever, tmp_path: Path, name: str) -> None:
     retriever.save(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -97,6 +98,10 @@ def test_a_damaged_file_is_told(tmp_path: Path, name: str) -> None:
     (folder / name).write_bytes(b"{")
     with pytest.raises(EncoderError, match="holds no sentence encoder"):
         SentenceEncoder.open(folder)
+
+
+def test_the_built_in_encoder_knows_its_version(encoder: SentenceEncoder) -> None:
+    assert encoder.settings.digest == hashlib.sha256((BUILT_IN / "model.bin").read_bytes()).hexdigest()
 
 
 def test_a_prefix_is_put_before_each_text(tmp_path: Path, encoder: SentenceEncoder) -> None:

@@ -9,6 +9,7 @@ Weights are rounded as daedap.model.convert rounds them, so that products don't 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from argparse import ArgumentParser
@@ -33,7 +34,8 @@ def convert(encoder: Bert, folder: Path, max_length: int, largest_pair: int) -> 
     spec.save(str(folder))
     encoder.tokenizer.no_truncation()
     encoder.tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"prefix": encoder.prefix, "max_length": max_length}
+    digest = hashlib.sha256((folder / "model.bin").read_bytes()).hexdigest()
+    settings = {"prefix": encoder.prefix, "max_length": max_length, "digest": digest}
     (folder / "encoder.json").write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 

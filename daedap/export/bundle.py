@@ -172,11 +172,8 @@ def _copy_index(run: Run, folder: Path, *, generates: bool) -> None:
 
 def _copy_encoder(run: Run, folder: Path) -> None:
     """The encoder that the index was made with: the built-in one, or a converted one from the cache beside the runs."""
-    made_by = run.folder / "index" / "encoder.json"
-    source = BUILT_IN
-    if made_by.exists():
-        digest = json.loads(made_by.read_text(encoding="utf-8"))["digest"]
-        source = run.folder.parent / "cache" / "encoders" / digest
+    made_by = json.loads((run.folder / "index" / "encoder.json").read_text(encoding="utf-8"))
+    source = run.folder.parent / "cache" / "encoders" / made_by["digest"] if made_by["name"] else BUILT_IN
     for name in (*FILES, CENTRE, "MODEL_CARD.md"):
         if (source / name).is_file():
             _copy(source / name, folder / name)

@@ -2,7 +2,7 @@
 
     daedap/encoder/model.bin config.json vocabulary.json    the transformer, weights in int8
                    tokenizer.json                           as the package tokenizers writes it
-                   encoder.json                             {"prefix": "", "max_length": 128}: EncoderSettings
+                   encoder.json                             {"prefix": "", "max_length": 128, …}: EncoderSettings
                    centre.npy                               only beside other encoders: a mean vector to be subtracted
 
 bench/sentence_encoder made the built-in one, encoder/MODEL_CARD.md holds its data, licences and figures.
@@ -47,7 +47,7 @@ class EncoderSettings:
     name: str = ""
     """Folder or hub name that it was converted from; empty: the built-in encoder."""
     digest: str = ""
-    """SHA-256 of the files that it was converted from."""
+    """SHA-256 of the files that it was converted from; of the built-in encoder's model.bin."""
 
     def save(self, folder: Path) -> None:
         """Write `encoder.json`."""

@@ -1,13 +1,14 @@
 """What a bot knows: pairs found by lexical and semantic similarity, and the weights by which answers are chosen.
 
 Folder `index/`: lexical index (lexical.py), sentence vectors (matcher.py, large_matcher.py; may be of more pairs than
-the index holds), `encoder.json` where another sentence encoder than the built-in one made them, `weights.json`
-(rerank.py), and where it was worth fitting one, a bi-encoder and its vectors (encoder.py).
+the index holds), `encoder.json` (name and digest of the sentence encoder that made them), `weights.json` (rerank.py),
+and where it was worth fitting one, a bi-encoder and its vectors (encoder.py).
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.arrays import Float32Array
+from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import BiEncoder, PairEmbeddings, SentenceEmbeddings
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 _LEXICAL_SHORTLIST = 500
 """Above EXACT_UP_TO pairs, `search` compares vectors with those of the lexically nearest pairs alone."""
 _ENCODER = "encoder.json"
+_log = logging.getLogger("daedap")
 _OUT_OF_SCOPE_PERCENT = 2.0
 """Percentile of the dev questions' similarity to the nearest known question that becomes the out-of-scope threshold."""
 
@@ -136,20 +139,21 @@ class HybridRetriever:
         self.weights.save(folder / "weights.json")
         if self.bi_encoded:
             self.bi_encoded.extended(held_out).save(folder)
-        if self.encoder.settings.name:
-            made_by = {"name": self.encoder.settings.name, "digest": self.encoder.settings.digest}
-            (folder / _ENCODER).write_text(json.dumps(made_by, ensure_ascii=False) + "\n", encoding="utf-8")
+        made_by = {"name": self.encoder.settings.name, "digest": self.encoder.settings.digest}
+        (folder / _ENCODER).write_text(json.dumps(made_by, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def open(cls, folder: Path, held_out: Sequence[Pair] = ()) -> HybridRetriever:
         """Read it, with the held-out pairs that it was saved with or none.
 
-        Raises RunError when it is damaged, EncoderError when its sentence encoder can't be had any more.
+        Vectors of another version of the built-in sentence encoder are computed again, with a warning. Raises RunError
+        when the folder is damaged, EncoderError when its sentence encoder can't be had any more.
         """
         index = LexicalIndex.open(folder).extended(held_out)
         try:
-            encoder = _open_encoder(folder)
-            matcher = (LargeMatcher if is_large(folder) else AnswerMatcher).open(folder, index, encoder)
+            encoder, same = _open_encoder(folder)
+            kind = LargeMatcher if is_large(folder) else AnswerMatcher
+            matcher = kind.open(folder, index, encoder) if same else _encoded_again(kind, folder, index, encoder)
             weights = RerankWeights.open(folder / "weights.json")
             has_bi_encoder = (folder / "vectors.npz").exists()
             bi_encoded = PairEmbeddings.open(folder).first(len(index.pairs)) if has_bi_encoder else None
@@ -158,16 +162,31 @@ class HybridRetriever:
             raise damaged(folder, str(error)) from error
 
 
-def _open_encoder(folder: Path) -> SentenceEncoder:
-    """The sentence encoder that an index was made with; converted ones are kept beside the runs, in `cache`."""
+def _open_encoder(folder: Path) -> tuple[SentenceEncoder, bool]:
+    """The sentence encoder of an index, and whether it is the very one that made the index's vectors.
+
+    Converted encoders are kept beside the runs, in `cache`; the built-in one may be of another version by now.
+    """
     if (bundled := folder.parent / "encoder").is_dir():  # of a bundle
-        return SentenceEncoder.open(bundled)
-    if not (folder / _ENCODER).exists():
-        return built_in_encoder()
+        return SentenceEncoder.open(bundled), True
+    made_by = json.loads(file.read_text(encoding="utf-8")) if (file := folder / _ENCODER).exists() else {}
+    if not made_by.get("name"):
+        encoder = built_in_encoder()
+        return encoder, encoder.settings.digest == made_by.get("digest")
     from daedap.model.encoder_conversion import open_encoder  # torch takes seconds to import
 
-    made_by = json.loads((folder / _ENCODER).read_text(encoding="utf-8"))
-    return open_encoder(made_by["name"], folder.parents[1] / "cache", made_by["digest"])
+    return open_encoder(made_by["name"], folder.parents[1] / "cache", made_by["digest"]), True
+
+
+def _encoded_again(
+    kind: type[AnswerMatcher], folder: Path, index: LexicalIndex, encoder: SentenceEncoder
+) -> AnswerMatcher:
+    message = (
+        "{folder}: another version of the built-in sentence encoder made these vectors; they are computed again. "
+        "To be faster, train again: daedap train --from {number}"
+    )
+    _log.warning(translate(message, folder=folder, number=folder.parent.name))
+    return kind.build(index, encoder)
 
 
 def fit_retriever(
