@@ -80,10 +80,9 @@ def test_vectors_of_another_version_of_the_encoder_are_computed_again(
     plain: HybridRetriever, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain.save(tmp_path)
-    pairs = len(plain.index.pairs)
-    other = {name: np.ones((pairs, 384), np.float16) / 20 for name in ("questions", "answers")}
-    np.savez(tmp_path / "sentences.npz", **other)
-    assert HybridRetriever.open(tmp_path).matcher.questions[0, 0] == np.float16(1 / 20), "as they were saved"
+    other = np.full((len(plain.index.pairs), 384), 0.05, np.float16)
+    np.savez(tmp_path / "sentences.npz", questions=other, answers=other)
+    assert HybridRetriever.open(tmp_path).matcher.questions[0, 0] == np.float16(0.05), "as they were saved"
     (tmp_path / "encoder.json").write_text('{"name": "", "digest": "of another version"}', encoding="utf-8")
     np.testing.assert_allclose(HybridRetriever.open(tmp_path).matcher.questions, plain.matcher.questions, atol=2e-3)
     assert "daedap train --from" in caplog.text
