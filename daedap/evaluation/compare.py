@@ -15,11 +15,12 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from daedap.arrays import Float64Array
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Row
-from daedap.evaluation.metrics import PARTS, FloatArray, RatioTerms, bootstrap, unique
+from daedap.evaluation.metrics import PARTS, RatioTerms, bootstrap, unique
 from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ def _difference(
 
 
 def _interval(
-    numerators: FloatArray, denominators: FloatArray, groups: NDArray[np.int64]
+    numerators: Float64Array, denominators: Float64Array, groups: NDArray[np.int64]
 ) -> tuple[float | None, float | None]:
     if len(np.unique(groups)) < MIN_COMPONENTS or not np.isfinite(numerators).all():
         return None, None

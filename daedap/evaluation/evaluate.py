@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import daedap.evaluation.metrics as measure
+from daedap.arrays import Float64Array
 from daedap.errors import RunError
-from daedap.evaluation.metrics import FloatArray, RatioTerms, Score
+from daedap.evaluation.metrics import RatioTerms, Score
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
 from daedap.evaluation.robustness import robustness_json, robustness_table
 from daedap.evaluation.tables import score_tables, summary_lines
@@ -280,16 +281,16 @@ def _time(reply: Callable[[Pair], object], eval_set: EvalSet) -> tuple[float, ..
     return tuple(seconds)
 
 
-def _likelihoods(model: ScorableModel, eval_set: EvalSet, pairs: Sequence[Pair], rows: Sequence[int]) -> FloatArray:
+def _likelihoods(model: ScorableModel, eval_set: EvalSet, pairs: Sequence[Pair], rows: Sequence[int]) -> Float64Array:
     """(test pairs,): log2 p of the answers of `pairs`, scattered to `rows`; 0 in the other rows."""
     return eval_set.scatter(model.log2_probability(pairs)[:, 0] if pairs else np.zeros(0), 0.0, rows)
 
 
-def _mean_log2(model: ScorableModel, eval_set: EvalSet) -> FloatArray:
+def _mean_log2(model: ScorableModel, eval_set: EvalSet) -> Float64Array:
     """(ranked rows, candidates): mean log2 p of a candidate's tokens, EOS included."""
     lists = zip(eval_set.ranked_pairs, eval_set.candidates, strict=True)
     log2 = model.log2_probability([replace(pair, answer=text) for pair, texts in lists for text in texts])
-    mean: FloatArray = log2[:, 0] / np.maximum(log2[:, 1], 1)
+    mean: Float64Array = log2[:, 0] / np.maximum(log2[:, 1], 1)
     return mean.reshape(len(eval_set.ranked_rows), -1)
 
 
@@ -300,7 +301,7 @@ def _style(replies: Sequence[str], eval_set: EvalSet) -> dict[str, RatioTerms]:
     }
 
 
-def _rate(values: FloatArray, eval_set: EvalSet) -> RatioTerms:
+def _rate(values: Float64Array, eval_set: EvalSet) -> RatioTerms:
     """(ranked rows,) of 0 and 1 → their rate."""
     return RatioTerms(eval_set.scatter(values, 0.0), eval_set.scatter(np.ones(len(values)), 0.0))
 

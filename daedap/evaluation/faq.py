@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.evaluation.metrics import PARTS, FloatArray, Part, RatioTerms, Score, ratio, reply_part
+from daedap.arrays import Float64Array
+from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, ratio, reply_part
 from daedap.evaluation.tables import MetricFormat, align_columns, format_score, part_names
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
@@ -40,7 +41,7 @@ class LookUp:
 
     answers: tuple[str, ...]
     """(questions,): the answer of the nearest known pair; empty where the bot named none."""
-    scores: FloatArray
+    scores: Float64Array
     """(questions,): higher is surer."""
 
 
@@ -300,7 +301,7 @@ def _right(look_up: LookUp, questions: Sequence[EvalQuestion]) -> BoolArray:
     return np.array([_is_right(*each) for each in zip(questions, look_up.answers, strict=True)])
 
 
-def _auroc(labels: BoolArray, scores: FloatArray) -> float | None:
+def _auroc(labels: BoolArray, scores: Float64Array) -> float | None:
     from sklearn.metrics import roc_auc_score  # 1 s
 
     return float(roc_auc_score(labels, scores)) if labels.any() and not labels.all() else None

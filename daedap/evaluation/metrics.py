@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from daedap.arrays import Float64Array
 from daedap.korean.text import comparison_form, nfc, speech_level
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from daedap.types import Generation, Reply
 
-FloatArray = NDArray[np.float64]
 Part = Literal["known", "small_talk", "lesson", "generated", "suggestions", "fallback"]
 PARTS: tuple[Part, ...] = get_args(Part)
 """Where a reply comes from: a known answer, built-in small talk, a lesson, the language model, the nearest known
@@ -68,9 +68,9 @@ class Score:
 class RatioTerms:
     """A metric that is a ratio of sums over pairs; a pair that was not measured has denominator 0."""
 
-    numerators: FloatArray
+    numerators: Float64Array
     """(pairs,)"""
-    denominators: FloatArray
+    denominators: Float64Array
     """(pairs,)"""
 
 
@@ -88,8 +88,8 @@ def ratio(terms: RatioTerms, components: NDArray[np.int64], *, resamples: int = 
 
 
 def bootstrap(
-    numerators: FloatArray,
-    denominators: FloatArray,
+    numerators: Float64Array,
+    denominators: Float64Array,
     components: NDArray[np.int64],
     *,
     resamples: int = 1000,
@@ -117,14 +117,14 @@ def bootstrap(
     return Interval(float(low), float(high))
 
 
-def gold_ranks(scores: FloatArray) -> FloatArray:
+def gold_ranks(scores: Float64Array) -> Float64Array:
     """(pairs,): rank of the gold answer, column 0 of `scores` (pairs, candidates); ties get their mean rank.
 
     NaN counts as the lowest score; otherwise a model with NaN weights would rank every gold answer first.
     """
     finite = np.where(np.isnan(scores), -np.inf, scores)
     gold, others = finite[:, :1], finite[:, 1:]
-    ranks: FloatArray = 1 + (others > gold).sum(axis=1) + (others == gold).sum(axis=1) / 2
+    ranks: Float64Array = 1 + (others > gold).sum(axis=1) + (others == gold).sum(axis=1) / 2
     return ranks
 
 
@@ -134,7 +134,7 @@ def chance(candidates: int) -> dict[str, float]:
     return {"hits_at_1": 1 / candidates, "recall_at_5": min(5, candidates) / candidates, "mrr": mrr}
 
 
-def ranking(ranks: FloatArray) -> dict[str, RatioTerms]:
+def ranking(ranks: Float64Array) -> dict[str, RatioTerms]:
     """Hits@1, R@5 and MRR from the gold answers' ranks; NaN where a pair was not ranked."""
     ranked = (~np.isnan(ranks)).astype(np.float64)
     filled = np.where(np.isnan(ranks), np.inf, ranks)
@@ -145,12 +145,12 @@ def ranking(ranks: FloatArray) -> dict[str, RatioTerms]:
     }
 
 
-def characters(answers: Sequence[str]) -> FloatArray:
+def characters(answers: Sequence[str]) -> Float64Array:
     """(answers,): lengths in NFC characters."""
     return np.array([len(nfc(answer)) for answer in answers], dtype=np.float64)
 
 
-def bits_per_character(log2: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
+def bits_per_character(log2: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
     """BPC: −log2 p of the answer's tokens and EOS ÷ characters of the answer.
 
     `log2` (pairs,) is read only where `measured` (pairs,) is true.
@@ -159,7 +159,7 @@ def bits_per_character(log2: FloatArray, answers: Sequence[str], measured: NDArr
 
 
 def question_gain(
-    own: FloatArray, other: FloatArray, answers: Sequence[str], measured: NDArray[np.bool_]
+    own: Float64Array, other: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]
 ) -> RatioTerms:
     """BPC given another question minus BPC given the pair's own question.
 
@@ -174,17 +174,17 @@ def frequent_answers(answers: Sequence[str], count: int = BLAND) -> frozenset[st
     return frozenset(sorted(counts, key=lambda form: (-counts[form], form))[:count])
 
 
-def bland(replies: Sequence[str], frequent: Collection[str]) -> FloatArray:
+def bland(replies: Sequence[str], frequent: Collection[str]) -> Float64Array:
     """(replies,): 1 where the reply is one of the `frequent` comparison forms."""
     return np.array([comparison_form(reply) in frequent for reply in replies], dtype=np.float64)
 
 
-def polite(replies: Sequence[str]) -> FloatArray:
+def polite(replies: Sequence[str]) -> Float64Array:
     """(replies,): 1 where the reply ends politely."""
     return np.array([speech_level(reply) == "polite" for reply in replies], dtype=np.float64)
 
 
-def ended(replies: Sequence[Generation]) -> FloatArray:
+def ended(replies: Sequence[Generation]) -> Float64Array:
     """(replies,): 1 where the model generated EOS within 32 tokens."""
     return np.array([reply.ended and reply.tokens <= SHORT for reply in replies], dtype=np.float64)
 
@@ -202,7 +202,7 @@ def reply_part(reply: Reply, known: Collection[tuple[str, str]]) -> Part:
     return "known" if evidence is None or (evidence.question, evidence.answer) in known else "small_talk"
 
 
-def parts(replies: Sequence[Reply], known: Collection[tuple[str, str]]) -> dict[Part, FloatArray]:
+def parts(replies: Sequence[Reply], known: Collection[tuple[str, str]]) -> dict[Part, Float64Array]:
     """Part → (replies,): 1 where the reply comes from it. "lesson" is left out if no reply does."""
     names = [reply_part(reply, known) for reply in replies]
     rates = {part: np.array([name == part for name in names], dtype=np.float64) for part in PARTS}

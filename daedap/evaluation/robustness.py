@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daedap.evaluation.metrics import FloatArray, RatioTerms, Score, gold_ranks, ranking, ratio
+from daedap.arrays import Float64Array
+from daedap.evaluation.metrics import RatioTerms, Score, gold_ranks, ranking, ratio
 from daedap.evaluation.tables import MetricFormat, align_columns, format_score
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
@@ -58,7 +59,7 @@ def measure_robustness(
 class _BotResult:
     """A bot on some of the ranked rows; both (ranked rows,), undefined in the other rows."""
 
-    hits: FloatArray
+    hits: Float64Array
     replies: list[str]
     """Comparison forms."""
 
@@ -85,7 +86,7 @@ def _effect(
     return PerturbationEffect(kind, len(positions), *(_score(value, positions, eval_set) for value in values))
 
 
-def _score(values: FloatArray, positions: Sequence[int], eval_set: EvalSet) -> Score | None:
+def _score(values: Float64Array, positions: Sequence[int], eval_set: EvalSet) -> Score | None:
     groups = eval_set.groups[[eval_set.ranked_rows[position] for position in positions]]
     terms = RatioTerms(values[list(positions)], np.ones(len(positions)))
     return ratio(terms, groups, resamples=eval_set.options.resamples, seed=eval_set.options.seed)

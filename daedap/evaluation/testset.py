@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from daedap.evaluation.metrics import FloatArray, frequent_answers
+from daedap.arrays import Float64Array
+from daedap.evaluation.metrics import frequent_answers
 from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class EvalSet:
         mask[list(rows)] = True
         return mask
 
-    def scatter(self, values: FloatArray, empty: float, rows: Sequence[int] | None = None) -> FloatArray:
+    def scatter(self, values: Float64Array, empty: float, rows: Sequence[int] | None = None) -> Float64Array:
         """(rows,) → (pairs,), with `empty` in all other rows; `rows` defaults to the ranked rows."""
         scattered = np.full(len(self.test), empty)
         scattered[list(self.ranked_rows if rows is None else rows)] = values

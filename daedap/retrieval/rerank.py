@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from daedap.arrays import Float64Array
 from daedap.korean.text import comparison_form
 from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
 from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
@@ -29,7 +30,6 @@ from daedap.types import Pair
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel
 
-FloatArray = NDArray[np.float64]
 _NEIGHBOURS = 50
 """Nearest known questions that `semantic_knn` looks at."""
 _NEGATIVES = 9
@@ -54,7 +54,7 @@ class RerankWeights:
     """Whether reranking beat look-up on dev rows (cross-validated): only then the language model proposes answers."""
 
     @property
-    def vector(self) -> FloatArray:
+    def vector(self) -> Float64Array:
         """(4,)"""
         return np.array([self.lexical_knn, self.bi_encoder, self.semantic_knn, self.pmi])
 
@@ -88,7 +88,7 @@ class Reranker:
     model: LanguageModel
     weights: RerankWeights = RerankWeights()
 
-    def scores(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def scores(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
         """(candidates,) for each query."""
         return [features @ self.weights.vector for features in self.features(queries, candidates)]
 
@@ -112,13 +112,13 @@ class Reranker:
             for scores, chosen, information in zip(partial, shortlists, pmi, strict=True)
         ]
 
-    def features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
         """(candidates, 4) for each query: the features in the order of `RerankWeights`."""
         owners, texts = _flatten(candidates)
         pmi = self._pmi(queries, owners, texts)[:, None]
         return _split(np.hstack([np.concatenate(self._retrieval_features(queries, candidates)), pmi]), candidates)
 
-    def _retrieval_features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+    def _retrieval_features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
         """(candidates, 3) for each query: the features that need no language model."""
         owners, texts = _flatten(candidates)
         lexical = self.lexical_knn.score_texts(texts_of(queries), owners, texts)
@@ -126,7 +126,7 @@ class Reranker:
 
     def _semantic(
         self, queries: Sequence[Query], owners: NDArray[np.int64], texts: Sequence[str]
-    ) -> tuple[FloatArray, FloatArray]:
+    ) -> tuple[Float64Array, Float64Array]:
         """`bi_encoder` and `semantic_knn`, (texts,) each."""
         questions = self.embeddings.vectors_of(queries)
         answers = self.embeddings.encode_answers(texts)
@@ -138,13 +138,13 @@ class Reranker:
             knn[mine] = (to_known * hits.similarities[row] ** 2).max(axis=1)
         return cosines.astype(np.float64), knn
 
-    def _pmi(self, queries: Sequence[Query], owners: NDArray[np.int64], texts: Sequence[str]) -> FloatArray:
+    def _pmi(self, queries: Sequence[Query], owners: NDArray[np.int64], texts: Sequence[str]) -> Float64Array:
         """(texts,)"""
         pairs = [replace(queries[owner].pair, answer=text) for owner, text in zip(owners, texts, strict=True)]
         conditional, tokens = self.model.log2_probability(pairs).T
         distinct, place = np.unique(texts, return_inverse=True)
         unconditional = self.model.log2_probability([Pair("", str(text)) for text in distinct])[place, 0]
-        pmi: FloatArray = (conditional - unconditional) / np.maximum(tokens, 1)
+        pmi: Float64Array = (conditional - unconditional) / np.maximum(tokens, 1)
         return pmi
 
 
@@ -154,7 +154,7 @@ def _flatten(candidates: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], li
     return owners, [text for texts in candidates for text in texts]
 
 
-def _split(rows: FloatArray, candidates: Sequence[Sequence[str]]) -> list[FloatArray]:
+def _split(rows: Float64Array, candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
     """Rows of all candidates, query by query."""
     return np.split(rows, np.cumsum([len(texts) for texts in candidates])[:-1])
 
@@ -172,14 +172,14 @@ def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str])
     return RerankWeights(lexical_knn, bi_encoder, semantic_knn, pmi, generates=beats_look_up(features))
 
 
-def dev_features(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> list[FloatArray]:
+def dev_features(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> list[Float64Array]:
     """(candidates, 4) for each of the first 100 dev rows by id, the right answer first."""
     dev = sorted(dev, key=lambda pair: pair.id)[:ENOUGH_DEV_ROWS]
     queries = encode_queries(dev, reranker.encoder)
     return reranker.features(queries, [[pair.answer, *_negatives(pair, answers)] for pair in dev])
 
 
-def beats_look_up(features: Sequence[FloatArray]) -> bool:
+def beats_look_up(features: Sequence[Float64Array]) -> bool:
     """Whether reranking finds more of the right answers than look-up, each by weights fitted on the other folds."""
     look_up = _hits([rows[:, :1] for rows in features], np.ones(1))
     reranked = 0
@@ -189,22 +189,22 @@ def beats_look_up(features: Sequence[FloatArray]) -> bool:
     return reranked > look_up
 
 
-def differences(features: Sequence[FloatArray]) -> FloatArray:
+def differences(features: Sequence[Float64Array]) -> Float64Array:
     """(comparisons, 4): features of each right answer less those of each wrong one."""
     return np.concatenate([rows[:1] - rows[1:] for rows in features])
 
 
-def fit_linear(comparisons: FloatArray) -> FloatArray:
+def fit_linear(comparisons: Float64Array) -> Float64Array:
     """(features,): weights by a logistic regression on differences (RankSVM's setting: Joachims 2002)."""
     from sklearn.linear_model import LogisticRegression  # takes a second to import
 
     scale = np.maximum(comparisons.std(axis=0), 1e-9)
     both, right = np.concatenate([comparisons, -comparisons]) / scale, np.repeat([1, 0], len(comparisons))
-    weights: FloatArray = LogisticRegression(fit_intercept=False).fit(both, right).coef_[0] / scale
+    weights: Float64Array = LogisticRegression(fit_intercept=False).fit(both, right).coef_[0] / scale
     return weights
 
 
-def _hits(features: Sequence[FloatArray], weights: FloatArray) -> int:
+def _hits(features: Sequence[Float64Array], weights: Float64Array) -> int:
     """Number of rows whose right answer, the first candidate, scores strictly best."""
     return sum(bool((rows[0] @ weights > rows[1:] @ weights).all()) for rows in features)
 

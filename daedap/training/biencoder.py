@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-FloatArray = NDArray[np.float32]
+from daedap.arrays import Float32Array
+
 _WIDTH, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 256, 512, 4e-3, 1e-2
 _TEMPERATURE, _DROPOUT, _WARMUP_STEPS = 0.1, 51, 30
 """Tuned: docs/EXPERIMENTS.md, "What goes together". The dropout probability is 51 / 256."""
@@ -22,12 +23,12 @@ _EPOCHS, _MIN_STEPS, _MAX_STEPS = 30, 200, 3000
 class Projections:
     """Matrices of (feature width, 256)."""
 
-    question: FloatArray
-    answer: FloatArray
+    question: Float32Array
+    answer: Float32Array
 
 
 def fit_biencoder(
-    questions: FloatArray, answers: FloatArray, groups: NDArray[np.int64], seed: int, *, bf16: bool = False
+    questions: Float32Array, answers: Float32Array, groups: NDArray[np.int64], seed: int, *, bf16: bool = False
 ) -> Projections:
     """Train on feature vectors of question–answer pairs, (pairs, width) each.
 

@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from daedap.arrays import Float64Array
 from daedap.errors import SettingsError
-from daedap.evaluation.metrics import FloatArray, bootstrap, characters
+from daedap.evaluation.metrics import bootstrap, characters
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
 
 if TYPE_CHECKING:
     from daedap.evaluation.metrics import Interval
 
-Scorer = Callable[[Sequence[Pair]], FloatArray]
+Scorer = Callable[[Sequence[Pair]], Float64Array]
 """Pairs → (pairs, 2): log2 p of each answer after its question, and its number of tokens."""
 GROUP = 4
 WEIGHT = 4.0
@@ -60,16 +61,16 @@ class DevRows:
 class ObjectiveTerms:
     """A model's log-probabilities on dev rows, (rows,) each, in bits."""
 
-    own: FloatArray
+    own: Float64Array
     """log2 p of each answer after its own question."""
-    mean: FloatArray
+    mean: Float64Array
     """log2 of the mean p of each answer after the questions of its group."""
-    characters: FloatArray
+    characters: Float64Array
 
     @property
-    def bits(self) -> FloatArray:
+    def bits(self) -> Float64Array:
         """(rows,): marginal − 4 gain."""
-        weighted: FloatArray = -self.mean - WEIGHT * (self.own - self.mean)
+        weighted: Float64Array = -self.mean - WEIGHT * (self.own - self.mean)
         return weighted
 
     @property
@@ -116,7 +117,7 @@ def measure_objective(scorer: Scorer, rows: DevRows) -> ObjectiveTerms:
     return ObjectiveTerms(own, mean, characters([pair.answer for pair in rows.pairs]))
 
 
-def objective_difference(bits: FloatArray, baseline: FloatArray, rows: DevRows) -> tuple[float, Interval]:
+def objective_difference(bits: Float64Array, baseline: Float64Array, rows: DevRows) -> tuple[float, Interval]:
     """Score minus baseline score from the bits of each row, with the paired interval; below 0: better than baseline."""
     size = characters([pair.answer for pair in rows.pairs])
     _, components = np.unique(rows.components, return_inverse=True)
