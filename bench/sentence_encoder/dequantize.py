@@ -2,16 +2,13 @@
 
     python bench/sentence_encoder/dequantize.py daedap/encoder OUT
 
-The other direction is convert.py. Reads version 6 of CTranslate2's model file: a header, then for each variable its
-name, shape, type and values (ctranslate2/specs/model_spec.py writes it).
+The other direction is convert.py.
 """
 
 from __future__ import annotations
 
-import struct
 import sys
 from pathlib import Path
-from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -20,7 +17,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from transformers import BertConfig, BertModel
 
-TYPES = (np.float32, np.int8, np.int16, np.int32, np.float16)
+from daedap.export.web import read_weights
+
 NAMES = {
     "self_attention/linear_1": "attention.output.dense",
     "self_attention/layer_norm": "attention.output.LayerNorm",
@@ -31,49 +29,26 @@ NAMES = {
 """CTranslate2's names of a layer's parts, and BERT's; query, key and value are one matrix there."""
 
 
-def read_variables(path: Path) -> dict[str, NDArray[Any]]:
-    """All variables of a model file by name, as they are stored."""
-    with path.open("rb") as file:
-        if (version := _number(file, "I")) != 6:
-            raise SystemExit(f"{path} is of version {version}; this reads version 6.")
-        _text(file), _number(file, "I")  # the name of the specification and its revision
-        variables = {}
-        for _ in range(_number(file, "I")):
-            name = _text(file)
-            shape = [_number(file, "I") for _ in range(_number(file, "B"))]
-            dtype = TYPES[_number(file, "B")]
-            variables[name] = np.frombuffer(file.read(_number(file, "I")), dtype).reshape(shape)
-    return variables
-
-
-def _number(file: BinaryIO, kind: str) -> int:
-    return int(struct.unpack(f"<{kind}", file.read(struct.calcsize(kind)))[0])
-
-
-def _text(file: BinaryIO) -> str:
-    return file.read(_number(file, "H"))[:-1].decode()  # ends in a zero byte
-
-
 def dequantize(folder: Path) -> Bert:
     """The encoder of a folder, in float32."""
-    stored = read_variables(folder / "model.bin")
+    stored = dict(read_weights(folder / "model.bin"))
 
     def weights(name: str) -> NDArray[np.float32]:
         scale = stored.get(f"{name}_scale")
         found: NDArray[np.float32] = stored[name].astype(np.float32)
         return found if scale is None else found / scale[:, None]
 
-    layers = len({name.split("/")[1] for name in stored if name.startswith("encoder/layer_")})
-    inner, width = stored["encoder/layer_0/ffn/linear_0/weight"].shape
+    layers = len({name.split("/")[0] for name in stored if name.startswith("layer_")})
+    inner, width = stored["layer_0/ffn/linear_0/weight"].shape
     state = {
-        "embeddings.word_embeddings.weight": weights("encoder/embeddings_0/weight"),
-        "embeddings.token_type_embeddings.weight": weights("encoder/embeddings_1/weight"),
-        "embeddings.position_embeddings.weight": weights("encoder/position_encodings/encodings"),
-        "embeddings.LayerNorm.weight": stored["encoder/layernorm_embedding/gamma"],
-        "embeddings.LayerNorm.bias": stored["encoder/layernorm_embedding/beta"],
+        "embeddings.word_embeddings.weight": weights("embeddings_0/weight"),
+        "embeddings.token_type_embeddings.weight": weights("embeddings_1/weight"),
+        "embeddings.position_embeddings.weight": weights("position_encodings/encodings"),
+        "embeddings.LayerNorm.weight": stored["layernorm_embedding/gamma"],
+        "embeddings.LayerNorm.bias": stored["layernorm_embedding/beta"],
     }
     for layer in range(layers):
-        source, target = f"encoder/layer_{layer}", f"encoder.layer.{layer}"
+        source, target = f"layer_{layer}", f"encoder.layer.{layer}"
         for part in ("weight", "bias"):
             three = np.split(weights(f"{source}/self_attention/linear_0/{part}"), 3)
             for name, one in zip(("query", "key", "value"), three, strict=True):
@@ -85,7 +60,7 @@ def dequantize(folder: Path) -> Bert:
     config = BertConfig(
         vocab_size=len(state["embeddings.word_embeddings.weight"]),
         hidden_size=width,
-        num_attention_heads=int(stored["encoder/num_heads"]),
+        num_attention_heads=int(stored["num_heads"].item()),
         num_hidden_layers=layers,
         intermediate_size=inner,
         max_position_embeddings=len(state["embeddings.position_embeddings.weight"]),
