@@ -131,8 +131,8 @@ def _earlier_attempt(config: TrainConfig, runs: Path) -> Run | None:
 
 def _require_tracker(train_options: TrainOptions) -> None:
     """Raise SettingsError when the tracker is not installed: accelerate would only warn, and log nowhere."""
-    result = None if train_options.report_to == "none" else find_spec(train_options.report_to)
-    if train_options.report_to != "none" and not (result and result.origin):  # a folder of that name has no origin
+    spec = None if train_options.report_to == "none" else find_spec(train_options.report_to)
+    if train_options.report_to != "none" and not (spec and spec.origin):  # a folder of that name has no origin
         raise SettingsError(
             "--report-to {name}: the package {name} is not installed.",
             "Install it: pip install {name}",

@@ -400,7 +400,7 @@ def _numbered(names: Sequence[str], index: int) -> dict[int, int]:
     if not match:
         return {}
     others = [(other, re.fullmatch(r"(.*?)\s*[_-]?(\d+)", name)) for other, name in enumerate(names)]
-    return {int(result[2]): other for other, result in others if result and result[1] == match[1]}
+    return {int(numbered[2]): other for other, numbered in others if numbered and numbered[1] == match[1]}
 
 
 def _named(name: str, names: Sequence[str]) -> int | None:

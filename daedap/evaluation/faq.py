@@ -279,8 +279,8 @@ def baselines(known: Sequence[Pair], questions: Sequence[str], encoder: Encoder 
     by_both = by_question + vectors @ encoder.encode(answers).T
     similarities = {"ngrams": lexical, "encoder_questions": by_question, "encoder": by_both}
     return {
-        name: LookUp(tuple(answers[row] for row in result.argmax(axis=1)), result.max(axis=1).astype(np.float64))
-        for name, result in similarities.items()
+        name: LookUp(tuple(answers[row] for row in cosines.argmax(axis=1)), cosines.max(axis=1).astype(np.float64))
+        for name, cosines in similarities.items()
     }
 
 

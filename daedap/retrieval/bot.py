@@ -17,7 +17,7 @@ from daedap.config import RUNS, AnswerOptions
 from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError, RunError
 from daedap.i18n import translate_to
-from daedap.korean.text import HANGUL, SpeechLevel, comparison_form, speech_level
+from daedap.korean.text import HANGUL, SpeechLevel, speech_level
 from daedap.retrieval.hybrid import Hits, HybridRetriever
 from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, stored_lessons
 from daedap.retrieval.matcher import Match
@@ -138,12 +138,8 @@ class Bot:
 
     def known_row(self, question: str) -> Pair | None:
         """The row for exactly this question, if there is one; of several, the newest."""
-        return self._rows_by_question.get(comparison_form(question))
-
-    @cached_property
-    def _rows_by_question(self) -> dict[str, Pair]:
-        pairs = reversed(self.retriever.index.pairs)
-        return {form: pair for pair in pairs if (form := comparison_form(pair.question))}
+        row = self.retriever.matcher.exact_row(question)
+        return None if row is None else self.retriever.index.pairs[row]
 
     @property
     def generates(self) -> bool:

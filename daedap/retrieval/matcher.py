@@ -108,13 +108,17 @@ class AnswerMatcher:
 
         A question that is known exactly (`comparison_form`) has probability 1; only its nearest pairs are computed.
         """
-        known = [self._rows_by_question.get(comparison_form(query.text)) for query in queries]
+        known = [self.exact_row(query.text) for query in queries]
         others = [query for query, row in zip(queries, known, strict=True) if row is None]
         signals = iter(self.signals(others, k))
         return [
             self._match(next(signals)) if row is None else self._exact(query, row, k)
             for query, row in zip(queries, known, strict=True)
         ]
+
+    def exact_row(self, question: str) -> int | None:
+        """The first row whose question equals this one after normalization (`comparison_form`): the newest."""
+        return self._rows_by_question.get(comparison_form(question))
 
     def _match(self, signals: Signals) -> Match:
         return Match(signals.rows, signals.similarities, self.weights.probability(signals.calibration))
