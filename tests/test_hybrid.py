@@ -85,7 +85,7 @@ def test_vectors_of_another_version_of_the_encoder_are_computed_again(
     assert HybridRetriever.open(tmp_path).matcher.questions[0, 0] == np.float16(0.05), "as they were saved"
     (tmp_path / "encoder.json").write_text('{"name": "", "digest": "of another version"}', encoding="utf-8")
     np.testing.assert_allclose(HybridRetriever.open(tmp_path).matcher.questions, plain.matcher.questions, atol=2e-3)
-    assert "daedap train --from" in caplog.text
+    assert "make a new run of its file: daedap train FILE" in caplog.text
 
 
 def test_another_model_of_kiwis_is_refused(retriever: HybridRetriever, tmp_path: Path) -> None:

@@ -183,9 +183,9 @@ def _encoded_again(
 ) -> AnswerMatcher:
     message = (
         "{folder}: another version of the built-in sentence encoder made these vectors; they are computed again. "
-        "To be faster, train again: daedap train --from {number}"
+        "To open it faster, make a new run of its file: daedap train FILE"
     )
-    _log.warning(translate(message, folder=folder, number=folder.parent.name))
+    _log.warning(translate(message, folder=folder))
     return kind.build(index, encoder)
 
 
