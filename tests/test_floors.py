@@ -23,7 +23,7 @@ retrieval: fitting
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
 retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder
-retrieval: rerank hybrid lessons small_talk bot build
+retrieval: rerank hybrid lessons courtesies small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
 evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run

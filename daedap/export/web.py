@@ -34,6 +34,7 @@ from daedap.files import write_json
 from daedap.i18n import translate_to
 from daedap.model.sentence_encoder import BUILT_IN
 from daedap.retrieval.bot import Bot
+from daedap.retrieval.courtesies import LONGEST, phrases
 from daedap.retrieval.interaction import InteractionModel
 from daedap.retrieval.lexical import CharTfidf
 from daedap.retrieval.matcher import AnswerMatcher
@@ -159,15 +160,26 @@ def _weights(matcher: AnswerMatcher) -> dict[str, Any]:
 
 
 def _small_talk(talk: SmallTalk) -> dict[str, Any]:
-    pairs = talk.index.pairs
+    pairs, courtesies, language = talk.index.pairs, phrases(), "ko" if talk.korean else "en"
     return {
         "pairs": _texts(pairs),
-        "helps": [rules._offers_help(pair) for pair in pairs],
-        "comforts": [rules._offers_help(pair) and rules._mentions_suicide(pair.question) for pair in pairs],
+        "comforts": [rules._mentions_suicide(pair.question) for pair in pairs],
         "distress": rules._DISTRESS.pattern,
         "ambiguous": rules._AMBIGUOUS.pattern,
-        "courtesyThreshold": rules._COURTESY_THRESHOLD,
-        "distressThreshold": rules._DISTRESS_THRESHOLD,
+        "threshold": rules._THRESHOLD,
+        "courtesies": {
+            "longest": LONGEST,
+            "fillers": courtesies["fillers"],
+            "kinds": [
+                {
+                    "name": kind["name"],
+                    "question": kind["question"],
+                    "answer": kind[language],
+                    "phrases": kind["phrases"],
+                }
+                for kind in courtesies["kinds"]
+            ],
+        },
     }
 
 

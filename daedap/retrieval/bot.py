@@ -129,7 +129,7 @@ class Bot:
 
     @cached_property
     def _small_talk(self) -> SmallTalk:
-        return SmallTalk.built_in(without=self.hidden, encoder=self.retriever.encoder)
+        return SmallTalk.built_in(self.hidden, self.retriever.encoder, korean=self.speaks_korean)
 
     def nearest(self, question: str, count: int) -> list[Evidence]:
         """The `count` known pairs that match a question best, with distinct answers, best first."""
@@ -208,14 +208,27 @@ class Bot:
             self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
         ]
         best = evidence[0]
-        score_to_beat = max(best.similarity, match.probability, lesson.probability if lesson else 0.0)
-        if small_talk := self._small_talk.answer(query, score_to_beat):
-            return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
+        if small_talk := self._small_talk_reply(query, evidence, lesson, max(best.similarity, match.probability)):
+            return small_talk
         if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
             return lesson.reply(query.text)
         if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
             return Reply(query.text, best.answer, "retrieved", match.probability, best)
         return self._unsure(query, evidence, match)
+
+    def _small_talk_reply(
+        self, query: Query, known: Sequence[Evidence], lesson: LessonHit | None, score: float
+    ) -> Reply | None:
+        """Help for somebody in distress, or a courtesy returned; `score`: of the best pair among `known`."""
+        taught = lesson.reply(query.text) if lesson else None
+        if taught and taught.evidence:
+            known, score = [taught.evidence, *known], max(score, taught.score)
+        evidence = self._small_talk.answer(query, known, score)
+        if not evidence:
+            return None
+        if taught and evidence is taught.evidence:
+            return taught
+        return Reply(query.text, evidence.answer, "retrieved", evidence.similarity, evidence)
 
     def _unsure(self, query: Query, evidence: Sequence[Evidence], match: Match) -> Reply:
         """Suggestions, or the fallback where even these would not help."""
@@ -246,10 +259,10 @@ class Bot:
 
     def _reply_without_generation(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
         """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
-        best = self.retriever.evidence(hits)
-        score_to_beat = max(best.similarity, lesson.probability if lesson else 0.0)
-        if small_talk := self._small_talk.answer(query, score_to_beat):
-            return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
+        evidence = [self.retriever.evidence(hits, place) for place in range(min(1 + _SUGGESTIONS, len(hits.rows)))]
+        best = evidence[0]
+        if small_talk := self._small_talk_reply(query, evidence, lesson, best.similarity):
+            return small_talk
         if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
             return lesson.reply(query.text)
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)

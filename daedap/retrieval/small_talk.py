@@ -1,9 +1,9 @@
-"""Small talk that every bot answers, whatever it was trained on: greetings, thanks, insults, and people in distress."""
+"""People in distress, whom every bot answers with a helpline, whatever it was trained on; and courtesies."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import numpy as np
 from daedap.arrays import Float32Array
 from daedap.data.reader import open_source, rows
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
+from daedap.retrieval.courtesies import courtesy_of
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.retrieval.query import Query
 from daedap.types import Evidence, Pair
@@ -20,9 +21,6 @@ STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 """The built-in pairs."""
 # A number ends before a Hangul letter, which is a word character: \b would not see it in "109에".
 _HELPLINE = re.compile(r"(?<![\d-])(109|112|117|119|1303|1336|1342|1366|1388|1577-0199|1577-1389|1600-5500)(?![\d-])")
-_COURTESY = re.compile(
-    r"(안녕|반가|반갑|하이|ㅎㅇ|고마|고맙|감사|땡큐|미안|죄송|잘 ?가|바보|멍청|꺼져|닥쳐|재수 ?없|짜증나게)"
-)
 _DISTRESS = re.compile(
     r"자살|(?<!\S)자해|(?<![가-힣])유서(?! ?깊)|극단적(인)? ?선택"
     r"|죽고 ?(만 ?)?싶|죽어 ?버리|죽는 ?(생각|게 ?나[을아])|죽었으면 ?좋겠"
@@ -32,46 +30,55 @@ _DISTRESS = re.compile(
 )
 _AMBIGUOUS = re.compile(r"살 ?(이유|가치)[가도]? ?없|(?<![가-힣])다 ?끝내고 ?싶|뛰어내리")
 """May be about shopping, homework or sports, too: taken for distress unless the bot knows the question."""
-_COURTESY_THRESHOLD, _DISTRESS_THRESHOLD = 0.75, 0.65
-"""Similarity from which small talk, and a pair that offers help, is answered: help too often does no harm."""
+_THRESHOLD = 0.65
+"""Similarity from which a pair that offers help is answered: help too often does no harm."""
 
 
 @dataclass(frozen=True)
 class SmallTalk:
-    """The built-in pairs about courtesies and distress, beside what a run knows."""
+    """What a bot answers beside what its run knows: help for people in distress, and courtesies."""
 
     index: LexicalIndex
+    """The built-in pairs that offer help."""
     vectors: Float32Array
-    """(pairs, width): sentence vectors of the questions."""
+    """(pairs, width): sentence vectors of their questions."""
+    korean: bool = True
+    """The language of the replies to courtesies; helplines are Korean."""
 
     @classmethod
-    def built_in(cls, without: Collection[str] = (), encoder: SentenceEncoder | None = None) -> SmallTalk:
+    def built_in(
+        cls, without: Collection[str] = (), encoder: SentenceEncoder | None = None, *, korean: bool = True
+    ) -> SmallTalk:
         """`without`: ids of pairs that are held out for a run's scores; `encoder`: by default the built-in one."""
         encoder = encoder or built_in_encoder()
-        pairs = [pair for pair in built_in_pairs() if _offers_help(pair) or _COURTESY.search(pair.question)]
-        index = LexicalIndex.build([pair for pair in pairs if pair.id not in without])
-        return cls(index, encoder.encode([pair.question for pair in index.pairs]))
+        index = LexicalIndex.build([pair for pair in built_in_pairs() if _offers_help(pair) and pair.id not in without])
+        return cls(index, encoder.encode([pair.question for pair in index.pairs]), korean)
 
-    def answer(self, query: Query, score_to_beat: float) -> Evidence | None:
-        """The pair to answer with, if it is more similar than the run's best pair, whose score is `score_to_beat`.
+    def answer(self, query: Query, known: Sequence[Evidence], score_to_beat: float) -> Evidence | None:
+        """The pair to answer with; None where the message is neither.
 
-        Words of distress are answered by a pair that offers help, however similar.
+        Words of distress are answered by a pair that offers help, however similar; other messages if such a pair is
+        more similar than the run's best one, whose score is `score_to_beat`. A courtesy is answered by the run's own
+        pair for the same kind if it is among the best, `known`.
         """
-        question = query.text
+        return self._help(query, score_to_beat) or self._courtesy(query.text, known)
+
+    def _help(self, query: Query, score_to_beat: float) -> Evidence | None:
+        question, pairs = query.text, self.index.pairs
         similarities = (self.index.similarities([question])[0] + (self.vectors @ query.vector).clip(0)) / 2
-        pairs = self.index.pairs
-        distress = bool(_DISTRESS.search(question)) or bool(
-            _AMBIGUOUS.search(question) and score_to_beat < _DISTRESS_THRESHOLD
-        )
+        distress = bool(_DISTRESS.search(question)) or bool(_AMBIGUOUS.search(question) and score_to_beat < _THRESHOLD)
         if distress:
-            helpful = [_offers_help(pair) and _mentions_suicide(pair.question) for pair in pairs]
-            similarities = np.where(helpful, similarities, -1.0)
+            similarities = np.where([_mentions_suicide(pair.question) for pair in pairs], similarities, -1.0)
         best = int(similarities.argmax())
-        pair, similarity = pairs[best], float(similarities[best].clip(0, 1))
-        threshold = _DISTRESS_THRESHOLD if _offers_help(pair) else _COURTESY_THRESHOLD
-        if not distress and similarity < max(threshold, score_to_beat):
+        similarity = float(similarities[best].clip(0, 1))
+        if not distress and similarity < max(_THRESHOLD, score_to_beat):
             return None
-        return Evidence(pair.question, pair.answer, similarity)
+        return Evidence(pairs[best].question, pairs[best].answer, similarity)
+
+    def _courtesy(self, question: str, known: Sequence[Evidence]) -> Evidence | None:
+        courtesy = courtesy_of(question)
+        own = (one for one in known if courtesy_of(one.question) == courtesy)
+        return next(own, courtesy.reply(korean=self.korean)) if courtesy else None
 
 
 def built_in_pairs() -> list[Pair]:

@@ -2,7 +2,7 @@
 
 import { Encoder } from "./encoder.js";
 import { Interaction, Matcher, products, withRival } from "./matcher.js";
-import { CharTfidf, Postings, comparisonForm, wellFormed } from "./text.js";
+import { CharTfidf, Postings, comparisonForm, strippedForm, wellFormed } from "./text.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const SUGGESTIONS = 3;
@@ -66,8 +66,9 @@ export class Bot {
     const { options } = this.data, evidence = match.rows.map((row) => pair(this.known.pairs[row]));
     const best = evidence[0];
     const toBeat = Math.max(clip(match.similarities[0]), match.probability, lesson?.probability ?? 0);
-    const talk = this.smallTalk.answer(query, toBeat);
-    if (talk) return reply(talk.answer, "retrieved", talk.similarity, talk);
+    const known = evidence.map((one, place) => ({ ...one, similarity: clip(match.similarities[place]) }));
+    const talk = this.smallTalk.answer(query, lesson ? [lesson, ...known] : known, toBeat);
+    if (talk) return talk === lesson ? reply(lesson.answer, "lesson", lesson.probability, lesson) : reply(talk.answer, "retrieved", talk.similarity, talk);
     if (lesson && lesson.probability >= options.direct) return reply(lesson.answer, "lesson", lesson.probability, lesson);
     if (match.probability >= options.direct) return reply(best.answer, "retrieved", match.probability, best);
     if (match.probability < options.suggestion) return this.fallback(best, match.probability);
@@ -97,26 +98,52 @@ export class Bot {
   }
 }
 
-/** Greetings, thanks, and help for people in distress. */
+/** Help for people in distress, and courtesies. */
 class SmallTalk {
   constructor(data, ngrams, vectors) {
     Object.assign(this, { data, vectors });
     this.postings = new Postings(ngrams, data.pairs.map(([question]) => question));
     this.distress = new RegExp(data.distress, "u");
     this.ambiguous = new RegExp(data.ambiguous, "u");
+    const { kinds, fillers } = data.courtesies, groups = [...kinds, { name: "filler", phrases: fillers }];
+    this.phrase = new RegExp(`^(?:${groups.map(({ name, phrases }) => `(?<${name}>${phrases.join("|")})`).join("|")})$`, "u");
   }
 
-  answer({ text, vector }, toBeat) {
+  answer(query, known, toBeat) {
+    return this.help(query, toBeat) ?? this.courtesy(query.text, known);
+  }
+
+  help({ text, vector }, toBeat) {
     const { data } = this, lexical = this.postings.similarities(text), meaning = products(this.vectors, vector);
-    const distress = this.distress.test(text) || (this.ambiguous.test(text) && toBeat < data.distressThreshold);
+    const distress = this.distress.test(text) || (this.ambiguous.test(text) && toBeat < data.threshold);
     let best = 0, similarity = -Infinity;
     data.pairs.forEach((_, row) => {
       const value = distress && !data.comforts[row] ? -1 : (lexical[row] + Math.max(0, meaning[row])) / 2;
       if (value > similarity) [best, similarity] = [row, value];
     });
     similarity = clip(similarity);
-    const threshold = data.helps[best] ? data.distressThreshold : data.courtesyThreshold;
-    return distress || similarity >= Math.max(threshold, toBeat) ? { ...pair(data.pairs[best]), similarity } : null;
+    return distress || similarity >= Math.max(data.threshold, toBeat) ? { ...pair(data.pairs[best]), similarity } : null;
+  }
+
+  courtesy(text, known) {
+    const kind = this.kindOf(text);
+    return kind && (known.find((one) => this.kindOf(one.question) === kind) ?? { ...kind, similarity: 1 });
+  }
+
+  /** The kind of courtesy that a whole message is, or null. */
+  kindOf(text) {
+    const form = strippedForm(text), { kinds, longest } = this.data.courtesies;
+    if ([...form].length > longest) return null;
+    const until = new Map([[0, new Set()]]);
+    for (let start = 0; start < form.length; start++) {
+      for (let end = start + 1; until.has(start) && end <= form.length; end++) {
+        const groups = this.phrase.exec(form.slice(start, end))?.groups;
+        if (!groups) continue;
+        const met = Object.keys(groups).filter((name) => groups[name] !== undefined);
+        until.set(end, new Set([...(until.get(end) ?? []), ...until.get(start), ...met]));
+      }
+    }
+    return kinds.find(({ name }) => until.get(form.length)?.has(name)) ?? null;
   }
 }
 

@@ -25,6 +25,12 @@ export function comparisonForm(text) {
   return letters.replace(LAUGHTER, "$1$1") || folded.split(/\s+/u).join("");
 }
 
+/** The comparison form without ㅋㅋ, ㅎㅎ, ㅠㅠ; a text that consists of them alone keeps them. */
+export function strippedForm(text) {
+  const form = comparisonForm(text);
+  return form.replace(EMOTION, "") || form;
+}
+
 /** MurmurHash3 (x86, 32 bits, seed 0) of an n-gram, as a column. */
 function bucket(ngram) {
   let found = known.get(ngram);
@@ -56,7 +62,7 @@ export class CharTfidf {
   }
 
   vector(text) {
-    const full = comparisonForm(text), form = (full.replace(EMOTION, "") || full).replace(/\s\s+/gu, " ");
+    const form = strippedForm(text).replace(/\s\s+/gu, " ");
     const marked = form ? ["\x02", ...form, "\x03"] : [];
     const counts = new Map();
     const add = (ngram) => counts.set(bucket(ngram), (counts.get(bucket(ngram)) ?? 0) + 1);

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from queries import encoded
+
+from daedap.retrieval.courtesies import LONGEST, courtesy_of, phrases
+from daedap.retrieval.small_talk import SmallTalk
+from daedap.types import Evidence
+
+FAQS = Path(__file__).parent.parent / "data" / "faq"
+
+SAID = {
+    "greeting": [
+        "안녕",
+        "안녕하세용~",
+        "안뇽!!",
+        "하이루 방가방가",
+        "ㅎㅇㅎㅇ",
+        "굿모닝",
+        "좋은 아침입니다^^",
+        "저기요 질문 있어요",
+        "Hello",
+    ],
+    "thanks": [
+        "고마웡",
+        "감사합니당ㅎㅎ",
+        "ㄱㅅㄱㅅ",
+        "땡큐!",
+        "답변 정말 감사합니다",
+        "친절하게 알려 주셔서 고마워요",
+        "네 감사합니다",
+    ],
+    "goodbye": ["수고하세요~", "ㅂㅂ", "바이바이", "안녕히 계세요", "잘자", "다음에 또 올게요", "네 안녕히 계세요"],
+    "apology": ["미안", "죄송합니다", "ㅈㅅㅈㅅ", "앗 sorry", "잘못 눌렀어요"],
+    "agreement": ["네", "넵넵", "ㅇㅋ", "오케이", "아 그렇군요", "알겠습니다!", "ㅋㅋㅋㅋ", "👍"],
+    "no": ["아니", "아니요 그거 말고요", "ㄴㄴ", "그런 뜻이 아니에요"],
+    "identity": ["너 누구야?", "넌 이름이 뭐야", "혹시 사람이세요?", "너 로봇이지", "안녕? 이름이 뭐예요"],
+    "help": ["도와줘", "도움말", "뭘 물어볼 수 있어?", "무슨 질문을 할 수 있나요?"],
+    "insult": ["바보", "야 이 멍청이야", "시발", "ㅅㅂ", "꺼져라 봇아"],
+}
+QUESTIONS = [
+    "안녕하세요, 배송비는 얼마예요?",
+    "감사 편지를 같이 넣어 줄 수 있나요?",
+    "네이버페이 되나요?",
+    "아니면 다른 색도 있어요?",
+    "미안하다는 카드 있나요",
+    "사람이 많은 시간은 언제예요?",
+    "최고 인기 메뉴가 뭐예요?",
+    "수고비도 받나요?",
+    "이름이 바뀌었는데 어떻게 하나요?",
+    "ㅠㅠ",
+    "?",
+    "",
+    "메뉴",
+    "안녕 " * 40,
+]
+
+
+@pytest.mark.parametrize(("kind", "text"), [(kind, text) for kind, texts in SAID.items() for text in texts])
+def test_a_message_of_set_phrases_is_a_courtesy(kind: str, text: str) -> None:
+    courtesy = courtesy_of(text)
+    assert courtesy
+    assert courtesy.name == kind
+
+
+@pytest.mark.parametrize("text", QUESTIONS)
+def test_a_question_is_none_whatever_it_begins_with(text: str) -> None:
+    assert courtesy_of(text) is None
+
+
+def test_no_question_of_280_faqs_is_taken_for_one() -> None:
+    names = ("question", "words", "casual", "messy", "long")
+    files = sorted(FAQS.glob("*.jsonl"))
+    rows = [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    questions = [row[name] for row in rows for name in names if row.get(name) and not row.get("out_of_scope")]
+    assert len(questions) > 20_000
+    assert [text for text in questions if courtesy_of(text)] == []
+
+
+@pytest.mark.parametrize("kind", phrases()["kinds"], ids=lambda kind: str(kind["name"]))
+def test_each_kind_has_its_replies(kind: dict[str, str]) -> None:
+    assert kind["ko"].endswith((".", "!", "?"))
+    assert kind["en"].isascii()
+
+
+def test_phrases_repeated_to_no_end_take_no_time() -> None:
+    for phrase in ("아", "네", "어", "ㅂㅂ", "ㅇㅇ", "너는", "하이", "no"):
+        assert courtesy_of((phrase * LONGEST)[: LONGEST - 1] + "뷁") is None
+
+
+def test_what_the_bot_knows_of_the_same_kind_goes_first() -> None:
+    small_talk = SmallTalk.built_in()
+    own = Evidence("안녕하세요", "어서 오세요, 솔빛 서점입니다.", 0.3)
+    other = Evidence("배송비는 얼마인가요?", "3,000원이에요.", 0.9)
+    query = encoded("하이루")[0]
+    assert small_talk.answer(query, [other, own], 0.9) is own
+    built_in = small_talk.answer(query, [other], 0.9)
+    assert built_in
+    assert built_in.answer == "안녕하세요! 무엇을 도와드릴까요?"
+    assert small_talk.answer(encoded("배송비 얼마")[0], [other, own], 0.9) is None
+
+
+def test_a_bot_whose_file_is_english_answers_in_english() -> None:
+    reply = SmallTalk.built_in(korean=False).answer(encoded("thanks")[0], [], 0.0)
+    assert reply
+    assert reply.answer == "You are welcome. Just ask if there is anything else."
