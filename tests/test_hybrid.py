@@ -8,12 +8,11 @@ import pytest
 from conftest import PAIRS
 from queries import encoded
 
-from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.retrieval.encoder import BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.rerank import Reranker, RerankWeights, beats_look_up, differences, fit_linear, fit_weights
-from daedap.types import Generation, Pair
+from daedap.types import Float64Array, Generation, Pair
 
 pytestmark = pytest.mark.slow
 

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.arrays import Float32Array
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.interaction import InteractionModel, TokenPair
-from daedap.types import Pair
+from daedap.types import Float32Array, Pair
 
 FAQ = [
     Pair("안경테 가격은 얼마인가요?", "뿔테는 3만 원부터, 티타늄은 8만 원부터예요."),

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 from conftest import PAIRS
 
-from daedap.arrays import Float64Array
 from daedap.errors import SettingsError
 from daedap.evaluation.metrics import characters
 from daedap.tuning.objective import GROUP, DevRows, measure_objective, objective_difference, split_dev
-from daedap.types import Pair
+from daedap.types import Float64Array, Pair
 
 COMPONENTS = [str(row) for row in range(len(PAIRS))]
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}

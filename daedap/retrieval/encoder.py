@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from daedap.arrays import Float32Array
 from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
@@ -26,7 +25,7 @@ from daedap.retrieval.large_matcher import LargeMatcher
 from daedap.retrieval.lexical import LexicalHits, chunks, largest
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Query, texts_of, vectors_of
-from daedap.types import Pair
+from daedap.types import Float32Array, Pair
 
 _COMPONENTS, _SAMPLE, _MAX_FEATURES = 512, 40_000, 40_000
 """Dimensions of LSA, texts it is fitted on, and features that it knows at most."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.arrays import Float32Array
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
@@ -29,7 +28,7 @@ from daedap.retrieval.lexical import DAMAGE, LexicalIndex, LexicalKnn, chunks, d
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.rerank import Reranker, RerankWeights, default_weights, fit_weights
-from daedap.types import Evidence, Pair
+from daedap.types import Evidence, Float32Array, Pair
 
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel

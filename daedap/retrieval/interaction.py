@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from daedap.arrays import Float32Array
+from daedap.types import Float32Array
 
 _WEIGHTS = Path(__file__).with_name("interaction.npz")
 

@@ -91,11 +91,11 @@ class LexicalIndex:
         self._postings = postings
 
     @classmethod
-    def build(cls, pairs: Sequence[Pair]) -> LexicalIndex:
-        """Index the questions of `pairs` (at least one)."""
+    def build(cls, pairs: Sequence[Pair], ngrams: CharTfidf | None = None) -> LexicalIndex:
+        """Index the questions of `pairs` (at least one). `ngrams`: by default fitted on them."""
         assert pairs, "an index needs at least one pair"
         questions = [pair.question for pair in pairs]
-        ngrams = CharTfidf.fit(questions)
+        ngrams = ngrams or CharTfidf.fit(questions)
         return cls(pairs, ngrams, ngrams.vectors(questions).T.tocsr())
 
     def extended(self, pairs: Sequence[Pair]) -> LexicalIndex:

@@ -18,14 +18,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.arrays import Float64Array
 from daedap.korean.text import comparison_form
 from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
 from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.lexical import LexicalKnn
-from daedap.retrieval.query import Query, encode_queries, texts_of
-from daedap.retrieval.token_vectors import Encoder
-from daedap.types import Pair
+from daedap.retrieval.query import Encoder, Query, encode_queries, texts_of
+from daedap.types import Float64Array, Pair
 
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel

@@ -23,11 +23,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daedap.arrays import Float64Array
 from daedap.errors import SettingsError
 from daedap.evaluation.metrics import bootstrap, characters
 from daedap.korean.text import comparison_form
-from daedap.types import Pair
+from daedap.types import Float64Array, Pair
 
 if TYPE_CHECKING:
     from daedap.evaluation.metrics import Interval

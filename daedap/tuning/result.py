@@ -15,8 +15,7 @@ import numpy as np
 from daedap.evaluation.report import Chart, Series, make_chart, render
 from daedap.i18n import translate
 from daedap.tuning.objective import DevRows, objective_difference
-from daedap.tuning.space import Value, as_flag, as_flags
-from daedap.tuning.study import default_trial, finished_trials
+from daedap.tuning.study import Value, as_flag, as_flags, default_trial, finished_trials
 
 if TYPE_CHECKING:
     from optuna import Study

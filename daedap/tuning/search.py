@@ -18,8 +18,7 @@ from daedap.files import digest
 from daedap.runs import Json
 from daedap.tuning.objective import GROUP, WEIGHT, DevRows, split_dev
 from daedap.tuning.result import SearchResult, search_result
-from daedap.tuning.space import SearchSpace, space_around
-from daedap.tuning.study import TrialRunner, open_study, run_trials
+from daedap.tuning.study import SearchSpace, TrialRunner, open_study, run_trials, space_around
 
 if TYPE_CHECKING:
     from optuna import Study
