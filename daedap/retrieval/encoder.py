@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,8 @@ from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
 from daedap.retrieval.large_matcher import LargeMatcher
-from daedap.retrieval.lexical import LexicalHits, chunks, largest
-from daedap.retrieval.matcher import AnswerMatcher
+from daedap.retrieval.lexical import Hits, nearest
+from daedap.retrieval.matcher import SIDES, AnswerMatcher, surrounded
 from daedap.retrieval.query import Query, texts_of, vectors_of
 from daedap.types import Float32Array, Pair
 
@@ -79,16 +79,15 @@ class TextVectorizer:
 
     def transform(self, texts: Sequence[str]) -> Float32Array:
         """(texts, 768): two parts, each of length 1 or, where nothing is known of a text, 0."""
-        result = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
+        vectors = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
         for start in range(0, len(texts), _BATCH):
-            some = texts[start : start + _BATCH]
-            analysed = self._analyse(some)
+            part = slice(start, start + _BATCH)
+            analysed = self._analyse(texts[part])
             counts: sparse.csr_array[np.float32] = self._tfidf.transform(analysed)
             used = np.unique(counts.indices)
-            lsa = counts[:, used] @ self.components[used].astype(np.float32)
-            result[start : start + len(some), :_COMPONENTS] = unit(lsa)
-            result[start : start + len(some), _COMPONENTS:] = unit(self._weighted_sums(analysed))
-        return result
+            vectors[part, :_COMPONENTS] = unit(counts[:, used] @ self.components[used].astype(np.float32))
+            vectors[part, _COMPONENTS:] = unit(self._weighted_sums(analysed))
+        return vectors
 
     def _analyse(self, texts: Sequence[str]) -> list[_AnalysedText]:
         new = list(dict.fromkeys(text for text in texts if text not in self._analysed))
@@ -153,18 +152,16 @@ class TextVectorizer:
             )
 
 
-@dataclass(frozen=True)
-class _AnalysedText:
-    """A text and its morphemes."""
+class _AnalysedText(NamedTuple):
+    """A text and its morphemes, but for emoticons."""
 
     text: str
     morphemes: list[Morpheme]
 
 
 def _analyse(texts: Sequence[str]) -> list[_AnalysedText]:
-    """Texts and their morphemes, without emoticons."""
-    result = zip(texts, analyse(texts), strict=True)
-    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in result]
+    each = zip(texts, analyse(texts), strict=True)
+    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in each]
 
 
 @lru_cache(2**16)
@@ -193,8 +190,8 @@ def _name(morpheme: Morpheme) -> str:
 def unit(rows: Any) -> Float32Array:
     """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    result: Float32Array = (rows / np.maximum(length, 1e-9)).astype(np.float32)
-    return result
+    units: Float32Array = (rows / np.maximum(length, 1e-9)).astype(np.float32)
+    return units
 
 
 MAX_PAIRS = 100_000
@@ -262,18 +259,11 @@ class PairEmbeddings:
         questions = encoder.questions([pair.question for pair in pairs])
         return cls(encoder, questions, encoder.answers([pair.answer for pair in pairs]))
 
-    def extended(self, pairs: Sequence[Pair]) -> PairEmbeddings:
-        """With more pairs after its own."""
-        return self.followed_by(PairEmbeddings.of(self.encoder, pairs))
-
-    def followed_by(self, other: PairEmbeddings) -> PairEmbeddings:
-        """With the pairs of other embeddings by the same encoder after its own."""
-        questions, answers = (self.questions, other.questions), (self.answers, other.answers)
-        return PairEmbeddings(self.encoder, np.concatenate(questions), np.concatenate(answers))
-
-    def first(self, pairs: int) -> PairEmbeddings:
-        """The first `pairs` rows alone."""
-        return PairEmbeddings(self.encoder, self.questions[:pairs], self.answers[:pairs])
+    def extended(self, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> PairEmbeddings:
+        """With new pairs before and after its own."""
+        new, first = PairEmbeddings.of(self.encoder, [*before, *after]), len(before)
+        questions = surrounded(self.questions, new.questions, first)
+        return PairEmbeddings(self.encoder, questions, surrounded(self.answers, new.answers, first))
 
     def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
         """(queries, 256)"""
@@ -283,9 +273,9 @@ class PairEmbeddings:
         """(texts, 256)"""
         return self.encoder.answers(texts)
 
-    def search(self, vectors: Float32Array, k: int) -> LexicalHits:
-        """The `k` nearest known questions of each vector, (queries, 256)."""
-        return search(self.questions, vectors, k)
+    def search(self, vectors: Float32Array, k: int) -> Hits:
+        """The `k` nearest known questions of each vector, (queries, 256), by cosine."""
+        return _nearest(self.questions, vectors, k)
 
     def save(self, folder: Path) -> None:
         """Write encoder and vectors, the latter in half precision."""
@@ -294,11 +284,11 @@ class PairEmbeddings:
         np.savez(folder / "vectors.npz", questions=questions, answers=answers)
 
     @classmethod
-    def open(cls, folder: Path) -> PairEmbeddings:
-        """Read them."""
+    def open(cls, folder: Path, pairs: int) -> PairEmbeddings:
+        """Read the vectors of an index's pairs; the file may hold those of more pairs behind them."""
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
-            vectors = (file[name].astype(np.float32) for name in ("questions", "answers"))
-            return cls(BiEncoder.open(folder), *vectors)
+            questions, answers = (file[side][:pairs].astype(np.float32) for side in SIDES)
+        return cls(BiEncoder.open(folder), questions, answers)
 
 
 @dataclass(frozen=True)
@@ -325,20 +315,13 @@ class SentenceEmbeddings:
         """(texts, width)"""
         return self.matcher.encoder.encode(texts)
 
-    def search(self, vectors: Float32Array, k: int) -> LexicalHits:
+    def search(self, vectors: Float32Array, k: int) -> Hits:
         """The `k` nearest known questions of each vector, (queries, width); of many pairs, those that a graph finds."""
         if not isinstance(self.matcher, LargeMatcher):
-            return search(self.questions, vectors, k)
+            return _nearest(self.questions, vectors, k)
         rows = np.stack([self.matcher.nearest(0, vector, k) for vector in vectors])
-        return LexicalHits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
+        return Hits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
 
 
-def search(known: Float32Array, vectors: Float32Array, k: int) -> LexicalHits:
-    """The `k` nearest of (pairs, width) to each of (queries, width), by cosine."""
-    k = min(k, len(known))
-    rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
-    for part in chunks(len(vectors), len(known)):
-        similarities = vectors[part] @ known.T
-        rows[part] = largest(similarities, k)
-        cosines[part] = np.take_along_axis(similarities, rows[part], axis=1).clip(0, 1)
-    return LexicalHits(rows, cosines)
+def _nearest(known: Float32Array, vectors: Float32Array, k: int) -> Hits:
+    return nearest(lambda part: vectors[part] @ known.T, (len(vectors), len(known)), k)

@@ -56,10 +56,6 @@ class RerankWeights:
         """(4,)"""
         return np.array([self.lexical_knn, self.bi_encoder, self.semantic_knn, self.pmi])
 
-    def with_threshold(self, similarity: float) -> RerankWeights:
-        """A copy with another out-of-scope threshold."""
-        return replace(self, out_of_scope_threshold=round(similarity, 4))
-
     def save(self, file: Path) -> None:
         """Write them as JSON."""
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
