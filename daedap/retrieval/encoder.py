@@ -1,7 +1,7 @@
-"""Vectors by which a reranker compares questions and answers: a bi-encoder's, or those of the sentence encoder.
+"""The bi-encoder of a run, by whose vectors a reranker compares questions and answers.
 
-The bi-encoder is trained on a run's own pairs: two projections over n-grams and morphemes (LSA) and the word vectors of
-Kiwi's language model.
+It is trained on the run's own pairs: two projections over n-grams and morphemes (LSA) and the word vectors of Kiwi's
+language model. Runs without one are reranked by the sentence vectors of matcher.py.
 """
 
 from __future__ import annotations
@@ -21,10 +21,8 @@ from scipy import sparse
 from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
-from daedap.retrieval.large_matcher import LargeMatcher
-from daedap.retrieval.lexical import Hits, nearest
-from daedap.retrieval.matcher import SIDES, AnswerMatcher, surrounded
-from daedap.retrieval.query import Query, texts_of, vectors_of
+from daedap.retrieval.lexical import SIDES, Hits, nearest_vectors, surrounded
+from daedap.retrieval.query import Query, texts_of
 from daedap.types import Float32Array, Pair
 
 _COMPONENTS, _SAMPLE, _MAX_FEATURES = 512, 40_000, 40_000
@@ -275,7 +273,7 @@ class PairEmbeddings:
 
     def search(self, vectors: Float32Array, k: int) -> Hits:
         """The `k` nearest known questions of each vector, (queries, 256), by cosine."""
-        return _nearest(self.questions, vectors, k)
+        return nearest_vectors(self.questions, vectors, k)
 
     def save(self, folder: Path) -> None:
         """Write encoder and vectors, the latter in half precision."""
@@ -289,39 +287,3 @@ class PairEmbeddings:
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
             questions, answers = (file[side][:pairs].astype(np.float32) for side in SIDES)
         return cls(BiEncoder.open(folder), questions, answers)
-
-
-@dataclass(frozen=True)
-class SentenceEmbeddings:
-    """Sentence vectors in the place of a bi-encoder's, which needs no training."""
-
-    matcher: AnswerMatcher
-
-    @property
-    def questions(self) -> Float32Array:
-        """(pairs, width)"""
-        return self.matcher.questions
-
-    @property
-    def answers(self) -> Float32Array:
-        """(pairs, width)"""
-        return self.matcher.answers
-
-    def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
-        """(queries, width): the queries have them already."""
-        return vectors_of(queries)
-
-    def encode_answers(self, texts: Sequence[str]) -> Float32Array:
-        """(texts, width)"""
-        return self.matcher.encoder.encode(texts)
-
-    def search(self, vectors: Float32Array, k: int) -> Hits:
-        """The `k` nearest known questions of each vector, (queries, width); of many pairs, those that a graph finds."""
-        if not isinstance(self.matcher, LargeMatcher):
-            return _nearest(self.questions, vectors, k)
-        rows = np.stack([self.matcher.nearest(0, vector, k) for vector in vectors])
-        return Hits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
-
-
-def _nearest(known: Float32Array, vectors: Float32Array, k: int) -> Hits:
-    return nearest(lambda part: vectors[part] @ known.T, (len(vectors), len(known)), k)

@@ -20,7 +20,7 @@ import numpy as np
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
-from daedap.retrieval.encoder import BiEncoder, PairEmbeddings, SentenceEmbeddings
+from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
 from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.large_matcher import EXACT_UP_TO, LargeMatcher, is_large
 from daedap.retrieval.lexical import DAMAGE, Hits, LexicalIndex, LexicalKnn, chunks, damaged, largest
@@ -66,10 +66,10 @@ class HybridRetriever:
         """The sentence encoder, for the vectors of questions."""
         return cast("SentenceEncoder", self.matcher.encoder)
 
-    @cached_property
-    def embeddings(self) -> PairEmbeddings | SentenceEmbeddings:
+    @property
+    def embeddings(self) -> PairEmbeddings | AnswerMatcher:
         """By which pairs and answers are compared besides their characters: the bi-encoder's, else sentence vectors."""
-        return self.bi_encoded or SentenceEmbeddings(self.matcher)
+        return self.bi_encoded or self.matcher
 
     def encode(self, questions: Iterable[Pair | str]) -> list[Query]:
         """Questions alone, or those of pairs, ready to be matched."""

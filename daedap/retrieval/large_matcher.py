@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from daedap.i18n import translate
-from daedap.retrieval.lexical import CharTfidf, LexicalIndex
-from daedap.retrieval.matcher import SIDES, AnswerMatcher, Match, MatchWeights, Signals, surrounded
+from daedap.retrieval.lexical import SIDES, CharTfidf, Hits, LexicalIndex, surrounded
+from daedap.retrieval.matcher import AnswerMatcher, Match, MatchWeights, Signals
 from daedap.retrieval.query import Encoder, Query
 from daedap.types import Float32Array, Pair
 
@@ -149,6 +149,11 @@ class LargeMatcher(AnswerMatcher):
         """
         rows = self._rows[self.graphs[side].nearest(vector, 2 * k)]
         return rows[rows >= 0][:k]
+
+    def search(self, vectors: Float32Array, k: int) -> Hits:
+        """As of AnswerMatcher, among the questions that the graph finds."""
+        rows = np.stack([self.nearest(0, vector, k) for vector in vectors])
+        return Hits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
 
     @cached_property
     def _rows(self) -> Rows:

@@ -33,6 +33,8 @@ FEATURES = 2**18
 """Hash buckets: about ten for each pair of characters that a file of 12,000 questions holds."""
 CELLS = 8_000_000
 """Similarities held at once, 4 bytes each: 32 MB."""
+SIDES = ("questions", "answers")
+"""Of pairs, as their vectors are named in files."""
 _COMMON = 8
 _SPACES = re.compile(r"\s\s+")
 _BITS = 2**32 - 1
@@ -217,6 +219,16 @@ def nearest(similarities: Callable[[slice], Float32Array], shape: tuple[int, int
         hits.rows[part] = largest(near, k)
         hits.similarities[part] = np.take_along_axis(near, hits.rows[part], axis=1).clip(0, 1)
     return hits
+
+
+def nearest_vectors(known: Float32Array, vectors: Float32Array, k: int) -> Hits:
+    """The `k` nearest of known vectors, (pairs, width), to each of (queries, width), by cosine."""
+    return nearest(lambda part: vectors[part] @ known.T, (len(vectors), len(known)), k)
+
+
+def surrounded(own: NDArray[Any], added: NDArray[Any], before: int) -> NDArray[Any]:
+    """Rows with others around them: the first `before` of `added` before them, the rest after them."""
+    return np.concatenate([added[:before], own, added[before:]])
 
 
 def largest(values: Float32Array, k: int) -> NDArray[np.int64]:

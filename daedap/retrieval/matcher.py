@@ -21,7 +21,17 @@ from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
 from daedap.retrieval.interaction import InteractionModel, TokenPair
-from daedap.retrieval.lexical import CELLS, CharTfidf, LexicalIndex, chunks, largest
+from daedap.retrieval.lexical import (
+    CELLS,
+    SIDES,
+    CharTfidf,
+    Hits,
+    LexicalIndex,
+    chunks,
+    largest,
+    nearest_vectors,
+    surrounded,
+)
 from daedap.retrieval.query import Encoder, Query, TokenVectors, texts_of, vectors_of
 from daedap.types import Float32Array, Pair
 
@@ -44,8 +54,6 @@ SIGNALS = (
     "small_talk",  # projection of query less question on the direction of small talk
     "length",  # ln(1 + characters of the query)
 )
-SIDES = ("questions", "answers")
-"""Of the pairs, as files and arrays of their vectors are named."""
 _WEIGHTS = Path(__file__).with_name("matcher.json")
 _FIT_ROWS, _ANSWER_FIT = 200, (0.2, 0.45)
 """How well a file's answers fit its questions: of so many known questions, the share whose nearest answer is their own.
@@ -189,6 +197,18 @@ class AnswerMatcher:
         """What the match of each query is decided by."""
         parts = chunks(len(queries), len(self.index.pairs), CELLS // 4)
         return [signals for part in parts for signals in self._signals(queries[part], k)]
+
+    def search(self, vectors: Float32Array, k: int) -> Hits:
+        """The `k` nearest known questions of each vector, (queries, width), by cosine."""
+        return nearest_vectors(self.questions, vectors, k)
+
+    def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
+        """(queries, width)"""
+        return vectors_of(queries)
+
+    def encode_answers(self, texts: Sequence[str]) -> Float32Array:
+        """(texts, width)"""
+        return self.encoder.encode(texts)
 
     def views(self, queries: Sequence[Query]) -> Float32Array:
         """(views, queries, pairs): similarities in the order of VIEWS."""
@@ -385,11 +405,6 @@ def encode_pairs(encoder: Encoder, pairs: Sequence[Pair]) -> tuple[Float32Array,
     """(pairs, width) of questions and of answers."""
     vectors = encoder.encode([text for pair in pairs for text in (pair.question, pair.answer)])
     return vectors[::2], vectors[1::2]
-
-
-def surrounded(own: NDArray[Any], added: NDArray[Any], before: int) -> NDArray[Any]:
-    """Rows with others around them: the first `before` of `added` before them, the rest after them."""
-    return np.concatenate([added[:before], own, added[before:]])
 
 
 def _interaction_signals(ranked: Sequence[Candidates]) -> dict[str, Float32Array]:

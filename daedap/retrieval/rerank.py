@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
-from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
+from daedap.retrieval.encoder import PairEmbeddings
 from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.lexical import LexicalKnn
+from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Encoder, Query, encode_queries, texts_of
 from daedap.types import Float64Array, Pair
 
@@ -78,7 +79,7 @@ class Reranker:
     lexical_knn: LexicalKnn
     encoder: Encoder
     """The sentence encoder, for the queries of dev rows."""
-    embeddings: PairEmbeddings | SentenceEmbeddings
+    embeddings: PairEmbeddings | AnswerMatcher
     model: LanguageModel
     weights: RerankWeights = RerankWeights()
 
@@ -93,14 +94,13 @@ class Reranker:
         is penalised by the logarithm of their number, as a uniform prior over questions would.
         """
         weights = self.weights.vector
-        by_query = zip(self._retrieval_features(queries, candidates), candidates, strict=True)
         partial = [
-            features @ weights[:-1] - np.log(self.lexical_knn.answer_counts(texts)) for features, texts in by_query
+            features @ weights[:-1] - np.log(self.lexical_knn.answer_counts(texts))
+            for features, texts in zip(self._retrieval_features(queries, candidates), candidates, strict=True)
         ]
         shortlists = [np.argsort(-scores, kind="stable")[:_SCORED_BY_MODEL] for scores in partial]
         shortlisted = [[texts[n] for n in chosen] for texts, chosen in zip(candidates, shortlists, strict=True)]
-        owners, texts = _flatten(shortlisted)
-        pmi = np.split(self._pmi(queries, owners, texts), np.cumsum([len(chosen) for chosen in shortlists])[:-1])
+        pmi = _split(self._pmi(queries, *_flatten(shortlisted)), shortlisted)
         return [
             int(chosen[np.argmax(scores[chosen] + weights[-1] * information)])
             for scores, chosen, information in zip(partial, shortlists, pmi, strict=True)
@@ -108,8 +108,7 @@ class Reranker:
 
     def features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
         """(candidates, 4) for each query: the features in the order of `RerankWeights`."""
-        owners, texts = _flatten(candidates)
-        pmi = self._pmi(queries, owners, texts)[:, None]
+        pmi = self._pmi(queries, *_flatten(candidates))[:, None]
         return _split(np.hstack([np.concatenate(self._retrieval_features(queries, candidates)), pmi]), candidates)
 
     def _retrieval_features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
