@@ -93,6 +93,15 @@ def test_saved_and_opened_with_and_without_held_out_pairs(tmp_path: Path) -> Non
     assert all((hits.rows < 70).all() for hits in own.search(asked, 5))
 
 
+def test_as_many_known_pairs_are_found_beside_any_number_of_held_out_ones(tmp_path: Path) -> None:
+    index = LexicalIndex.build(PAIRS[:10])
+    LargeMatcher.build(index, built_in_encoder()).extended(LexicalIndex.build(PAIRS), after=PAIRS[10:]).save(tmp_path)
+    own = LargeMatcher.open(tmp_path, index, built_in_encoder())
+    hits = own.search(own.vectors_of(encoded(*PAIRS[::9])), 8)
+    assert hits.rows.shape == (9, 8)
+    assert (hits.rows < 10).all()
+
+
 def test_vectors_are_searched_in_the_graph(index: LexicalIndex, large: LargeMatcher) -> None:
     exact = AnswerMatcher.build(index, built_in_encoder())
     vectors = large.vectors_of(encoded(*QUERIES))

@@ -143,12 +143,17 @@ class LargeMatcher(AnswerMatcher):
         return found._replace(rows=rows[found.rows])
 
     def nearest(self, side: int, vector: Float32Array, k: int) -> Rows:
-        """(k,) or fewer: rows whose question (side 0) or answer (side 1) is nearest to (width,), best first.
+        """(k,): rows whose question (side 0) or answer (side 1) is nearest to (width,), best first; fewer if all are.
 
         Numbers of pairs that the index does not hold are left out: the graphs may hold held-out pairs as well.
         """
-        rows = self._rows[self.graphs[side].nearest(vector, 2 * k)]
-        return rows[rows >= 0][:k]
+        asked = 2 * k
+        while True:
+            rows = self._rows[self.graphs[side].nearest(vector, asked)]
+            known = rows[rows >= 0][:k]
+            if len(known) == k or asked >= len(self._rows):
+                return known
+            asked *= 2
 
     def search(self, vectors: Float32Array, k: int) -> Hits:
         """As of AnswerMatcher, among the questions that the graph finds."""
