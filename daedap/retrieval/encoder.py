@@ -93,7 +93,7 @@ class TextVectorizer:
         return [added[text] if text in added else self._analysed[text] for text in texts]
 
     def _weighted_sums(self, analysed: Sequence[_AnalysedText]) -> Float32Array:
-        """(texts, 256): the sum of the word vectors, rare words counting more."""
+        """(texts, 256): the sum of the word vectors, rare words counting more, and unknown ones as the rarest."""
         asked = {morpheme.morpheme_id for text in analysed for morpheme in text.morphemes} - self._vectors.keys()
         missing = self.word_vectors.vectors(asked)
         self._vectors.update({word: missing.get(word, self.mean) for word in asked})  # unknown: 0 once centred
@@ -101,25 +101,18 @@ class TextVectorizer:
         numbers, place = np.unique([morpheme.morpheme_id for morpheme in words], return_inverse=True)
         centred = np.array([self._vectors[number] - self.mean for number in numbers.tolist()], np.float32)
         rows = np.repeat(np.arange(len(analysed)), [len(text.morphemes) for text in analysed])
-        rarity = np.array([self._rarity(morpheme) for morpheme in words], np.float32)
+        rarest = float(self.idf.max(initial=1))
+        rarity = np.array([self._rarity.get(_name(morpheme), rarest) for morpheme in words], np.float32)
         counts = sparse.csr_array((rarity, (rows, place)), shape=(len(analysed), len(numbers)))
         return np.asarray(counts @ centred.reshape(-1, WIDTH))
 
-    def _rarity(self, morpheme: Morpheme) -> float:
-        column = self._column.get(_name(morpheme))
-        return self._rarest if column is None else float(self.idf[column])
-
     @cached_property
-    def _rarest(self) -> float:
-        return float(self.idf.max(initial=1))
-
-    @cached_property
-    def _column(self) -> dict[str, int]:
-        return {name: column for column, name in enumerate(self.vocabulary)}
+    def _rarity(self) -> dict[str, float]:
+        return dict(zip(self.vocabulary, self.idf.tolist(), strict=True))
 
     @cached_property
     def _tfidf(self) -> Any:
-        tfidf = _tfidf(vocabulary=self._column)
+        tfidf = _tfidf(vocabulary=self.vocabulary)
         tfidf.idf_ = self.idf
         return tfidf
 

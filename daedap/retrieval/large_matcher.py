@@ -167,7 +167,9 @@ class LargeMatcher(AnswerMatcher):
         rows[self.keys] = np.arange(len(self.keys))
         return rows
 
-    def _part(self, rows: Rows, ngrams: CharTfidf | None, reference: AnswerMatcher | None) -> AnswerMatcher:
+    def _part(
+        self, rows: Rows, ngrams: CharTfidf | None = None, reference: AnswerMatcher | None = None
+    ) -> AnswerMatcher:
         index = LexicalIndex.build([self.index.pairs[row] for row in rows], ngrams)
         questions, answers = (vectors[rows].astype(np.float32) for vectors in (self.questions, self.answers))
         return AnswerMatcher(index, self.encoder, questions, answers, self.weights, reference=reference)
@@ -175,7 +177,7 @@ class LargeMatcher(AnswerMatcher):
     @cached_property
     def _sample(self) -> AnswerMatcher:
         rows = np.sort(np.random.RandomState(0).permutation(len(self.index.pairs))[:_SAMPLE])
-        return self._part(rows, None, None)
+        return self._part(rows)
 
     @cached_property
     def _answer_share(self) -> float:
