@@ -19,17 +19,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from daedap.errors import SettingsError
-from daedap.evaluation.metrics import bootstrap, characters
+from daedap.evaluation.metrics import characters
 from daedap.korean.text import comparison_form
 from daedap.types import Float64Array, Pair
-
-if TYPE_CHECKING:
-    from daedap.evaluation.metrics import Interval
 
 Scorer = Callable[[Sequence[Pair]], Float64Array]
 """Pairs → (pairs, 2): log2 p of each answer after its question, and its number of tokens."""
@@ -114,14 +110,6 @@ def measure_objective(scorer: Scorer, rows: DevRows) -> ObjectiveTerms:
     own = np.diagonal(log2, axis1=1, axis2=2).ravel()
     mean = np.logaddexp2.reduce(log2, axis=1).ravel() - np.log2(GROUP)
     return ObjectiveTerms(own, mean, characters([pair.answer for pair in rows.pairs]))
-
-
-def objective_difference(bits: Float64Array, baseline: Float64Array, rows: DevRows) -> tuple[float, Interval]:
-    """Score minus baseline score from the bits of each row, with the paired interval; below 0: better than baseline."""
-    size = characters([pair.answer for pair in rows.pairs])
-    _, components = np.unique(rows.components, return_inverse=True)
-    difference = np.asarray(bits) - np.asarray(baseline)
-    return float(difference.sum() / size.sum()), bootstrap(difference, size, components)
 
 
 def _hash_byte(component: str) -> int:
