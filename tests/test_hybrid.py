@@ -135,10 +135,9 @@ def test_the_right_answer_ranks_first(kind: str, request: pytest.FixtureRequest)
     assert [len(found) for found in scores] == [len(texts) for texts in offered]
 
 
-def test_weights_are_fitted_when_there_are_enough_dev_rows(retriever: HybridRetriever) -> None:
+def test_weights_are_fitted_on_dev_rows(retriever: HybridRetriever) -> None:
     ranker: Reranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     answers = [pair.answer for pair in PAIRS]
-    assert fit_weights(ranker, PAIRS[:50], answers) == ranker.weights
     many = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS for mark in ("", "요?")]
     fitted = fit_weights(ranker, many, answers)
     assert fitted != RerankWeights()

@@ -153,9 +153,7 @@ def _split(rows: Float64Array, candidates: Sequence[Sequence[str]]) -> list[Floa
 
 
 def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
-    """Weights fitted on 100 dev rows against random wrong `answers`; those of the reranker when there are fewer."""
-    if len(dev) < ENOUGH_DEV_ROWS:
-        return reranker.weights
+    """Weights fitted on 100 dev rows against random wrong `answers`; the reranker's if all answers are the same."""
     features = [rows for rows in dev_features(reranker, dev, answers) if len(rows) > 1]
     if len(features) < _FOLDS:
         return reranker.weights
