@@ -130,7 +130,7 @@ def _function(command: Callable[..., Any]) -> str:
             kind = keywords if parameter.kind is parameter.KEYWORD_ONLY else arguments
             kind.append(f"{name}: {_wide(name, parameter.annotation)}{default}")
     everything = [*arguments, *(["*", *keywords] if keywords else [])]
-    result = inspect.signature(command).return_annotation
+    returned = inspect.signature(command).return_annotation
     summary = str(inspect.getdoc(command)).partition("\nParameters\n")[0].strip()
     options = [
         textwrap.fill(f"{name}: {' '.join(text.split())}", 116, initial_indent="    ", subsequent_indent="        ")
@@ -138,7 +138,7 @@ def _function(command: Callable[..., Any]) -> str:
     ]
     text = "\n".join([summary, "", "Args:", *options])
     body = textwrap.indent(f'"""{text}\n"""', "    ")
-    return f"def {command.__name__}(\n    " + ",\n    ".join(everything) + f",\n) -> {result}:\n{body}\n"
+    return f"def {command.__name__}(\n    " + ",\n    ".join(everything) + f",\n) -> {returned}:\n{body}\n"
 
 
 def _wide(name: str, annotation: Any) -> str:
@@ -162,8 +162,8 @@ def _literal(value: object) -> str:
 
 def _result_import(command: Callable[..., Any]) -> str:
     """The import of the class that a command returns."""
-    result = get_type_hints(command)["return"]
-    return "" if result.__name__ in PUBLIC else f"from {result.__module__} import {result.__name__}"
+    returned = get_type_hints(command)["return"]
+    return "" if returned.__name__ in PUBLIC else f"from {returned.__module__} import {returned.__name__}"
 
 
 def _help_texts(command: Callable[..., Any]) -> dict[str, str]:

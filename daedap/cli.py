@@ -157,7 +157,7 @@ def _completed(words: list[str]) -> list[str]:
     `--resume` may stand alone: it then means the latest interrupted run. The values of a list option may be joined by
     commas: `--augment typo,spacing` is `--augment typo --augment spacing`. A question needs no quotes.
     """
-    words = [word for option, value in _options(words) for word in _separated(option, value)]
+    words = list(_separated(words))
     for place, word in enumerate(words):
         alone = place + 1 == len(words) or words[place + 1].startswith("--")
         if word == "--resume" and alone:
@@ -165,20 +165,16 @@ def _completed(words: list[str]) -> list[str]:
     return _with_question(words) if words[:1] == ["answer"] else words
 
 
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Words one by one, a list option together with its value."""
+def _separated(words: Sequence[str]) -> Iterator[str]:
+    """The words, with a list option once for each of its values."""
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
-        if name in _LIST_OPTIONS:
-            yield name, value if equals else next(rest, None)
+        values = (value if equals else next(rest, None)) if name in _LIST_OPTIONS else None
+        if values is None:
+            yield word
         else:
-            yield word, None
-
-
-def _separated(word: str, value: str | None) -> list[str]:
-    """A list option once for each of its values; other words as they are."""
-    return [word] if value is None else [each for one in value.split(",") for each in (word, one.strip())]
+            yield from (each for one in values.split(",") for each in (name, one.strip()))
 
 
 def _with_question(words: list[str]) -> list[str]:

@@ -42,10 +42,11 @@ def test_what_no_pair_answers_has_lower_odds(query: str) -> None:
 
 def test_pairs_are_read_apart_from_each_other() -> None:
     model, random = InteractionModel.default(), np.random.default_rng(0)
+    width = model.weights["project.weight"].shape[1]
 
     def tokens(count: int) -> Float32Array:
-        rows: Float32Array = random.standard_normal((count, model.width)).astype(np.float32)
-        rows /= np.sqrt(model.width)
+        rows: Float32Array = random.standard_normal((count, width)).astype(np.float32)
+        rows /= np.sqrt(width)
         return rows
 
     query, pairs = (

@@ -43,11 +43,6 @@ class InteractionModel:
         with np.load(_WEIGHTS, allow_pickle=False) as file:
             return cls({name: file[name].astype(np.float32) for name in file.files})
 
-    @property
-    def width(self) -> int:
-        """Width of the token vectors that it was trained with."""
-        return int(self.weights["project.weight"].shape[1])
-
     def log_odds(self, query: Float32Array, pairs: Sequence[TokenPair], similarities: Float32Array) -> Float32Array:
         """(pairs,): log odds that each pair answers the query, against no pair.
 

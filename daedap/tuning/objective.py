@@ -121,15 +121,12 @@ def _grouped(pairs: Sequence[Pair], components: Sequence[str]) -> DevRows:
     groups: list[list[int]] = []
     forms = [(comparison_form(pair.question), comparison_form(pair.answer)) for pair in pairs]
     for row, (question, answer) in enumerate(forms):
-        fitting = (
-            group
-            for group in groups
-            if len(group) < GROUP and all(forms[other][0] != question and forms[other][1] != answer for other in group)
-        )
-        group = next(fitting, None)
-        if group is None:
-            groups.append([row])
+        for group in groups:
+            others = [forms[other] for other in group]
+            if len(group) < GROUP and all(question != other[0] and answer != other[1] for other in others):
+                group.append(row)
+                break
         else:
-            group.append(row)
+            groups.append([row])
     chosen = [row for group in groups if len(group) == GROUP for row in group][:_MAX_ROWS]
     return DevRows([pairs[row] for row in chosen], [components[row] for row in chosen])
