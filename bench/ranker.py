@@ -33,10 +33,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from daedap.model.sentence_encoder import SentenceEncoder
-from daedap.retrieval.calibration import SIGNALS, VIEWS, MatchWeights
 from daedap.retrieval.interaction import TokenPair
 from daedap.retrieval.lexical import LexicalIndex
-from daedap.retrieval.matcher import CANDIDATES, AnswerMatcher
+from daedap.retrieval.matcher import CANDIDATES, SIGNALS, VIEWS, AnswerMatcher, MatchWeights
 from daedap.retrieval.query import encode_queries
 from daedap.types import Pair
 
@@ -208,7 +207,7 @@ _MATCHERS: dict[int, RememberingMatcher] = {}
 def matcher(faq: Faq, encoder: Cached, weights: MatchWeights) -> AnswerMatcher:
     """Of an FAQ's rows."""
     if id(faq) not in _MATCHERS:
-        one = AnswerMatcher.build(LexicalIndex.build(faq.pairs), encoder, weights)
+        one = AnswerMatcher.build(LexicalIndex.build(faq.pairs), encoder)
         _MATCHERS[id(faq)] = RememberingMatcher(one.index, encoder, one.questions, one.answers, weights, {})
     return replace(_MATCHERS[id(faq)], weights=weights)
 

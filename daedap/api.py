@@ -14,11 +14,10 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import timedelta
 from importlib import import_module
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -122,29 +121,24 @@ def _function(command: Callable[..., Any]) -> str:
     """The stub of one function."""
     arguments: list[str] = []
     keywords: list[str] = []
-    documented = dict(_described_parameters(command))
     for name, parameter in inspect.signature(command).parameters.items():
         if is_dataclass(parameter.default):
             group: Any = type(parameter.default)
-            descriptions = dict(_described_fields(group))
-            for field in fields(group):
-                keywords.append(f"{field.name}: {_wide(field.name, field.type)} = {_default(field)}")
-                documented[field.name] = descriptions.get(field.name, "")
+            keywords += [f"{one.name}: {_wide(one.name, one.type)} = {_literal(one.default)}" for one in fields(group)]
         else:
             default = "" if parameter.default is parameter.empty else f" = {_literal(parameter.default)}"
             kind = keywords if parameter.kind is parameter.KEYWORD_ONLY else arguments
             kind.append(f"{name}: {_wide(name, parameter.annotation)}{default}")
     everything = [*arguments, *(["*", *keywords] if keywords else [])]
-    result = inspect.signature(command).return_annotation
+    returned = inspect.signature(command).return_annotation
     summary = str(inspect.getdoc(command)).partition("\nParameters\n")[0].strip()
     options = [
         textwrap.fill(f"{name}: {' '.join(text.split())}", 116, initial_indent="    ", subsequent_indent="        ")
-        for name, text in documented.items()
-        if text
+        for name, text in _help_texts(command).items()
     ]
     text = "\n".join([summary, "", "Args:", *options])
     body = textwrap.indent(f'"""{text}\n"""', "    ")
-    return f"def {command.__name__}(\n    " + ",\n    ".join(everything) + f",\n) -> {result}:\n{body}\n"
+    return f"def {command.__name__}(\n    " + ",\n    ".join(everything) + f",\n) -> {returned}:\n{body}\n"
 
 
 def _wide(name: str, annotation: Any) -> str:
@@ -161,10 +155,6 @@ def _wide(name: str, annotation: Any) -> str:
     return f"{text[9:-1]} | {text}" if text.startswith("Sequence[") else text
 
 
-def _default(field: Field[Any]) -> str:
-    return "..." if field.default is MISSING else _literal(field.default)
-
-
 def _literal(value: object) -> str:
     """A default as it is shown; "..." for what is no literal."""
     return repr(value) if value is None or isinstance(value, str | int | float | tuple) else "..."
@@ -172,23 +162,18 @@ def _literal(value: object) -> str:
 
 def _result_import(command: Callable[..., Any]) -> str:
     """The import of the class that a command returns."""
-    result = get_type_hints(command)["return"]
-    return "" if result.__name__ in PUBLIC else f"from {result.__module__} import {result.__name__}"
+    returned = get_type_hints(command)["return"]
+    return "" if returned.__name__ in PUBLIC else f"from {returned.__module__} import {returned.__name__}"
 
 
-def _described_parameters(command: Callable[..., Any]) -> Iterator[tuple[str, str]]:
-    """The parameters of a command's docstring (numpydoc)."""
-    section = str(inspect.getdoc(command)).partition("\nParameters\n")[2]
-    return iter(re.findall(r"^(\w+)\n((?:    .*\n?)+)", section, re.MULTILINE))
+def _help_texts(command: Callable[..., Any]) -> dict[str, str]:
+    """Option → its docstring, as the command line's help has it; fields of option classes come last."""
+    from cyclopts import App
 
-
-def _described_fields(group: type) -> Iterator[tuple[str, str]]:
-    """The fields of an option class and the docstrings below them, inherited ones first."""
-    for base in reversed(group.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
-        for field, doc in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant):
-                yield field.target.id, doc.value.value  # type: ignore[union-attr, misc]
+    app = App()
+    app.command(command, name="command")
+    options = sorted(app["command"].assemble_argument_collection(parse_docstring=True), key=lambda one: bool(one.keys))
+    return {one.field_info.name: one.parameter.help for one in options if one.parameter.help}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 import json
 import logging
@@ -11,18 +12,27 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, get_origin
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import (
+    App,
+    CoercionError,
+    CycloptsError,
+    MissingArgumentError,
+    Parameter,
+    UnknownCommandError,
+    UnknownOptionError,
+)
+from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
 from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import ColumnsError, DaedapError
 from daedap.files import storage
 from daedap.i18n import translate
-from daedap.usage import usage_message
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
@@ -80,7 +90,7 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it ends
         return 0
     except CycloptsError as error:
-        sys.stderr.write(f"daedap: {usage_message(error, words)}\n")
+        sys.stderr.write(f"daedap: {_usage_message(error, words)}\n")
         return 2
     except ColumnsError as error:
         sys.stderr.write(f"daedap: {error.with_command(_repeated(words))}\n")
@@ -147,7 +157,7 @@ def _completed(words: list[str]) -> list[str]:
     `--resume` may stand alone: it then means the latest interrupted run. The values of a list option may be joined by
     commas: `--augment typo,spacing` is `--augment typo --augment spacing`. A question needs no quotes.
     """
-    words = [word for option, value in _options(words) for word in _separated(option, value)]
+    words = list(_separated(words))
     for place, word in enumerate(words):
         alone = place + 1 == len(words) or words[place + 1].startswith("--")
         if word == "--resume" and alone:
@@ -155,20 +165,16 @@ def _completed(words: list[str]) -> list[str]:
     return _with_question(words) if words[:1] == ["answer"] else words
 
 
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Words one by one, a list option together with its value."""
+def _separated(words: Sequence[str]) -> Iterator[str]:
+    """The words, with a list option once for each of its values."""
     rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
-        if name in _LIST_OPTIONS:
-            yield name, value if equals else next(rest, None)
+        values = (value if equals else next(rest, None)) if name in _LIST_OPTIONS else None
+        if values is None:
+            yield word
         else:
-            yield word, None
-
-
-def _separated(word: str, value: str | None) -> list[str]:
-    """A list option once for each of its values; other words as they are."""
-    return [word] if value is None else [each for one in value.split(",") for each in (word, one.strip())]
+            yield from (each for one in values.split(",") for each in (name, one.strip()))
 
 
 def _with_question(words: list[str]) -> list[str]:
@@ -218,3 +224,66 @@ def _write(result: Result | None, *, as_json: bool) -> None:
     else:
         sys.stdout.writelines(f"{line}\n" for line in result.lines())
     sys.stdout.flush()
+
+
+def _usage_message(error: CycloptsError, words: Sequence[str]) -> str:
+    """What is wrong with a command line and what to do, on one line."""
+    command = words[0] if words else ""
+    if isinstance(error, UnknownCommandError):
+        return _unknown_command(error)
+    if isinstance(error, UnknownOptionError):
+        options = [name for argument in error.argument_collection if argument.parse for name in argument.names]
+        return _unknown_option(error.token.keyword or error.token.value, options, command)
+    if isinstance(error, MissingArgumentError):
+        return _missing(error, command)
+    if isinstance(error, CoercionError) and error.token and error.argument:
+        return _wrong_value(error.token.keyword or error.argument.name, error.token.value, error.target_type)
+    return _superfluous(error, command)
+
+
+def _unknown_command(error: UnknownCommandError) -> str:
+    typed = (error.unused_tokens or [""])[0]
+    commands = [name for name in error.app or () if not name.startswith("-")]
+    if near := difflib.get_close_matches(typed, commands, 1):
+        return translate("{value}: unknown command. Did you mean {near}?", value=typed, near=near[0])
+    return translate("{value}: unknown command. There are {commands}.", value=typed, commands=", ".join(commands))
+
+
+def _unknown_option(typed: str, options: Sequence[str], command: str) -> str:
+    if near := difflib.get_close_matches(typed, options, 1):
+        return translate("{option}: unknown option. Did you mean {near}?", option=typed, near=near[0])
+    return translate("{option}: unknown option. See daedap {command} --help", option=typed, command=command)
+
+
+def _missing(error: MissingArgumentError, command: str) -> str:
+    name = error.keyword or (error.argument.name if error.argument else "")
+    if error.keyword or (error.argument and error.argument.tokens):
+        return translate("{option} needs a value. See daedap {command} --help", option=name, command=command)
+    name = name.lstrip("-").upper()
+    return translate("{name} is missing: daedap {command} {name}", name=name, command=command)
+
+
+def _superfluous(error: CycloptsError, command: str) -> str:
+    if isinstance(error, RepeatArgumentError):
+        return translate("{option} is given twice.", option=error.token.keyword)
+    if not isinstance(error, UnusedCliTokensError):
+        return str(error)
+    values = " ".join(error.unused_tokens or ())
+    message = "{values}: too many words. Put a text or name of several words in quotes. See daedap {command} --help"
+    return translate(message, values=values, command=command)
+
+
+def _wrong_value(option: str, value: str, kind: Any) -> str:
+    option = option if option.startswith("--") else option.upper()
+    kinds = [one for one in get_args(kind) if one is not type(None)] if get_origin(kind) is not Literal else [kind]
+    kind = kinds[0] if len(kinds) == 1 else kind
+    if get_origin(kind) is Literal:
+        choices = [str(choice) for choice in get_args(kind)]
+        return translate("{option} {value}: choose {choices}.", option=option, value=value, choices=", ".join(choices))
+    if kind is int:
+        return translate("{option} {value}: this is no whole number.", option=option, value=value)
+    if kind is float:
+        return translate("{option} {value}: this is no number.", option=option, value=value)
+    if kind is timedelta:
+        return translate("{option} {value}: this is no time. Write 30m or 2h.", option=option, value=value)
+    return translate("{option} {value}: this value can't be used here.", option=option, value=value)

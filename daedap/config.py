@@ -72,9 +72,7 @@ class SplitOptions:
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise SettingsError("--fraction {value}: must be above 0 and at most 1.", "Try 0.2.", value=self.fraction)
-        for name, value in (("dev-size", self.dev_size), ("test-size", self.test_size)):
-            if not value >= 0:  # also refuses NaN
-                raise SettingsError("--{name} {value}: must not be negative.", "Try 0.1.", name=name, value=value)
+        _not_negative(self, "dev_size", "test_size")
 
 
 @dataclass(frozen=True, kw_only=True)

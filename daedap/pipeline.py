@@ -72,8 +72,8 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
         tell([translate(message, length=config.model.max_length)])
         config = replace(config, split=replace(config.split, dev_size=0, test_size=0))
     taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
-    fitting, too_long = _partition(taught, fits)
-    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, fitting)
+    learned, too_long = [pair for pair in taught if fits(pair)], [pair for pair in taught if not fits(pair)]
+    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
     source = describe_source(Path(config.file), loaded, config.split, parts)
     run = run_store.create(runs)
     with run.discard_if_not_started(), run.locked():
@@ -146,28 +146,19 @@ def check_lessons(run: Run) -> None:
     found, right = len(lessons) - len(missing), len(typos) - len(wrong)
     tell([translate(message, found=found, count=len(lessons), right=right, asked=len(typos))])
     tell([translate("Answered incorrectly: {question}", question=lesson.question) for lesson in [*missing, *wrong]])
-    result = {
+    checked = {
         "count": len(lessons),
         "ids": [lesson.id for lesson in lessons],
         "missing": [lesson.id for lesson in missing],
         "typos": {"count": len(typos), "wrong": [lesson.id for lesson in wrong]},
     }
-    run.update_state(lessons=result)
+    run.update_state(lessons=checked)
 
 
 def _answered_otherwise(bot: Bot, lessons: Sequence[Lesson]) -> list[Lesson]:
     """The lessons whose question gets another answer than theirs."""
     replies = bot.reply_many([lesson.question for lesson in lessons])
     return [lesson for lesson, reply in zip(lessons, replies, strict=True) if reply.text != lesson.answer]
-
-
-def _partition(pairs: Sequence[Pair], fits: Fits) -> tuple[list[Pair], list[Pair]]:
-    """The pairs that fit, and those that do not."""
-    fitting: list[Pair] = []
-    too_long: list[Pair] = []
-    for pair in pairs:
-        (fitting if fits(pair) else too_long).append(pair)
-    return fitting, too_long
 
 
 @contextmanager

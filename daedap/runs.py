@@ -32,6 +32,8 @@ DATABASE = "daedap.db"
 """The database in the folder of the runs: lessons, conversations, votes; `DAEDAP_DB` may name another by URL."""
 FORMAT = 2
 """Version of the layout of a run's folder, in its config and manifest. 1 had settings.json, and no version."""
+MUTABLE_FILES = frozenset({"log.jsonl", "verified.json"})
+"""Files of a complete run that may change: its log, and on which processors its engine was verified."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +63,9 @@ class TrainConfig:
     def from_json(cls, document: Json) -> TrainConfig:
         """The inverse of `to_json`. Raises TypeError and KeyError for other documents."""
         values = {name: document[name] for name in cls.__dataclass_fields__}
-        read, split, model = (
-            ReadOptions(**values["read"]),
-            SplitOptions(**values["split"]),
-            ModelOptions(**values["model"]),
-        )
-        return cls(
-            **{**values, "read": read, "split": split, "model": model, "train": read_train_options(values["train"])}
-        )
+        for name, options in (("read", ReadOptions), ("split", SplitOptions), ("model", ModelOptions)):
+            values[name] = options(**values[name])
+        return cls(**{**values, "train": read_train_options(values["train"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,29 +159,20 @@ class Run:
             if not isinstance(value, dict):
                 raise ValueError(f"{type(value).__name__}, not an object")
         except FileNotFoundError as error:
-            if name == "config.json" and (self.folder / "settings.json").exists():
-                raise RunError(
-                    "{folder}: this run was made by an earlier version of daedap.",
-                    "Train again: daedap train FILE",
-                    folder=self.folder,
-                ) from error
-            if name == "config.json":
-                raise RunError(
-                    "{folder}: not a run, or one that ended before it began: it has no {name}.",
-                    "Train again: daedap train FILE",
-                    folder=self.folder,
-                    name=name,
-                ) from error
-            raise RunError(
-                "{folder}: the run has no {name}: it was interrupted or damaged.",
-                "Go on with it: daedap {begun} --resume {folder}",
-                folder=self.folder,
-                name=name,
-                begun=self.command,
-            ) from error
+            raise self._missing(name) from error
         except (ValueError, OSError) as error:
             raise self._unreadable(name, error) from error
         return value
+
+    def _missing(self, name: str) -> RunError:
+        if name != "config.json":
+            what = "{folder}: the run has no {name}: it was interrupted or damaged."
+            remedy = "Go on with it: daedap {begun} --resume {folder}"
+            return RunError(what, remedy, folder=self.folder, name=name, begun=self.command)
+        what = "{folder}: not a run, or one that ended before it began: it has no {name}."
+        if (self.folder / "settings.json").exists():
+            what = "{folder}: this run was made by an earlier version of daedap."
+        return RunError(what, "Train again: daedap train FILE", folder=self.folder, name=name)
 
     def _unreadable(self, name: str, error: Exception) -> RunError:
         return RunError(
@@ -255,20 +243,17 @@ class Run:
 
         First deletes temporary files that a killed process left.
         """
-        lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
+            lock = FileLock(self.folder / ".lock").acquire(timeout=0)
         except Timeout as error:
             raise RunError(
                 "{folder}: another process is training this run.",
                 "Wait until it ends, or end it first.",
                 folder=self.folder,
             ) from error
-        try:
+        with lock:
             sweep(self.folder)
             yield
-        finally:
-            lock.release()
 
 
 def create(runs: Path) -> Run:
@@ -331,7 +316,10 @@ def interrupted(name: str, runs: Path, command: str = "train") -> Run:
 
 def _named(name: str, runs: Path) -> Run:
     if name in ("latest", "best"):
-        return _latest_or_best(name, runs)
+        complete = [run for run in list_runs(runs) if run.complete]
+        if not complete:
+            raise RunError("{runs}: no complete run yet.", "Make one: daedap train FILE", runs=runs)
+        return complete[-1] if name == "latest" else max(complete, key=_ranking_key)
     if Path(name).suffix == ".zip" and Path(name).is_file():
         return Run(unpacked(Path(name)))
     folder = runs / f"{int(name):04d}" if name.isdecimal() else Path(name)
@@ -345,6 +333,14 @@ def _named(name: str, runs: Path) -> Run:
             known=known,
         )
     return Run(folder)
+
+
+def _ranking_key(run: Run) -> tuple[float, int]:
+    """Hits@1/20 of the bot; the later of equals; never a damaged one."""
+    try:
+        return run.headline.get("hits_at_1") or 0.0, run.number
+    except RunError:
+        return -1.0, run.number
 
 
 def unpacked(archive: Path) -> Path:
@@ -384,28 +380,11 @@ def _unpack(archive: Path, folder: Path) -> None:
         file.extractall(new)  # leaves out drives, leading slashes and ".." of names, and makes no links
 
 
-def _latest_or_best(name: str, runs: Path) -> Run:
-    complete = [run for run in list_runs(runs) if run.complete]
-    if not complete:
-        raise RunError("{runs}: no complete run yet.", "Make one: daedap train FILE", runs=runs)
-    return complete[-1] if name == "latest" else max(complete, key=_ranking_key)
-
-
-def _ranking_key(run: Run) -> tuple[float, int]:
-    """Hits@1/20 of the bot; the later of equals; never a damaged one."""
-    try:
-        return run.headline.get("hits_at_1") or 0.0, run.number
-    except RunError:
-        return -1.0, run.number
-
-
-MUTABLE_FILES = frozenset({"log.jsonl", "verified.json"})
-"""Files of a complete run that may change: its log, and on which processors its engine was verified."""
-
-
 def sizes(folder: Path) -> dict[str, int]:
     """Bytes of every file of a run that must not change after its end, by relative path."""
-    unchanging = (path for path in folder.rglob("*") if path.is_file() and path.name not in MUTABLE_FILES)
-    paths = (path for path in unchanging if path.relative_to(folder).parts[0] != "evaluation")
-    kept = (path for path in sorted(paths) if not path.name.endswith(".lock"))
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in kept}
+    paths = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): path.stat().st_size
+        for name, path in paths.items()
+        if name.parts[0] != "evaluation" and name.name not in MUTABLE_FILES and not name.name.endswith(".lock")
+    }

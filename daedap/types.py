@@ -1,4 +1,4 @@
-"""Data types of all packages: a message, a question-answer pair, what a model generated, a reply."""
+"""Data types of all packages: a message, a question-answer pair, what a model generated, a reply; arrays."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import hashlib
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 Role = Literal["system", "user", "assistant"]
 Source = Literal["retrieved", "generated", "lesson", "fallback"]
 LessonScope = Literal["exact", "similar"]

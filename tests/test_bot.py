@@ -12,7 +12,8 @@ from daedap.config import AnswerOptions
 from daedap.data.split import read_rows
 from daedap.errors import RunError, SettingsError
 from daedap.retrieval.bot import KNOWN, Bot
-from daedap.retrieval.hybrid import Hits, HybridRetriever
+from daedap.retrieval.hybrid import HybridRetriever
+from daedap.retrieval.lexical import Hits
 from daedap.runs import Run
 from daedap.types import Generation, Message, Pair
 
@@ -100,7 +101,7 @@ def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
     spoken = Generation("양자역학은 어려워요.", True, 5, -2.0)
     reply = bot._chosen(encoded("양자역학을 설명해 봐")[0], near, [spoken], best=3)
     assert (reply.text, reply.source, reply.score) == ("양자역학은 어려워요.", "generated", -2.0)
-    assert reply.evidence == bot.retriever.evidence(near)
+    assert reply.evidence == bot.retriever.index.evidence(*near)[0]
 
 
 def test_candidate_answers_are_scored(bot: Bot) -> None:
@@ -217,6 +218,6 @@ def test_pairs_are_answered_with_the_turns_before_them(trained: Run) -> None:
 
 def test_known_questions_are_answered_however_strange_the_others_are(trained: Run) -> None:
     bot = Bot.open(trained.folder, answer_options=AnswerOptions(samples=8))
-    bot.retriever = replace(bot.retriever, weights=bot.retriever.weights.with_threshold(0.99))
+    bot.retriever = replace(bot.retriever, weights=replace(bot.retriever.weights, out_of_scope_threshold=0.99))
     reply = bot.reply("우리강아지가  자꾸 화를 내요ㅠㅠ?")
     assert (reply.text, reply.source) == ("강아지도 마음이 힘들 때예요.", "retrieved")

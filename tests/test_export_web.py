@@ -22,7 +22,7 @@ from daedap.export.bundle import _questions as questions_of
 from daedap.export.options import ExportOptions
 from daedap.export.web import check, write
 from daedap.retrieval.bot import Bot
-from daedap.retrieval.calibration import SIGNALS
+from daedap.retrieval.matcher import SIGNALS
 from daedap.runs import Run
 from daedap.types import Lesson
 

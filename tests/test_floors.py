@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
-i18n errors files types arrays config runs
+i18n errors files types config runs
 korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
 data: conversation kakaotalk json_stream json_layouts personal other_formats
@@ -22,19 +22,19 @@ model: loss language_model saved engine verify bundled convert sentence_encoder 
 retrieval: fitting
 training: activation_cache biencoder checkpoint planner profiling baselines split_rows
 training: trainer finetune benchmark pretrain trial
-retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder
+retrieval: lexical interaction query matcher large_matcher encoder
 retrieval: rerank hybrid lessons courtesies small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
 evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
-tuning: objective space study result search
+tuning: objective study result search
 serve: options errors logs metrics limits batcher bots preview groups tokens service security protocol page admin pages
 serve.channels: texts common kakao naver
 serve: openai_types openai app server
 export: options verify card huggingface ctranslate2 spm gguf bundle web
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
-api __init__ usage cli __main__
+api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""
 HEAVY = {"torch", "transformers", "peft", "accelerate", "ctranslate2", "tokenizers", "safetensors", "huggingface_hub"}

@@ -8,12 +8,11 @@ import pytest
 from conftest import PAIRS
 from queries import encoded
 
-from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.retrieval.encoder import BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.rerank import Reranker, RerankWeights, beats_look_up, differences, fit_linear, fit_weights
-from daedap.types import Generation, Pair
+from daedap.types import Float64Array, Generation, Pair
 
 pytestmark = pytest.mark.slow
 
@@ -136,10 +135,9 @@ def test_the_right_answer_ranks_first(kind: str, request: pytest.FixtureRequest)
     assert [len(found) for found in scores] == [len(texts) for texts in offered]
 
 
-def test_weights_are_fitted_when_there_are_enough_dev_rows(retriever: HybridRetriever) -> None:
+def test_weights_are_fitted_on_dev_rows(retriever: HybridRetriever) -> None:
     ranker: Reranker = retriever.reranker(UniformModel())  # type: ignore[arg-type]
     answers = [pair.answer for pair in PAIRS]
-    assert fit_weights(ranker, PAIRS[:50], answers) == ranker.weights
     many = [Pair(f"{pair.question}{mark}", pair.answer) for pair in PAIRS for mark in ("", "요?")]
     fitted = fit_weights(ranker, many, answers)
     assert fitted != RerankWeights()

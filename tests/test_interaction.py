@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.arrays import Float32Array
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.interaction import InteractionModel, TokenPair
-from daedap.types import Pair
+from daedap.types import Float32Array, Pair
 
 FAQ = [
     Pair("안경테 가격은 얼마인가요?", "뿔테는 3만 원부터, 티타늄은 8만 원부터예요."),
@@ -43,10 +42,11 @@ def test_what_no_pair_answers_has_lower_odds(query: str) -> None:
 
 def test_pairs_are_read_apart_from_each_other() -> None:
     model, random = InteractionModel.default(), np.random.default_rng(0)
+    width = model.weights["project.weight"].shape[1]
 
     def tokens(count: int) -> Float32Array:
-        rows: Float32Array = random.standard_normal((count, model.width)).astype(np.float32)
-        rows /= np.sqrt(model.width)
+        rows: Float32Array = random.standard_normal((count, width)).astype(np.float32)
+        rows /= np.sqrt(width)
         return rows
 
     query, pairs = (

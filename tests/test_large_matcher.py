@@ -10,7 +10,6 @@ from queries import encoded
 
 from daedap.errors import RunError
 from daedap.model.sentence_encoder import built_in_encoder
-from daedap.retrieval.encoder import SentenceEmbeddings
 from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.large_matcher import LargeMatcher, VectorGraph
 from daedap.retrieval.lexical import LexicalIndex
@@ -94,11 +93,19 @@ def test_saved_and_opened_with_and_without_held_out_pairs(tmp_path: Path) -> Non
     assert all((hits.rows < 70).all() for hits in own.search(asked, 5))
 
 
-def test_embeddings_search_the_graph(index: LexicalIndex, large: LargeMatcher) -> None:
-    exact = SentenceEmbeddings(AnswerMatcher.build(index, built_in_encoder()))
-    embeddings = SentenceEmbeddings(large)
-    vectors = embeddings.vectors_of(encoded(*QUERIES))
-    one, other = embeddings.search(vectors, 5), exact.search(vectors, 5)
+def test_as_many_known_pairs_are_found_beside_any_number_of_held_out_ones(tmp_path: Path) -> None:
+    index = LexicalIndex.build(PAIRS[:10])
+    LargeMatcher.build(index, built_in_encoder()).extended(LexicalIndex.build(PAIRS), after=PAIRS[10:]).save(tmp_path)
+    own = LargeMatcher.open(tmp_path, index, built_in_encoder())
+    hits = own.search(own.vectors_of(encoded(*PAIRS[::9])), 8)
+    assert hits.rows.shape == (9, 8)
+    assert (hits.rows < 10).all()
+
+
+def test_vectors_are_searched_in_the_graph(index: LexicalIndex, large: LargeMatcher) -> None:
+    exact = AnswerMatcher.build(index, built_in_encoder())
+    vectors = large.vectors_of(encoded(*QUERIES))
+    one, other = large.search(vectors, 5), exact.search(vectors, 5)
     assert one.rows[:, 0].tolist() == other.rows[:, 0].tolist()
     assert one.similarities == pytest.approx(other.similarities, abs=1e-2)
 

@@ -7,9 +7,8 @@ import pytest
 from queries import encoded
 
 from daedap.model.sentence_encoder import built_in_encoder
-from daedap.retrieval.calibration import SIGNALS, VIEWS, MatchWeights, with_rival
 from daedap.retrieval.lexical import LexicalIndex
-from daedap.retrieval.matcher import AnswerMatcher
+from daedap.retrieval.matcher import SIGNALS, VIEWS, AnswerMatcher, MatchWeights, with_rival
 from daedap.types import Pair
 
 FAQ = [

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.arrays import Float64Array
 from daedap.evaluation import metrics
 from daedap.evaluation.metrics import RatioTerms
-from daedap.types import Evidence, Generation, Reply, Source
+from daedap.types import Evidence, Float64Array, Generation, Reply, Source
 
 
 def array(*values: float) -> Float64Array:

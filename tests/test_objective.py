@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from conftest import PAIRS
 
-from daedap.arrays import Float64Array
 from daedap.errors import SettingsError
 from daedap.evaluation.metrics import characters
-from daedap.tuning.objective import GROUP, DevRows, measure_objective, objective_difference, split_dev
-from daedap.types import Pair
+from daedap.tuning.objective import GROUP, DevRows, measure_objective, split_dev
+from daedap.tuning.result import versus_defaults
+from daedap.types import Float64Array, Pair
 
 COMPONENTS = [str(row) for row in range(len(PAIRS))]
 ANSWER_OF = {pair.question: pair.answer for pair in PAIRS}
@@ -93,7 +93,7 @@ def test_higher_gain_does_not_make_up_for_worse_bpc(rows: DevRows) -> None:
 
 def test_differences_are_paired(rows: DevRows) -> None:
     noise = np.random.default_rng(0).normal(30, 10, len(rows.pairs))
-    value, interval = objective_difference(noise - 1, noise, rows)
+    difference = versus_defaults((noise - 1).tolist(), noise.tolist(), rows)
     size = characters([pair.answer for pair in rows.pairs])
-    assert value == pytest.approx(-len(rows.pairs) / size.sum())
-    assert interval.low < value < interval.high < 0
+    assert difference.value == pytest.approx(-len(rows.pairs) / size.sum())
+    assert difference.low < difference.value < difference.high < 0

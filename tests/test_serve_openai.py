@@ -15,7 +15,6 @@ from conftest import PAIRS
 from serving import runs_with, served
 from starlette.testclient import TestClient
 
-from daedap.arrays import Float64Array
 from daedap.config import AnswerOptions
 from daedap.model.decoding import LanguageModel
 from daedap.model.prompt import Prompt
@@ -23,7 +22,7 @@ from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 from daedap.serve.bots import Question
 from daedap.serve.openai_types import ChatMessage, ChatRequest
-from daedap.types import Generation, Pair, Sampling
+from daedap.types import Float64Array, Generation, Pair, Sampling
 
 KNOWN = PAIRS[5]
 USER = {"role": "user", "content": KNOWN.question}

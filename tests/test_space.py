@@ -9,7 +9,7 @@ from daedap.config import ModelOptions, TrainOptions, TuneOptions
 from daedap.errors import SettingsError
 from daedap.training.planner import Plan
 from daedap.tuning.search import TrialSize, choose_trial_size, divide_budget
-from daedap.tuning.space import SearchSpace, Values, as_flag, as_flags, space_around
+from daedap.tuning.study import SearchSpace, Values, as_flag, as_flags, space_around
 
 PLAN = Plan(rows=9000, epochs=5, layers=4, blocks=12, seconds=300.0, scoring=80.0)
 USUAL = TrainOptions(num_train_epochs=5)

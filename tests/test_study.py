@@ -14,7 +14,6 @@ import optuna
 import pytest
 from conftest import PAIRS
 
-from daedap.arrays import Float64Array
 from daedap.config import ModelOptions, TrainOptions
 from daedap.errors import SettingsError
 from daedap.evaluation.metrics import characters
@@ -22,9 +21,8 @@ from daedap.model.language_model import TorchModel
 from daedap.training.planner import Plan
 from daedap.tuning.objective import split_dev
 from daedap.tuning.result import SearchResult, VersusDefaults, search_result, study_page
-from daedap.tuning.space import SearchSpace, space_around
-from daedap.tuning.study import TrialRunner, default_trial, open_study, run_trials
-from daedap.types import Pair
+from daedap.tuning.study import SearchSpace, TrialRunner, default_trial, open_study, run_trials, space_around
+from daedap.types import Float64Array, Pair
 
 pytestmark = pytest.mark.slow
 

@@ -33,8 +33,7 @@ from daedap.tuning.search import (
     prepare_search,
     run_search,
 )
-from daedap.tuning.space import SearchSpace
-from daedap.tuning.study import require_optuna
+from daedap.tuning.study import SearchSpace, require_optuna
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -15,13 +15,13 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from daedap.arrays import Float64Array
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Row
 from daedap.evaluation.metrics import PARTS, RatioTerms, bootstrap, unique
 from daedap.korean.text import comparison_form
+from daedap.types import Float64Array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

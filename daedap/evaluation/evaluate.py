@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import daedap.evaluation.metrics as measure
-from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.evaluation.metrics import RatioTerms, Score
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
@@ -23,6 +22,7 @@ from daedap.evaluation.tables import score_tables, summary_lines
 from daedap.evaluation.testset import EvalSet, EvalSettings, ScorableBot, ScorableModel, make_eval_set
 from daedap.korean.text import morphemes
 from daedap.retrieval.lexical import LexicalKnn
+from daedap.types import Float64Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence

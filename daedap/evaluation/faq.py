@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.arrays import Float64Array
 from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, ratio, reply_part
 from daedap.evaluation.tables import MetricFormat, align_columns, format_score, part_names
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
-from daedap.retrieval.token_vectors import Encoder
-from daedap.types import Pair
+from daedap.retrieval.query import Encoder
+from daedap.types import Float64Array, Pair
 
 if TYPE_CHECKING:
     from daedap.evaluation.question_files import EvalQuestion

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.arrays import Float64Array
 from daedap.korean.text import comparison_form, nfc, speech_level
+from daedap.types import Float64Array
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence

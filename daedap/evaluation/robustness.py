@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from daedap.arrays import Float64Array
 from daedap.evaluation.metrics import RatioTerms, Score, gold_ranks, ranking, ratio
 from daedap.evaluation.tables import MetricFormat, align_columns, format_score
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
+from daedap.types import Float64Array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

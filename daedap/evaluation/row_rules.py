@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.arrays import Float32Array
 from daedap.data.clean import excerpt
 from daedap.data.dedup import near_duplicates
 from daedap.evaluation.finding import Finding
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
-from daedap.types import Pair
+from daedap.types import Float32Array, Pair
 
 MAX_ROWS = 1000
 """Encoding more takes too long for `daedap check`, and only FAQs are meant."""

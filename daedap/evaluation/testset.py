@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from daedap.arrays import Float64Array
 from daedap.evaluation.metrics import frequent_answers
 from daedap.korean.text import comparison_form
+from daedap.types import Float64Array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,8 +13,8 @@ from importlib.metadata import version
 
 import numpy as np
 
-from daedap.arrays import Float32Array
 from daedap.korean.text import kiwi
+from daedap.types import Float32Array
 
 WIDTH = 256
 _LANDMARKS, _COMMON = 400, (60, 12_000)

@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.model.prompt import Prompt
 from daedap.model.tokenizer import decode
-from daedap.types import Generation, Pair
+from daedap.types import Float64Array, Generation, Pair
 
 
 class LanguageModel(Protocol):

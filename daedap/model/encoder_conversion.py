@@ -25,12 +25,12 @@ from tokenizers import Tokenizer, normalizers
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from daedap.arrays import Float32Array
 from daedap.errors import EncoderError
 from daedap.files import digest, new_folder
 from daedap.i18n import tell, translate
 from daedap.model.convert import _quantize
 from daedap.model.sentence_encoder import CENTRE, EncoderSettings, Pooling, SentenceEncoder
+from daedap.types import Float32Array
 
 _log = logging.getLogger("daedap")
 _LOADERS = {"bert": BertLoader, "roberta": RobertaLoader, "xlm-roberta": RobertaLoader}

@@ -18,11 +18,10 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
-from daedap.arrays import Float64Array
 from daedap.model.batching import generation_batches, sorted_batches
 from daedap.model.decoding import DecodingRules, unreadable_weights
 from daedap.model.prompt import Example, Prompt
-from daedap.types import Generation, Pair
+from daedap.types import Float64Array, Generation, Pair
 
 ENGINE = "engine"
 """A run's folder with its model in CTranslate2's layout, written by convert.py."""

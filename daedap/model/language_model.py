@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from daedap.arrays import Float64Array
 from daedap.model.batching import generation_batches
 from daedap.model.decoding import DecodingRules, LanguageModel
 from daedap.model.loss import score_answers
 from daedap.model.prompt import Prompt
-from daedap.types import Generation, Pair
+from daedap.types import Float64Array, Generation, Pair
 
 _BATCH_SIZE = 64
 

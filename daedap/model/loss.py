@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, pad
 from transformers import PreTrainedModel
 
-from daedap.arrays import Float64Array
 from daedap.model.prompt import Example, Prompt, round_up
 from daedap.model.trainable import SPLITTABLE, trained_upper, unwrap_peft
+from daedap.types import Float64Array
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -23,8 +23,8 @@ from typing import Any, Literal
 import numpy as np
 from tokenizers import Tokenizer
 
-from daedap.arrays import Float32Array
 from daedap.errors import EncoderError
+from daedap.types import Float32Array
 
 Pooling = Literal["mean", "cls"]
 """A text's vector: the mean over its tokens, or the first token's."""

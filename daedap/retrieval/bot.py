@@ -1,4 +1,4 @@
-"""Question → Reply: match against what is known, decide, and where it helps let the language model propose answers."""
+"""Question → Reply: look it up, else encode and match it, decide; where that helps, rerank with the language model."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError, RunError
 from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, speech_level
-from daedap.retrieval.hybrid import Hits, HybridRetriever
+from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, stored_lessons
+from daedap.retrieval.lexical import Hits
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.query import Query, printable
 from daedap.retrieval.small_talk import SmallTalk
@@ -71,10 +72,10 @@ class Bot:
         `held_out`: also answer from the rows that were held out for the scores, which are the user's, too, and from the
         lessons taught since.
         """
-        result = find(str(run), Path(runs))
-        bot = cls.of(result, answer_options=answer_options, held_out=held_out)
+        opened = find(str(run), Path(runs))
+        bot = cls.of(opened, answer_options=answer_options, held_out=held_out)
         if held_out:
-            bot.teach(stored_lessons(result.folder.parent))
+            bot.teach(stored_lessons(opened.folder.parent))
         return bot
 
     @classmethod
@@ -134,7 +135,7 @@ class Bot:
     def nearest(self, question: str, count: int) -> list[Evidence]:
         """The `count` known pairs that match a question best, with distinct answers, best first."""
         match = self.retriever.matcher.match(self.retriever.encode([question]), count)[0]
-        return [self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)]
+        return self.retriever.index.evidence(match.rows, match.similarities)
 
     def known_row(self, question: str) -> Pair | None:
         """The row for exactly this question, if there is one; of several, the newest."""
@@ -161,19 +162,6 @@ class Bot:
         """Answer independent questions in one batch."""
         return self.answers([Pair(question, "") for question in questions])
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
-        """A reply to each pair's question and history, in one batch; the pairs' own answers are ignored.
-
-        Exactly known questions are looked up; only the others are encoded.
-        """
-        replies = [self._exact_reply(printable(pair.question)) for pair in pairs]
-        rest = [row for row, reply in enumerate(replies) if reply is None]
-        decide = self._decide_by_reranking if self._samples else self._decide_by_match
-        decided = decide(self.retriever.encode(pairs[row] for row in rest)) if rest else []
-        for row, reply in zip(rest, decided, strict=True):
-            replies[row] = reply
-        return [reply for reply in replies if reply]
-
     def stream(self, question: str, on_text: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
         """Like `reply`; `on_text` gets the text line by line once it is chosen among the candidates."""
         reply = self.reply(question, history)
@@ -184,6 +172,16 @@ class Bot:
     def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """(pairs, candidates): scores of candidate answers, equally many for each pair."""
         return np.stack(self._reranker.scores(self.retriever.encode(pairs), candidates))
+
+    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        """A reply to each pair's question and history, in one batch; the pairs' own answers are ignored.
+
+        Exactly known questions are looked up; only the others are encoded.
+        """
+        return _completed(
+            [self._exact_reply(printable(pair.question)) for pair in pairs],
+            lambda rest: self._decide(self.retriever.encode(pairs[row] for row in rest)),
+        )
 
     def _exact_reply(self, question: str) -> Reply | None:
         """The reply to an empty question, or to one that equals a lesson's or a row's after normalization."""
@@ -196,81 +194,65 @@ class Bot:
             return Reply(question, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
         return None
 
-    def _decide_by_match(self, queries: Sequence[Query]) -> list[Reply]:
-        """Without the language model: a known answer, small talk, suggestions, or the fallback."""
-        matches = self.retriever.matcher.match(queries, 1 + _SUGGESTIONS)
+    def _decide(self, queries: Sequence[Query]) -> list[Reply]:
+        """Small talk, a lesson, or a known answer; else, with the language model, what reranking chooses."""
         book = self.lessons  # another thread may teach meanwhile
+        matches = self.retriever.matcher.match(queries, 1 + _SUGGESTIONS) if book or not self.generates else []
         lessons = book.find(queries, matches) if book else [None] * len(queries)
-        return [self._decide(*each) for each in zip(queries, matches, lessons, strict=True)]
-
-    def _decide(self, query: Query, match: Match, lesson: LessonHit | None) -> Reply:
-        evidence = [
-            self._evidence(row, similarity) for row, similarity in zip(match.rows, match.similarities, strict=True)
-        ]
-        best = evidence[0]
-        if small_talk := self._small_talk_reply(query, evidence, lesson, max(best.similarity, match.probability)):
-            return small_talk
-        if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
-            return lesson.reply(query.text)
-        if match.probability >= self.answer_options.direct_answer_threshold or self.answer_options.fallback == "off":
-            return Reply(query.text, best.answer, "retrieved", match.probability, best)
-        return self._unsure(query, evidence, match)
-
-    def _small_talk_reply(
-        self, query: Query, known: Sequence[Evidence], lesson: LessonHit | None, score: float
-    ) -> Reply | None:
-        """Help for somebody in distress, or a courtesy returned; `score`: of the best pair among `known`."""
-        taught = lesson.reply(query.text) if lesson else None
-        if taught and taught.evidence:
-            known, score = [taught.evidence, *known], max(score, taught.score)
-        evidence = self._small_talk.answer(query, known, score)
-        if not evidence:
-            return None
-        if taught and evidence is taught.evidence:
-            return taught
-        return Reply(query.text, evidence.answer, "retrieved", evidence.similarity, evidence)
-
-    def _unsure(self, query: Query, evidence: Sequence[Evidence], match: Match) -> Reply:
-        """Suggestions, or the fallback where even these would not help."""
-        best, suggestions = evidence[0], [one.question for one in evidence[:_SUGGESTIONS]]
-        if match.probability < self.answer_options.suggestion_threshold or self.answer_options.fallback:
-            return self._fallback(query.text, best, match.probability)
-        text = translate_to(self.speaks_korean, "I am not sure that I understand. Did you mean one of these?")
-        return Reply(query.text, text, "fallback", match.probability, best, tuple(suggestions))
-
-    def _evidence(self, row: int, similarity: float) -> Evidence:
-        pair = self.retriever.index.pairs[row]
-        return Evidence(pair.question, pair.answer, float(np.clip(similarity, 0, 1)))
-
-    def _decide_by_reranking(self, queries: Sequence[Query]) -> list[Reply]:
-        """With the language model: what is not known is chosen among known answers and the model's proposals."""
+        if not self.generates:
+            return [self._by_match(*each) for each in zip(queries, matches, lessons, strict=True)]
         hits = self.retriever.search(queries, _NEAREST)
-        lessons = self._lessons_beside_reranking(queries)
-        replies = [self._reply_without_generation(*each) for each in zip(queries, hits, lessons, strict=True)]
-        rest = [row for row, reply in enumerate(replies) if reply is None]
-        chosen = dict(zip(rest, self._rerank([queries[row] for row in rest], [hits[row] for row in rest]), strict=True))
-        return [reply or chosen[row] for row, reply in enumerate(replies)]
+        return _completed(
+            [self._by_similarity(*each) for each in zip(queries, hits, lessons, strict=True)],
+            lambda rest: self._rerank([queries[row] for row in rest], [hits[row] for row in rest]),
+        )
 
-    def _lessons_beside_reranking(self, queries: Sequence[Query]) -> Sequence[LessonHit | None]:
-        book = self.lessons  # another thread may teach meanwhile
-        if not book:
-            return [None] * len(queries)
-        return book.find(queries, self.retriever.matcher.match(queries, 1 + _SUGGESTIONS))
+    def _by_match(self, query: Query, match: Match, lesson: LessonHit | None) -> Reply:
+        """Small talk, a lesson, the best pair's answer, suggestions, or the fallback: by probability."""
+        evidence, options = self.retriever.index.evidence(match.rows, match.similarities), self.answer_options
+        best, probability = evidence[0], match.probability
+        if reply := self._small_talk_or_lesson(query, evidence, max(best.similarity, probability), lesson):
+            return reply
+        if probability >= options.direct_answer_threshold or options.fallback == "off":
+            return Reply(query.text, best.answer, "retrieved", probability, best)
+        if probability < options.suggestion_threshold or options.fallback:
+            return self._fallback(query.text, best, probability)
+        text = translate_to(self.speaks_korean, "I am not sure that I understand. Did you mean one of these?")
+        suggestions = tuple(one.question for one in evidence[:_SUGGESTIONS])
+        return Reply(query.text, text, "fallback", probability, best, suggestions)
 
-    def _reply_without_generation(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
-        """The reply to a known question, to small talk, or to one that is out of scope; None: rerank."""
-        evidence = [self.retriever.evidence(hits, place) for place in range(min(1 + _SUGGESTIONS, len(hits.rows)))]
+    def _by_similarity(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
+        """Small talk, a lesson, the fallback out of scope, or the answer to a known question; None: rerank."""
+        evidence = self.retriever.index.evidence(*hits)
         best = evidence[0]
-        if small_talk := self._small_talk_reply(query, evidence, lesson, best.similarity):
-            return small_talk
-        if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
-            return lesson.reply(query.text)
+        if reply := self._small_talk_or_lesson(query, evidence, best.similarity, lesson):
+            return reply
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
         if out_of_scope and self.answer_options.fallback != "off":
             return self._fallback(query.text, best, best.similarity)
         if best.similarity >= KNOWN or not self._fits_model(query):
             return Reply(query.text, best.answer, "retrieved", best.similarity, best)
         return None
+
+    def _small_talk_or_lesson(
+        self, query: Query, known: Sequence[Evidence], score: float, lesson: LessonHit | None
+    ) -> Reply | None:
+        """`known`: the pairs that match best; `score`: of the first of them, which help in distress must beat."""
+        taught = lesson.reply(query.text) if lesson else None
+        if taught and taught.evidence:
+            known, score = [taught.evidence, *known], max(score, taught.score)
+        small_talk = self._small_talk.answer(query, known, score)
+        if small_talk and not (taught and small_talk is taught.evidence):
+            return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
+        sure = taught and taught.score >= self.answer_options.direct_answer_threshold
+        return taught if small_talk or sure else None
+
+    def _fallback(self, question: str, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
+        """The reply to an empty question, or to one that nothing known answers."""
+        text = self.answer_options.fallback
+        if text in (None, "off"):
+            text = translate_to(self.speaks_korean, "I didn't quite understand. Could you say it another way?")
+        return Reply(question, str(text), "fallback", score, evidence)
 
     def _fits_model(self, query: Query) -> bool:
         """Whether the question fits into the model's context; a longer one is answered by retrieval alone."""
@@ -283,9 +265,9 @@ class Bot:
 
     def _rerank(self, queries: Sequence[Query], hits: Sequence[Hits]) -> list[Reply]:
         """The best of the nearest known questions' answers and of the model's proposals."""
-        if not queries:
-            return []
-        hits = [self._in_speech_level(self._fitting_model(each)) for each in hits]
+        fits = self.language_model.prompt.fits
+        hits = [self._where(lambda pair: fits(replace(pair, history=())), each) for each in hits]
+        hits = [self._in_speech_level(each) for each in hits]
         known = [[self.retriever.index.pairs[row].answer for row in each.rows] for each in hits]
         proposals = [
             [one for one in generations if one.ended and one.text and self._keeps_speech_level(one.text)]
@@ -295,17 +277,14 @@ class Bot:
         best = self._reranker.best(queries, texts)
         return [self._chosen(*each) for each in zip(queries, hits, proposals, best, strict=True)]
 
-    def _fitting_model(self, hits: Hits) -> Hits:
-        """Without pairs that are too long for the model to score, unless there are no others."""
-        fits, pairs = self.language_model.prompt.fits, self.retriever.index.pairs
-        keep = [place for place, row in enumerate(hits.rows) if fits(replace(pairs[row], history=()))]
-        return Hits(hits.rows[keep], hits.similarities[keep]) if keep else hits
+    def _where(self, holds: Callable[[Pair], bool], hits: Hits) -> Hits:
+        """The hits of which this holds; all, where it holds of none."""
+        kept = [place for place, row in enumerate(hits.rows) if holds(self.retriever.index.pairs[row])]
+        return Hits(hits.rows[kept], hits.similarities[kept]) if kept else hits
 
     def _in_speech_level(self, hits: Hits) -> Hits:
         """Without answers in another speech level than the bot's, unless there are no others."""
-        pairs = self.retriever.index.pairs
-        keep = [place for place, row in enumerate(hits.rows) if self._keeps_speech_level(pairs[row].answer)]
-        return Hits(hits.rows[keep], hits.similarities[keep]) if keep else hits
+        return self._where(lambda pair: self._keeps_speech_level(pair.answer), hits)
 
     def _keeps_speech_level(self, answer: str) -> bool:
         return self._speech_level in (None, speech_level(answer))
@@ -333,16 +312,16 @@ class Bot:
         return self.language_model.sample(pairs, self._samples, seed=seed, **options)
 
     def _chosen(self, query: Query, hits: Hits, proposals: Sequence[Generation], best: int) -> Reply:
-        if best < len(hits.rows):
-            evidence = self.retriever.evidence(hits, best)
+        known = self.retriever.index.evidence(*hits)
+        if best < len(known):
+            evidence = known[best]
             return Reply(query.text, evidence.answer, "retrieved", evidence.similarity, evidence)
-        proposal = proposals[best - len(hits.rows)]
-        nearest = self.retriever.evidence(hits)
-        return Reply(query.text, proposal.text, "generated", proposal.log2_probability, nearest)
+        proposal = proposals[best - len(known)]
+        return Reply(query.text, proposal.text, "generated", proposal.log2_probability, known[0])
 
-    def _fallback(self, question: str, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
-        """The reply to an empty question, or to one that nothing known answers."""
-        text = self.answer_options.fallback
-        if text in (None, "off"):
-            text = translate_to(self.speaks_korean, "I didn't quite understand. Could you say it another way?")
-        return Reply(question, str(text), "fallback", score, evidence)
+
+def _completed(replies: Sequence[Reply | None], answer: Callable[[list[int]], Sequence[Reply]]) -> list[Reply]:
+    """The replies, with those that are missing from `answer`, which is asked for their places at once."""
+    missing = [place for place, reply in enumerate(replies) if reply is None]
+    later = dict(zip(missing, answer(missing) if missing else [], strict=True))
+    return [reply or later[place] for place, reply in enumerate(replies)]

@@ -1,7 +1,7 @@
-"""Vectors by which a reranker compares questions and answers: a bi-encoder's, or those of the sentence encoder.
+"""The bi-encoder of a run, by whose vectors a reranker compares questions and answers.
 
-The bi-encoder is trained on a run's own pairs: two projections over n-grams and morphemes (LSA) and the word vectors of
-Kiwi's language model.
+It is trained on the run's own pairs: two projections over n-grams and morphemes (LSA) and the word vectors of Kiwi's
+language model. Runs without one are reranked by the sentence vectors of matcher.py.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from daedap.arrays import Float32Array
 from daedap.errors import RunError
 from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
 from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
-from daedap.retrieval.large_matcher import LargeMatcher
-from daedap.retrieval.lexical import LexicalHits, chunks, largest
-from daedap.retrieval.matcher import AnswerMatcher
-from daedap.retrieval.query import Query, texts_of, vectors_of
-from daedap.types import Pair
+from daedap.retrieval.lexical import SIDES, Hits, nearest_vectors, surrounded
+from daedap.retrieval.query import Query, texts_of
+from daedap.types import Float32Array, Pair
 
 _COMPONENTS, _SAMPLE, _MAX_FEATURES = 512, 40_000, 40_000
 """Dimensions of LSA, texts it is fitted on, and features that it knows at most."""
@@ -80,16 +77,15 @@ class TextVectorizer:
 
     def transform(self, texts: Sequence[str]) -> Float32Array:
         """(texts, 768): two parts, each of length 1 or, where nothing is known of a text, 0."""
-        result = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
+        vectors = np.zeros((len(texts), _COMPONENTS + WIDTH), np.float32)
         for start in range(0, len(texts), _BATCH):
-            some = texts[start : start + _BATCH]
-            analysed = self._analyse(some)
+            part = slice(start, start + _BATCH)
+            analysed = self._analyse(texts[part])
             counts: sparse.csr_array[np.float32] = self._tfidf.transform(analysed)
             used = np.unique(counts.indices)
-            lsa = counts[:, used] @ self.components[used].astype(np.float32)
-            result[start : start + len(some), :_COMPONENTS] = unit(lsa)
-            result[start : start + len(some), _COMPONENTS:] = unit(self._weighted_sums(analysed))
-        return result
+            vectors[part, :_COMPONENTS] = unit(counts[:, used] @ self.components[used].astype(np.float32))
+            vectors[part, _COMPONENTS:] = unit(self._weighted_sums(analysed))
+        return vectors
 
     def _analyse(self, texts: Sequence[str]) -> list[_AnalysedText]:
         new = list(dict.fromkeys(text for text in texts if text not in self._analysed))
@@ -97,7 +93,7 @@ class TextVectorizer:
         return [added[text] if text in added else self._analysed[text] for text in texts]
 
     def _weighted_sums(self, analysed: Sequence[_AnalysedText]) -> Float32Array:
-        """(texts, 256): the sum of the word vectors, rare words counting more."""
+        """(texts, 256): the sum of the word vectors, rare words counting more, and unknown ones as the rarest."""
         asked = {morpheme.morpheme_id for text in analysed for morpheme in text.morphemes} - self._vectors.keys()
         missing = self.word_vectors.vectors(asked)
         self._vectors.update({word: missing.get(word, self.mean) for word in asked})  # unknown: 0 once centred
@@ -105,25 +101,18 @@ class TextVectorizer:
         numbers, place = np.unique([morpheme.morpheme_id for morpheme in words], return_inverse=True)
         centred = np.array([self._vectors[number] - self.mean for number in numbers.tolist()], np.float32)
         rows = np.repeat(np.arange(len(analysed)), [len(text.morphemes) for text in analysed])
-        rarity = np.array([self._rarity(morpheme) for morpheme in words], np.float32)
+        rarest = float(self.idf.max(initial=1))
+        rarity = np.array([self._rarity.get(_name(morpheme), rarest) for morpheme in words], np.float32)
         counts = sparse.csr_array((rarity, (rows, place)), shape=(len(analysed), len(numbers)))
         return np.asarray(counts @ centred.reshape(-1, WIDTH))
 
-    def _rarity(self, morpheme: Morpheme) -> float:
-        column = self._column.get(_name(morpheme))
-        return self._rarest if column is None else float(self.idf[column])
-
     @cached_property
-    def _rarest(self) -> float:
-        return float(self.idf.max(initial=1))
-
-    @cached_property
-    def _column(self) -> dict[str, int]:
-        return {name: column for column, name in enumerate(self.vocabulary)}
+    def _rarity(self) -> dict[str, float]:
+        return dict(zip(self.vocabulary, self.idf.tolist(), strict=True))
 
     @cached_property
     def _tfidf(self) -> Any:
-        tfidf = _tfidf(vocabulary=self._column)
+        tfidf = _tfidf(vocabulary=self.vocabulary)
         tfidf.idf_ = self.idf
         return tfidf
 
@@ -154,18 +143,16 @@ class TextVectorizer:
             )
 
 
-@dataclass(frozen=True)
-class _AnalysedText:
-    """A text and its morphemes."""
+class _AnalysedText(NamedTuple):
+    """A text and its morphemes, but for emoticons."""
 
     text: str
     morphemes: list[Morpheme]
 
 
 def _analyse(texts: Sequence[str]) -> list[_AnalysedText]:
-    """Texts and their morphemes, without emoticons."""
-    result = zip(texts, analyse(texts), strict=True)
-    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in result]
+    each = zip(texts, analyse(texts), strict=True)
+    return [_AnalysedText(text, [one for one in morphemes if not _is_emoticon(one.form)]) for text, morphemes in each]
 
 
 @lru_cache(2**16)
@@ -194,8 +181,8 @@ def _name(morpheme: Morpheme) -> str:
 def unit(rows: Any) -> Float32Array:
     """Rows of length 1; a row of zeros stays."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    result: Float32Array = (rows / np.maximum(length, 1e-9)).astype(np.float32)
-    return result
+    units: Float32Array = (rows / np.maximum(length, 1e-9)).astype(np.float32)
+    return units
 
 
 MAX_PAIRS = 100_000
@@ -263,18 +250,11 @@ class PairEmbeddings:
         questions = encoder.questions([pair.question for pair in pairs])
         return cls(encoder, questions, encoder.answers([pair.answer for pair in pairs]))
 
-    def extended(self, pairs: Sequence[Pair]) -> PairEmbeddings:
-        """With more pairs after its own."""
-        return self.followed_by(PairEmbeddings.of(self.encoder, pairs))
-
-    def followed_by(self, other: PairEmbeddings) -> PairEmbeddings:
-        """With the pairs of other embeddings by the same encoder after its own."""
-        questions, answers = (self.questions, other.questions), (self.answers, other.answers)
-        return PairEmbeddings(self.encoder, np.concatenate(questions), np.concatenate(answers))
-
-    def first(self, pairs: int) -> PairEmbeddings:
-        """The first `pairs` rows alone."""
-        return PairEmbeddings(self.encoder, self.questions[:pairs], self.answers[:pairs])
+    def extended(self, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> PairEmbeddings:
+        """With new pairs before and after its own."""
+        new, first = PairEmbeddings.of(self.encoder, [*before, *after]), len(before)
+        questions = surrounded(self.questions, new.questions, first)
+        return PairEmbeddings(self.encoder, questions, surrounded(self.answers, new.answers, first))
 
     def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
         """(queries, 256)"""
@@ -284,9 +264,9 @@ class PairEmbeddings:
         """(texts, 256)"""
         return self.encoder.answers(texts)
 
-    def search(self, vectors: Float32Array, k: int) -> LexicalHits:
-        """The `k` nearest known questions of each vector, (queries, 256)."""
-        return search(self.questions, vectors, k)
+    def search(self, vectors: Float32Array, k: int) -> Hits:
+        """The `k` nearest known questions of each vector, (queries, 256), by cosine."""
+        return nearest_vectors(self.questions, vectors, k)
 
     def save(self, folder: Path) -> None:
         """Write encoder and vectors, the latter in half precision."""
@@ -295,51 +275,8 @@ class PairEmbeddings:
         np.savez(folder / "vectors.npz", questions=questions, answers=answers)
 
     @classmethod
-    def open(cls, folder: Path) -> PairEmbeddings:
-        """Read them."""
+    def open(cls, folder: Path, pairs: int) -> PairEmbeddings:
+        """Read the vectors of an index's pairs; the file may hold those of more pairs behind them."""
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
-            vectors = (file[name].astype(np.float32) for name in ("questions", "answers"))
-            return cls(BiEncoder.open(folder), *vectors)
-
-
-@dataclass(frozen=True)
-class SentenceEmbeddings:
-    """Sentence vectors in the place of a bi-encoder's, which needs no training."""
-
-    matcher: AnswerMatcher
-
-    @property
-    def questions(self) -> Float32Array:
-        """(pairs, width)"""
-        return self.matcher.questions
-
-    @property
-    def answers(self) -> Float32Array:
-        """(pairs, width)"""
-        return self.matcher.answers
-
-    def vectors_of(self, queries: Sequence[Query]) -> Float32Array:
-        """(queries, width): the queries have them already."""
-        return vectors_of(queries)
-
-    def encode_answers(self, texts: Sequence[str]) -> Float32Array:
-        """(texts, width)"""
-        return self.matcher.encoder.encode(texts)
-
-    def search(self, vectors: Float32Array, k: int) -> LexicalHits:
-        """The `k` nearest known questions of each vector, (queries, width); of many pairs, those that a graph finds."""
-        if not isinstance(self.matcher, LargeMatcher):
-            return search(self.questions, vectors, k)
-        rows = np.stack([self.matcher.nearest(0, vector, k) for vector in vectors])
-        return LexicalHits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
-
-
-def search(known: Float32Array, vectors: Float32Array, k: int) -> LexicalHits:
-    """The `k` nearest of (pairs, width) to each of (queries, width), by cosine."""
-    k = min(k, len(known))
-    rows, cosines = np.zeros((len(vectors), k), np.int64), np.zeros((len(vectors), k), np.float32)
-    for part in chunks(len(vectors), len(known)):
-        similarities = vectors[part] @ known.T
-        rows[part] = largest(similarities, k)
-        cosines[part] = np.take_along_axis(similarities, rows[part], axis=1).clip(0, 1)
-    return LexicalHits(rows, cosines)
+            questions, answers = (file[side][:pairs].astype(np.float32) for side in SIDES)
+        return cls(BiEncoder.open(folder), questions, answers)

@@ -13,23 +13,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from daedap.arrays import Float32Array
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
-from daedap.retrieval.encoder import BiEncoder, PairEmbeddings, SentenceEmbeddings
+from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
 from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.large_matcher import EXACT_UP_TO, LargeMatcher, is_large
-from daedap.retrieval.lexical import DAMAGE, LexicalIndex, LexicalKnn, chunks, damaged, largest
+from daedap.retrieval.lexical import DAMAGE, Hits, LexicalIndex, LexicalKnn, chunks, damaged, largest
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.rerank import Reranker, RerankWeights, default_weights, fit_weights
-from daedap.types import Evidence, Pair
+from daedap.types import Float32Array, Pair
 
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel
@@ -40,15 +38,6 @@ _ENCODER = "encoder.json"
 _log = logging.getLogger("daedap")
 _OUT_OF_SCOPE_PERCENT = 2.0
 """Percentile of the dev questions' similarity to the nearest known question that becomes the out-of-scope threshold."""
-
-
-class Hits(NamedTuple):
-    """Known pairs near a question, best first."""
-
-    rows: NDArray[np.int64]
-    """(k,)"""
-    similarities: Float32Array
-    """(k,): mean of the lexical cosine and that of the embeddings, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -77,18 +66,18 @@ class HybridRetriever:
         """The sentence encoder, for the vectors of questions."""
         return cast("SentenceEncoder", self.matcher.encoder)
 
-    @cached_property
-    def embeddings(self) -> PairEmbeddings | SentenceEmbeddings:
+    @property
+    def embeddings(self) -> PairEmbeddings | AnswerMatcher:
         """By which pairs and answers are compared besides their characters: the bi-encoder's, else sentence vectors."""
-        return self.bi_encoded or SentenceEmbeddings(self.matcher)
+        return self.bi_encoded or self.matcher
 
     def encode(self, questions: Iterable[Pair | str]) -> list[Query]:
         """Questions alone, or those of pairs, ready to be matched."""
         return encode_queries(questions, self.encoder)
 
     def search(self, queries: Sequence[Query], k: int) -> list[Hits]:
-        """The `k` nearest known questions of each query."""
-        hits = []
+        """The `k` nearest known questions of each query, by the mean of the lexical cosine and the embeddings'."""
+        hits: list[Hits] = []
         for rows in chunks(len(queries), len(self.index.pairs)):
             part = queries[rows]
             similarities, vectors = self.index.similarities(texts_of(part)), self.embeddings.vectors_of(part)
@@ -112,11 +101,6 @@ class HybridRetriever:
         others = [row for row in hits.rows if row not in same]
         return Hits(np.array([*sorted(same), *others]), hits.similarities) if len(same) > 1 else hits
 
-    def evidence(self, hits: Hits, place: int = 0) -> Evidence:
-        """The known pair at a place among the hits."""
-        pair = self.index.pairs[hits.rows[place]]
-        return Evidence(pair.question, pair.answer, float(hits.similarities[place]))
-
     def reranker(self, model: LanguageModel) -> Reranker:
         """Scores candidate answers with the help of a language model."""
         return Reranker(self._lexical_knn, self.encoder, self.embeddings, model, self.weights)
@@ -128,8 +112,7 @@ class HybridRetriever:
     def with_new(self, pairs: Sequence[Pair]) -> HybridRetriever:
         """With new pairs before the known ones; the bi-encoder and the weights stay as they were fitted."""
         index = LexicalIndex.build([*pairs, *self.index.pairs])
-        known = self.bi_encoded
-        bi_encoded = PairEmbeddings.of(known.encoder, pairs).followed_by(known) if known else None
+        bi_encoded = self.bi_encoded.extended(before=pairs) if self.bi_encoded else None
         return HybridRetriever(index, self.matcher.extended(index, before=pairs), self.weights, bi_encoded)
 
     def save(self, folder: Path, held_out: Sequence[Pair] = ()) -> None:
@@ -138,7 +121,7 @@ class HybridRetriever:
         self.matcher.extended(self.index.extended(held_out), after=held_out).save(folder)
         self.weights.save(folder / "weights.json")
         if self.bi_encoded:
-            self.bi_encoded.extended(held_out).save(folder)
+            self.bi_encoded.extended(after=held_out).save(folder)
         made_by = {"name": self.encoder.settings.name, "digest": self.encoder.settings.digest}
         (folder / _ENCODER).write_text(json.dumps(made_by, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -156,7 +139,7 @@ class HybridRetriever:
             matcher = kind.open(folder, index, encoder) if same else _encoded_again(kind, folder, index, encoder)
             weights = RerankWeights.open(folder / "weights.json")
             has_bi_encoder = (folder / "vectors.npz").exists()
-            bi_encoded = PairEmbeddings.open(folder).first(len(index.pairs)) if has_bi_encoder else None
+            bi_encoded = PairEmbeddings.open(folder, len(index.pairs)) if has_bi_encoder else None
             return cls(index, matcher, weights, bi_encoded)
         except DAMAGE as error:
             raise damaged(folder, str(error)) from error
@@ -200,4 +183,5 @@ def fit_retriever(
         return retriever
     weights = fit_weights(retriever.reranker(model), dev, [pair.answer for pair in train])
     nearest = [hits.similarities[0] for hits in retriever.search(retriever.encode(dev), 1)]
-    return replace(retriever, weights=weights.with_threshold(float(np.percentile(nearest, _OUT_OF_SCOPE_PERCENT))))
+    threshold = round(float(np.percentile(nearest, _OUT_OF_SCOPE_PERCENT)), 4)
+    return replace(retriever, weights=replace(weights, out_of_scope_threshold=threshold))

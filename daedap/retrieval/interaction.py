@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from daedap.arrays import Float32Array
+from daedap.types import Float32Array
 
 _WEIGHTS = Path(__file__).with_name("interaction.npz")
 
@@ -42,11 +42,6 @@ class InteractionModel:
         """The model of the package."""
         with np.load(_WEIGHTS, allow_pickle=False) as file:
             return cls({name: file[name].astype(np.float32) for name in file.files})
-
-    @property
-    def width(self) -> int:
-        """Width of the token vectors that it was trained with."""
-        return int(self.weights["project.weight"].shape[1])
 
     def log_odds(self, query: Float32Array, pairs: Sequence[TokenPair], similarities: Float32Array) -> Float32Array:
         """(pairs,): log odds that each pair answers the query, against no pair.

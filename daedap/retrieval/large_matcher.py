@@ -9,7 +9,7 @@ What too few pairs can't tell, how rare n-grams are in answers and how much answ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,14 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from daedap.arrays import Float32Array
 from daedap.i18n import translate
-from daedap.retrieval.calibration import MatchWeights
-from daedap.retrieval.lexical import CharTfidf, LexicalIndex
-from daedap.retrieval.matcher import AnswerMatcher, Match, Signals
-from daedap.retrieval.query import Query
-from daedap.retrieval.token_vectors import Encoder, TokenVectors
-from daedap.types import Pair
+from daedap.retrieval.lexical import SIDES, CharTfidf, Hits, LexicalIndex, surrounded
+from daedap.retrieval.matcher import AnswerMatcher, Match, MatchWeights, Signals
+from daedap.retrieval.query import Encoder, Query
+from daedap.types import Float32Array, Pair
 
 Half = NDArray[np.float16]
 Rows = NDArray[np.int64]
@@ -64,11 +61,16 @@ class VectorGraph:
             expansion_search=_SEARCH_BREADTH,
         )
         graph = cls(index)
-        graph.add(vectors)
+        graph._add(vectors)
         return graph
 
-    def add(self, vectors: Half) -> None:
-        """Number them on from those that are there."""
+    def extended(self, vectors: Half) -> VectorGraph:
+        """A copy with more vectors, numbered on from those that are there."""
+        graph = VectorGraph(self.index.copy())
+        graph._add(vectors)
+        return graph
+
+    def _add(self, vectors: Half) -> None:
         first = len(self.index)
         for start in range(0, len(vectors), _AT_ONCE):
             part = vectors[start : start + _AT_ONCE].astype(np.float32)
@@ -103,13 +105,13 @@ class LargeMatcher(AnswerMatcher):
     """(pairs,): the number in the graphs of each pair."""
 
     @classmethod
-    def build(cls, index: LexicalIndex, encoder: Encoder, weights: MatchWeights | None = None) -> LargeMatcher:
+    def build(cls, index: LexicalIndex, encoder: Encoder) -> LargeMatcher:
         """Encode the pairs of an index, and connect them."""
         questions, answers = _encode_pairs(encoder, index.pairs)
         with ThreadPoolExecutor(2) as pool:
             one, other = pool.map(VectorGraph.build, (questions, answers))
         keys = np.arange(len(index.pairs))
-        weights = weights or MatchWeights.default(built_in=encoder.built_in)
+        weights = MatchWeights.default(built_in=encoder.built_in)
         return cls(index, encoder, questions, answers, weights, (one, other), keys)  # type: ignore[arg-type]
 
     def extended(self, index: LexicalIndex, before: Sequence[Pair] = (), after: Sequence[Pair] = ()) -> LargeMatcher:
@@ -117,45 +119,46 @@ class LargeMatcher(AnswerMatcher):
         if not before and not after:
             return self
         new = _encode_pairs(self.encoder, [*before, *after])
-        first, known = len(before), len(self.graphs[0].index)
-        graphs = []
-        for graph, vectors in zip(self.graphs, new, strict=True):
-            copy = graph.index.copy()
-            graphs.append(VectorGraph(copy))
-            graphs[-1].add(vectors)
-        own = ((new[0], self.questions), (new[1], self.answers))
-        questions, answers = (np.concatenate([add[:first], old, add[first:]]) for add, old in own)
-        numbers = known + np.arange(len(new[0]))
-        keys = np.concatenate([numbers[:first], self.keys, numbers[first:]])
-        return LargeMatcher(index, self.encoder, questions, answers, self.weights, (graphs[0], graphs[1]), keys)
+        one, other = (graph.extended(vectors) for graph, vectors in zip(self.graphs, new, strict=True))
+        numbers = len(self.graphs[0].index) + np.arange(len(new[0]))
+        first = len(before)
+        questions, answers = surrounded(self.questions, new[0], first), surrounded(self.answers, new[1], first)
+        keys = surrounded(self.keys, numbers, first)
+        return LargeMatcher(index, self.encoder, questions, answers, self.weights, (one, other), keys)
 
     def match(self, queries: Sequence[Query], k: int = 4) -> list[Match]:
         """As of AnswerMatcher, among the nearest pairs."""
-        return list(self._each(queries, lambda near, query: near.match([query], k)[0]))
+        return [self._among_nearest(query, lambda near, query: near.match([query], k)[0]) for query in queries]
 
     def signals(self, queries: Sequence[Query], k: int = 4) -> list[Signals]:
         """As of AnswerMatcher, among the nearest pairs."""
-        return list(self._each(queries, lambda near, query: near.signals([query], k)[0]))
+        return [self._among_nearest(query, lambda near, query: near.signals([query], k)[0]) for query in queries]
 
-    def _each(self, queries: Sequence[Query], find: Callable[[AnswerMatcher, Query], Found]) -> Iterator[Found]:
-        for query in queries:
-            rows = self._nearest(query)
-            result = find(self._among(rows), query)
-            yield result._replace(rows=rows[result.rows])
-
-    def _nearest(self, query: Query) -> Rows:
-        """Rows in ascending order, so that of equal pairs the newest stays the first."""
+    def _among_nearest(self, query: Query, find: Callable[[AnswerMatcher, Query], Found]) -> Found:
+        """Rows stand in ascending order meanwhile, so that of equal pairs the newest stays the first."""
         by_characters = self.index.search([query.text], _SHORTLIST).rows[0]
-        by_meaning = (self.nearest(side, query.vector, _SHORTLIST) for side in (0, 1))
-        return np.unique(np.concatenate([by_characters, *by_meaning]))
+        by_question, by_answer = (self.nearest(side, query.vector, _SHORTLIST) for side in (0, 1))
+        rows: Rows = np.unique(np.concatenate([by_characters, by_question, by_answer]))
+        found = find(self._part(rows, self.index.ngrams, self._sample), query)
+        return found._replace(rows=rows[found.rows])
 
     def nearest(self, side: int, vector: Float32Array, k: int) -> Rows:
-        """(k,) or fewer: rows whose question (side 0) or answer (side 1) is nearest to (width,), best first.
+        """(k,): rows whose question (side 0) or answer (side 1) is nearest to (width,), best first; fewer if all are.
 
         Numbers of pairs that the index does not hold are left out: the graphs may hold held-out pairs as well.
         """
-        rows = self._rows[self.graphs[side].nearest(vector, 2 * k)]
-        return rows[rows >= 0][:k]
+        asked = 2 * k
+        while True:
+            rows = self._rows[self.graphs[side].nearest(vector, asked)]
+            known = rows[rows >= 0][:k]
+            if len(known) == k or asked >= len(self._rows):
+                return known
+            asked *= 2
+
+    def search(self, vectors: Float32Array, k: int) -> Hits:
+        """As of AnswerMatcher, among the questions that the graph finds."""
+        rows = np.stack([self.nearest(0, vector, k) for vector in vectors])
+        return Hits(rows, np.einsum("qkw,qw->qk", self.questions[rows], vectors).clip(0, 1))
 
     @cached_property
     def _rows(self) -> Rows:
@@ -164,19 +167,17 @@ class LargeMatcher(AnswerMatcher):
         rows[self.keys] = np.arange(len(self.keys))
         return rows
 
-    def _among(self, rows: Rows) -> AnswerMatcher:
-        pairs = [self.index.pairs[row] for row in rows]
-        ngrams = self.index.ngrams
-        index = LexicalIndex(pairs, ngrams, ngrams.vectors([pair.question for pair in pairs]).T.tocsr())
+    def _part(
+        self, rows: Rows, ngrams: CharTfidf | None = None, reference: AnswerMatcher | None = None
+    ) -> AnswerMatcher:
+        index = LexicalIndex.build([self.index.pairs[row] for row in rows], ngrams)
         questions, answers = (vectors[rows].astype(np.float32) for vectors in (self.questions, self.answers))
-        return _Shortlist(index, self.encoder, questions, answers, self.weights, self)
+        return AnswerMatcher(index, self.encoder, questions, answers, self.weights, reference=reference)
 
     @cached_property
     def _sample(self) -> AnswerMatcher:
         rows = np.sort(np.random.RandomState(0).permutation(len(self.index.pairs))[:_SAMPLE])
-        index = LexicalIndex.build([self.index.pairs[row] for row in rows])
-        questions, answers = (vectors[rows].astype(np.float32) for vectors in (self.questions, self.answers))
-        return AnswerMatcher(index, self.encoder, questions, answers, self.weights)
+        return self._part(rows)
 
     @cached_property
     def _answer_share(self) -> float:
@@ -189,44 +190,22 @@ class LargeMatcher(AnswerMatcher):
 
     def save(self, folder: Path) -> None:
         """Write graphs, vectors and keys."""
-        for name, graph, vectors in zip(_NAMES, self.graphs, (self.questions, self.answers), strict=True):
-            graph.index.save(str(folder / f"{name}.usearch"))
-            np.save(folder / f"{name}.npy", vectors.astype(np.float16, copy=False), allow_pickle=False)
+        for side, graph, vectors in zip(SIDES, self.graphs, (self.questions, self.answers), strict=True):
+            graph.index.save(str(folder / f"{side}.usearch"))
+            np.save(folder / f"{side}.npy", vectors.astype(np.float16, copy=False), allow_pickle=False)
         np.save(folder / "keys.npy", self.keys, allow_pickle=False)
 
     @classmethod
     def open(cls, folder: Path, index: LexicalIndex, encoder: Encoder) -> LargeMatcher:
         """Map the files of an index's pairs; they may hold more pairs behind them."""
         pairs = len(index.pairs)
-        questions, answers = (np.load(folder / f"{name}.npy", mmap_mode="r")[:pairs] for name in _NAMES)
-        one, other = (VectorGraph.open(folder / f"{name}.usearch") for name in _NAMES)
+        questions, answers = (np.load(folder / f"{side}.npy", mmap_mode="r")[:pairs] for side in SIDES)
+        one, other = (VectorGraph.open(folder / f"{side}.usearch") for side in SIDES)
         keys = np.load(folder / "keys.npy", allow_pickle=False)[:pairs]
         if not len(keys) == len(questions) == len(answers) == pairs:
             raise ValueError(f"{pairs} pairs, {len(keys)} keys")
         weights = MatchWeights.default(built_in=encoder.built_in)
         return cls(index, encoder, questions, answers, weights, (one, other), keys)
-
-
-@dataclass(frozen=True)
-class _Shortlist(AnswerMatcher):
-    """The nearest pairs of one question."""
-
-    whole: LargeMatcher
-
-    @cached_property
-    def _answer_share(self) -> float:
-        return self.whole._answer_share
-
-    @cached_property
-    def _answer_tfidf(self) -> CharTfidf:
-        return self.whole._answer_tfidf
-
-    @cached_property
-    def _tokens(self) -> TokenVectors:
-        return self.whole._tokens
-
-
-_NAMES = ("questions", "answers")
 
 
 def is_large(folder: Path) -> bool:
@@ -236,10 +215,9 @@ def is_large(folder: Path) -> bool:
 
 def _encode_pairs(encoder: Encoder, pairs: Sequence[Pair]) -> tuple[Half, Half]:
     """(pairs, width) of questions and of answers, in half precision; equal texts are encoded once."""
-    sides = [pair.question for pair in pairs], [pair.answer for pair in pairs]
-    distinct = {text: number for number, text in enumerate(dict.fromkeys([*sides[0], *sides[1]]))}
-    texts = list(distinct)
+    texts = list(dict.fromkeys([*(pair.question for pair in pairs), *(pair.answer for pair in pairs)]))
     starts = range(0, len(texts), _AT_ONCE)
     bar = tqdm(starts, desc=translate("sentence vectors"), disable=None if len(starts) > 1 else True)
     vectors = np.concatenate([encoder.encode(texts[start : start + _AT_ONCE]).astype(np.float16) for start in bar])
-    return vectors[[distinct[text] for text in sides[0]]], vectors[[distinct[text] for text in sides[1]]]
+    number = {text: number for number, text in enumerate(texts)}
+    return vectors[[number[pair.question] for pair in pairs]], vectors[[number[pair.answer] for pair in pairs]]

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daedap.korean.text import comparison_form
-from daedap.retrieval.calibration import SIGNALS, with_rival
 from daedap.retrieval.hybrid import HybridRetriever
-from daedap.retrieval.lexical import CharTfidf, LexicalIndex, damaged
-from daedap.retrieval.matcher import AnswerMatcher, Match, Signals
+from daedap.retrieval.lexical import LexicalIndex, damaged
+from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, Signals, encode_pairs, with_rival
 from daedap.retrieval.query import Query
 from daedap.runs import DATABASE
 from daedap.types import Evidence, Lesson, Pair, Reply
@@ -98,15 +97,16 @@ class LessonBook:
 
     @cached_property
     def _matcher(self) -> AnswerMatcher | None:
-        """Matches questions to lessons as the bot's own matcher does to its pairs: with the same weights."""
+        """Matches questions to lessons as the bot's own matcher does to its pairs: with the same weights.
+
+        Lessons are too few to tell how rare an n-gram is and how much answers count: that comes from the known pairs.
+        """
         if not self._similar:
             return None
         pairs = [Pair(each.question, each.answer) for each in self._similar]
-        ngrams = self.retriever.index.ngrams
-        index = LexicalIndex(pairs, ngrams, ngrams.vectors([pair.question for pair in pairs]).T.tocsr())
-        known = self.retriever.matcher
-        vectors = known.encoder.encode([text for pair in pairs for text in (pair.question, pair.answer)])
-        return _LessonMatcher(index, known.encoder, vectors[::2], vectors[1::2], known.weights, known)
+        index, known = LexicalIndex.build(pairs, self.retriever.index.ngrams), self.retriever.matcher
+        vectors = encode_pairs(known.encoder, pairs)
+        return AnswerMatcher(index, known.encoder, *vectors, known.weights, reference=known)
 
 
 def latest_lessons(lessons: Sequence[Lesson]) -> list[Lesson]:
@@ -137,18 +137,3 @@ def bundled_lessons(folder: Path) -> list[Lesson]:
         return [Lesson(**json.loads(line)) for line in (folder / LESSONS).read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, TypeError) as error:
         raise damaged(folder / LESSONS, str(error)) from error
-
-
-@dataclass(frozen=True)
-class _LessonMatcher(AnswerMatcher):
-    """Lessons are too few to tell how rare an n-gram is and how much answers count: that comes from the known pairs."""
-
-    known: AnswerMatcher
-
-    @cached_property
-    def _answer_share(self) -> float:
-        return self.known._answer_share
-
-    @cached_property
-    def _answer_tfidf(self) -> CharTfidf:
-        return self.known._answer_tfidf

@@ -13,43 +13,41 @@ import zipfile
 import zlib
 from array import array
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cached_property, lru_cache
 from operator import add
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import sparse
 
 from daedap.errors import RunError
 from daedap.korean.text import comparison_form, strip_emoticons
-from daedap.types import Evidence, Message, Pair
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
+from daedap.types import Evidence, Float32Array, Float64Array, Message, Pair
 
 FEATURES = 2**18
 """Hash buckets: about ten for each pair of characters that a file of 12,000 questions holds."""
 CELLS = 8_000_000
 """Similarities held at once, 4 bytes each: 32 MB."""
+SIDES = ("questions", "answers")
+"""Of pairs, as their vectors are named in files."""
 _COMMON = 8
 _SPACES = re.compile(r"\s\s+")
 _BITS = 2**32 - 1
 DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-@dataclass(frozen=True, slots=True)
-class LexicalHits:
-    """The k nearest rows of each question, best first; rows that are equally near stand in file order."""
+class Hits(NamedTuple):
+    """The nearest known pairs of a question, or of each of several, best first; equally near ones in file order."""
 
     rows: NDArray[np.int64]
-    """(questions, k)"""
-    similarities: NDArray[np.float32]
-    """(questions, k): cosine, 0 to 1."""
+    """(k,) or (questions, k)"""
+    similarities: Float32Array
+    """(k,) or (questions, k): 0 to 1."""
 
 
 class CharTfidf:
@@ -58,7 +56,7 @@ class CharTfidf:
     The two ends of a text count as characters, because how a Korean question begins and ends says much about it.
     """
 
-    def __init__(self, idf: NDArray[np.float32]) -> None:
+    def __init__(self, idf: Float32Array) -> None:
         assert idf.shape == (FEATURES,), f"idf has shape {idf.shape}"
         self.idf = idf
 
@@ -72,12 +70,11 @@ class CharTfidf:
 
     def vectors(self, texts: Sequence[str]) -> sparse.csr_array[np.float32]:
         """(texts, FEATURES), each row of length 1; a text without characters is all zeros."""
-        result = _counts(texts)
-        result.data *= self.idf[result.indices]
-        length = np.sqrt(np.asarray(result.multiply(result).sum(axis=1), dtype=np.float64)).ravel()
-        rows = np.repeat(length, np.diff(result.indptr))  # the length of each entry's own row
-        result.data /= rows.astype(np.float32)
-        return result
+        vectors = _counts(texts)
+        vectors.data *= self.idf[vectors.indices]
+        lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1), dtype=np.float64)).ravel()
+        vectors.data /= np.repeat(lengths, np.diff(vectors.indptr)).astype(np.float32)
+        return vectors
 
 
 class LexicalIndex:
@@ -91,11 +88,11 @@ class LexicalIndex:
         self._postings = postings
 
     @classmethod
-    def build(cls, pairs: Sequence[Pair]) -> LexicalIndex:
-        """Index the questions of `pairs` (at least one)."""
+    def build(cls, pairs: Sequence[Pair], ngrams: CharTfidf | None = None) -> LexicalIndex:
+        """Index the questions of `pairs` (at least one). `ngrams`: by default fitted on them."""
         assert pairs, "an index needs at least one pair"
         questions = [pair.question for pair in pairs]
-        ngrams = CharTfidf.fit(questions)
+        ngrams = ngrams or CharTfidf.fit(questions)
         return cls(pairs, ngrams, ngrams.vectors(questions).T.tocsr())
 
     def extended(self, pairs: Sequence[Pair]) -> LexicalIndex:
@@ -105,33 +102,24 @@ class LexicalIndex:
         more = self.ngrams.vectors([pair.question for pair in pairs]).T.tocsr()
         return LexicalIndex([*self.pairs, *pairs], self.ngrams, sparse.hstack([self._postings, more], format="csr"))
 
-    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> LexicalHits:
-        """Rows and cosines of the `k` nearest pairs (all of them, when there are fewer).
+    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> Hits:
+        """The `k` nearest pairs of each question, with at most `cells` cosines in memory at once."""
+        shape = (len(questions), len(self.pairs))
+        return nearest(lambda part: self.similarities(questions[part]), shape, k, cells)
 
-        Questions are taken in parts, so that at most `cells` similarities are in memory at once.
-        """
-        k = min(k, len(self.pairs))
-        rows = np.zeros((len(questions), k), dtype=np.int64)
-        similarities = np.zeros((len(questions), k), dtype=np.float32)
-        for part in chunks(len(questions), len(self.pairs), cells):
-            near = self.similarities(questions[part])
-            rows[part] = largest(near, k)
-            similarities[part] = np.take_along_axis(near, rows[part], axis=1).clip(0, 1)
-        return LexicalHits(rows, similarities)
-
-    def similarities(self, questions: Sequence[str]) -> NDArray[np.float32]:
+    def similarities(self, questions: Sequence[str]) -> Float32Array:
         """(questions, pairs): all cosines."""
         vectors, (common, dense) = self.ngrams.vectors(questions), self._common
         frequent = vectors[:, common].toarray()
         vectors.data[np.isin(vectors.indices, common)] = 0
         vectors.eliminate_zeros()
-        result: NDArray[np.float32] = (vectors @ self._postings).toarray()
+        cosines: Float32Array = (vectors @ self._postings).toarray()
         for row, place in zip(*frequent.nonzero(), strict=True):  # not by BLAS: equal questions must stay exactly equal
-            result[row] += frequent[row, place] * dense[place]
-        return result
+            cosines[row] += frequent[row, place] * dense[place]
+        return cosines
 
     @cached_property
-    def _common(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _common(self) -> tuple[NDArray[np.int64], Float32Array]:
         """N-grams of every eighth question, such as a text's ends, and their (n-grams, pairs): quicker when dense."""
         common = np.flatnonzero(np.diff(self._postings.indptr) * _COMMON > len(self.pairs))
         return common, self._postings[common].toarray()
@@ -139,14 +127,13 @@ class LexicalIndex:
     def nearest(self, questions: Sequence[str], k: int = 1) -> list[list[Evidence]]:
         """The `k` nearest known questions with their answers, best first, for each question."""
         hits = self.search(questions, k)
-        return [
-            [self._evidence(row, similarity) for row, similarity in zip(rows, similarities, strict=True)]
-            for rows, similarities in zip(hits.rows.tolist(), hits.similarities.tolist(), strict=True)
-        ]
+        return [self.evidence(*each) for each in zip(hits.rows, hits.similarities, strict=True)]
 
-    def _evidence(self, row: int, similarity: float) -> Evidence:
-        pair = self.pairs[row]
-        return Evidence(pair.question, pair.answer, similarity)
+    def evidence(self, rows: NDArray[np.int64], similarities: Float32Array) -> list[Evidence]:
+        """The pairs in these rows, (k,)."""
+        pairs = [self.pairs[row] for row in rows]
+        each = zip(pairs, similarities.clip(0, 1).tolist(), strict=True)
+        return [Evidence(pair.question, pair.answer, similarity) for pair, similarity in each]
 
     def save(self, folder: Path) -> None:
         """Write the index; the same pairs give the same bytes."""
@@ -159,11 +146,19 @@ class LexicalIndex:
     @classmethod
     def open(cls, folder: Path) -> LexicalIndex:
         """Read a saved index. Raises RunError when a file is missing, damaged or of another index."""
-        pairs = _read(folder / "pairs.jsonl", _read_pairs)
-        idf = _read(folder / "idf.npy", _read_idf)
-        postings = _read(folder / "matrix.npz", _read_postings)
-        if postings.shape != (FEATURES, len(pairs)):
-            raise damaged(folder / "matrix.npz", f"{postings.shape}, {len(pairs)} pairs")
+        with _reading(folder / "pairs.jsonl") as file:
+            pairs = [_pair_from_json(json.loads(line)) for line in file]
+            if not pairs:
+                raise ValueError("no pairs")
+        with _reading(folder / "idf.npy") as file:
+            idf: Float32Array = np.load(file, allow_pickle=False)
+            if idf.shape != (FEATURES,) or idf.dtype != np.float32:
+                raise ValueError(f"{idf.dtype} {idf.shape}")
+        with _reading(folder / "matrix.npz") as file:  # given a path, numpy would leave a broken file open
+            postings: sparse.csr_array[np.float32] = sparse.csr_array(sparse.load_npz(file))
+            postings.check_format(full_check=True)  # an index out of range would read foreign memory
+            if postings.shape != (FEATURES, len(pairs)):
+                raise ValueError(f"{postings.shape}, {len(pairs)} pairs")
         return cls(pairs, CharTfidf(idf), postings)
 
 
@@ -211,7 +206,32 @@ def chunks(queries: int, pairs: int, cells: int = CELLS) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, queries, step))
 
 
-def largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+def nearest(similarities: Callable[[slice], Float32Array], shape: tuple[int, int], k: int, cells: int = CELLS) -> Hits:
+    """The `k` nearest pairs of each query (all of them, when there are fewer). `shape`: (queries, pairs).
+
+    `similarities`: slice of the queries → (queries, pairs). At most `cells` of them are in memory at once.
+    """
+    queries, pairs = shape
+    k = min(k, pairs)
+    hits = Hits(np.zeros((queries, k), np.int64), np.zeros((queries, k), np.float32))
+    for part in chunks(queries, pairs, cells):
+        near = similarities(part)
+        hits.rows[part] = largest(near, k)
+        hits.similarities[part] = np.take_along_axis(near, hits.rows[part], axis=1).clip(0, 1)
+    return hits
+
+
+def nearest_vectors(known: Float32Array, vectors: Float32Array, k: int) -> Hits:
+    """The `k` nearest of known vectors, (pairs, width), to each of (queries, width), by cosine."""
+    return nearest(lambda part: vectors[part] @ known.T, (len(vectors), len(known)), k)
+
+
+def surrounded(own: NDArray[Any], added: NDArray[Any], before: int) -> NDArray[Any]:
+    """Rows with others around them: the first `before` of `added` before them, the rest after them."""
+    return np.concatenate([added[:before], own, added[before:]])
+
+
+def largest(values: Float32Array, k: int) -> NDArray[np.int64]:
     """(rows, k): columns of the k largest values of each row, largest first, equal ones by column."""
     kth = np.partition(values, -k, axis=1)[:, -k]
     best = np.zeros((len(values), k), dtype=np.int64)
@@ -222,13 +242,17 @@ def largest(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     return best
 
 
-def _read(file: Path, reader: Any) -> Any:
-    if not file.exists():
-        raise RunError("{file}: this part of the index is missing.", "Train again to make a whole run.", file=file)
+@contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    """An open file. Raises RunError when it is missing, or when what happens in the block shows that it is damaged."""
     try:
-        return reader(file)
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError as error:
+        message = "{file}: this part of the index is missing."
+        raise RunError(message, "Train again to make a whole run.", file=path) from error
     except DAMAGE as error:
-        raise damaged(file, str(error)) from error
+        raise damaged(path, str(error)) from error
 
 
 def damaged(file: Path, problem: str) -> RunError:
@@ -238,27 +262,8 @@ def damaged(file: Path, problem: str) -> RunError:
     )
 
 
-def _read_pairs(file: Path) -> list[Pair]:
-    with file.open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    if not rows:
-        raise ValueError("no pairs")
-    return [Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])}) for row in rows]
-
-
-def _read_idf(file: Path) -> NDArray[np.float32]:
-    with file.open("rb") as stream:
-        idf: NDArray[np.float32] = np.load(stream, allow_pickle=False)
-    if idf.shape != (FEATURES,) or idf.dtype != np.float32:
-        raise ValueError(f"{idf.dtype} {idf.shape}")
-    return idf
-
-
-def _read_postings(file: Path) -> sparse.csr_array[np.float32]:
-    with file.open("rb") as stream:  # given a path, numpy would leave a broken file open
-        postings: sparse.csr_array[np.float32] = sparse.csr_array(sparse.load_npz(stream))
-    postings.check_format(full_check=True)  # an index out of range would read foreign memory
-    return postings
+def _pair_from_json(row: dict[str, Any]) -> Pair:
+    return Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])})
 
 
 NEAREST = 100
@@ -275,7 +280,7 @@ class LexicalKnn:
         self._ngrams = CharTfidf.fit(answers)
         self._answers = self._ngrams.vectors(answers)
 
-    def answer_counts(self, texts: Sequence[str]) -> NDArray[np.float64]:
+    def answer_counts(self, texts: Sequence[str]) -> Float64Array:
         """(texts,): how many known questions have this answer; 1 for what is not known."""
         return np.array([max(1, self._count[comparison_form(text)]) for text in texts], np.float64)
 
@@ -283,15 +288,13 @@ class LexicalKnn:
     def _count(self) -> Counter[str]:
         return Counter(comparison_form(pair.answer) for pair in self._index.pairs)
 
-    def scores(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    def scores(self, questions: Sequence[str], candidates: Sequence[Sequence[str]]) -> Float64Array:
         """(questions, candidates): how well each candidate answers. All lists of candidates are equally long."""
         owners = np.repeat(np.arange(len(questions)), len(candidates[0]))
         texts = [text for listed in candidates for text in listed]
         return self.score_texts(questions, owners, texts).reshape(len(questions), -1)
 
-    def score_texts(
-        self, questions: Sequence[str], owners: NDArray[np.int64], texts: Sequence[str]
-    ) -> NDArray[np.float64]:
+    def score_texts(self, questions: Sequence[str], owners: NDArray[np.int64], texts: Sequence[str]) -> Float64Array:
         """(texts,): how well each text answers its question, the one whose number is in `owners`, (texts,).
 
         max over the 100 nearest known questions q' with answers a' of cos(q, q')² · cos(text, a'),

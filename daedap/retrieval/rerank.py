@@ -18,14 +18,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.arrays import Float64Array
 from daedap.korean.text import comparison_form
-from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
+from daedap.retrieval.encoder import PairEmbeddings
 from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.lexical import LexicalKnn
-from daedap.retrieval.query import Query, encode_queries, texts_of
-from daedap.retrieval.token_vectors import Encoder
-from daedap.types import Pair
+from daedap.retrieval.matcher import AnswerMatcher
+from daedap.retrieval.query import Encoder, Query, encode_queries, texts_of
+from daedap.types import Float64Array, Pair
 
 if TYPE_CHECKING:
     from daedap.model.decoding import LanguageModel
@@ -58,10 +57,6 @@ class RerankWeights:
         """(4,)"""
         return np.array([self.lexical_knn, self.bi_encoder, self.semantic_knn, self.pmi])
 
-    def with_threshold(self, similarity: float) -> RerankWeights:
-        """A copy with another out-of-scope threshold."""
-        return replace(self, out_of_scope_threshold=round(similarity, 4))
-
     def save(self, file: Path) -> None:
         """Write them as JSON."""
         file.write_text(json.dumps(asdict(self)), encoding="utf-8")
@@ -84,7 +79,7 @@ class Reranker:
     lexical_knn: LexicalKnn
     encoder: Encoder
     """The sentence encoder, for the queries of dev rows."""
-    embeddings: PairEmbeddings | SentenceEmbeddings
+    embeddings: PairEmbeddings | AnswerMatcher
     model: LanguageModel
     weights: RerankWeights = RerankWeights()
 
@@ -99,14 +94,13 @@ class Reranker:
         is penalised by the logarithm of their number, as a uniform prior over questions would.
         """
         weights = self.weights.vector
-        by_query = zip(self._retrieval_features(queries, candidates), candidates, strict=True)
         partial = [
-            features @ weights[:-1] - np.log(self.lexical_knn.answer_counts(texts)) for features, texts in by_query
+            features @ weights[:-1] - np.log(self.lexical_knn.answer_counts(texts))
+            for features, texts in zip(self._retrieval_features(queries, candidates), candidates, strict=True)
         ]
         shortlists = [np.argsort(-scores, kind="stable")[:_SCORED_BY_MODEL] for scores in partial]
         shortlisted = [[texts[n] for n in chosen] for texts, chosen in zip(candidates, shortlists, strict=True)]
-        owners, texts = _flatten(shortlisted)
-        pmi = np.split(self._pmi(queries, owners, texts), np.cumsum([len(chosen) for chosen in shortlists])[:-1])
+        pmi = _split(self._pmi(queries, *_flatten(shortlisted)), shortlisted)
         return [
             int(chosen[np.argmax(scores[chosen] + weights[-1] * information)])
             for scores, chosen, information in zip(partial, shortlists, pmi, strict=True)
@@ -114,8 +108,7 @@ class Reranker:
 
     def features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
         """(candidates, 4) for each query: the features in the order of `RerankWeights`."""
-        owners, texts = _flatten(candidates)
-        pmi = self._pmi(queries, owners, texts)[:, None]
+        pmi = self._pmi(queries, *_flatten(candidates))[:, None]
         return _split(np.hstack([np.concatenate(self._retrieval_features(queries, candidates)), pmi]), candidates)
 
     def _retrieval_features(self, queries: Sequence[Query], candidates: Sequence[Sequence[str]]) -> list[Float64Array]:
@@ -160,9 +153,7 @@ def _split(rows: Float64Array, candidates: Sequence[Sequence[str]]) -> list[Floa
 
 
 def fit_weights(reranker: Reranker, dev: Sequence[Pair], answers: Sequence[str]) -> RerankWeights:
-    """Weights fitted on 100 dev rows against random wrong `answers`; those of the reranker when there are fewer."""
-    if len(dev) < ENOUGH_DEV_ROWS:
-        return reranker.weights
+    """Weights fitted on 100 dev rows against random wrong `answers`; the reranker's if all answers are the same."""
     features = [rows for rows in dev_features(reranker, dev, answers) if len(rows) > 1]
     if len(features) < _FOLDS:
         return reranker.weights

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from daedap.arrays import Float32Array
 from daedap.data.reader import open_source, rows
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.courtesies import courtesy_of
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.retrieval.query import Query
-from daedap.types import Evidence, Pair
+from daedap.types import Evidence, Float32Array, Pair
 
 STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
 """The built-in pairs."""

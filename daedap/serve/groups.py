@@ -8,9 +8,9 @@ from threading import Lock
 
 import numpy as np
 
-from daedap.arrays import Float32Array
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.runs import Json
+from daedap.types import Float32Array
 
 ALIKE = 0.5
 """Cosine of sentence vectors from which questions belong together."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from daedap.arrays import Float32Array
+from daedap.types import Float32Array
 
 _WIDTH, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 256, 512, 4e-3, 1e-2
 _TEMPERATURE, _DROPOUT, _WARMUP_STEPS = 0.1, 51, 30

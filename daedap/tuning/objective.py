@@ -19,18 +19,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daedap.arrays import Float64Array
 from daedap.errors import SettingsError
-from daedap.evaluation.metrics import bootstrap, characters
+from daedap.evaluation.metrics import characters
 from daedap.korean.text import comparison_form
-from daedap.types import Pair
-
-if TYPE_CHECKING:
-    from daedap.evaluation.metrics import Interval
+from daedap.types import Float64Array, Pair
 
 Scorer = Callable[[Sequence[Pair]], Float64Array]
 """Pairs → (pairs, 2): log2 p of each answer after its question, and its number of tokens."""
@@ -117,14 +112,6 @@ def measure_objective(scorer: Scorer, rows: DevRows) -> ObjectiveTerms:
     return ObjectiveTerms(own, mean, characters([pair.answer for pair in rows.pairs]))
 
 
-def objective_difference(bits: Float64Array, baseline: Float64Array, rows: DevRows) -> tuple[float, Interval]:
-    """Score minus baseline score from the bits of each row, with the paired interval; below 0: better than baseline."""
-    size = characters([pair.answer for pair in rows.pairs])
-    _, components = np.unique(rows.components, return_inverse=True)
-    difference = np.asarray(bits) - np.asarray(baseline)
-    return float(difference.sum() / size.sum()), bootstrap(difference, size, components)
-
-
 def _hash_byte(component: str) -> int:
     return hashlib.blake2b(component.encode(), digest_size=4).digest()[0]
 
@@ -134,15 +121,12 @@ def _grouped(pairs: Sequence[Pair], components: Sequence[str]) -> DevRows:
     groups: list[list[int]] = []
     forms = [(comparison_form(pair.question), comparison_form(pair.answer)) for pair in pairs]
     for row, (question, answer) in enumerate(forms):
-        fitting = (
-            group
-            for group in groups
-            if len(group) < GROUP and all(forms[other][0] != question and forms[other][1] != answer for other in group)
-        )
-        group = next(fitting, None)
-        if group is None:
-            groups.append([row])
+        for group in groups:
+            others = [forms[other] for other in group]
+            if len(group) < GROUP and all(question != other[0] and answer != other[1] for other in others):
+                group.append(row)
+                break
         else:
-            group.append(row)
+            groups.append([row])
     chosen = [row for group in groups if len(group) == GROUP for row in group][:_MAX_ROWS]
     return DevRows([pairs[row] for row in chosen], [components[row] for row in chosen])

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from daedap.evaluation.metrics import bootstrap, characters
 from daedap.evaluation.report import Chart, Series, make_chart, render
 from daedap.i18n import translate
-from daedap.tuning.objective import DevRows, objective_difference
-from daedap.tuning.space import Value, as_flag, as_flags
-from daedap.tuning.study import default_trial, finished_trials
+from daedap.tuning.objective import DevRows
+from daedap.tuning.study import Value, as_flag, as_flags, default_trial, finished_trials
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -189,9 +189,11 @@ def search_result(study: Study, rows: int, comparison: DevRows) -> SearchResult:
 
 
 def versus_defaults(bits: Sequence[float], default_bits: Sequence[float], comparison: DevRows) -> VersusDefaults:
-    """Compare two models by the bits of each comparison row."""
-    value, interval = objective_difference(np.array(bits), np.array(default_bits), comparison)
-    return VersusDefaults(value, interval.low, interval.high, len(bits))
+    """Compare two models by the bits of each comparison row, paired."""
+    difference, size = np.subtract(bits, default_bits), characters([pair.answer for pair in comparison.pairs])
+    _, components = np.unique(comparison.components, return_inverse=True)
+    interval = bootstrap(difference, size, components)
+    return VersusDefaults(float(difference.sum() / size.sum()), interval.low, interval.high, len(bits))
 
 
 def _trial_result(trial: FrozenTrial) -> TrialResult:
@@ -245,11 +247,8 @@ def study_page(search: SearchResult, whole: VersusDefaults | None, run: int | No
 def _history(search: SearchResult) -> Chart | None:
     """Score minus the defaults' score of each finished trial, and the running minimum."""
     default = search.default.score or 0.0
-    finished = ((trial.number, trial.score) for trial in search.trials if trial.state == "complete")
-    differences = [(float(number), score - default) for number, score in finished if score is not None]
-    best, best_so_far = math.inf, []
-    for number, value in differences:
-        best = min(best, value)
-        best_so_far.append((number, best))
+    finished = [trial for trial in search.trials if trial.state == "complete"]
+    differences = [(float(trial.number), trial.score - default) for trial in finished if trial.score is not None]
+    best_so_far = list(accumulate(differences, lambda best, trial: (trial[0], min(best[1], trial[1]))))
     series = [Series(translate("best so far"), best_so_far), Series(translate("trial"), differences, dotted=True)]
     return make_chart(translate("Score minus that of the defaults (below 0 is better)"), series)

@@ -18,8 +18,7 @@ from daedap.files import digest
 from daedap.runs import Json
 from daedap.tuning.objective import GROUP, WEIGHT, DevRows, split_dev
 from daedap.tuning.result import SearchResult, search_result
-from daedap.tuning.space import SearchSpace, space_around
-from daedap.tuning.study import TrialRunner, open_study, run_trials
+from daedap.tuning.study import SearchSpace, TrialRunner, open_study, run_trials, space_around
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -132,15 +131,13 @@ def prepare_search(task: SearchTask, folder: Path) -> SearchSetup:
     selection, comparison = split_dev(rows.rows("dev"), rows.components_of("dev"))
     write_split(folder, rows)
     context = prepare_trials(folder, task.model_options, task.train_options, rows.rows("train"))
-    few = _subset(rows, _calibration_rows(context.plan) / context.plan.rows, task.train_options.seed)
+    plan = context.plan
+    calibration_rows = min(plan.rows, max(64, _CALIBRATION_SECONDS * plan.rows * plan.epochs / plan.seconds))
+    few = _subset(rows, calibration_rows / plan.rows, task.train_options.seed)
     write_split(folder, few)
     processed = round(len(few.rows("train")) + len(few.rows("dev")) * _FORWARD)
     calibrated = context.calibrated(task.model_options, task.train_options, processed)
     return SearchSetup(rows, calibrated, selection, comparison)
-
-
-def _calibration_rows(plan: Plan) -> float:
-    return min(plan.rows, max(64, _CALIBRATION_SECONDS * plan.rows * plan.epochs / plan.seconds))
 
 
 def open_task_study(task: SearchTask, setup: SearchSetup, budget: TimeBudget) -> AbstractContextManager[Study]:
@@ -158,8 +155,10 @@ def open_task_study(task: SearchTask, setup: SearchSetup, budget: TimeBudget) ->
 
 def _signature(task: SearchTask, context: TrialContext) -> Json:
     """What must be the same for all workers of a study."""
-    model_options = {name: value for name, value in asdict(task.model_options).items() if name not in _MACHINE_OPTIONS}
-    train_options = {name: value for name, value in asdict(task.train_options).items() if name not in _MACHINE_OPTIONS}
+    model_options, train_options = (
+        {name: value for name, value in asdict(options).items() if name not in _MACHINE_OPTIONS}
+        for options in (task.model_options, task.train_options)
+    )
     signature = {
         "file": digest(task.file),
         "base": FRESH if task.model_options.base == FRESH else context.base.digest,
