@@ -58,6 +58,14 @@ def test_a_lesson_answers_its_question_however_it_is_typed(bot: Bot) -> None:
     assert bot.reply(KNOWN.question).text == KNOWN.answer, "what else is known stays known"
 
 
+def test_a_taught_greeting_answers_greetings_of_other_words(bot: Bot) -> None:
+    assert bot.reply("안뇽하세용").text == "안녕하세요! 무엇을 도와드릴까요?"
+    bot.teach([Lesson("1", "안녕하세요", "어서 오세요, 솔빛 서점입니다.", "similar")])
+    assert bot.reply("안뇽하세용").text == "어서 오세요, 솔빛 서점입니다."
+    assert bot.reply("안뇽하세용").source == "lesson"
+    assert bot.reply("고마웡").source == "retrieved", "a courtesy of another kind"
+
+
 def test_questions_like_it(bot: Bot) -> None:
     like = "영업시간 좀 알려주실래요"
     bot.teach([NEW])
