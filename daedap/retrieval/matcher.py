@@ -153,7 +153,8 @@ class AnswerMatcher:
     """(pairs, width)"""
     weights: MatchWeights
     reference: AnswerMatcher | None = field(default=None, kw_only=True)
-    """Whose pairs tell how rare n-grams are in answers and how much answers count, where its own are too few."""
+    """Whose pairs tell how rare n-grams are in answers and how much answers count, where its own are too few: for
+    lessons, and for the nearest pairs of a question in a large file. Its cache of token vectors is shared."""
 
     @classmethod
     def build(cls, index: LexicalIndex, encoder: Encoder) -> AnswerMatcher:
