@@ -88,7 +88,8 @@ def parse_duration(text: str) -> timedelta:
     """`1h30m`, `90m`, `45s`. Raises SettingsError for anything else."""
     if not re.fullmatch(r"(\d+(\.\d+)?[dhms])+", text):
         raise SettingsError("{value}: not a time.", "Write for instance 30m or 1h30m.", value=text)
-    return timedelta(**{_UNITS[unit]: float(amount) for amount, unit in re.findall(r"([\d.]+)([dhms])", text)})
+    parts = (timedelta(**{_UNITS[unit]: float(amount)}) for amount, unit in re.findall(r"([\d.]+)([dhms])", text))
+    return sum(parts, timedelta())
 
 
 def stub() -> str:

@@ -54,6 +54,7 @@ def test_options_are_keywords() -> None:
 def test_times() -> None:
     assert parse_duration("45s") == timedelta(seconds=45)
     assert parse_duration("1d2h3.5m") == timedelta(days=1, hours=2, minutes=3.5)
+    assert parse_duration("1h1h") == timedelta(hours=2)
     for text in ("", "soon", "30", "-5m", "5 m"):
         with pytest.raises(SettingsError, match="not a time"):
             parse_duration(text)

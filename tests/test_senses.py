@@ -25,8 +25,8 @@ def test_the_vectors_give_kiwis_own_cosines_back(senses: KiwiWordVectors) -> Non
         assert vectors[one].shape == (WIDTH,)
         assert np.linalg.norm(vectors[one]) == pytest.approx(1, abs=1e-2)
         for other in asked:
-            message = kiwi().morpheme_similarity(one, other)
-            assert float(vectors[one] @ vectors[other]) == pytest.approx(message, abs=5e-3)
+            cosine = kiwi().morpheme_similarity(one, other)
+            assert float(vectors[one] @ vectors[other]) == pytest.approx(cosine, abs=5e-3)
 
 
 def test_what_means_alike_is_near(senses: KiwiWordVectors) -> None:
