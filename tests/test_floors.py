@@ -14,7 +14,7 @@ korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
 data: conversation kakaotalk json_stream json_layouts personal other_formats
 data: source table_rows reader questions corpus findings doctor
-database: schema connection lessons conversations comparisons audit events
+database: schema connection lessons conversations server_state
 database.migrations: env
 database.migrations.versions: first events
 model: batching distributed device gguf tokenizer prompt decoding base limits trainable

@@ -18,9 +18,9 @@ from postgresql import DATABASES, database_url, new_database
 
 from daedap.database.connection import HEAD, Database, _engine, _migrate
 from daedap.database.conversations import ConversationStore, StoredReply
-from daedap.database.events import EventStore
 from daedap.database.lessons import LessonStore, count_hits, new_lesson
 from daedap.database.schema import METADATA, events, now
+from daedap.database.server_state import EventStore
 from daedap.errors import SettingsError, StorageError
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from daedap.config import RUNS
-from daedap.database.audit import AuditLog
 from daedap.database.connection import Database
 from daedap.database.conversations import ConversationStore
 from daedap.database.lessons import LessonStore, TaughtLesson, new_lesson
+from daedap.database.server_state import AuditLog
 from daedap.i18n import translate
 from daedap.retrieval.bot import Bot
 from daedap.runs import Json

@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 import daedap.runs as run_store
-from daedap.database.audit import SESSION
 from daedap.database.lessons import State, TaughtLesson, write_csv
+from daedap.database.server_state import SESSION
 from daedap.errors import RunError
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.runs import Json, Run

@@ -17,11 +17,10 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from daedap.database.audit import digest
-from daedap.database.comparisons import TIE, Comparison
-from daedap.database.conversations import StoredReply
+from daedap.database.conversations import TIE, Comparison, StoredReply
 from daedap.database.lessons import LONGEST_ANSWER, LONGEST_QUESTION, Origin, TaughtLesson, new_lesson
 from daedap.database.schema import now
+from daedap.database.server_state import digest
 from daedap.errors import RunError
 from daedap.evaluation.preferences import sign_test
 from daedap.runs import Json, Run

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from daedap.config import AnswerOptions
-from daedap.database.audit import AuditLog, OwnerSessions, digest
-from daedap.database.comparisons import ComparisonStore
 from daedap.database.connection import Database
-from daedap.database.conversations import ConversationStore, StoredReply
+from daedap.database.conversations import ComparisonStore, ConversationStore, StoredReply
 from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hits
 from daedap.database.schema import now
+from daedap.database.server_state import AuditLog, OwnerSessions, digest
 from daedap.errors import RunError
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.query import printable
@@ -179,8 +178,7 @@ class Service:
     def delete_old(self) -> None:
         """Delete conversations older than the retention period."""
         assert self.options.retention_days is not None, "running() asks"
-        cutoff = datetime.now(timezone.utc) - timedelta(days=self.options.retention_days)
-        if count := self.conversations.delete(before=cutoff.isoformat(timespec="milliseconds")):
+        if count := self.conversations.delete(before=now(-timedelta(days=self.options.retention_days))):
             self.audit.note("server", "delete_old", conversations=count)
 
     async def bot(self, number: int | None) -> Bot:
@@ -270,11 +268,9 @@ class Service:
         )
 
     def _history(self, conversation: str) -> list[Message]:
-        turns = self.conversations.history(conversation, _TURNS)
+        turns = self.conversations.replies(conversation, _TURNS)
         return [
-            message
-            for question, answer in turns
-            for message in (Message("user", question), Message("assistant", answer))
+            message for turn in turns for message in (Message("user", turn.question), Message("assistant", turn.answer))
         ]
 
 

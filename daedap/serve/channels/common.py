@@ -17,9 +17,8 @@ from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 
-from daedap.database.audit import digest
-from daedap.database.events import SAME_EVENT, EventStore
 from daedap.database.lessons import LONGEST_QUESTION
+from daedap.database.server_state import SAME_EVENT, EventStore, digest
 from daedap.i18n import translate_to
 from daedap.serve.channels.texts import Answer, Vote
 from daedap.serve.errors import ApiError, not_found
@@ -140,8 +139,9 @@ class Channels:
                 return answer
             return await self._answer_of_another(key) or await work()
 
+        # forgotten with its answer, as soon as the same event counts as another one
         begun = self._events[key] = Work(claimed, asyncio.create_task(run()))
-        asyncio.get_running_loop().call_later(SAME_EVENT, self._events.pop, key, None)  # the answer goes with it
+        asyncio.get_running_loop().call_later(SAME_EVENT.total_seconds(), self._events.pop, key, None)
         if len(self._events) > _EVENTS:
             self._events.popitem(last=False)
         return begun, True
@@ -262,7 +262,7 @@ class Channels:
         conversations = self.service.conversations
         if not reply:
             latest = conversations.of_client(client, limit=1)
-            reply = conversations.replies(latest[0]["id"])[-1].id if latest else ""
+            reply = conversations.replies(latest[0]["id"], 1)[0].id if latest else ""
         if not conversations.reply(reply, client):
             return False
         conversations.vote(reply, vote, None)
