@@ -29,9 +29,9 @@ evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search
-serve: options errors logs metrics limits batcher bots preview groups tokens service security protocol page admin pages
-serve.channels: texts common kakao naver
-serve: openai_types openai app server
+serve: options errors observability security batcher bots service review page admin
+serve.channels: common kakao naver
+serve: openai app server
 export: options verify card huggingface ctranslate2 spm gguf bundle web
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
 api __init__ usage cli __main__

@@ -350,7 +350,7 @@ def test_what_is_broken_is_refused(client: TestClient, request_: dict[str, Any],
 )
 def test_values_that_no_database_holds(client: TestClient, path: str) -> None:
     app: Any = client.app
-    client.cookies.set("daedap_owner", app.service.sessions.begin())
+    client.cookies.set("daedap_owner", app.app.state.service.sessions.begin())
     assert client.get(path).status_code < 500
 
 

@@ -14,7 +14,7 @@ from daedap.database.server_state import AuditLog
 from daedap.i18n import translate
 from daedap.retrieval.bot import Bot
 from daedap.runs import Json
-from daedap.serve.preview import ASKED, preview
+from daedap.serve.review import ASKED, preview
 from daedap.types import LessonScope
 
 

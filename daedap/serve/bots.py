@@ -16,7 +16,7 @@ from daedap.database.lessons import LessonStore
 from daedap.errors import DaedapError
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
-from daedap.serve.logs import log_failure
+from daedap.serve.observability import log_failure
 from daedap.types import Lesson, Pair, Reply, Sampling
 
 _OPEN = 3

@@ -26,7 +26,7 @@ from daedap.evaluation.preferences import sign_test
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, invalid, not_found
 from daedap.serve.options import LOOPBACK
-from daedap.serve.preview import ASKED, Conflicts, preview
+from daedap.serve.review import ASKED, Conflicts, preview
 from daedap.serve.service import Service, asked, plain
 from daedap.types import LessonScope
 

@@ -1,4 +1,7 @@
-"""What all channels share: secrets, who writes, each event once, an answer in time, messages that are sent later."""
+"""What all channels share: secrets, who writes, each event once, an answer in time, messages that are sent later.
+
+Below, what a channel says is brought within its limits: long answers in parts, long questions behind short labels.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import hmac
 import json
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from http.client import HTTPConnection, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -20,10 +23,9 @@ from starlette.concurrency import run_in_threadpool
 from daedap.database.lessons import LONGEST_QUESTION
 from daedap.database.server_state import SAME_EVENT, EventStore, digest
 from daedap.i18n import translate_to
-from daedap.serve.channels.texts import Answer, Vote
 from daedap.serve.errors import ApiError, not_found
-from daedap.serve.limits import RateLimit
-from daedap.serve.logs import log_failure, log_undelivered
+from daedap.serve.observability import log_failure, log_undelivered
+from daedap.serve.security import RateLimit
 from daedap.serve.service import Change
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from daedap.runs import Json
     from daedap.serve.service import Service
 
+Vote = Literal["good", "bad"]
+_ELLIPSIS = "…"
+_BREAKS = ("\n\n", "\n", ". ", "? ", "! ", " ")
+"""Where a text may be parted, the best first."""
 _PER_MINUTE = 30
 """Questions of one person."""
 _CLAIM_SECONDS, _POLL_SECONDS = 0.5, 0.1
@@ -41,6 +47,26 @@ _EVENTS = 10_000
 _PAUSE = timedelta(minutes=30)
 """After which a new conversation begins."""
 _BUSY = ("too_busy", "too_late", "not_ready")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said, and the questions to choose from."""
+
+    text: str
+    suggestions: tuple[str, ...] = ()
+    reply: str | None = None
+    """The id of the reply, where it is kept: votes name it."""
+    put_off: bool = False
+    """It only asks to try again: the same question is a new event then."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A button: what it shows, and the question that it asks."""
+
+    label: str
+    question: str
 
 
 @dataclass(frozen=True)
@@ -72,11 +98,11 @@ def post(message: Message) -> str:
 def _refusal(body: bytes) -> str:
     """Naver says in a good response that it has refused: `{"success": false, "resultCode": "01"}`."""
     try:
-        result = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         return ""
-    refused = isinstance(result, dict) and result.get("success") is False
-    return f"code {str(result.get('resultCode'))[:4]}" if refused else ""
+    refused = isinstance(answer, dict) and answer.get("success") is False
+    return f"code {str(answer.get('resultCode'))[:4]}" if refused else ""
 
 
 @dataclass(frozen=True)
@@ -166,8 +192,8 @@ class Channels:
         """What another process answers to the event; None: it keeps no answers, or it was ended."""
         end = time.monotonic() + self.patience
         while self.service.options.store and time.monotonic() < end:
-            if result := await run_in_threadpool(self.events.answer, key):
-                return Answer(result["text"], tuple(result["suggestions"]), result["reply"])
+            if kept := await run_in_threadpool(self.events.answer, key):
+                return Answer(kept["text"], tuple(kept["suggestions"]), kept["reply"])
             await asyncio.sleep(_POLL_SECONDS)
         return None
 
@@ -285,3 +311,64 @@ def channels_of(request: Request, name: str, secret: str) -> Channels:
     channels: Channels = request.app.state.channels
     channels.check(name, secret)
     return channels
+
+
+# ---- within a channel's limits ----
+
+
+def length(text: str) -> int:
+    """Characters as JavaScript and Java count them, in UTF-16: an emoji is two. The platforms don't say how they do."""
+    return len(text.encode("utf-16-le", "replace")) // 2
+
+
+def parts_of(text: str, size: int, count: int, note: str) -> list[str]:
+    """A text in at most `count` parts of at most `size` characters each; `note` stands for what is left out."""
+    parts, rest = list[str](), text.strip()
+    while rest and length(rest) > size and len(parts) < count - 1:
+        part, rest = _parted(rest, size)
+        parts.append(part)
+    if length(rest) > size:
+        end = f"{_ELLIPSIS}\n\n{note}"
+        rest = _parted(rest, size - length(end))[0] + end
+    return [part for part in (*parts, rest) if part] or [_ELLIPSIS]
+
+
+def _parted(text: str, size: int) -> tuple[str, str]:
+    """The beginning of a text, and the rest; parted at a break in the second half of what fits, if there is one."""
+    head = _fitting(text, size)
+    ends = [(head.rfind(mark) + len(mark.rstrip())) for mark in _BREAKS if head.rfind(mark) >= len(head) // 2]
+    end = ends[0] if ends else len(head)
+    return text[:end].rstrip(), text[end:].lstrip()
+
+
+def _fitting(text: str, size: int) -> str:
+    """As much of the beginning as fits."""
+    head = text[:size]
+    while length(head) > size:
+        head = head[: -max(1, (length(head) - size) // 2)]
+    return head
+
+
+def choices_of(questions: Sequence[str], size: int) -> list[Choice]:
+    """Buttons for questions; numbered where a label of at most `size` characters can't hold its question."""
+    numbered = needs_list(questions, size)
+    labels = [f"{number}. {one}" if numbered else one for number, one in enumerate(map(_line, questions), 1)]
+    shown = [one if length(one) <= size else _fitting(one, size - 1).rstrip() + _ELLIPSIS for one in labels]
+    return [Choice(label, question) for label, question in zip(shown, questions, strict=True)]
+
+
+def needs_list(questions: Sequence[str], size: int) -> bool:
+    """Whether a question is too long for a label, so that the text must tell them all."""
+    return any(length(_line(one)) > size for one in questions)
+
+
+def with_list(answer: Answer, size: int) -> str:
+    """The text of an answer, with its suggestions in full where the labels can't hold them."""
+    if not needs_list(answer.suggestions, size):
+        return answer.text
+    lines = [f"{number}. {_line(one)}" for number, one in enumerate(answer.suggestions, 1)]
+    return "\n".join([answer.text, "", *lines])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

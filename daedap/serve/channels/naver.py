@@ -16,8 +16,17 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from daedap.runs import Json
-from daedap.serve.channels.common import Channels, Message, channels_of
-from daedap.serve.channels.texts import Answer, Choice, Vote, choices_of, parts_of, with_list
+from daedap.serve.channels.common import (
+    Answer,
+    Channels,
+    Choice,
+    Message,
+    Vote,
+    channels_of,
+    choices_of,
+    parts_of,
+    with_list,
+)
 
 NAME = "naver"
 _GATEWAY = "https://gw.talk.naver.com/chatbot/v1/event"
