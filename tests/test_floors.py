@@ -32,7 +32,7 @@ tuning: objective space study result search
 serve: options errors observability security batcher bots service review page admin
 serve.channels: common kakao naver
 serve: openai app server
-export: options verify card huggingface ctranslate2 spm gguf bundle web
+export: common language_model gguf bundle web
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
 api __init__ usage cli __main__
 """

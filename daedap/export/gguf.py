@@ -8,9 +8,12 @@ user types are broken up, since llama.cpp reads them anywhere in a prompt.
 
 from __future__ import annotations
 
+import heapq
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,16 +22,15 @@ from numpy.typing import NDArray
 
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import ExportError
-from daedap.export.card import write_card
-from daedap.export.spm import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, SpmVocabulary
-from daedap.export.verify import (
+from daedap.export.common import (
     Difference,
     ModelAnswer,
     Verification,
     compare,
-    generate,
+    greedy_answers,
     pick_questions,
     trained_answers,
+    write_card,
 )
 from daedap.files import write_text
 from daedap.i18n import translate
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from daedap.model.language_model import TorchModel
 
 FILE = "model.gguf"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Types of tokens in GGUF files."""
+SPACE = "▁"
 USAGE = """\
 ```
 ollama create my-model -f Modelfile && ollama run my-model
@@ -140,24 +145,10 @@ def chat_template(user: str, assistant: str, end: str, controls: Sequence[str]) 
 
 def exported_answers(folder: Path, rules: DecodingRules, questions: Sequence[str]) -> list[ModelAnswer]:
     """Answers by the weights, the tokens and the chat template that the written file holds."""
-    from transformers import GenerationConfig
-
     from daedap.model.gguf import GgufReader, dequantized_model
-    from daedap.model.tokenizer import decode
 
-    file, end = GgufReader.open(folder / FILE), rules.prompt.template.eos_id
-    config = GenerationConfig(
-        max_new_tokens=rules.max_new_tokens,
-        do_sample=False,
-        eos_token_id=end,
-        pad_token_id=rules.prompt.pad_id,
-        suppress_tokens=rules.suppressed_ids or None,
-    )
-
-    def text(ids: Sequence[int]) -> str:
-        return decode(rules.prompt.tokenizer, [id for id in ids if id != end])
-
-    return generate(dequantized_model(file), prompt_ids(file, questions), text, config)
+    file = GgufReader.open(folder / FILE)
+    return greedy_answers(dequantized_model(file), rules, prompt_ids(file, questions))
 
 
 def token_differences(folder: Path, rules: DecodingRules, texts: Sequence[str]) -> list[Difference]:
@@ -333,3 +324,73 @@ PARAMETER num_ctx {context}
 PARAMETER num_predict {tokens}
 PARAMETER temperature 0
 '''
+
+
+@dataclass(frozen=True)
+class SpmVocabulary:
+    """llama.cpp's tokenizer for vocabularies of SentencePiece: what a written GGUF file makes of a text.
+
+    After `llm_tokenizer_spm_session` and `llama_vocab::impl::tokenize` of https://github.com/ggml-org/llama.cpp
+    (src/llama-vocab.cpp). Control tokens are cut out of the text first, wherever they stand. A space is put before each
+    piece between them; then those two neighbours are joined whose joined text is the token with the highest score,
+    until no two can be joined. What is no token is spelled in bytes.
+    """
+
+    tokens: Sequence[str]
+    scores: Sequence[float]
+    types: Sequence[int]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a rendered prompt, control tokens included, without BOS."""
+        ids: list[int] = []
+        for part in self._control_tokens.split(text):
+            if part in self._special:
+                ids.append(self._special[part])
+            elif part:
+                ids += self._encode(f" {part}".replace(" ", SPACE))
+        return ids
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: id for id, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """Tokens that are found in a text before anything else."""
+        kinds = (UNKNOWN, CONTROL, USER_DEFINED)
+        return {token: id for token, id in self._ids.items() if self.types[id] in kinds}
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def _encode(self, text: str) -> Iterator[int]:
+        for piece in self._merged(text):
+            if piece in self._ids:
+                yield self._ids[piece]
+            else:
+                yield from (self._ids[f"<0x{byte:02X}>"] for byte in piece.encode())
+
+    def _merged(self, text: str) -> list[str]:
+        """The pieces that are left when no two neighbours form a token."""
+        pieces, before, after = list(text), list(range(-1, len(text) - 1)), list(range(1, len(text) + 1))
+        queue: list[tuple[float, int, int, int]] = []
+
+        def offer(left: int, right: int) -> None:
+            if left >= 0 and right < len(pieces) and (id := self._ids.get(pieces[left] + pieces[right])) is not None:
+                heapq.heappush(queue, (-self.scores[id], left, right, len(pieces[left]) + len(pieces[right])))
+
+        for left in range(len(pieces) - 1):
+            offer(left, left + 1)
+        while queue:
+            _, left, right, length = heapq.heappop(queue)
+            if not pieces[left] or not pieces[right] or len(pieces[left]) + len(pieces[right]) != length:
+                continue  # one of them was joined with another neighbour meanwhile
+            pieces[left], pieces[right] = pieces[left] + pieces[right], ""
+            after[left] = after[right]
+            if after[right] < len(pieces):
+                before[after[right]] = left
+            offer(before[left], left)
+            offer(left, after[left])
+        return [piece for piece in pieces if piece]
