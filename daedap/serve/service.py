@@ -21,7 +21,7 @@ from daedap.database.connection import Database
 from daedap.database.conversations import ComparisonStore, ConversationStore, StoredReply
 from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hits
 from daedap.database.schema import now
-from daedap.database.server_state import AuditLog, OwnerSessions, digest
+from daedap.database.server_state import AuditLog, EventStore, OwnerSessions, digest
 from daedap.errors import RunError
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.query import printable
@@ -66,7 +66,7 @@ class Service:
         self.database = database = Database.open(options.db, runs)
         self.conversations, self.lessons = ConversationStore(database), LessonStore(database)
         self.comparisons = ComparisonStore(database)
-        self.audit, self.sessions = AuditLog(database), OwnerSessions(database)
+        self.audit, self.sessions, self.events = AuditLog(database), OwnerSessions(database), EventStore(database)
         self.bots = Bots(runs, run, answer_options, self.lessons)
         self.metrics = metrics = Metrics()
         self.request_limit = RateLimit(options.requests_per_minute, "requests")
@@ -139,7 +139,7 @@ class Service:
     async def bot(self, number: int | None) -> Bot:
         """The bot of a run, by number. Raises ApiError (404)."""
         try:
-            return self.bots.get(None) if number is None else await run_in_threadpool(self.bots.get, number)
+            return self.bots.current if number is None else await run_in_threadpool(self.bots.get, number)
         except RunError as error:
             raise not_found("run") from error
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta, timezone
-from functools import cached_property
+from datetime import timedelta
 from http.client import HTTPConnection, HTTPSConnection
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -21,7 +21,8 @@ from urllib.parse import urlsplit
 from starlette.concurrency import run_in_threadpool
 
 from daedap.database.lessons import LONGEST_QUESTION
-from daedap.database.server_state import SAME_EVENT, EventStore, digest
+from daedap.database.schema import now
+from daedap.database.server_state import SAME_EVENT, digest
 from daedap.i18n import translate_to
 from daedap.serve.errors import ApiError, not_found
 from daedap.serve.observability import log_failure, log_undelivered
@@ -131,16 +132,6 @@ class Channels:
     """Who was told that an AI answers, and when they last wrote."""
     _later: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    @cached_property
-    def events(self) -> EventStore:
-        """What the platforms have sent, to any process of the database."""
-        return EventStore(self.service.database)
-
-    def check(self, name: str, secret: str) -> None:
-        """Raise ApiError (404) unless the secret is the channel's."""
-        if not hmac.compare_digest(secret.encode("utf-8", "replace"), self.secrets[name].encode()):
-            raise not_found("channel")
-
     def translate(self, template: str) -> str:
         """A message in the bot's language."""
         return translate_to(self.service.bots.current.speaks_korean, template)
@@ -175,24 +166,24 @@ class Channels:
     async def _claim(self, key: str) -> bool:
         """Whether no other process has got the event. Without a database it is better answered twice than never."""
         try:
-            claim = Change(lambda connection: self.events.claim(connection, key))
+            claim = Change(lambda connection: self.service.events.claim(connection, key))
             return bool(await asyncio.wait_for(self.service.write(claim), _CLAIM_SECONDS))
         except Exception as error:
             log_failure(error)
             return True
 
     async def _keep(self, key: str, answer: Answer) -> None:
+        events = self.service.events
         if answer.put_off:
-            await self.service.write(Change(lambda connection: self.events.forget(connection, key)))
+            await self.service.write(Change(lambda connection: events.forget(connection, key)))
         elif self.service.options.store:
-            kept = asdict(answer)
-            await self.service.write(Change(lambda connection: self.events.keep(connection, key, kept)))
+            await self.service.write(Change(lambda connection: events.keep(connection, key, asdict(answer))))
 
     async def _answer_of_another(self, key: str) -> Answer | None:
         """What another process answers to the event; None: it keeps no answers, or it was ended."""
         end = time.monotonic() + self.patience
         while self.service.options.store and time.monotonic() < end:
-            if kept := await run_in_threadpool(self.events.answer, key):
+            if kept := await run_in_threadpool(self.service.events.answer, key):
                 return Answer(kept["text"], tuple(kept["suggestions"]), kept["reply"])
             await asyncio.sleep(_POLL_SECONDS)
         return None
@@ -206,9 +197,7 @@ class Channels:
         """Post the answer once it is there; once, whatever comes of it, and by one process."""
 
         async def deliver() -> None:
-            if not await work.claimed:
-                return
-            if refusal := await run_in_threadpool(self.post, message(await work.answer)):
+            if await work.claimed and (refusal := await run_in_threadpool(self.post, message(await work.answer))):
                 log_undelivered(refusal)
 
         self._in_background(deliver())
@@ -231,12 +220,11 @@ class Channels:
 
     def first_word(self, client: str) -> bool:
         """Whether somebody begins to talk, and has to be told that an AI answers; they count as told from now on."""
-        now = time.monotonic()
-        then = self._told.pop(client, None)
-        self._told[client] = now
+        time_now, then = time.monotonic(), self._told.pop(client, -math.inf)
+        self._told[client] = time_now
         if len(self._told) > _EVENTS:
             self._told.popitem(last=False)
-        return self.service.options.ai_notice and (then is None or now - then > _PAUSE.total_seconds())
+        return self.service.options.ai_notice and time_now - then > _PAUSE.total_seconds()
 
     def noticed(self, text: str) -> str:
         """A text after the words that an AI answers."""
@@ -301,15 +289,14 @@ class Channels:
     def _conversation(self, client: str) -> str | None:
         """The conversation that goes on, if one does."""
         latest = self.service.conversations.of_client(client, limit=1) if self.service.options.store else []
-        if not latest or datetime.now(timezone.utc) - datetime.fromisoformat(latest[0]["updated"]) > _PAUSE:
-            return None
-        return str(latest[0]["id"])
+        return str(latest[0]["id"]) if latest and latest[0]["updated"] >= now(-_PAUSE) else None
 
 
 def channels_of(request: Request, name: str, secret: str) -> Channels:
     """The channels of the server, for a request that knows the secret. Raises ApiError (404)."""
     channels: Channels = request.app.state.channels
-    channels.check(name, secret)
+    if not hmac.compare_digest(secret.encode("utf-8", "replace"), channels.secrets[name].encode()):
+        raise not_found("channel")
     return channels
 
 
@@ -336,17 +323,14 @@ def parts_of(text: str, size: int, count: int, note: str) -> list[str]:
 def _parted(text: str, size: int) -> tuple[str, str]:
     """The beginning of a text, and the rest; parted at a break in the second half of what fits, if there is one."""
     head = _fitting(text, size)
-    ends = [(head.rfind(mark) + len(mark.rstrip())) for mark in _BREAKS if head.rfind(mark) >= len(head) // 2]
-    end = ends[0] if ends else len(head)
+    ends = (head.rfind(mark) + len(mark.rstrip()) for mark in _BREAKS if head.rfind(mark) >= len(head) // 2)
+    end = next(ends, len(head))
     return text[:end].rstrip(), text[end:].lstrip()
 
 
 def _fitting(text: str, size: int) -> str:
-    """As much of the beginning as fits."""
-    head = text[:size]
-    while length(head) > size:
-        head = head[: -max(1, (length(head) - size) // 2)]
-    return head
+    """As much of the beginning as fits; an emoji fits as a whole or not at all."""
+    return text.encode("utf-16-le", "replace")[: 2 * size].decode("utf-16-le", "ignore")
 
 
 def choices_of(questions: Sequence[str], size: int) -> list[Choice]:
