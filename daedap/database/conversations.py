@@ -44,10 +44,6 @@ class StoredReply:
     vote: str | None = None
     comment: str | None = None
 
-    def to_json(self) -> Json:
-        """A JSON object."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ConversationStore:
@@ -101,7 +97,7 @@ class ConversationStore:
         columns = [conversations.c[name] for name in _SUMMARY]
         with self.database.read() as connection:
             row = connection.execute(sql.select(*columns).filter_by(id=id)).one_or_none()
-        return {**row._mapping, "replies": [reply.to_json() for reply in self.replies(id)]} if row else None
+        return {**row._mapping, "replies": [asdict(reply) for reply in self.replies(id)]} if row else None
 
     def of_client(self, client: str, limit: int = 100) -> list[Json]:
         """A client's conversations, the latest first."""

@@ -161,11 +161,9 @@ def token_differences(folder: Path, rules: DecodingRules, texts: Sequence[str]) 
     file, controls = GgufReader.open(folder / FILE), _control_tokens(rules.prompt.tokenizer)
     plain = [nfc(text) for text in (*texts, *_HARD_TEXTS) if text and not any(token in text for token in controls)]
     typed = [f"{token} 라고 {token}{token}" for token in controls]
-    differences = []
-    for text, ids in zip(plain, prompt_ids(file, plain), strict=True):
-        expected = rules.prompt.question(Pair(text, ""), 10**9)
-        if ids != expected:
-            differences.append(Difference(text, str(expected), str(ids)))
+    expected = [rules.prompt.question(Pair(text, ""), 10**9) for text in plain]
+    compared = zip(plain, expected, prompt_ids(file, plain), strict=True)
+    differences = [Difference(text, str(ours), str(theirs)) for text, ours, theirs in compared if ours != theirs]
     empty, control_ids = prompt_ids(file, ["가"])[0], rules.prompt.control_ids
     for text, ids in zip(typed, prompt_ids(file, typed), strict=True):
         if sum(id in control_ids for id in ids) != sum(id in control_ids for id in empty):

@@ -211,12 +211,8 @@ class _Tensors:
         """Add one, beginning at a multiple of 4 bytes, as browsers ask for."""
         octets = np.ascontiguousarray(values).tobytes()
         octets += bytes(-len(octets) % 4)
-        self.places[name] = {
-            "file": self.file,
-            "type": values.dtype.name,
-            "offset": self.size,
-            "shape": list(values.shape),
-        }
+        place = {"type": values.dtype.name, "offset": self.size, "shape": list(values.shape)}
+        self.places[name] = {"file": self.file, **place}
         self.parts.append(octets)
         self.size += len(octets)
 

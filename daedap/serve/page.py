@@ -8,7 +8,7 @@ import re
 import secrets
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -172,7 +172,7 @@ async def ask(body: Ask, server: Server, client: Client, owner: IsOwner, respons
         raise ApiError(403, "forbidden", "Only the owner may choose a run.", param="run")
     stored = await server.ask(client, body.question, conversation=body.conversation, run=body.run, id=body.id)
     if not body.stream:
-        return stored.to_json()
+        return asdict(stored)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     headers |= {"set-cookie": cookie} if (cookie := response.headers.get("set-cookie")) else {}
     return StreamingResponse(_events(stored), media_type="text/event-stream", headers=headers)
@@ -183,7 +183,7 @@ async def _events(stored: StoredReply) -> AsyncIterator[str]:
     yield _event("start", start)
     for piece in pieces(stored.answer):
         yield _event("text", {"text": piece})
-    yield _event("done", stored.to_json())
+    yield _event("done", asdict(stored))
 
 
 def _event(name: str, data: Json) -> str:
@@ -246,10 +246,8 @@ def correct(body: Correction, server: Server, client: Client, owner: IsOwner) ->
 
 def lesson_json(server: Service, lesson: TaughtLesson) -> Json:
     """A lesson for the admin page."""
-    return {
-        **lesson.to_json(),
-        "conflict": Conflicts.of(server.bots.current, server.lessons.in_force()).with_lesson(lesson),
-    }
+    conflicts = Conflicts.of(server.bots.current, server.lessons.in_force())
+    return {**lesson.to_json(), "conflict": conflicts.with_lesson(lesson)}
 
 
 @router.get("/conversations")

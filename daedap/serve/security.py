@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from weakref import finalize
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 
 from daedap.serve.errors import ApiError
 from daedap.serve.observability import FOLDER_VARIABLE, Metrics, log_failure, log_request
@@ -78,7 +79,7 @@ class Guard:
         except Exception as error:
             log_failure(error)
             if not exchange.status:
-                await _respond(ApiError(500, "internal", "Something went wrong here."), exchange)
+                await exchange.respond(ApiError(500, "internal", "Something went wrong here.").response())
         finally:
             route = getattr(scope.get("route"), "path", "-")
             self.metrics.requests.labels(route, exchange.status).inc()
@@ -90,8 +91,7 @@ class Guard:
             self._check_host(headers)
             cross = self._check_origin(headers, exchange.scope)
             if exchange.scope["method"] == "OPTIONS" and cross:
-                await exchange.send({"type": "http.response.start", "status": 204, "headers": []})
-                await exchange.send({"type": "http.response.body"})
+                await exchange.respond(Response(status_code=204))
                 return
             self._check_client(headers, exchange.scope)
             _check_body(headers, exchange.scope)
@@ -101,7 +101,7 @@ class Guard:
         except ApiError as error:
             if exchange.status:
                 raise
-            await _respond(error, exchange)
+            await exchange.respond(error.response())
 
     def _check_host(self, headers: Headers) -> None:
         """Refuse names that are not this server's: a page of another site may have let its own name point here."""
@@ -202,6 +202,10 @@ class _Exchange:
         body, self._body = self._body, None
         return {"type": "http.request", "body": body, "more_body": False}
 
+    async def respond(self, response: Response) -> None:
+        """Answer without the app."""
+        await response(self.scope, self.receive, self.send)
+
     async def send(self, message: Message) -> None:
         """Send a part of the response. Raises _TooSlowError when the client does not take it."""
         if message["type"] == "http.response.start":
@@ -227,10 +231,6 @@ class _Exchange:
             headers["Access-Control-Allow-Origin"] = origin
             headers.add_vary_header("Origin")
             headers.update(_CORS)
-
-
-async def _respond(error: ApiError, exchange: _Exchange) -> None:
-    await error.response()(exchange.scope, exchange.receive, exchange.send)
 
 
 @dataclass
