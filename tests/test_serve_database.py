@@ -147,6 +147,19 @@ def test_the_same_lesson_sent_to_two_servers_at_once_is_taught_once(database: Da
     assert lessons.revision() == 6, "whoever looks at the number sees every change"
 
 
+def test_a_lesson_that_is_accepted_again_replaces_again(database: Database) -> None:
+    lessons = LessonStore(database)
+    (old,) = lessons.add(new_lesson("배송은 며칠 걸려요", "이틀이요.", origin="owner"))
+    new = lessons.accept(old.id, {"question": "배송은 언제 와요", "answer": "사흘 걸려요."})
+    assert new
+    lessons.undo(new.id)
+    assert [one.id for one in lessons.in_force()] == [old.id]
+    lessons.accept(new.id)
+    assert [one.id for one in lessons.in_force()] == [new.id], "never both"
+    lessons.undo(new.id)
+    assert [one.id for one in lessons.in_force()] == [old.id]
+
+
 def test_two_servers_count_the_same_lessons(database: Database) -> None:
     lessons = LessonStore(database)
     ids = [one.id for one in lessons.add(*(new_lesson(f"질문 {n}", "답", origin="owner") for n in range(20)))]

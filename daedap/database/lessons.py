@@ -155,6 +155,10 @@ class LessonStore:
             _raise_revision(connection)
             if not (old := _find(connection, id)):
                 return None
+            if old.replaces:  # in force again where this one was undone
+                is_there = lessons.c.state.in_(("accepted", "pending"))
+                which = lessons.update().where(lessons.c.id == old.replaces, is_there)
+                connection.execute(which.values(state="replaced"))
             changed = replace(old, **(change or {}))
             if changed == old:
                 _set(connection, id, state="accepted", decided=now())
