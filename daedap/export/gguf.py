@@ -66,18 +66,8 @@ _HARD_TEXTS = (
     "ABC abc 0123456789 !@#$%^&*()",
     "뷁 쀍 똠방각하",
 )
-_LINEAR = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-"""transformers' name in a layer → GGUF's."""
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+"""Tokens that spell what is no token."""
 
 
 def export_gguf(run: Run, folder: Path, count: int) -> Verification:
@@ -187,7 +177,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model, split = state["model"], state["pre_tokenizer"] or {}
     vocabulary = model.get("vocab", {})
-    if model["type"] != "BPE" or any(f"<0x{byte:02X}>" not in vocabulary for byte in range(256)):
+    if model["type"] != "BPE" or not vocabulary.keys() >= _BYTES:
         raise _refusal(
             translate("its tokenizer has no byte tokens, and llama.cpp ends at a character it does not know")
         )
@@ -253,27 +243,22 @@ def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerFast, rows: int) -
     ranks = {"".join(_parts(merge)): rank for rank, merge in enumerate(merges, 1)}
     names = cast("list[str | None]", [tokenizer.convert_ids_to_tokens(id) for id in range(rows)])
     special = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    octets = {f"<0x{byte:02X}>" for byte in range(256)}
 
     def kind(token: str | None) -> int:
         if token is None:
             return UNUSED
         if token in special:
             return UNKNOWN if token == tokenizer.unk_token else CONTROL
-        return BYTE if token in octets else NORMAL
+        return BYTE if token in _BYTES else NORMAL
 
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([f"<row {id}>" if name is None else name for id, name in enumerate(names)])
     writer.add_token_scores([float(-ranks.get(name or "", 0)) for name in names])
     writer.add_token_types([kind(name) for name in names])
-    for add, id in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_unk_token_id, tokenizer.unk_token_id),
-        (writer.add_pad_token_id, tokenizer.pad_token_id),
-    ):
-        if id is not None:
-            add(id)
+    for name in ("bos_token_id", "unk_token_id", "pad_token_id"):
+        if (id := getattr(tokenizer, name)) is not None:
+            getattr(writer, f"add_{name}")(id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(True)
@@ -286,21 +271,20 @@ def _parts(merge: str | list[str]) -> list[str]:
 
 def _tensors(model: TorchModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """GGUF's names and values in float32. A head that is the embedding is left out: llama.cpp takes the embedding."""
-    config, state = model.model.config, model.model.state_dict()
+    from gguf import MODEL_ARCH, get_tensor_name_map
 
-    def values(name: str) -> NDArray[np.float32]:
-        array: NDArray[np.float32] = state[name].detach().float().cpu().numpy()
-        return array
-
-    yield "token_embd.weight", values("model.embed_tokens.weight")
-    for layer in range(config.num_hidden_layers):
-        for ours, theirs in _LINEAR.items():
-            weights = values(f"model.layers.{layer}.{ours}.weight")
-            heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(theirs)
-            yield f"blk.{layer}.{theirs}.weight", _permuted(weights, heads) if heads else weights
-    yield "output_norm.weight", values("model.norm.weight")
-    if not config.tie_word_embeddings:
-        yield "output.weight", values("lm_head.weight")
+    config = model.model.config
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for ours, tensor in model.model.state_dict().items():
+        if ours == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        theirs = names.get_name(ours, try_suffixes=(".weight",))
+        assert theirs, f"{ours} is no part of a Llama"
+        weights: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+        if theirs.endswith(("attn_q.weight", "attn_k.weight")):
+            is_query = theirs.endswith("attn_q.weight")
+            weights = _permuted(weights, config.num_attention_heads if is_query else config.num_key_value_heads)
+        yield theirs, weights
 
 
 def _permuted(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
