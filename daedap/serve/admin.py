@@ -19,8 +19,8 @@ from daedap.errors import RunError
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, not_found
-from daedap.serve.page import OWNER, Answer, Correction, Question, Server, correction, lesson_json, owner_of, run_json
-from daedap.serve.review import Conflicts, grouped
+from daedap.serve.page import OWNER, Answer, Correction, Question, Server, correction, lessons_json, owner_of, run_json
+from daedap.serve.review import grouped
 from daedap.serve.service import Service
 from daedap.types import LessonScope
 
@@ -216,9 +216,7 @@ def dismiss(body: Dismissal, server: Server) -> Json:
 @router.get("/lessons")
 def lessons(server: Server, state: State | Literal["all"] = "all") -> Json:
     """Lessons of a state."""
-    conflicts = Conflicts.of(server.bots.current, server.lessons.in_force())
-    stored = server.lessons.all(None if state == "all" else state)
-    return {"lessons": [{**lesson.to_json(), "conflict": conflicts.with_lesson(lesson)} for lesson in stored]}
+    return {"lessons": lessons_json(server, *server.lessons.all(None if state == "all" else state))}
 
 
 @router.post("/lessons")
@@ -266,7 +264,7 @@ def _changed(server: Service, action: str, lesson: TaughtLesson | None) -> Json:
         raise not_found("lesson")
     server.audit.note("owner", action, lesson=lesson.id)
     server.bots.refresh_lessons()
-    return lesson_json(server, lesson)
+    return lessons_json(server, lesson)[0]
 
 
 @router.get("/lessons.csv")

@@ -19,8 +19,6 @@ from daedap.serve.errors import ApiError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-_AT_ONCE = 64
-"""Maximum number of jobs in a batch."""
 
 
 @dataclass
@@ -31,7 +29,8 @@ class Batcher(Generic[Job, Result]):
     """Returns a result or an exception for each job; called in a thread of its own, one batch at a time."""
     limit: int
     """Maximum queue length."""
-    at_once: int = _AT_ONCE
+    at_once: int = 64
+    """Maximum number of jobs in a batch."""
     on_batch: Callable[[int, float], None] = lambda jobs, seconds: None
     """Called after each batch with its number of jobs and the seconds it took. Must not raise."""
     name: str = "bot"

@@ -26,7 +26,7 @@ from daedap.evaluation.preferences import sign_test
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, invalid, not_found
 from daedap.serve.options import LOOPBACK
-from daedap.serve.review import ASKED, Conflicts, preview
+from daedap.serve.review import ASKED, conflicts, preview
 from daedap.serve.service import Service, asked, plain
 from daedap.types import LessonScope
 
@@ -239,15 +239,15 @@ def correct(body: Correction, server: Server, client: Client, owner: IsOwner) ->
     server.audit.note("owner" if owner else "visitor", "teach", lesson=lesson.id)
     server.bots.refresh_lessons()
     if owner:
-        return {"lesson": lesson_json(server, lesson), "effective": lesson.state == "accepted"}
+        return {"lesson": lessons_json(server, lesson)[0], "effective": lesson.state == "accepted"}
     saved = {name: getattr(lesson, name) for name in ("id", "question", "answer", "scope", "state", "masked")}
     return {"lesson": saved, "effective": False}
 
 
-def lesson_json(server: Service, lesson: TaughtLesson) -> Json:
-    """A lesson for the admin page."""
-    conflicts = Conflicts.of(server.bots.current, server.lessons.in_force())
-    return {**lesson.to_json(), "conflict": conflicts.with_lesson(lesson)}
+def lessons_json(server: Service, *lessons: TaughtLesson) -> list[Json]:
+    """Lessons for the admin page."""
+    found = conflicts(server.bots.current, server.lessons.in_force(), lessons)
+    return [{**asdict(lesson), "conflict": conflict} for lesson, conflict in zip(lessons, found, strict=True)]
 
 
 @router.get("/conversations")

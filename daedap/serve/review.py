@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
@@ -74,27 +73,20 @@ def _vectors(questions: Sequence[str]) -> list[Float32Array]:
         return vectors
 
 
-@dataclass(frozen=True)
-class Conflicts:
-    """What lessons may contradict: rows of the run, and the lessons in force by the question's comparison form."""
+def conflicts(bot: Bot, in_force: Sequence[Lesson], lessons: Sequence[TaughtLesson]) -> list[Json | None]:
+    """For each lesson, what answers its question otherwise: another one in force (the latest first), or a row."""
+    latest = {comparison_form(each.question): each for each in reversed(in_force)}
 
-    bot: Bot
-    lessons: dict[str, Lesson]
-
-    @classmethod
-    def of(cls, bot: Bot, in_force: Sequence[Lesson]) -> Conflicts:
-        """`in_force`: the latest first."""
-        return cls(bot, {comparison_form(each.question): each for each in reversed(in_force)})
-
-    def with_lesson(self, taught: TaughtLesson) -> Json | None:
-        """The lesson or row that answers the same question otherwise."""
-        other = self.lessons.get(comparison_form(taught.question))
+    def conflict(taught: TaughtLesson) -> Json | None:
+        other = latest.get(comparison_form(taught.question))
         if other and other.id != taught.id and other.answer != taught.answer:
             return {"kind": "lesson", "question": other.question, "answer": other.answer, "id": other.id}
-        row = self.bot.known_row(taught.question)
+        row = bot.known_row(taught.question)
         if row and comparison_form(row.answer) != comparison_form(taught.answer):
             return {"kind": "row", "question": row.question, "answer": row.answer, "id": None}
         return None
+
+    return [conflict(taught) for taught in lessons]
 
 
 def preview(bot: Bot, taught: TaughtLesson, in_force: Sequence[Lesson], asked: Sequence[Asked] = ()) -> Json:
@@ -124,7 +116,7 @@ def preview(bot: Bot, taught: TaughtLesson, in_force: Sequence[Lesson], asked: S
     return {
         "catches": sorted(caught, key=lambda entry: -entry["similarity"])[:_CAUGHT],
         "near": near[:_NEAR],
-        "conflict": Conflicts.of(bot, in_force).with_lesson(taught),
+        "conflict": conflicts(bot, in_force, [taught])[0],
     }
 
 

@@ -41,9 +41,6 @@ if TYPE_CHECKING:
 
 PASSWORD = "owner-password"
 """The file beside the runs that keeps the owner's password, where none was given."""
-_SECRET = "{channel}-secret"
-"""The file beside the runs that keeps what stands in the address of a channel."""
-_BACKLOG = 2048
 
 
 def owner_password(options: ServeOptions, runs: Path) -> str:
@@ -54,7 +51,7 @@ def owner_password(options: ServeOptions, runs: Path) -> str:
 
 def channel_secrets(options: ServeOptions, runs: Path) -> dict[str, str]:
     """What stands in the addresses of the channels, made at the first start and kept as the password is."""
-    return {channel: _kept(runs / _SECRET.format(channel=channel)) for channel in options.channels}
+    return {channel: _kept(runs / f"{channel}-secret") for channel in options.channels}
 
 
 def _kept(path: Path) -> str:
@@ -73,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises SettingsError when the address can't be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
             "--host {host} --port {port}: can't listen there ({error}).",

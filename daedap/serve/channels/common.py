@@ -256,9 +256,11 @@ class Channels:
         return Answer(text, tuple(stored.suggestions), stored.id if stored.conversation else None)
 
     @property
-    def takes_votes(self) -> bool:
-        """Whether people are asked how they like an answer."""
-        return self.service.options.channel_votes and self.service.options.store
+    def votes(self) -> dict[str, Vote]:
+        """What people press, or write, to vote on an answer → the vote; empty where they are not asked."""
+        if not (self.service.options.channel_votes and self.service.options.store):
+            return {}
+        return {self.translate("👍 Good"): "good", self.translate("👎 Bad"): "bad"}
 
     async def vote(self, client: str, vote: Vote, reply: str | None) -> Answer | None:
         """Thanks for a vote on somebody's reply, by default their latest; None: they have none like that."""
@@ -281,10 +283,6 @@ class Channels:
             return False
         conversations.vote(reply, vote, None)
         return True
-
-    def vote_labels(self) -> dict[str, Vote]:
-        """What people press, or write, to vote."""
-        return {self.translate("👍 Good"): "good", self.translate("👎 Bad"): "bad"}
 
     def _conversation(self, client: str) -> str | None:
         """The conversation that goes on, if one does."""

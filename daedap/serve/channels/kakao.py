@@ -67,8 +67,7 @@ class Buttons:
     def of(cls, channels: Channels) -> Buttons:
         """As the server's options say."""
         note = channels.translate("The rest of the answer is too long to be shown here.")
-        votes = channels.vote_labels() if channels.takes_votes else {}
-        return cls(note, channels.service.options.kakao_block, votes)
+        return cls(note, channels.service.options.kakao_block, channels.votes)
 
     def quick_reply(self, label: str, text: str, reply: str | None, vote: Vote | None = None) -> Json:
         """A button that says `text`. `extra` comes back as action.clientExtra where it calls a block."""
@@ -127,7 +126,7 @@ async def skill(secret: str, body: SkillRequest, request: Request) -> Json:
 async def _answer(channels: Channels, client: str, body: SkillRequest) -> Answer:
     """Thanks for a vote, else the answer to a question. A button without a block sends its label alone."""
     extra, thanks = body.extra, None
-    vote = (extra and extra.vote) or channels.vote_labels().get(body.utterance.strip())
-    if vote and channels.takes_votes:
+    vote = (extra and extra.vote) or channels.votes.get(body.utterance.strip())
+    if vote and channels.votes:
         thanks = await channels.vote(client, vote, extra.reply if extra else None)
     return thanks or await channels.ask(client, body.utterance)
