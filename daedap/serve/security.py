@@ -180,20 +180,20 @@ class _Exchange:
 
         Before the app is called: FastAPI would turn an error while it reads into one of its own.
         """
-        parts, size, more = list[bytes](), 0, True
-        until = asyncio.get_running_loop().time() + self._timeout
+        try:
+            self._body = await asyncio.wait_for(self._whole_body(), self._timeout)
+        except asyncio.TimeoutError as error:
+            raise ApiError(408, "too_slow", "The request took too long to arrive.") from error
+
+    async def _whole_body(self) -> bytes:
+        body, more = bytearray(), True
         while more:
-            try:
-                left = until - asyncio.get_running_loop().time()
-                message = await asyncio.wait_for(self._receive(), max(0.0, left))
-            except asyncio.TimeoutError as error:
-                raise ApiError(408, "too_slow", "The request took too long to arrive.") from error
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > BODY_LIMIT:
+            message = await self._receive()
+            body += message.get("body", b"")
+            if len(body) > BODY_LIMIT:
                 raise ApiError(413, "too_large", f"The request is larger than {BODY_LIMIT} bytes.")
             more = message.get("more_body", False)
-        self._body = b"".join(parts)
+        return bytes(body)
 
     async def receive(self) -> Message:
         """The whole request, then whatever the connection tells."""
@@ -221,9 +221,8 @@ class _Exchange:
             headers.setdefault(name, value)
         if self.scope["path"] == "/" and self._frames:
             policy = _HEADERS["Content-Security-Policy"]
-            headers["Content-Security-Policy"] = policy.replace(
-                "ancestors 'none'", f"ancestors {' '.join(self._frames)}"
-            )
+            allowed = f"ancestors {' '.join(self._frames)}"
+            headers["Content-Security-Policy"] = policy.replace("ancestors 'none'", allowed)
             del headers["X-Frame-Options"]  # it knows no list
         if self.scope["path"].startswith(("/api/", "/v1/", "/channels/")):
             headers.setdefault("Cache-Control", "no-store")
