@@ -119,7 +119,7 @@ class Guard:
         if origin and origin in self.options.allowed_origins and path.startswith("/v1/"):
             scope["daedap.origin"] = origin
             return True
-        foreign = origin is not None and urlsplit(origin).netloc != headers.get("host")
+        foreign = origin is not None and origin.partition("://")[2] != headers.get("host")
         site = headers.get("sec-fetch-site", "none")
         if scope["method"] not in _READS and (foreign or site not in ("none", "same-origin")):
             raise ApiError(403, "forbidden", "Pages of other sites may not call this: see --allowed-origins.")
