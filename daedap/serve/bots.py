@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from threading import Lock
 import daedap.runs as run_store
 from daedap.config import AnswerOptions
 from daedap.database.lessons import LessonStore
-from daedap.errors import DaedapError
+from daedap.errors import DaedapError, RunError
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 from daedap.serve.observability import log_failure
@@ -130,10 +129,16 @@ class Bots:
         if self.answer_options.samples is not None:
             return self.answer_options.samples > 0
         try:
-            weights = json.loads((run.folder / "index" / "weights.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            weights = run.document("index/weights.json")
+        except RunError:
             return True
         return bool(weights.get("generates")) or not (run.folder / "index" / "sentences.npz").exists()
+
+
+def example_questions(bot: Bot, count: int) -> list[str]:
+    """Known questions from all over the file, to begin with."""
+    pairs = bot.retriever.index.pairs
+    return [pair.question for pair in pairs[:: max(1, len(pairs) // count)][:count]]
 
 
 def alternatives(bot: Bot, question: str, count: int) -> list[Reply]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from daedap.runs import Json
+from daedap.serve.bots import example_questions
 from daedap.serve.channels.common import (
     Answer,
     Channels,
@@ -32,7 +33,6 @@ NAME = "naver"
 _GATEWAY = "https://gw.talk.naver.com/chatbot/v1/event"
 _TEXT, _LABEL, _CODE, _REPLIES = 10_000, 10, 1000, 10
 """Most characters of a text, of a quick reply's label and code; most quick replies."""
-_EXAMPLES = 3
 _VOTE = re.compile(r"daedap:(good|bad):([0-9a-f-]{1,40})")
 """The code of a button that votes on a reply."""
 
@@ -119,10 +119,9 @@ async def _answer(channels: Channels, client: str, said: Said) -> Answer:
     if said.kind == "question":
         return await channels.ask(client, said.question)
     if said.kind == "greeting":
-        pairs = channels.service.bots.current.retriever.index.pairs
-        examples = tuple(pair.question for pair in pairs[:: max(1, len(pairs) // _EXAMPLES)][:_EXAMPLES])
         greeting = channels.translate("Hello! What would you like to know?")
-        return Answer(channels.noticed(greeting) if channels.first_word(client) else greeting, examples)
+        shown = channels.noticed(greeting) if channels.first_word(client) else greeting
+        return Answer(shown, tuple(example_questions(channels.service.bots.current, 3)))
     if said.kind == "telephone":
         refusal = "I don't take telephone numbers, and have not kept yours. Please ask me in words."
         return Answer(channels.translate(refusal))
