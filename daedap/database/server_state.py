@@ -100,8 +100,8 @@ class EventStore:
     def answer(self, key: str) -> Json | None:
         """The answer to an event, once whoever has claimed it has found one."""
         with self.database.read() as connection:
-            result: Json | None = connection.execute(sql.select(events.c.answer).filter_by(key=key)).scalar()
-            return result
+            kept: Json | None = connection.execute(sql.select(events.c.answer).filter_by(key=key)).scalar()
+            return kept
 
 
 def digest(token: str) -> str:

@@ -185,8 +185,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
         raise _refusal(translate("its tokenizer splits words otherwise than llama.cpp can"))
     if (state["normalizer"] or {"type": "NFC"})["type"] != "NFC" or model.get("ignore_merges"):
         raise _refusal(translate("its tokenizer changes texts in a way that llama.cpp can't"))
-    results = ["".join(merge) for merge in map(_parts, model["merges"])]
-    if len(set(results)) < len(results) or any(SPACE in token[1:] for token in vocabulary):
+    merged = ["".join(_parts(merge)) for merge in model["merges"]]
+    if len(set(merged)) < len(merged) or any(SPACE in token[1:] for token in vocabulary):
         raise _refusal(translate("its merges can't be told by one score for each token"))
 
 

@@ -134,11 +134,8 @@ def run(number: int, server: Server) -> Json:
         for system, parts in record.scores.items()
     }
     return {
-        "number": manifest.get("number"),
-        "finished": manifest.get("finished"),
-        "parent": manifest.get("parent"),
+        **{name: manifest.get(name) for name in ("number", "finished", "parent", "base", "method")},
         "base": manifest.get("base", {}).get("name"),
-        "method": manifest.get("method"),
         "rows": {name: manifest.get("data", {}).get(name) for name in ("train", "dev", "test")},
         "file": Path(manifest.get("data", {}).get("file") or "").name,
         "headline": dict(record.headline),
