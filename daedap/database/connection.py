@@ -101,11 +101,11 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema up to date; processes that start at once take turns. Raises StorageError."""
-        if not self._is_new and self.revision() == HEAD:
+        file = Path(self.engine.url.database) if self.is_sqlite and self.engine.url.database else None
+        is_new = file and not (file.exists() and file.stat().st_size)
+        if not is_new and self.revision() == HEAD:  # a reader of a new file would disturb whoever makes its schema
             return
-        file = self.engine.url.database
-        lock = FileLock(f"{file}.lock") if self.is_sqlite and file else nullcontext()
-        with lock:
+        with FileLock(f"{file}.lock") if file else nullcontext():
             if self.is_sqlite:
                 with self.read() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays so in the file
@@ -114,12 +114,6 @@ class Database:
                     connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
                 change = _create if self.revision() is None else _migrate
                 change(connection)
-
-    @property
-    def _is_new(self) -> bool:
-        """Whether it is a file that is still empty: a reader would disturb whoever makes the schema just now."""
-        file = self.engine.url.database
-        return bool(self.is_sqlite and file and not (Path(file).exists() and Path(file).stat().st_size))
 
 
 def _without_password(url: str) -> str:
