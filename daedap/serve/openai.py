@@ -461,10 +461,9 @@ def models(server: Server) -> Json:
 
 
 @router.get("/models/{name}")
-async def model(name: str, server: Server) -> Json:
+def model(name: str, server: Server) -> Json:
     """One model."""
-    known = (await run_in_threadpool(models, server))["data"]
-    found: Json | None = next((each for each in known if each["id"] == name), None)
+    found: Json | None = next((each for each in models(server)["data"] if each["id"] == name), None)
     if not found:
         raise _no_model()
     return found
@@ -479,7 +478,7 @@ def _model(run: Run) -> Json:
 
 
 @router.post("/embeddings")
-async def embeddings(body: EmbeddingRequest, server: Server) -> Json:
+def embeddings(body: EmbeddingRequest) -> Json:
     """Sentence vectors of the built-in encoder, of length 1."""
     texts = _texts_of(body.input, "input", f"Give a text or up to {_TEXTS} texts; token ids are not supported.")
     if body.encoding_format not in (None, "float", "base64"):
@@ -488,7 +487,7 @@ async def embeddings(body: EmbeddingRequest, server: Server) -> Json:
     if body.dimensions not in (None, encoder.width):
         message = f"The vectors have {encoder.width} numbers; that can't be changed."
         raise ApiError(400, "unsupported_parameter", message, param="dimensions")
-    vectors = (await run_in_threadpool(encoder.encode, texts)).astype("<f4")
+    vectors = encoder.encode(texts).astype("<f4")
     if body.encoding_format == "base64":
         encoded: list[Any] = [base64.b64encode(vector.tobytes()).decode("ascii") for vector in vectors]
     else:
