@@ -24,7 +24,7 @@ class Taught:
 
     lesson: TaughtLesson
     effect: Json
-    """`catches`, `near`, `conflict`: see serve/preview.py."""
+    """`catches`, `near`, `conflict`: see serve/review.py."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""
