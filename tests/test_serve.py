@@ -268,6 +268,18 @@ def test_pages_of_other_sites_are_refused(client: TestClient, headers: dict[str,
         assert "access-control-allow-origin" not in refused.headers
 
 
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [("/", "no-cache"), ("/admin", "no-cache"), ("/static/page.js", "no-cache"), ("/api/info", "no-store")],
+)
+def test_how_long_browsers_keep_it(client: TestClient, path: str, kept: str) -> None:
+    first = client.get(path)
+    assert (first.status_code, first.headers["cache-control"]) == (200, kept)
+    if kept == "no-cache":
+        again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert again.headers["cache-control"] == kept
+
+
 def test_pages_that_are_allowed(runs: Path) -> None:
     origin, chat = "https://shop.example", {"messages": [{"role": "user", "content": "안녕"}]}
     with served(runs, allowed_origins=(origin, "https://other.example"), allowed_hosts=("chat.example",)) as client:

@@ -116,6 +116,13 @@ class Database:
                 change(connection)
 
 
+@dataclass(frozen=True)
+class Store:
+    """A part of a database: some of its tables, and what is asked of them."""
+
+    database: Database
+
+
 def _without_password(url: str) -> str:
     """A URL that may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

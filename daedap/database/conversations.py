@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
-from daedap.database.connection import Database
+from daedap.database.connection import Store
 from daedap.database.schema import comparisons, conversations, dismissed, lessons, now, replies
 from daedap.korean.text import comparison_form
 from daedap.runs import Json
@@ -45,11 +45,8 @@ class StoredReply:
     comment: str | None = None
 
 
-@dataclass(frozen=True)
-class ConversationStore:
+class ConversationStore(Store):
     """The conversations of a database. A client is the digest of a visitor's cookie."""
-
-    database: Database
 
     def add(self, connection: Connection, client: str, reply: StoredReply, *, begins: bool = True) -> None:
         """Keep a reply, within a transaction.
@@ -234,11 +231,8 @@ class Comparison:
     """A run, TIE, or None: not judged yet."""
 
 
-@dataclass(frozen=True)
-class ComparisonStore:
+class ComparisonStore(Store):
     """The comparisons of a database."""
-
-    database: Database
 
     def add(self, comparison: Comparison) -> None:
         """Keep a comparison that is about to be shown."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
-from daedap.database.connection import Database
+from daedap.database.connection import Store
 from daedap.database.schema import audit, events, now, sessions
 from daedap.runs import Json
 
@@ -27,11 +26,8 @@ SAME_EVENT = timedelta(seconds=10)
 _FORGOTTEN = timedelta(minutes=1)
 
 
-@dataclass(frozen=True)
-class AuditLog:
+class AuditLog(Store):
     """Entries hold ids and counts, never text; they outlive the conversations they tell about."""
-
-    database: Database
 
     def note(self, actor: Actor, action: str, **detail: Any) -> None:
         """Add an entry."""
@@ -45,11 +41,8 @@ class AuditLog:
             return [dict(row._mapping) for row in connection.execute(query.order_by(audit.c.id.desc()).limit(limit))]
 
 
-@dataclass(frozen=True)
-class OwnerSessions:
+class OwnerSessions(Store):
     """Logins of the owner, valid at every server of the database."""
-
-    database: Database
 
     def begin(self) -> str:
         """A new session's token; only its digest is kept."""
@@ -74,11 +67,8 @@ class OwnerSessions:
                 connection.execute(sessions.delete().where(sessions.c.token == digest(token)))
 
 
-@dataclass(frozen=True)
-class EventStore:
+class EventStore(Store):
     """Events by their keys."""
-
-    database: Database
 
     def claim(self, connection: Connection, key: str) -> bool:
         """Whether the event is the caller's to work on, as nobody has claimed it in the last seconds."""

@@ -30,7 +30,6 @@ from daedap.serve.security import Guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from os import PathLike
 
     from starlette.types import ASGIApp
 
@@ -38,8 +37,6 @@ if TYPE_CHECKING:
     from daedap.serve.service import Service
 
 _STATIC = Path(__file__).parent / "static"
-_FRESH = {"Cache-Control": "no-cache"}
-"""Asked for anew each time (mostly answered with 304): modules of two versions would not understand each other."""
 _REPORT_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -67,7 +64,7 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
             routers.append(router)
     if service.options.page:
         routers += [page_router, login_router, admin_router, pages_router]
-        app.mount("/static", PageFiles(), name="static")
+        app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     for router in routers:
         app.include_router(router)
     return Guard(app, service.options, service.request_limit, service.metrics)
@@ -140,29 +137,16 @@ def metrics(server: Server) -> Response:
 pages_router = APIRouter(include_in_schema=False)
 
 
-class PageFiles(StaticFiles):
-    """Scripts and stylesheet of the pages."""
-
-    def __init__(self) -> None:
-        super().__init__(directory=_STATIC)
-
-    def file_response(self, full_path: str | PathLike[str], *arguments: Any, **options: Any) -> Response:
-        """A file, or that it has not changed."""
-        response = super().file_response(full_path, *arguments, **options)
-        response.headers.update(_FRESH)
-        return response
-
-
 @pages_router.get("/")
 async def chat() -> FileResponse:
     """The chat."""
-    return FileResponse(_STATIC / "index.html", headers=_FRESH)
+    return FileResponse(_STATIC / "index.html")
 
 
 @pages_router.get("/admin")
 async def admin() -> FileResponse:
     """The admin page, or its login."""
-    return FileResponse(_STATIC / "admin.html", headers=_FRESH)
+    return FileResponse(_STATIC / "admin.html")
 
 
 @pages_router.get("/admin/runs/{number}/report")

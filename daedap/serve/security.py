@@ -94,8 +94,8 @@ class Guard:
                 await exchange.respond(Response(status_code=204))
                 return
             self._check_client(headers, exchange.scope)
-            _check_body(headers, exchange.scope)
             if exchange.scope["method"] not in _READS:
+                _check_body(headers)
                 await exchange.read_body()
             await self.app(exchange.scope, exchange.receive, exchange.send)
         except ApiError as error:
@@ -150,9 +150,8 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _check_body(headers: Headers, scope: Scope) -> None:
-    if scope["method"] in _READS:
-        return
+def _check_body(headers: Headers) -> None:
+    """Refuse what is too large, or no JSON, before it is read."""
     length = headers.get("content-length")
     if length and (not length.isdecimal() or int(length) > BODY_LIMIT):
         raise ApiError(413, "too_large", f"The request is larger than {BODY_LIMIT} bytes.")
@@ -219,13 +218,17 @@ class _Exchange:
     def _add_headers(self, headers: MutableHeaders) -> None:
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        if self.scope["path"] == "/" and self._frames:
+        path = self.scope["path"]
+        if path == "/" and self._frames:
             policy = _HEADERS["Content-Security-Policy"]
             allowed = f"ancestors {' '.join(self._frames)}"
             headers["Content-Security-Policy"] = policy.replace("ancestors 'none'", allowed)
             del headers["X-Frame-Options"]  # it knows no list
-        if self.scope["path"].startswith(("/api/", "/v1/", "/channels/")):
+        if path.startswith(("/api/", "/v1/", "/channels/")):
             headers.setdefault("Cache-Control", "no-store")
+        elif path in ("/", "/admin") or path.startswith("/static/"):
+            # asked for anew each time (mostly answered with 304): modules of two versions don't understand each other
+            headers.setdefault("Cache-Control", "no-cache")
         if origin := self.scope.get("daedap.origin"):
             headers["Access-Control-Allow-Origin"] = origin
             headers.add_vary_header("Origin")
