@@ -11,7 +11,7 @@ import unicodedata
 from pathlib import Path
 
 from daedap.data.split import SPLITS, read_rows
-from daedap.export.verify import pick_questions, trained_answers
+from daedap.export.common import pick_questions, trained_answers
 from daedap.model.decoding import DecodingRules
 from daedap.model.saved import open_trained
 from daedap.retrieval.small_talk import built_in_pairs

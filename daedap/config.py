@@ -1,6 +1,6 @@
 """Options, each declared once: the command line and the Python API are made from these classes.
 
-Those of the server and of the export are in serve/options.py and export/options.py.
+Those of the server and of the export are in serve/options.py and export/common.py.
 
 Names are those of Hugging Face's TrainingArguments, PEFT's LoraConfig and LlamaConfig, and scikit-learn. An option that
 is out of range raises SettingsError, from the command line and from Python alike.

@@ -30,7 +30,7 @@ def runs_with(run: Run, folder: Path, *, copies: int = 1) -> Path:
 @contextmanager
 def served(runs: Path, **options: Any) -> Iterator[TestClient]:
     """A client of a server; its cookies make it one visitor."""
-    service = Service.open("latest", runs, ServeOptions(**options), AnswerOptions(), PASSWORD)
+    service = Service("latest", runs, ServeOptions(**options), AnswerOptions(), PASSWORD)
     with TestClient(build_app(service), base_url="http://localhost", raise_server_exceptions=False) as client:
         yield client
 

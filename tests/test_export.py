@@ -28,13 +28,10 @@ from daedap.database.lessons import LessonStore, new_lesson
 from daedap.errors import ExportError, RunError, SettingsError
 from daedap.export.bundle import check, write_manifest
 from daedap.export.bundle import write as write_bundle
-from daedap.export.card import Facts
-from daedap.export.gguf import FILE, prompt_ids, token_differences
+from daedap.export.common import ExportOptions, Facts, ModelAnswer, Target, compare, pick_questions, trained_answers
+from daedap.export.gguf import FILE, NORMAL, SpmVocabulary, prompt_ids, token_differences
 from daedap.export.gguf import write as write_gguf
-from daedap.export.huggingface import adapter_answers, merged_answers, write_adapter, write_merged
-from daedap.export.options import ExportOptions, Target
-from daedap.export.spm import NORMAL, SpmVocabulary
-from daedap.export.verify import ModelAnswer, compare, pick_questions, trained_answers
+from daedap.export.language_model import adapter_answers, merged_answers, write_adapter, write_merged
 from daedap.files import write_json
 from daedap.model.base import BUILT_IN
 from daedap.model.bundled import PlainTokenizer, open_language_model

@@ -19,7 +19,7 @@ from conftest import PAIRS
 from daedap.commands.export import export
 from daedap.errors import ExportError
 from daedap.export.bundle import _questions as questions_of
-from daedap.export.options import ExportOptions
+from daedap.export.common import ExportOptions
 from daedap.export.web import check, write
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.matcher import SIGNALS

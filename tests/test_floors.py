@@ -14,7 +14,7 @@ korean: text speech_level perturb word_vectors
 data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
 data: conversation kakaotalk json_stream json_layouts personal other_formats
 data: source table_rows reader questions corpus findings doctor
-database: schema connection lessons conversations comparisons audit events
+database: schema connection lessons conversations server_state
 database.migrations: env
 database.migrations.versions: first events
 model: batching distributed device gguf tokenizer prompt decoding base limits trainable
@@ -29,10 +29,10 @@ evaluation: finding row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective study result search
-serve: options errors logs metrics limits batcher bots preview groups tokens service security protocol page admin pages
-serve.channels: texts common kakao naver
-serve: openai_types openai app server
-export: options verify card huggingface ctranslate2 spm gguf bundle web
+serve: options errors observability security batcher bots service review page admin
+serve.channels: common kakao naver
+serve: openai app server
+export: common language_model gguf bundle web
 commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
 api __init__ cli __main__
 """

@@ -251,7 +251,7 @@ def test_a_visitors_correction_waits_and_the_owners_acts(visit: Callable[..., Vi
     guest = visit(PHONE)
     guest.ask(question)
     correct(guest, right)
-    expect(guest.page.get_by_text("주인이 확인하면")).to_be_visible()
+    expect(guest.page.get_by_text("관리자가 확인하면")).to_be_visible()
     expect(guest.ask(question)).not_to_have_text(right)
     owner = visit()
     owner.log_in()

@@ -256,6 +256,7 @@ def test_this_machine_is_known(client: TestClient, host: str) -> None:
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://localhost:9999"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -265,6 +266,18 @@ def test_pages_of_other_sites_are_refused(client: TestClient, headers: dict[str,
         refused = client.post(path, json={}, headers=headers)
         assert refused.status_code == 403
         assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "kept"),
+    [("/", "no-cache"), ("/admin", "no-cache"), ("/static/page.js", "no-cache"), ("/api/info", "no-store")],
+)
+def test_how_long_browsers_keep_it(client: TestClient, path: str, kept: str) -> None:
+    first = client.get(path)
+    assert (first.status_code, first.headers["cache-control"]) == (200, kept)
+    if kept == "no-cache":
+        again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+        assert again.headers["cache-control"] == kept
 
 
 def test_pages_that_are_allowed(runs: Path) -> None:
@@ -350,7 +363,7 @@ def test_what_is_broken_is_refused(client: TestClient, request_: dict[str, Any],
 )
 def test_values_that_no_database_holds(client: TestClient, path: str) -> None:
     app: Any = client.app
-    client.cookies.set("daedap_owner", app.service.sessions.begin())
+    client.cookies.set("daedap_owner", app.app.state.service.sessions.begin())
     assert client.get(path).status_code < 500
 
 

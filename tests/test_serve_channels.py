@@ -27,12 +27,11 @@ from daedap.config import AnswerOptions
 from daedap.errors import SettingsError
 from daedap.runs import Run
 from daedap.serve.app import build_app
-from daedap.serve.channels.common import Channels, Message, post
+from daedap.serve.channels.common import Answer, Channels, Message, choices_of, length, parts_of, post
 from daedap.serve.channels.kakao import Buttons, may_call_back, skill_response
 from daedap.serve.channels.naver import Event, Said, read_event, send_event
-from daedap.serve.channels.texts import Answer, choices_of, length, parts_of
-from daedap.serve.limits import RateLimit
 from daedap.serve.options import ServeOptions
+from daedap.serve.security import RateLimit
 from daedap.serve.server import channel_secrets
 from daedap.serve.service import Service
 
@@ -90,7 +89,7 @@ def opened(
     """`sure`: the probability from which on a known answer is given."""
     settings = ServeOptions(kakao=True, naver=True, **options)
     answering = AnswerOptions() if sure is None else AnswerOptions(direct_answer_threshold=sure)
-    service = Service.open("latest", runs, settings, answering, PASSWORD)
+    service = Service("latest", runs, settings, answering, PASSWORD)
     posted: list[Message] = []
 
     def keep(message: Message) -> str:
@@ -232,7 +231,7 @@ def test_suggestions_are_quick_replies_with_whole_questions(runs: Path) -> None:
 
 
 def test_only_channels_that_were_asked_for_answer(runs: Path) -> None:
-    service = Service.open("latest", runs, ServeOptions(), AnswerOptions(), PASSWORD)
+    service = Service("latest", runs, ServeOptions(), AnswerOptions(), PASSWORD)
     with TestClient(build_app(service, Channels(service, {"kakao": "k-1"})), base_url="http://localhost") as client:
         assert client.post("/channels/naver/k-1", json={"event": "open", "user": "u"}).status_code == 404
 

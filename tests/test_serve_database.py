@@ -18,9 +18,9 @@ from postgresql import DATABASES, database_url, new_database
 
 from daedap.database.connection import HEAD, Database, _engine, _migrate
 from daedap.database.conversations import ConversationStore, StoredReply
-from daedap.database.events import EventStore
 from daedap.database.lessons import LessonStore, count_hits, new_lesson
 from daedap.database.schema import METADATA, events, now
+from daedap.database.server_state import EventStore
 from daedap.errors import SettingsError, StorageError
 
 
@@ -145,6 +145,19 @@ def test_the_same_lesson_sent_to_two_servers_at_once_is_taught_once(database: Da
     assert at_once(*[lambda: lessons.add(one)] * 6) == [[one]] * 6
     assert lessons.all() == [one]
     assert lessons.revision() == 6, "whoever looks at the number sees every change"
+
+
+def test_a_lesson_that_is_accepted_again_replaces_again(database: Database) -> None:
+    lessons = LessonStore(database)
+    (old,) = lessons.add(new_lesson("배송은 며칠 걸려요", "이틀이요.", origin="owner"))
+    new = lessons.accept(old.id, {"question": "배송은 언제 와요", "answer": "사흘 걸려요."})
+    assert new
+    lessons.undo(new.id)
+    assert [one.id for one in lessons.in_force()] == [old.id]
+    lessons.accept(new.id)
+    assert [one.id for one in lessons.in_force()] == [new.id], "never both"
+    lessons.undo(new.id)
+    assert [one.id for one in lessons.in_force()] == [old.id]
 
 
 def test_two_servers_count_the_same_lessons(database: Database) -> None:

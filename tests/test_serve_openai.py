@@ -21,7 +21,7 @@ from daedap.model.prompt import Prompt
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
 from daedap.serve.bots import Question
-from daedap.serve.openai_types import ChatMessage, ChatRequest
+from daedap.serve.openai import ChatMessage, ChatRequest
 from daedap.types import Float64Array, Generation, Pair, Sampling
 
 KNOWN = PAIRS[5]
@@ -266,7 +266,7 @@ def test_a_language_model_is_asked_as_the_client_wants(client: TestClient, train
     bot = Bot.of(trained, answer_options=options, held_out=True, model=model)
     wanted: list[Any] = [None, None, Sampling(1.5), Sampling(1.5), Sampling(0), *[Sampling(2.0, 0.5, 7)] * 2]
     questions = [Question(bot, Pair(f"양자역학을 설명해 봐 {n}", ""), each) for n, each in enumerate(wanted)]
-    replies = app.service.bots.answer(questions)
+    replies = app.app.state.service.bots.answer(questions)
     assert [reply.question for reply in replies] == [question.pair.question for question in questions]
     assert sorted(model.asked) == sorted(
         [

@@ -14,8 +14,8 @@ import pytest
 
 from daedap.serve.batcher import Batcher
 from daedap.serve.errors import ApiError
-from daedap.serve.limits import RateLimit, prepare_limits
-from daedap.serve.metrics import FOLDER_VARIABLE, Metrics, forget_killed_processes
+from daedap.serve.observability import FOLDER_VARIABLE, Metrics, forget_killed_processes
+from daedap.serve.security import RateLimit, prepare_limits
 
 Job = str
 
@@ -153,9 +153,8 @@ def test_workers_share_limits_and_what_a_killed_one_was_busy_with_is_forgotten(
     prepare_limits(str(tmp_path))
     killed = """
 import os
-from daedap.serve.limits import RateLimit, prepare_limits
-from daedap.serve.metrics import FOLDER_VARIABLE, Metrics, forget_killed_processes
-from daedap.serve.metrics import Metrics
+from daedap.serve.observability import Metrics
+from daedap.serve.security import RateLimit
 metrics = Metrics()
 metrics.waiting.set(5)
 metrics.replies.labels("lesson").inc()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def test_what_is_acknowledged_survives_a_kill(trained: Run, tmp_path: Path, data
             talker.join()
         opened = Database.open(database[1] if database else None, runs)
         store, lessons = ConversationStore(opened), {one.id for one in LessonStore(opened).all()}
-        assert [one.to_json() for reply in kept if (one := store.reply(reply["id"]))] == kept
+        assert [asdict(one) for reply in kept if (one := store.reply(reply["id"]))] == kept
         assert set(taught) <= lessons
         if opened.is_sqlite:
             with opened.read() as connection:

@@ -14,12 +14,9 @@ import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import ExportError, SettingsError
 from daedap.export.bundle import compress, export_bundle
-from daedap.export.card import Facts
-from daedap.export.ctranslate2 import export_engine
+from daedap.export.common import ExportOptions, Facts, Target, Verification
 from daedap.export.gguf import export_gguf
-from daedap.export.huggingface import export_adapter, export_merged
-from daedap.export.options import ExportOptions, Target
-from daedap.export.verify import Verification
+from daedap.export.language_model import export_adapter, export_engine, export_merged
 from daedap.export.web import export_web
 from daedap.files import new_folder, new_path
 from daedap.i18n import tell, translate

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from daedap.config import RUNS
 from daedap.data.encoding import detect, open_text
-from daedap.database.audit import AuditLog
 from daedap.database.connection import Database
 from daedap.database.lessons import SCOPES, LessonStore, TaughtLesson, from_cell, new_lesson, write_csv
+from daedap.database.server_state import AuditLog
 from daedap.errors import DataError, SettingsError
 from daedap.evaluation.tables import align_columns
 from daedap.files import write_text

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from daedap.config import RUNS
-from daedap.database.audit import AuditLog
 from daedap.database.connection import Database
 from daedap.database.conversations import ConversationStore
 from daedap.database.lessons import LessonStore, TaughtLesson, new_lesson
+from daedap.database.server_state import AuditLog
 from daedap.i18n import translate
 from daedap.retrieval.bot import Bot
 from daedap.runs import Json
-from daedap.serve.preview import ASKED, preview
+from daedap.serve.review import ASKED, preview
 from daedap.types import LessonScope
 
 
@@ -24,7 +24,7 @@ class Taught:
 
     lesson: TaughtLesson
     effect: Json
-    """`catches`, `near`, `conflict`: see serve/preview.py."""
+    """`catches`, `near`, `conflict`: see serve/review.py."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object."""

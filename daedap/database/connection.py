@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from typing import Any
 
 import sqlalchemy as sql
 from filelock import FileLock
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from daedap.database.schema import METADATA, revisions
@@ -55,21 +55,25 @@ class Database:
             with storage(runs):
                 runs.mkdir(parents=True, exist_ok=True)
         database = cls(_engine(url or f"sqlite:///{runs / DATABASE}"))
-        with translate_errors(url or str(runs / DATABASE)):
+        try:
             database.upgrade()
+        except (sql.exc.SQLAlchemyError, sqlite3.Error) as error:
+            cause = str(getattr(error, "orig", None) or error).strip()
+            raise StorageError(
+                "{where}: the database can't be used ({error}).",
+                "Check that it runs and that the URL is right.",
+                where=_without_password(url or str(runs / DATABASE)),
+                error=cause.splitlines()[0] if cause else type(error).__name__,
+            ) from error
         return database
 
-    @contextmanager
-    def write(self) -> Iterator[Connection]:
+    def write(self) -> AbstractContextManager[Connection]:
         """A transaction, committed at the end of the block."""
-        with self.engine.begin() as connection:
-            yield connection
+        return self.engine.begin()
 
-    @contextmanager
-    def read(self) -> Iterator[Connection]:
+    def read(self) -> Connection:
         """A connection for reading; each statement sees what was committed before it."""
-        with self._reader.connect() as connection:
-            yield connection
+        return self._reader.connect()
 
     @cached_property
     def _reader(self) -> Engine:
@@ -79,6 +83,10 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether it is a file of this machine."""
         return self.engine.dialect.name == "sqlite"
+
+    def insert(self, table: sql.Table) -> sqlite.Insert | postgresql.Insert:
+        """An insertion that can say what to do on a conflict, which each dialect has a class of its own for."""
+        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
     def close(self) -> None:
         """Give all connections back."""
@@ -93,50 +101,31 @@ class Database:
 
     def upgrade(self) -> None:
         """Bring the schema up to date; processes that start at once take turns. Raises StorageError."""
-        if not self._is_new and self.revision() == HEAD:
+        file = Path(self.engine.url.database) if self.is_sqlite and self.engine.url.database else None
+        is_new = file and not (file.exists() and file.stat().st_size)
+        if not is_new and self.revision() == HEAD:  # a reader of a new file would disturb whoever makes its schema
             return
-        file = self.engine.url.database
-        lock = FileLock(f"{file}.lock") if self.is_sqlite and file else nullcontext()
-        with lock:
+        with FileLock(f"{file}.lock") if file else nullcontext():
             if self.is_sqlite:
                 with self.read() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays so in the file
-            self._create_or_migrate()
-
-    @property
-    def _is_new(self) -> bool:
-        """Whether it is a file that is still empty: a reader would disturb whoever makes the schema just now."""
-        file = self.engine.url.database
-        return bool(self.is_sqlite and file and not (Path(file).exists() and Path(file).stat().st_size))
-
-    def _create_or_migrate(self) -> None:
-        with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
-            if self.revision() is None:
-                _create(connection)
-            else:
-                _migrate(connection)
+            with self.write() as connection:
+                if not self.is_sqlite:
+                    connection.execute(sql.text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+                change = _create if self.revision() is None else _migrate
+                change(connection)
 
 
-def without_password(url: str) -> str:
+@dataclass(frozen=True)
+class Store:
+    """A part of a database: some of its tables, and what is asked of them."""
+
+    database: Database
+
+
+def _without_password(url: str) -> str:
     """A URL that may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
-
-
-@contextmanager
-def translate_errors(url: str) -> Iterator[None]:
-    """Raise StorageError for a database that is unreachable, damaged or fails."""
-    try:
-        yield
-    except (sql.exc.SQLAlchemyError, sqlite3.Error) as error:
-        cause = str(getattr(error, "orig", None) or error).strip()
-        raise StorageError(
-            "{where}: the database can't be used ({error}).",
-            "Check that it runs and that the URL is right.",
-            where=without_password(url),
-            error=cause.splitlines()[0] if cause else type(error).__name__,
-        ) from error
 
 
 def _engine(url: str) -> Engine:
@@ -144,7 +133,7 @@ def _engine(url: str) -> Engine:
         raise SettingsError(
             "--db {url}: the driver for PostgreSQL is not installed.",
             "Install it: pip install daedap[postgresql]",
-            url=without_password(url),
+            url=_without_password(url),
         )
     url = _POSTGRES.sub("postgresql+psycopg://", url)
     try:
@@ -157,7 +146,7 @@ def _engine(url: str) -> Engine:
         raise SettingsError(
             "--db {url}: no database that can be used here ({error}).",
             "Try postgresql://user@host/name.",
-            url=without_password(url),
+            url=_without_password(url),
             error=error,
         ) from error
     sql.event.listen(engine, "connect", _set_up_sqlite)

@@ -17,7 +17,7 @@ import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
 from daedap.data.personal import mask_personal
-from daedap.database.connection import Database
+from daedap.database.connection import Store
 from daedap.database.schema import lessons, now, revisions
 from daedap.errors import DataError
 from daedap.i18n import translate
@@ -110,11 +110,8 @@ def _text(what: str, text: str, longest: int) -> str:
     return text
 
 
-@dataclass(frozen=True)
-class LessonStore:
+class LessonStore(Store):
     """The lessons of a database."""
-
-    database: Database
 
     def revision(self) -> int:
         """A number that every change raises."""
@@ -155,6 +152,10 @@ class LessonStore:
             _raise_revision(connection)
             if not (old := _find(connection, id)):
                 return None
+            if old.replaces:  # in force again where this one was undone
+                is_there = lessons.c.state.in_(("accepted", "pending"))
+                which = lessons.update().where(lessons.c.id == old.replaces, is_there)
+                connection.execute(which.values(state="replaced"))
             changed = replace(old, **(change or {}))
             if changed == old:
                 _set(connection, id, state="accepted", decided=now())

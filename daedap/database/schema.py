@@ -5,7 +5,7 @@ Times are ISO 8601 texts in UTC, which sort by time in every database. `migratio
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 
 from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, Text
 
@@ -114,6 +114,7 @@ revisions = Table(
 )
 
 
-def now() -> str:
-    """The time in UTC, to the millisecond."""
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def now(later: timedelta = timedelta(0)) -> str:
+    """The time in UTC, or so much later, to the millisecond."""
+    then = datetime.now(timezone.utc) + later
+    return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")

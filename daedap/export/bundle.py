@@ -30,8 +30,7 @@ from typing import Any
 import daedap.runs as run_store
 from daedap.data.split import HELD_OUT, SPLITS, read_rows, sample_rows
 from daedap.errors import ExportError
-from daedap.export.card import write_card
-from daedap.export.verify import Difference, Verification
+from daedap.export.common import Difference, Verification, write_card
 from daedap.files import write_json, write_lines, write_text
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import BUILT_IN, CENTRE, FILES
@@ -93,7 +92,8 @@ def export_bundle(run: Run, folder: Path) -> BundleCheck:
 def write(run: Run, bot: Bot, folder: Path) -> None:
     """Write everything that a run's bot answers with; the language model, if CTranslate2 computes it."""
     generates = bot.generates and _copy_language_model(bot, folder / "engine")
-    _copy_index(run, folder / "index", generates=generates)
+    left_out = shutil.ignore_patterns("encoder.json", *(() if generates else _BI_ENCODER))
+    shutil.copytree(run.folder / "index", folder / "index", ignore=left_out, copy_function=shutil.copyfile)
     if bot.generates and not generates:
         message = "PyTorch computes this bot's language model. A bundle looks up alone: some answers differ."
         tell([translate(message)])
@@ -161,13 +161,6 @@ def compress(folder: Path, archive: Path) -> None:
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
             with path.open("rb") as source, file.open(entry, "w", force_zip64=True) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-
-
-def _copy_index(run: Run, folder: Path, *, generates: bool) -> None:
-    source = run.folder / "index"
-    for path in sorted(path for path in source.rglob("*") if path.is_file()):
-        if (generates or path.name not in _BI_ENCODER) and path.name != "encoder.json":
-            _copy(path, folder / path.relative_to(source))
 
 
 def _copy_encoder(run: Run, folder: Path) -> None:

@@ -8,9 +8,12 @@ user types are broken up, since llama.cpp reads them anywhere in a prompt.
 
 from __future__ import annotations
 
+import heapq
 import json
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,16 +22,15 @@ from numpy.typing import NDArray
 
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import ExportError
-from daedap.export.card import write_card
-from daedap.export.spm import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, SpmVocabulary
-from daedap.export.verify import (
+from daedap.export.common import (
     Difference,
     ModelAnswer,
     Verification,
     compare,
-    generate,
+    greedy_answers,
     pick_questions,
     trained_answers,
+    write_card,
 )
 from daedap.files import write_text
 from daedap.i18n import translate
@@ -44,6 +46,9 @@ if TYPE_CHECKING:
     from daedap.model.language_model import TorchModel
 
 FILE = "model.gguf"
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+"""Types of tokens in GGUF files."""
+SPACE = "▁"
 USAGE = """\
 ```
 ollama create my-model -f Modelfile && ollama run my-model
@@ -61,18 +66,8 @@ _HARD_TEXTS = (
     "ABC abc 0123456789 !@#$%^&*()",
     "뷁 쀍 똠방각하",
 )
-_LINEAR = {
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm",
-}
-"""transformers' name in a layer → GGUF's."""
+_BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
+"""Tokens that spell what is no token."""
 
 
 def export_gguf(run: Run, folder: Path, count: int) -> Verification:
@@ -140,24 +135,10 @@ def chat_template(user: str, assistant: str, end: str, controls: Sequence[str]) 
 
 def exported_answers(folder: Path, rules: DecodingRules, questions: Sequence[str]) -> list[ModelAnswer]:
     """Answers by the weights, the tokens and the chat template that the written file holds."""
-    from transformers import GenerationConfig
-
     from daedap.model.gguf import GgufReader, dequantized_model
-    from daedap.model.tokenizer import decode
 
-    file, end = GgufReader.open(folder / FILE), rules.prompt.template.eos_id
-    config = GenerationConfig(
-        max_new_tokens=rules.max_new_tokens,
-        do_sample=False,
-        eos_token_id=end,
-        pad_token_id=rules.prompt.pad_id,
-        suppress_tokens=rules.suppressed_ids or None,
-    )
-
-    def text(ids: Sequence[int]) -> str:
-        return decode(rules.prompt.tokenizer, [id for id in ids if id != end])
-
-    return generate(dequantized_model(file), prompt_ids(file, questions), text, config)
+    file = GgufReader.open(folder / FILE)
+    return greedy_answers(dequantized_model(file), rules, prompt_ids(file, questions))
 
 
 def token_differences(folder: Path, rules: DecodingRules, texts: Sequence[str]) -> list[Difference]:
@@ -170,11 +151,9 @@ def token_differences(folder: Path, rules: DecodingRules, texts: Sequence[str]) 
     file, controls = GgufReader.open(folder / FILE), _control_tokens(rules.prompt.tokenizer)
     plain = [nfc(text) for text in (*texts, *_HARD_TEXTS) if text and not any(token in text for token in controls)]
     typed = [f"{token} 라고 {token}{token}" for token in controls]
-    differences = []
-    for text, ids in zip(plain, prompt_ids(file, plain), strict=True):
-        expected = rules.prompt.question(Pair(text, ""), 10**9)
-        if ids != expected:
-            differences.append(Difference(text, str(expected), str(ids)))
+    expected = [rules.prompt.question(Pair(text, ""), 10**9) for text in plain]
+    compared = zip(plain, expected, prompt_ids(file, plain), strict=True)
+    differences = [Difference(text, str(ours), str(theirs)) for text, ours, theirs in compared if ours != theirs]
     empty, control_ids = prompt_ids(file, ["가"])[0], rules.prompt.control_ids
     for text, ids in zip(typed, prompt_ids(file, typed), strict=True):
         if sum(id in control_ids for id in ids) != sum(id in control_ids for id in empty):
@@ -198,7 +177,7 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     model, split = state["model"], state["pre_tokenizer"] or {}
     vocabulary = model.get("vocab", {})
-    if model["type"] != "BPE" or any(f"<0x{byte:02X}>" not in vocabulary for byte in range(256)):
+    if model["type"] != "BPE" or not vocabulary.keys() >= _BYTES:
         raise _refusal(
             translate("its tokenizer has no byte tokens, and llama.cpp ends at a character it does not know")
         )
@@ -206,8 +185,8 @@ def _check_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
         raise _refusal(translate("its tokenizer splits words otherwise than llama.cpp can"))
     if (state["normalizer"] or {"type": "NFC"})["type"] != "NFC" or model.get("ignore_merges"):
         raise _refusal(translate("its tokenizer changes texts in a way that llama.cpp can't"))
-    results = ["".join(merge) for merge in map(_parts, model["merges"])]
-    if len(set(results)) < len(results) or any(SPACE in token[1:] for token in vocabulary):
+    merged = ["".join(_parts(merge)) for merge in model["merges"]]
+    if len(set(merged)) < len(merged) or any(SPACE in token[1:] for token in vocabulary):
         raise _refusal(translate("its merges can't be told by one score for each token"))
 
 
@@ -264,27 +243,22 @@ def _add_tokenizer(writer: Any, tokenizer: PreTrainedTokenizerFast, rows: int) -
     ranks = {"".join(_parts(merge)): rank for rank, merge in enumerate(merges, 1)}
     names = cast("list[str | None]", [tokenizer.convert_ids_to_tokens(id) for id in range(rows)])
     special = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    octets = {f"<0x{byte:02X}>" for byte in range(256)}
 
     def kind(token: str | None) -> int:
         if token is None:
             return UNUSED
         if token in special:
             return UNKNOWN if token == tokenizer.unk_token else CONTROL
-        return BYTE if token in octets else NORMAL
+        return BYTE if token in _BYTES else NORMAL
 
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([f"<row {id}>" if name is None else name for id, name in enumerate(names)])
     writer.add_token_scores([float(-ranks.get(name or "", 0)) for name in names])
     writer.add_token_types([kind(name) for name in names])
-    for add, id in (
-        (writer.add_bos_token_id, tokenizer.bos_token_id),
-        (writer.add_unk_token_id, tokenizer.unk_token_id),
-        (writer.add_pad_token_id, tokenizer.pad_token_id),
-    ):
-        if id is not None:
-            add(id)
+    for name in ("bos_token_id", "unk_token_id", "pad_token_id"):
+        if (id := getattr(tokenizer, name)) is not None:
+            getattr(writer, f"add_{name}")(id)
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(True)
@@ -297,21 +271,20 @@ def _parts(merge: str | list[str]) -> list[str]:
 
 def _tensors(model: TorchModel) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """GGUF's names and values in float32. A head that is the embedding is left out: llama.cpp takes the embedding."""
-    config, state = model.model.config, model.model.state_dict()
+    from gguf import MODEL_ARCH, get_tensor_name_map
 
-    def values(name: str) -> NDArray[np.float32]:
-        array: NDArray[np.float32] = state[name].detach().float().cpu().numpy()
-        return array
-
-    yield "token_embd.weight", values("model.embed_tokens.weight")
-    for layer in range(config.num_hidden_layers):
-        for ours, theirs in _LINEAR.items():
-            weights = values(f"model.layers.{layer}.{ours}.weight")
-            heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}.get(theirs)
-            yield f"blk.{layer}.{theirs}.weight", _permuted(weights, heads) if heads else weights
-    yield "output_norm.weight", values("model.norm.weight")
-    if not config.tie_word_embeddings:
-        yield "output.weight", values("lm_head.weight")
+    config = model.model.config
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for ours, tensor in model.model.state_dict().items():
+        if ours == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        theirs = names.get_name(ours, try_suffixes=(".weight",))
+        assert theirs, f"{ours} is no part of a Llama"
+        weights: NDArray[np.float32] = tensor.detach().float().cpu().numpy()
+        if theirs.endswith(("attn_q.weight", "attn_k.weight")):
+            is_query = theirs.endswith("attn_q.weight")
+            weights = _permuted(weights, config.num_attention_heads if is_query else config.num_key_value_heads)
+        yield theirs, weights
 
 
 def _permuted(weights: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -333,3 +306,73 @@ PARAMETER num_ctx {context}
 PARAMETER num_predict {tokens}
 PARAMETER temperature 0
 '''
+
+
+@dataclass(frozen=True)
+class SpmVocabulary:
+    """llama.cpp's tokenizer for vocabularies of SentencePiece: what a written GGUF file makes of a text.
+
+    After `llm_tokenizer_spm_session` and `llama_vocab::impl::tokenize` of https://github.com/ggml-org/llama.cpp
+    (src/llama-vocab.cpp). Control tokens are cut out of the text first, wherever they stand. A space is put before each
+    piece between them; then those two neighbours are joined whose joined text is the token with the highest score,
+    until no two can be joined. What is no token is spelled in bytes.
+    """
+
+    tokens: Sequence[str]
+    scores: Sequence[float]
+    types: Sequence[int]
+
+    def tokenize(self, text: str) -> list[int]:
+        """Ids of a rendered prompt, control tokens included, without BOS."""
+        ids: list[int] = []
+        for part in self._control_tokens.split(text):
+            if part in self._special:
+                ids.append(self._special[part])
+            elif part:
+                ids += self._encode(f" {part}".replace(" ", SPACE))
+        return ids
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: id for id, token in enumerate(self.tokens)}
+
+    @cached_property
+    def _special(self) -> dict[str, int]:
+        """Tokens that are found in a text before anything else."""
+        kinds = (UNKNOWN, CONTROL, USER_DEFINED)
+        return {token: id for token, id in self._ids.items() if self.types[id] in kinds}
+
+    @cached_property
+    def _control_tokens(self) -> re.Pattern[str]:
+        longest_first = sorted(self._special, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+
+    def _encode(self, text: str) -> Iterator[int]:
+        for piece in self._merged(text):
+            if piece in self._ids:
+                yield self._ids[piece]
+            else:
+                yield from (self._ids[f"<0x{byte:02X}>"] for byte in piece.encode())
+
+    def _merged(self, text: str) -> list[str]:
+        """The pieces that are left when no two neighbours form a token."""
+        pieces, before, after = list(text), list(range(-1, len(text) - 1)), list(range(1, len(text) + 1))
+        queue: list[tuple[float, int, int, int]] = []
+
+        def offer(left: int, right: int) -> None:
+            if left >= 0 and right < len(pieces) and (id := self._ids.get(pieces[left] + pieces[right])) is not None:
+                heapq.heappush(queue, (-self.scores[id], left, right, len(pieces[left]) + len(pieces[right])))
+
+        for left in range(len(pieces) - 1):
+            offer(left, left + 1)
+        while queue:
+            _, left, right, length = heapq.heappop(queue)
+            if not pieces[left] or not pieces[right] or len(pieces[left]) + len(pieces[right]) != length:
+                continue  # one of them was joined with another neighbour meanwhile
+            pieces[left], pieces[right] = pieces[left] + pieces[right], ""
+            after[left] = after[right]
+            if after[right] < len(pieces):
+                before[after[right]] = left
+            offer(before[left], left)
+            offer(left, after[left])
+        return [piece for piece in pieces if piece]

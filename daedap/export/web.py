@@ -19,6 +19,7 @@ import shutil
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ from scipy.special import ndtr, softmax
 
 import daedap.retrieval.small_talk as rules
 from daedap.errors import ExportError
-from daedap.export.card import write_card
-from daedap.export.verify import Difference, Verification
+from daedap.export.common import Difference, Verification, write_card
 from daedap.files import write_json
 from daedap.i18n import translate_to
 from daedap.model.sentence_encoder import BUILT_IN
@@ -86,7 +86,8 @@ def write(bot: Bot, folder: Path) -> None:
     data = _bot_data(bot, folder, index)
     data["tensors"] = {**encoder.save(folder), **index.save(folder)}
     write_json(folder / "bot.json", data)
-    examples = [pair.question for pair in bot.retriever.index.pairs[:: max(1, len(bot.retriever.index.pairs) // 3)]][:3]
+    pairs = bot.retriever.index.pairs
+    examples = [pair.question for pair in pairs[:: max(1, len(pairs) // 3)][:3]]
     page = {"name": "daedap", "language": data["language"], "texts": data["texts"], "examples": examples}
     write_json(folder / "page.json", page)
 
@@ -128,7 +129,7 @@ def _bot_data(bot: Bot, folder: Path, index: _Tensors) -> dict[str, Any]:
         "matcher": {
             "viewWeights": matcher.view_weights.tolist(),
             "answerShare": matcher._answer_share,
-            "weights": _weights(matcher),
+            "weights": {name: getattr(matcher.weights, name) for name in ("interaction", "signals", "intercept")},
         },
         "ngrams": {name: _add_ngrams(index, name, tfidf) for name, tfidf in ngrams.items()},
         "known": _add_pairs(index, "known", matcher, folder),
@@ -152,11 +153,6 @@ def _page_texts(korean: bool) -> dict[str, str]:
         "private": translate_to(korean, "Your questions are answered in your browser and sent nowhere."),
         "source": translate_to(korean, "Answer to"),
     }
-
-
-def _weights(matcher: AnswerMatcher) -> dict[str, Any]:
-    weights = matcher.weights
-    return {"interaction": weights.interaction, "signals": weights.signals, "intercept": weights.intercept}
 
 
 def _small_talk(talk: SmallTalk) -> dict[str, Any]:
@@ -227,12 +223,8 @@ class _Tensors:
         """Add one, beginning at a multiple of 4 bytes, as browsers ask for."""
         octets = np.ascontiguousarray(values).tobytes()
         octets += bytes(-len(octets) % 4)
-        self.places[name] = {
-            "file": self.file,
-            "type": values.dtype.name,
-            "offset": self.size,
-            "shape": list(values.shape),
-        }
+        place = {"type": values.dtype.name, "offset": self.size, "shape": list(values.shape)}
+        self.places[name] = {"file": self.file, **place}
         self.parts.append(octets)
         self.size += len(octets)
 
@@ -248,26 +240,19 @@ def read_weights(file: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
     Raises ExportError for an architecture that the page does not compute.
     """
-    octets, place = file.read_bytes(), 0
+    octets = BytesIO(file.read_bytes())
 
     def number(code: str) -> int:
-        nonlocal place
-        (result,) = struct.unpack_from(f"<{code}", octets, place)
-        place += struct.calcsize(code)
-        return int(result)
+        return int(struct.unpack(f"<{code}", octets.read(struct.calcsize(code)))[0])
 
     def text() -> str:
-        nonlocal place
-        length = number("H")
-        place += length
-        return octets[place - length : place - 1].decode()
+        return octets.read(number("H"))[:-1].decode()
 
     number("I"), text(), number("I")
     for _ in range(number("I")):
         name, shape = text().removeprefix("encoder/"), [number("I") for _ in range(number("B"))]
         kind, size = _NAMES[number("B")], number("I")
-        values = np.frombuffer(octets[place : place + size], kind).reshape(shape)
-        place += size
+        values = np.frombuffer(octets.read(size), kind).reshape(shape)
         if name in _FIXED and values.item() != _FIXED[name]:
             raise ExportError(
                 "The sentence encoder's {name} is {value}: the page can't compute that.",
@@ -282,8 +267,8 @@ def check(bot: Bot, folder: Path) -> Verification:
     """Compare the sentence vectors that the page's files give with the bot's, which decide nearly every answer."""
     texts = list(dict.fromkeys(pair.question for pair in bot.retriever.index.pairs))[:_CHECKED]
     encoder = bot.retriever.encoder
-    result = _vectors(folder, [encoder.tokenizer.encode(text).ids for text in texts])
-    cosines = np.einsum("tw,tw->t", result, encoder.encode(texts))
+    vectors = _vectors(folder, [encoder.tokenizer.encode(text).ids for text in texts])
+    cosines = np.einsum("tw,tw->t", vectors, encoder.encode(texts))
     far = [(text, cosine) for text, cosine in zip(texts, cosines.tolist(), strict=True) if not cosine >= _ALIKE]
     return Verification(len(texts), tuple(Difference(text, "1.00", f"{cosine:.2f}") for text, cosine in far))
 
@@ -295,8 +280,7 @@ def _vectors(folder: Path, texts: Sequence[Sequence[int]]) -> NDArray[np.float32
 
     def tensor(name: str) -> NDArray[Any]:
         place = places[f"encoder/{name}"]
-        count = int(np.prod(place["shape"]))
-        return np.asarray(np.frombuffer(octets, place["type"], count, place["offset"]).reshape(place["shape"]))
+        return np.asarray(np.ndarray(place["shape"], place["type"], octets, place["offset"]))
 
     def matrix(name: str) -> NDArray[np.float32]:
         scaled: NDArray[np.float32] = tensor(f"{name}/weight") / tensor(f"{name}/weight_scale")[:, None]

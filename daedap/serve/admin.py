@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 import daedap.runs as run_store
-from daedap.database.audit import SESSION
 from daedap.database.lessons import State, TaughtLesson, write_csv
+from daedap.database.server_state import SESSION
 from daedap.errors import RunError
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, not_found
-from daedap.serve.groups import grouped
-from daedap.serve.page import OWNER, Answer, Correction, Question, Server, correction, lesson_json, owner_of, run_json
-from daedap.serve.preview import Conflicts
+from daedap.serve.page import OWNER, Answer, Correction, Question, Server, correction, lessons_json, owner_of, run_json
+from daedap.serve.review import grouped
 from daedap.serve.service import Service
 from daedap.types import LessonScope
 
@@ -90,14 +90,11 @@ def logout(server: Server, request: Request) -> JSONResponse:
 @router.get("/overview")
 def overview(server: Server) -> Json:
     """Counts of everything."""
-    counts: Json = dict.fromkeys(("pending", "accepted", "rejected", "undone", "replaced"), 0)
-    for lesson in server.lessons.all():
-        counts[lesson.state] += 1
-    waiting = len(_not_understood(server))
+    counts = Counter(lesson.state for lesson in server.lessons.all())
     return {
         **server.conversations.overview(),
-        "lessons": counts,
-        "unanswered": waiting,
+        "lessons": {state: counts[state] for state in get_args(State)},
+        "unanswered": len(_not_understood(server)),
         "run": server.bots.current.run.number,
     }
 
@@ -110,30 +107,24 @@ def runs(server: Server) -> Json:
 
 
 def _run(run: Run, current: Run) -> Json:
-    if not run.complete:
-        return {"number": run.number, "state": "in training" if run.busy else "interrupted", "current": False}
-    summary = run_json(run, current)
+    summary = run_json(run, current) if run.complete else None
     if not summary:
-        return {"number": run.number, "state": "damaged", "current": False}
+        state = "damaged" if run.complete else "in training" if run.busy else "interrupted"
+        return {"number": run.number, "state": state, "current": False}
     manifest = run.manifest
-    seconds = round(sum(manifest.get("seconds", {}).values()), 1)
-    more = {"parent": manifest.get("parent"), "seconds": seconds, "method": manifest.get("method")}
-    return {**summary, "state": "complete", **more}
+    return {
+        **summary,
+        "state": "complete",
+        "parent": manifest.get("parent"),
+        "seconds": round(sum(manifest.get("seconds", {}).values()), 1),
+        "method": manifest.get("method"),
+    }
 
 
 @router.get("/runs/{number}")
 def run(number: int, server: Server) -> Json:
     """One run with its curves and scores."""
-    complete = {run.number: run for run in server.bots.complete()}
-    if number not in complete:
-        raise not_found("run")
-    try:
-        return _record(read_run_record(complete[number]))
-    except RunError as error:
-        raise ApiError(409, "conflict", "The run is damaged: daedap report tells more.") from error
-
-
-def _record(record: RunRecord) -> Json:
+    record = run_record(server, number)
     manifest = record.manifest
     curves = {name: [asdict(each) for each in getattr(record, name)] for name in ("train", "dev", "average")}
     scores = {
@@ -143,11 +134,8 @@ def _record(record: RunRecord) -> Json:
         for system, parts in record.scores.items()
     }
     return {
-        "number": manifest.get("number"),
-        "finished": manifest.get("finished"),
-        "parent": manifest.get("parent"),
+        **{name: manifest.get(name) for name in ("number", "finished", "parent", "base", "method")},
         "base": manifest.get("base", {}).get("name"),
-        "method": manifest.get("method"),
         "rows": {name: manifest.get("data", {}).get(name) for name in ("train", "dev", "test")},
         "file": Path(manifest.get("data", {}).get("file") or "").name,
         "headline": dict(record.headline),
@@ -156,6 +144,17 @@ def _record(record: RunRecord) -> Json:
         "settings": record.train_options,
         "lessons": manifest.get("lessons", {}).get("count"),
     }
+
+
+def run_record(server: Service, number: int) -> RunRecord:
+    """A complete run by its number. Raises ApiError: 404 when it is not there, 409 when it is damaged."""
+    run = next((run for run in server.bots.complete() if run.number == number), None)
+    if not run:
+        raise not_found("run")
+    try:
+        return read_run_record(run)
+    except RunError as error:
+        raise ApiError(409, "conflict", "The run is damaged: daedap report tells more.") from error
 
 
 @router.get("/conversations")
@@ -214,9 +213,7 @@ def dismiss(body: Dismissal, server: Server) -> Json:
 @router.get("/lessons")
 def lessons(server: Server, state: State | Literal["all"] = "all") -> Json:
     """Lessons of a state."""
-    conflicts = Conflicts.of(server.bots.current, server.lessons.in_force())
-    stored = server.lessons.all(None if state == "all" else state)
-    return {"lessons": [{**lesson.to_json(), "conflict": conflicts.with_lesson(lesson)} for lesson in stored]}
+    return {"lessons": lessons_json(server, *server.lessons.all(None if state == "all" else state))}
 
 
 @router.post("/lessons")
@@ -264,7 +261,7 @@ def _changed(server: Service, action: str, lesson: TaughtLesson | None) -> Json:
         raise not_found("lesson")
     server.audit.note("owner", action, lesson=lesson.id)
     server.bots.refresh_lessons()
-    return lesson_json(server, lesson)
+    return lessons_json(server, lesson)[0]
 
 
 @router.get("/lessons.csv")

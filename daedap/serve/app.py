@@ -1,30 +1,31 @@
-"""The web application: routes, error shape, static files, put together for one process."""
+"""The web application of one process: routes and pages put together, and one shape for all errors."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from daedap.errors import DaedapError, RunError, StorageError
-from daedap.serve.admin import login_router
+from daedap.i18n import about_file
+from daedap.serve.admin import login_router, run_record
 from daedap.serve.admin import router as admin_router
 from daedap.serve.channels.kakao import router as kakao_router
 from daedap.serve.channels.naver import router as naver_router
 from daedap.serve.errors import ApiError
-from daedap.serve.logs import log_failure
-from daedap.serve.metrics import forget_process
+from daedap.serve.observability import forget_process, log_failure
 from daedap.serve.openai import router as openai_router
+from daedap.serve.page import Server, owner_of
 from daedap.serve.page import router as page_router
-from daedap.serve.pages import PageFiles
-from daedap.serve.pages import router as pages_router
 from daedap.serve.security import Guard
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
     from daedap.serve.channels.common import Channels
     from daedap.serve.service import Service
+
+_STATIC = Path(__file__).parent / "static"
+_REPORT_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""A report holds its stylesheet, and no script."""
 
 
 def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
@@ -49,79 +56,108 @@ def build_app(service: Service, channels: Channels | None = None) -> ASGIApp:
 
     app = FastAPI(title="daedap", version=version("daedap"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service, app.state.channels = service, channels
-    _add_refusal_handlers(app)
-    _add_failure_handlers(app)
-    _add_health(app, service)
-    app.include_router(openai_router)
+    for kind in (ApiError, DaedapError, RequestValidationError, HTTPException, DBAPIError, PoolTimeoutError, Exception):
+        app.add_exception_handler(kind, _refuse)
+    routers = [health_router, openai_router]
     for name, router in (("kakao", kakao_router), ("naver", naver_router)):
         if channels and name in channels.secrets:
-            app.include_router(router)
+            routers.append(router)
     if service.options.page:
-        app.include_router(page_router)
-        app.include_router(login_router)
-        app.include_router(admin_router)
-        app.include_router(pages_router)
-        app.mount("/static", PageFiles(), name="static")
-    return Guard(app, service)
+        routers += [page_router, login_router, admin_router, pages_router]
+        app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    for router in routers:
+        app.include_router(router)
+    return Guard(app, service.options, service.request_limit, service.metrics)
 
 
-def _add_refusal_handlers(app: FastAPI) -> None:
-    @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> JSONResponse:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _invalid(error).response()
-
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, error: HTTPException) -> JSONResponse:
-        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "invalid_request")
-        hint = " Use /v1/chat/completions." if error.status_code == 404 and request.url.path.startswith("/v1/") else ""
-        return ApiError(error.status_code, code, f"{error.detail}: {request.method}.{hint}").response()
+# ---- errors ----
 
 
-def _add_failure_handlers(app: FastAPI) -> None:
-    @app.exception_handler(DaedapError)
-    async def mistake(request: Request, error: DaedapError) -> JSONResponse:
-        if isinstance(error, RunError | StorageError):  # the server's fault; the text holds local paths
+async def _refuse(request: Request, error: Exception) -> Response:
+    return (_clients_fault(request, error) or _servers_fault(error)).response()
+
+
+def _clients_fault(request: Request, error: Exception) -> ApiError | None:
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            first: dict[str, Any] = error.errors()[0]  # without the rejected input
+            where = ".".join(str(part) for part in first["loc"][1:])
+            return ApiError(400, "invalid_request", f"{where or 'body'}: {first['msg']}", param=where or None)
+        case HTTPException(status_code=status):
+            code = {404: "not_found", 405: "method_not_allowed"}.get(status, "invalid_request")
+            hint = " Use /v1/chat/completions." if status == 404 and request.url.path.startswith("/v1/") else ""
+            return ApiError(status, code, f"{error.detail}: {request.method}.{hint}")
+        case DataError():
+            return ApiError(400, "invalid_request", "The database can't hold one of the values.")
+        case DaedapError() if not isinstance(error, RunError | StorageError):  # their texts hold local paths
+            return ApiError(400, "invalid_request", str(error))
+    return None
+
+
+def _servers_fault(error: Exception) -> ApiError:
+    """An error that is told without its text, and logged; the guard logs those that nobody has expected."""
+    match error:
+        case DBAPIError() | PoolTimeoutError():
             log_failure(error)
-            return ApiError(500, "server_error", "The server can't answer right now.").response()
-        return ApiError(400, "invalid_request", str(error)).response()
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        return ApiError(500, "internal", "Something went wrong here.").response()  # and the guard logs where
-
-    @app.exception_handler(DataError)
-    async def no_data(request: Request, error: DataError) -> JSONResponse:
-        return ApiError(400, "invalid_request", "The database can't hold one of the values.").response()
-
-    @app.exception_handler(PoolTimeoutError)
-    @app.exception_handler(DBAPIError)
-    async def no_database(request: Request, error: Exception) -> JSONResponse:
-        log_failure(error)
-        return ApiError(503, "not_ready", "The database can't be used right now.", retry_after=5).response()
+            return ApiError(503, "not_ready", "The database can't be used right now.", retry_after=5)
+        case RunError() | StorageError():
+            log_failure(error)
+            return ApiError(500, "server_error", "The server can't answer right now.")
+    return ApiError(500, "internal", "Something went wrong here.")
 
 
-def _invalid(error: RequestValidationError) -> ApiError:
-    """The first validation error, without the rejected input."""
-    first: dict[str, Any] = error.errors()[0]
-    place = [str(part) for part in first["loc"][1:]]
-    where = ".".join(place)
-    return ApiError(400, "invalid_request", f"{where or 'body'}: {first['msg']}", param=where or None)
+# ---- health ----
+
+health_router = APIRouter(include_in_schema=False)
 
 
-def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/health", include_in_schema=False)
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+@health_router.get("/health")
+async def health() -> dict[str, str]:
+    """That the process answers."""
+    return {"status": "ok"}
 
-    @app.get("/ready", include_in_schema=False)
-    def ready() -> dict[str, Any]:
-        service.lessons.revision()  # the database answers
-        return {"status": "ready", "run": service.bots.current.run.number}
 
-    @app.get("/metrics", include_in_schema=False)
-    def metrics() -> Response:
-        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+@health_router.get("/ready")
+def ready(server: Server) -> dict[str, Any]:
+    """That the database answers, too."""
+    server.lessons.revision()
+    return {"status": "ready", "run": server.bots.current.run.number}
+
+
+@health_router.get("/metrics")
+def metrics(server: Server) -> Response:
+    """For Prometheus."""
+    return Response(server.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+# ---- pages ----
+
+pages_router = APIRouter(include_in_schema=False)
+
+
+@pages_router.get("/")
+async def chat() -> FileResponse:
+    """The chat."""
+    return FileResponse(_STATIC / "index.html")
+
+
+@pages_router.get("/admin")
+async def admin() -> FileResponse:
+    """The admin page, or its login."""
+    return FileResponse(_STATIC / "admin.html")
+
+
+@pages_router.get("/admin/runs/{number}/report")
+def report(number: int, server: Server, request: Request) -> Response:
+    """What `daedap report` writes; whoever is not the owner is led to the login."""
+    from daedap.evaluation.diagnose import diagnose
+    from daedap.evaluation.report import report_page  # with jinja2, which the server can start without
+
+    if not owner_of(request):
+        return RedirectResponse("/admin", status_code=303)
+    record = run_record(server, number)
+    with about_file(korean=record.korean):
+        html = report_page(record, diagnose(record))
+    return HTMLResponse(html, headers={"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-store"})

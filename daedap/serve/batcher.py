@@ -19,14 +19,6 @@ from daedap.serve.errors import ApiError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-_AT_ONCE = 64
-"""Maximum number of jobs in a batch."""
-
-
-@dataclass(eq=False)
-class _Waiting(Generic[Job, Result]):
-    job: Job
-    result: asyncio.Future[Result]
 
 
 @dataclass
@@ -37,7 +29,8 @@ class Batcher(Generic[Job, Result]):
     """Returns a result or an exception for each job; called in a thread of its own, one batch at a time."""
     limit: int
     """Maximum queue length."""
-    at_once: int = _AT_ONCE
+    at_once: int = 64
+    """Maximum number of jobs in a batch."""
     on_batch: Callable[[int, float], None] = lambda jobs, seconds: None
     """Called after each batch with its number of jobs and the seconds it took. Must not raise."""
     name: str = "bot"
@@ -46,8 +39,8 @@ class Batcher(Generic[Job, Result]):
     """Message of the error when the queue is full."""
     late: str = "The question was not answered in time."
     """Message of the error when a job was not done in time."""
-    _waiting: dict[Hashable, deque[_Waiting[Job, Result]]] = field(default_factory=dict)
-    """By client, in the order of their turns."""
+    _waiting: dict[Hashable, deque[tuple[Job, asyncio.Future[Result]]]] = field(default_factory=dict)
+    """Jobs and their results to be, by client, in the order of their turns."""
     _count: int = 0
     _in_progress: int = 0
     _seconds_per_job: float = 0.05
@@ -64,12 +57,12 @@ class Batcher(Generic[Job, Result]):
         if self._count >= self.limit:
             wait = math.ceil(self._count * self._seconds_per_job)
             raise ApiError(429, "too_busy", self.busy, retry_after=wait)
-        waiting: _Waiting[Job, Result] = _Waiting(job, asyncio.get_running_loop().create_future())
-        self._waiting.setdefault(client, deque()).append(waiting)
+        result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append((job, result))
         self._count += 1
         self._wake.set()
         try:
-            return await asyncio.wait_for(waiting.result, timeout)  # or the client goes away: both cancel the result
+            return await asyncio.wait_for(result, timeout)  # or the client goes away: both cancel the result
         except asyncio.TimeoutError as error:
             raise ApiError(503, "too_late", self.late, retry_after=5) from error
 
@@ -81,8 +74,12 @@ class Batcher(Generic[Job, Result]):
                 await self._wake.wait()
                 if batch := self._take():
                     started, self._in_progress = time.perf_counter(), len(batch)
-                    results = await loop.run_in_executor(thread, self._compute, [each.job for each in batch])
-                    self._deliver(batch, results, time.perf_counter() - started)
+                    results = await loop.run_in_executor(thread, self._compute, [job for job, _ in batch])
+                    seconds = time.perf_counter() - started
+                    self._seconds_per_job = 0.8 * self._seconds_per_job + 0.2 * seconds / len(batch)
+                    self.on_batch(len(batch), seconds)
+                    for (_, waiting), result in zip(batch, results, strict=True):
+                        _deliver(result, waiting)
                     self._in_progress = 0
 
     async def drain(self) -> None:
@@ -99,31 +96,27 @@ class Batcher(Generic[Job, Result]):
         except Exception as error:  # whatever it is, others must not wait for ever
             return [error] * len(jobs)
 
-    def _take(self) -> list[_Waiting[Job, Result]]:
+    def _take(self) -> list[tuple[Job, asyncio.Future[Result]]]:
         """The next batch: one job of each client in turn, until it is full."""
-        batch: list[_Waiting[Job, Result]] = []
+        batch: list[tuple[Job, asyncio.Future[Result]]] = []
         while self._waiting and len(batch) < self.at_once:
             client = next(iter(self._waiting))
             queue = self._waiting.pop(client)
-            each = queue.popleft()
+            job, result = queue.popleft()
             if queue:
                 self._waiting[client] = queue  # behind all others
             self._count -= 1
-            if not each.result.done():  # else it is too late, or the client has gone away
-                batch.append(each)
+            if not result.done():  # else it is too late, or the client has gone away
+                batch.append((job, result))
         if not self._waiting:
             self._wake.clear()
         return batch
 
-    def _deliver(
-        self, batch: Sequence[_Waiting[Job, Result]], results: Sequence[Result | Exception], seconds: float
-    ) -> None:
-        self._seconds_per_job = 0.8 * self._seconds_per_job + 0.2 * seconds / len(batch)
-        self.on_batch(len(batch), seconds)
-        for each, result in zip(batch, results, strict=True):
-            if each.result.done():
-                continue
-            if isinstance(result, Exception):
-                each.result.set_exception(result)
-            else:
-                each.result.set_result(result)
+
+def _deliver(result: Result | Exception, waiting: asyncio.Future[Result]) -> None:
+    if waiting.done():
+        return
+    if isinstance(result, Exception):
+        waiting.set_exception(result)
+    else:
+        waiting.set_result(result)

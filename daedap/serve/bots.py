@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,10 @@ from threading import Lock
 import daedap.runs as run_store
 from daedap.config import AnswerOptions
 from daedap.database.lessons import LessonStore
-from daedap.errors import DaedapError
+from daedap.errors import DaedapError, RunError
 from daedap.retrieval.bot import Bot
 from daedap.runs import Run
-from daedap.serve.logs import log_failure
+from daedap.serve.observability import log_failure
 from daedap.types import Lesson, Pair, Reply, Sampling
 
 _OPEN = 3
@@ -72,12 +71,11 @@ class Bots:
         """The runs that can be chosen, the latest first."""
         return [run for run in reversed(run_store.list_runs(self.runs)) if run.complete and run.command == "train"]
 
-    def get(self, number: int | None) -> Bot:
-        """The bot of a run, by number; None: the one that is served. Raises RunError."""
-        if number in (None, self.current.run.number):
+    def get(self, number: int) -> Bot:
+        """The bot of a run, by number. Raises RunError."""
+        if number == self.current.run.number:
             return self.current
         with self._lock:
-            assert number is not None, "that is the current one"
             if number not in self._others:
                 self._others[number] = self._open(run_store.find(str(number), self.runs))
                 if len(self._others) > _OPEN:
@@ -110,15 +108,14 @@ class Bots:
 
     def answer(self, questions: Sequence[Question]) -> list[Reply | Exception]:
         """Reply to a batch. A question that fails, fails alone."""
-        replies: list[Reply | Exception] = [RuntimeError("not answered")] * len(questions)
         batches: dict[tuple[object, ...], list[int]] = defaultdict(list)
         for row, question in enumerate(questions):
             batches[question.batch].append(row)
+        replies: dict[int, Reply | Exception] = {}
         for rows in batches.values():
             answers = _answers(questions[rows[0]].sampled_bot, [questions[row].pair for row in rows])
-            for row, reply in zip(rows, answers, strict=True):
-                replies[row] = reply
-        return replies
+            replies.update(zip(rows, answers, strict=True))
+        return [replies[row] for row in range(len(questions))]
 
     def _open(self, run: Run) -> Bot:
         bot = Bot.of(run, answer_options=self.answer_options, held_out=True)
@@ -132,18 +129,24 @@ class Bots:
         if self.answer_options.samples is not None:
             return self.answer_options.samples > 0
         try:
-            weights = json.loads((run.folder / "index" / "weights.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            weights = run.document("index/weights.json")
+        except RunError:
             return True
         return bool(weights.get("generates")) or not (run.folder / "index" / "sentences.npz").exists()
+
+
+def example_questions(bot: Bot, count: int) -> list[str]:
+    """Known questions from all over the file, to begin with."""
+    pairs = bot.retriever.index.pairs
+    return [pair.question for pair in pairs[:: max(1, len(pairs) // count)][:count]]
 
 
 def alternatives(bot: Bot, question: str, count: int) -> list[Reply]:
     """The answers of the nearest known questions, all different, the nearest first."""
     replies: dict[str, Reply] = {}
     for evidence in bot.nearest(question, count):
-        result = Reply(question, evidence.answer, "retrieved", evidence.similarity, evidence)
-        replies.setdefault(evidence.answer, result)
+        reply = Reply(question, evidence.answer, "retrieved", evidence.similarity, evidence)
+        replies.setdefault(evidence.answer, reply)
     return list(replies.values())
 
 

@@ -34,9 +34,9 @@ class ApiError(Exception):
         return JSONResponse(self.to_json(), self.status, headers=headers)
 
 
-def invalid(message: str, param: str | None = None, code: str = "invalid_request") -> ApiError:
+def invalid(message: str, param: str) -> ApiError:
     """A request that makes no sense."""
-    return ApiError(400, code, message, param=param)
+    return ApiError(400, "invalid_request", message, param=param)
 
 
 def not_found(what: str) -> ApiError:

@@ -8,26 +8,26 @@ import re
 import secrets
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from daedap.database.audit import digest
-from daedap.database.comparisons import TIE, Comparison
-from daedap.database.conversations import StoredReply
+from daedap.database.conversations import TIE, Comparison, StoredReply
 from daedap.database.lessons import LONGEST_ANSWER, LONGEST_QUESTION, Origin, TaughtLesson, new_lesson
 from daedap.database.schema import now
+from daedap.database.server_state import digest
 from daedap.errors import RunError
 from daedap.evaluation.preferences import sign_test
 from daedap.runs import Json, Run
+from daedap.serve.bots import example_questions
 from daedap.serve.errors import ApiError, invalid, not_found
 from daedap.serve.options import LOOPBACK
-from daedap.serve.preview import ASKED, Conflicts, preview
+from daedap.serve.review import ASKED, conflicts, preview
 from daedap.serve.service import Service, asked, plain
 from daedap.types import LessonScope
 
@@ -35,7 +35,6 @@ router = APIRouter(prefix="/api")
 CLIENT, OWNER = "daedap_client", "daedap_owner"
 """Names of the cookies."""
 _YEAR = 365 * 24 * 3600
-_EXAMPLES = 4
 _PIECES = re.compile(r"\S+\s*|\s+")
 Id = Annotated[str, Field(min_length=8, max_length=40, pattern=r"^[0-9A-Za-z-]+$")]
 Question = Annotated[str, Field(max_length=LONGEST_QUESTION)]
@@ -45,8 +44,7 @@ RunNumber = Annotated[int, Field(ge=1, le=10**6)]
 
 def service_of(request: Request) -> Service:
     """The server behind a request."""
-    service: Service = request.app.state.service
-    return service
+    return cast("Service", request.app.state.service)
 
 
 def client_of(request: Request, response: Response) -> str:
@@ -118,7 +116,6 @@ def info(server: Server, client: Client, owner: IsOwner) -> Json:
     """What the page needs to know first."""
     options, bot = server.options, server.bots.current
     pairs = bot.retriever.index.pairs
-    step = max(1, len(pairs) // _EXAMPLES)
     return {
         "name": options.name or "daedap",
         "version": version("daedap"),
@@ -131,7 +128,7 @@ def info(server: Server, client: Client, owner: IsOwner) -> Json:
         "owner": owner,
         "choose_run": _may_choose(server, owner),
         "pairs": len(pairs),
-        "examples": [pair.question for pair in pairs[::step][:_EXAMPLES]],
+        "examples": example_questions(bot, 4),
         "max_question": LONGEST_QUESTION,
         "max_answer": LONGEST_ANSWER,
     }
@@ -173,18 +170,17 @@ async def ask(body: Ask, server: Server, client: Client, owner: IsOwner, respons
         raise ApiError(403, "forbidden", "Only the owner may choose a run.", param="run")
     stored = await server.ask(client, body.question, conversation=body.conversation, run=body.run, id=body.id)
     if not body.stream:
-        return stored.to_json()
+        return asdict(stored)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     headers |= {"set-cookie": cookie} if (cookie := response.headers.get("set-cookie")) else {}
     return StreamingResponse(_events(stored), media_type="text/event-stream", headers=headers)
 
 
 async def _events(stored: StoredReply) -> AsyncIterator[str]:
-    start = {"id": stored.id, "conversation": stored.conversation, "run": stored.run}
-    yield _event("start", start)
+    yield _event("start", {"id": stored.id, "conversation": stored.conversation, "run": stored.run})
     for piece in pieces(stored.answer):
         yield _event("text", {"text": piece})
-    yield _event("done", stored.to_json())
+    yield _event("done", asdict(stored))
 
 
 def _event(name: str, data: Json) -> str:
@@ -240,17 +236,15 @@ def correct(body: Correction, server: Server, client: Client, owner: IsOwner) ->
     server.audit.note("owner" if owner else "visitor", "teach", lesson=lesson.id)
     server.bots.refresh_lessons()
     if owner:
-        return {"lesson": lesson_json(server, lesson), "effective": lesson.state == "accepted"}
+        return {"lesson": lessons_json(server, lesson)[0], "effective": lesson.state == "accepted"}
     saved = {name: getattr(lesson, name) for name in ("id", "question", "answer", "scope", "state", "masked")}
     return {"lesson": saved, "effective": False}
 
 
-def lesson_json(server: Service, lesson: TaughtLesson) -> Json:
-    """A lesson for the admin page."""
-    return {
-        **lesson.to_json(),
-        "conflict": Conflicts.of(server.bots.current, server.lessons.in_force()).with_lesson(lesson),
-    }
+def lessons_json(server: Service, *lessons: TaughtLesson) -> list[Json]:
+    """Lessons for the admin page."""
+    found = conflicts(server.bots.current, server.lessons.in_force(), lessons)
+    return [{**asdict(lesson), "conflict": conflict} for lesson, conflict in zip(lessons, found, strict=True)]
 
 
 @router.get("/conversations")
@@ -324,16 +318,12 @@ def judge(id: str, body: Verdict, server: Server, client: Client) -> Json:
     server.comparisons.judge(id, winner)
     first, second = sorted((shown.left_run, shown.right_run))
     runs = {"left": shown.left_run, "right": shown.right_run, "winner": winner or None}
-    return {**runs, "tally": _tally(server, first, second)}
+    return {**runs, "tally": running_tally(first, second, server)}
 
 
 @router.get("/comparisons/tally")
 def running_tally(first: RunNumber, second: RunNumber, server: Server) -> Json:
     """How two runs stand against each other."""
-    return _tally(server, first, second)
-
-
-def _tally(server: Service, first: int, second: int) -> Json:
     wins = server.comparisons.winners(first, second)
     counts = sign_test(wins[first], wins[second], wins[TIE])
     shares = {name: getattr(counts, name) for name in ("share", "low", "high", "p", "clear")}

@@ -1,20 +1,27 @@
-"""The server's processes: one, or several that share a socket; uvicorn runs them and stops them gently."""
+"""The server's processes: one, or several that share a socket; uvicorn runs them and stops them gently.
+
+Each connection has a deadline for the head of a request, and an end when it breaks the protocol: uvicorn waits for the
+head for ever, as long as a byte comes now and then, and a thousand such clients would take all connections. The body's
+deadline is kept by security.py.
+"""
 
 from __future__ import annotations
 
-import json
+import asyncio
 import logging
 import os
 import secrets
 import socket
 import sys
 import tempfile
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from h11 import LocalProtocolError
+from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.supervisors import Multiprocess
 
 from daedap.config import AnswerOptions
@@ -22,24 +29,18 @@ from daedap.errors import SettingsError
 from daedap.files import storage
 from daedap.serve.app import build_app
 from daedap.serve.channels.common import Channels
-from daedap.serve.limits import prepare_limits
-from daedap.serve.metrics import FOLDER_VARIABLE, forget_killed_processes
+from daedap.serve.observability import FOLDER_VARIABLE, forget_killed_processes
 from daedap.serve.options import ServeOptions
-from daedap.serve.protocol import DeadlineProtocol
+from daedap.serve.security import prepare_limits
 from daedap.serve.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from starlette.types import ASGIApp
 
 PASSWORD = "owner-password"
 """The file beside the runs that keeps the owner's password, where none was given."""
-_SECRET = "{channel}-secret"
-"""The file beside the runs that keeps what stands in the address of a channel."""
-_SETTINGS = "DAEDAP_SERVE"
-"""The environment variable that passes the options to worker processes."""
-_BACKLOG = 2048
 
 
 def owner_password(options: ServeOptions, runs: Path) -> str:
@@ -50,7 +51,7 @@ def owner_password(options: ServeOptions, runs: Path) -> str:
 
 def channel_secrets(options: ServeOptions, runs: Path) -> dict[str, str]:
     """What stands in the addresses of the channels, made at the first start and kept as the password is."""
-    return {channel: _kept(runs / _SECRET.format(channel=channel)) for channel in options.channels}
+    return {channel: _kept(runs / f"{channel}-secret") for channel in options.channels}
 
 
 def _kept(path: Path) -> str:
@@ -69,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises SettingsError when the address can't be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise SettingsError(
             "--host {host} --port {port}: can't listen there ({error}).",
@@ -92,7 +93,7 @@ class Served:
     def app(self) -> ASGIApp:
         """The app of a process, its bot warm. Raises RunError, SettingsError and StorageError."""
         password = owner_password(self.options, self.runs)
-        service = Service.open(self.run, self.runs, self.options, self.answer_options, password)
+        service = Service(self.run, self.runs, self.options, self.answer_options, password)
         channels = channel_secrets(self.options, self.runs)
         return build_app(service, Channels(service, channels) if channels else None)
 
@@ -104,35 +105,25 @@ def serve_one(app: ASGIApp, options: ServeOptions, listening: socket.socket) -> 
 
 def serve_many(served: Served, listening: socket.socket) -> None:
     """Serve from several processes until this one receives a signal to stop; one that dies is started again."""
-    settings = {
-        "run": served.run,
-        "runs": str(served.runs),
-        "serve": asdict(served.options),
-        "answer": asdict(served.answer_options),
-    }
-    with (
-        tempfile.TemporaryDirectory(prefix="daedap-metrics-") as folder,
-        _variables({_SETTINGS: json.dumps(settings), FOLDER_VARIABLE: folder}),
-    ):
-        prepare_limits(folder)
-        config = _config("daedap.serve.server:app_of_worker", served.options, factory=True)
-        Multiprocess(config, sockets=[listening]).run()
+    with tempfile.TemporaryDirectory(prefix="daedap-metrics-") as folder:
+        os.environ[FOLDER_VARIABLE] = folder
+        try:
+            prepare_limits(folder)
+            config = _config(partial(_app_of_worker, served), served.options, factory=True)
+            Multiprocess(config, sockets=[listening]).run()
+        finally:
+            del os.environ[FOLDER_VARIABLE]
 
 
-def app_of_worker() -> ASGIApp:
-    """The app of a worker process."""
+def _app_of_worker(served: Served) -> ASGIApp:
+    """The app of a worker process, to which `served` is passed on by pickle."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("daedap").setLevel(logging.INFO)
     forget_killed_processes()
-    settings = json.loads(os.environ[_SETTINGS])
-    given: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in settings["serve"].items()
-    }
-    options = ServeOptions(**given)
-    return Served(settings["run"], Path(settings["runs"]), options, AnswerOptions(**settings["answer"])).app()
+    return served.app()
 
 
-def _config(app: ASGIApp | str, options: ServeOptions, *, factory: bool = False) -> uvicorn.Config:
+def _config(app: Callable[..., Any], options: ServeOptions, *, factory: bool = False) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         factory=factory,
@@ -147,11 +138,44 @@ def _config(app: ASGIApp | str, options: ServeOptions, *, factory: bool = False)
     )
 
 
-@contextmanager
-def _variables(values: dict[str, str]) -> Iterator[None]:
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name in values:
-            del os.environ[name]
+class DeadlineProtocol(H11Protocol):
+    """A connection whose next request must have begun, its head complete, within the keep-alive time."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request, and look at the clock."""
+        super().data_received(data)
+        self._watch()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP; where no answer fits, after HEAD or another answer, uvicorn would log a traceback."""
+        try:
+            super().send_400_response(msg)
+        except LocalProtocolError:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
+        super().connection_lost(exc)
+        if self._deadline:
+            self._deadline.cancel()
+
+    def _watch(self) -> None:
+        """Start the clock while a head is incomplete, stop it when a request is being answered."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._deadline:
+                self._deadline.cancel()
+            self._deadline = None
+        elif not self._deadline:
+            self._deadline = self.loop.call_later(self.config.timeout_keep_alive, self._give_up)
+
+    def _give_up(self) -> None:
+        self._deadline = None
+        if (self.cycle is None or self.cycle.response_complete) and not self.transport.is_closing():
+            self.transport.close()

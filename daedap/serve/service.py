@@ -1,4 +1,4 @@
-"""Request handling behind the routes: queues questions, runs the bots, stores replies."""
+"""A question's path behind the routes: through the queue to a bot, and its reply into the database."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
-from functools import cached_property
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +17,20 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.concurrency import run_in_threadpool
 
 from daedap.config import AnswerOptions
-from daedap.database.audit import AuditLog, OwnerSessions, digest
-from daedap.database.comparisons import ComparisonStore
 from daedap.database.connection import Database
-from daedap.database.conversations import ConversationStore, StoredReply
+from daedap.database.conversations import ComparisonStore, ConversationStore, StoredReply
 from daedap.database.lessons import LONGEST_QUESTION, LessonStore, count_hits
 from daedap.database.schema import now
+from daedap.database.server_state import AuditLog, EventStore, OwnerSessions, digest
 from daedap.errors import RunError
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.query import printable
 from daedap.serve.batcher import Batcher
 from daedap.serve.bots import Bots, Question
 from daedap.serve.errors import ApiError, invalid, not_found
-from daedap.serve.limits import RateLimit
-from daedap.serve.logs import log_failure, log_reply
-from daedap.serve.metrics import Metrics
+from daedap.serve.observability import Metrics, log_failure, log_reply
 from daedap.serve.options import ServeOptions
+from daedap.serve.security import RateLimit
 from daedap.types import Message, Pair, Reply, Sampling
 
 if TYPE_CHECKING:
@@ -58,69 +55,26 @@ class Change:
     lesson: str | None = None
 
 
-@dataclass(frozen=True)
 class Service:
-    """One server process."""
+    """One server process: its bots, its database, and the two queues in front of them."""
 
-    options: ServeOptions
-    database: Database
-    bots: Bots
-    password: str
-    """The owner's password."""
-
-    @classmethod
-    def open(cls, run: str, runs: Path, options: ServeOptions, answer_options: AnswerOptions, password: str) -> Service:
-        """Open database and bot. Raises RunError, SettingsError and StorageError."""
-        database = Database.open(options.db, runs)
-        return cls(options, database, Bots(runs, run, answer_options, LessonStore(database)), password)
-
-    @cached_property
-    def conversations(self) -> ConversationStore:
-        """Conversations, replies, votes."""
-        return ConversationStore(self.database)
-
-    @cached_property
-    def lessons(self) -> LessonStore:
-        """What was taught."""
-        return LessonStore(self.database)
-
-    @cached_property
-    def comparisons(self) -> ComparisonStore:
-        """Blind comparisons of runs."""
-        return ComparisonStore(self.database)
-
-    @cached_property
-    def audit(self) -> AuditLog:
-        """Who did what."""
-        return AuditLog(self.database)
-
-    @cached_property
-    def sessions(self) -> OwnerSessions:
-        """The owner's logins."""
-        return OwnerSessions(self.database)
-
-    @cached_property
-    def metrics(self) -> Metrics:
-        """Prometheus metrics."""
-        return Metrics()
-
-    @cached_property
-    def request_limit(self) -> RateLimit:
-        """Rate limit of requests per address or key, shared by all workers."""
-        return RateLimit(self.options.requests_per_minute, "requests")
-
-    @cached_property
-    def login_limit(self) -> RateLimit:
-        """Rate limit of login attempts."""
-        return RateLimit(_LOGINS_PER_MINUTE, "logins")
-
-    @cached_property
-    def _questions(self) -> Batcher[Question, Reply]:
-        return Batcher(self.bots.answer, self.options.queue, on_batch=lambda n, _: self.metrics.batch.observe(n))
-
-    @cached_property
-    def _writes(self) -> Batcher[Change, Any]:
-        return Batcher(
+    def __init__(
+        self, run: str, runs: Path, options: ServeOptions, answer_options: AnswerOptions, password: str
+    ) -> None:
+        """Open database and bot; `password`: the owner's. Raises RunError, SettingsError and StorageError."""
+        self.options, self.password = options, password
+        self.database = database = Database.open(options.db, runs)
+        self.conversations, self.lessons = ConversationStore(database), LessonStore(database)
+        self.comparisons = ComparisonStore(database)
+        self.audit, self.sessions, self.events = AuditLog(database), OwnerSessions(database), EventStore(database)
+        self.bots = Bots(runs, run, answer_options, self.lessons)
+        self.metrics = metrics = Metrics()
+        self.request_limit = RateLimit(options.requests_per_minute, "requests")
+        self.login_limit = RateLimit(_LOGINS_PER_MINUTE, "logins")
+        self._questions: Batcher[Question, Reply] = Batcher(
+            self.bots.answer, options.queue, on_batch=lambda jobs, _: metrics.batch.observe(jobs)
+        )
+        self._writes: Batcher[Change, Any] = Batcher(
             self._commit,
             _WRITES,
             at_once=500,
@@ -179,14 +133,13 @@ class Service:
     def delete_old(self) -> None:
         """Delete conversations older than the retention period."""
         assert self.options.retention_days is not None, "running() asks"
-        cutoff = datetime.now(timezone.utc) - timedelta(days=self.options.retention_days)
-        if count := self.conversations.delete(before=cutoff.isoformat(timespec="milliseconds")):
+        if count := self.conversations.delete(before=now(-timedelta(days=self.options.retention_days))):
             self.audit.note("server", "delete_old", conversations=count)
 
     async def bot(self, number: int | None) -> Bot:
         """The bot of a run, by number. Raises ApiError (404)."""
         try:
-            return self.bots.get(None) if number is None else await run_in_threadpool(self.bots.get, number)
+            return self.bots.current if number is None else await run_in_threadpool(self.bots.get, number)
         except RunError as error:
             raise not_found("run") from error
 
@@ -212,7 +165,10 @@ class Service:
         run: int | None = None,
         id: str | None = None,
     ) -> StoredReply:
-        """Answer a visitor's question, and store both unless the server stores nothing."""
+        """Answer a visitor's question, and store both unless the server stores nothing.
+
+        `id`: of the reply; a request that is repeated gets the same reply again.
+        """
         started = time.perf_counter()
         if not question.strip():
             raise invalid("The question is empty.", "question")
@@ -223,59 +179,49 @@ class Service:
         if id and (earlier := await run_in_threadpool(self.conversations.reply, id, client)):
             return earlier
         bot = await self.bot(run)
-        history = await run_in_threadpool(self._history, conversation) if conversation and bot.generates else []
+        history: list[Message] = []
+        if conversation and bot.generates:
+            for turn in await run_in_threadpool(self.conversations.replies, conversation, _TURNS):
+                history += (Message("user", turn.question), Message("assistant", turn.answer))
         reply = await self.reply(client, asked(bot, question, history))
-        stored = self._stored(reply, bot, started, id, conversation)
-        await self._keep(client, stored, begins=conversation is None)
-        log_reply(stored.id, question, reply.source, stored.milliseconds / 1000)
+        kept_in = (conversation or uuid.uuid4().hex) if self.options.store else None
+        stored = _stored(reply, bot, started, id, kept_in)
+        await self._store(client, stored, begins=conversation is None)
         return stored
 
     async def complete(self, caller: str, question: Question) -> Reply:
         """Answer an API client's question; it is stored only with --store-api."""
         started = time.perf_counter()
         reply = await self.reply(caller, question)
-        stored = self._stored(reply, question.bot, started, None, None)
-        if not self.options.store_api:
-            stored = replace(stored, conversation=None)
-        await self._keep(digest(caller), stored)
-        log_reply(stored.id, question.pair.question, reply.source, stored.milliseconds / 1000)
+        kept_in = uuid.uuid4().hex if self.options.store and self.options.store_api else None
+        await self._store(digest(caller), _stored(reply, question.bot, started, None, kept_in))
         return reply
 
-    async def _keep(self, client: str, stored: StoredReply, *, begins: bool = True) -> None:
-        def keep(connection: Connection) -> None:
+    async def _store(self, client: str, stored: StoredReply, *, begins: bool = True) -> None:
+        """Store a reply that has a conversation, count its lesson as used, and log it."""
+
+        def store(connection: Connection) -> None:
             if stored.conversation:
                 self.conversations.add(connection, client, stored, begins=begins)
 
         if stored.conversation or stored.lesson:
             try:
-                await self.write(Change(keep, stored.lesson))
+                await self.write(Change(store, stored.lesson))
             except IntegrityError as error:  # two requests with the same id at once
                 raise ApiError(409, "conflict", "A reply with this id already exists.", param="id") from error
+        log_reply(stored.id, stored.question, stored.source, stored.milliseconds)
 
-    def _stored(self, reply: Reply, bot: Bot, started: float, id: str | None, conversation: str | None) -> StoredReply:
-        document = reply.to_json()
-        return StoredReply(
-            id=id or uuid.uuid4().hex,
-            conversation=(conversation or uuid.uuid4().hex) if self.options.store else None,
-            question=reply.question,
-            answer=reply.text,
-            source=reply.source,
-            score=document["score"],
-            evidence=document["evidence"],
-            suggestions=document["suggestions"],
-            run=bot.run.number,
-            lesson=reply.lesson.id if reply.lesson else None,
-            milliseconds=round(1000 * (time.perf_counter() - started)),
-            time=now(),
-        )
 
-    def _history(self, conversation: str) -> list[Message]:
-        turns = self.conversations.history(conversation, _TURNS)
-        return [
-            message
-            for question, answer in turns
-            for message in (Message("user", question), Message("assistant", answer))
-        ]
+def _stored(reply: Reply, bot: Bot, started: float, id: str | None, conversation: str | None) -> StoredReply:
+    return StoredReply(
+        id=id or uuid.uuid4().hex,
+        conversation=conversation,
+        run=bot.run.number,
+        lesson=reply.lesson.id if reply.lesson else None,
+        milliseconds=round(1000 * (time.perf_counter() - started)),
+        time=now(),
+        **reply.to_json(),
+    )
 
 
 def asked(bot: Bot, text: str, history: Sequence[Message] = (), sampling: Sampling | None = None) -> Question:

@@ -1,30 +1,32 @@
-"""What all channels share: secrets, who writes, each event once, an answer in time, messages that are sent later."""
+"""What all channels share: secrets, who writes, each event once, an answer in time, messages that are sent later.
+
+Below, what a channel says is brought within its limits: long answers in parts, long questions behind short labels.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
 import json
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime, timedelta, timezone
-from functools import cached_property
+from datetime import timedelta
 from http.client import HTTPConnection, HTTPSConnection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 
-from daedap.database.audit import digest
-from daedap.database.events import SAME_EVENT, EventStore
 from daedap.database.lessons import LONGEST_QUESTION
+from daedap.database.schema import now
+from daedap.database.server_state import SAME_EVENT, digest
 from daedap.i18n import translate_to
-from daedap.serve.channels.texts import Answer, Vote
 from daedap.serve.errors import ApiError, not_found
-from daedap.serve.limits import RateLimit
-from daedap.serve.logs import log_failure, log_undelivered
+from daedap.serve.observability import log_failure, log_undelivered
+from daedap.serve.security import RateLimit
 from daedap.serve.service import Change
 
 if TYPE_CHECKING:
@@ -33,6 +35,10 @@ if TYPE_CHECKING:
     from daedap.runs import Json
     from daedap.serve.service import Service
 
+Vote = Literal["good", "bad"]
+_ELLIPSIS = "…"
+_BREAKS = ("\n\n", "\n", ". ", "? ", "! ", " ")
+"""Where a text may be parted, the best first."""
 _PER_MINUTE = 30
 """Questions of one person."""
 _CLAIM_SECONDS, _POLL_SECONDS = 0.5, 0.1
@@ -42,6 +48,26 @@ _EVENTS = 10_000
 _PAUSE = timedelta(minutes=30)
 """After which a new conversation begins."""
 _BUSY = ("too_busy", "too_late", "not_ready")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is said, and the questions to choose from."""
+
+    text: str
+    suggestions: tuple[str, ...] = ()
+    reply: str | None = None
+    """The id of the reply, where it is kept: votes name it."""
+    put_off: bool = False
+    """It only asks to try again: the same question is a new event then."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A button: what it shows, and the question that it asks."""
+
+    label: str
+    question: str
 
 
 @dataclass(frozen=True)
@@ -73,11 +99,11 @@ def post(message: Message) -> str:
 def _refusal(body: bytes) -> str:
     """Naver says in a good response that it has refused: `{"success": false, "resultCode": "01"}`."""
     try:
-        result = json.loads(body)
+        answer = json.loads(body)
     except ValueError:
         return ""
-    refused = isinstance(result, dict) and result.get("success") is False
-    return f"code {str(result.get('resultCode'))[:4]}" if refused else ""
+    refused = isinstance(answer, dict) and answer.get("success") is False
+    return f"code {str(answer.get('resultCode'))[:4]}" if refused else ""
 
 
 @dataclass(frozen=True)
@@ -106,16 +132,6 @@ class Channels:
     """Who was told that an AI answers, and when they last wrote."""
     _later: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    @cached_property
-    def events(self) -> EventStore:
-        """What the platforms have sent, to any process of the database."""
-        return EventStore(self.service.database)
-
-    def check(self, name: str, secret: str) -> None:
-        """Raise ApiError (404) unless the secret is the channel's."""
-        if not hmac.compare_digest(secret.encode("utf-8", "replace"), self.secrets[name].encode()):
-            raise not_found("channel")
-
     def translate(self, template: str) -> str:
         """A message in the bot's language."""
         return translate_to(self.service.bots.current.speaks_korean, template)
@@ -140,8 +156,9 @@ class Channels:
                 return answer
             return await self._answer_of_another(key) or await work()
 
+        # forgotten with its answer, as soon as the same event counts as another one
         begun = self._events[key] = Work(claimed, asyncio.create_task(run()))
-        asyncio.get_running_loop().call_later(SAME_EVENT, self._events.pop, key, None)  # the answer goes with it
+        asyncio.get_running_loop().call_later(SAME_EVENT.total_seconds(), self._events.pop, key, None)
         if len(self._events) > _EVENTS:
             self._events.popitem(last=False)
         return begun, True
@@ -149,25 +166,25 @@ class Channels:
     async def _claim(self, key: str) -> bool:
         """Whether no other process has got the event. Without a database it is better answered twice than never."""
         try:
-            claim = Change(lambda connection: self.events.claim(connection, key))
+            claim = Change(lambda connection: self.service.events.claim(connection, key))
             return bool(await asyncio.wait_for(self.service.write(claim), _CLAIM_SECONDS))
         except Exception as error:
             log_failure(error)
             return True
 
     async def _keep(self, key: str, answer: Answer) -> None:
+        events = self.service.events
         if answer.put_off:
-            await self.service.write(Change(lambda connection: self.events.forget(connection, key)))
+            await self.service.write(Change(lambda connection: events.forget(connection, key)))
         elif self.service.options.store:
-            kept = asdict(answer)
-            await self.service.write(Change(lambda connection: self.events.keep(connection, key, kept)))
+            await self.service.write(Change(lambda connection: events.keep(connection, key, asdict(answer))))
 
     async def _answer_of_another(self, key: str) -> Answer | None:
         """What another process answers to the event; None: it keeps no answers, or it was ended."""
         end = time.monotonic() + self.patience
         while self.service.options.store and time.monotonic() < end:
-            if result := await run_in_threadpool(self.events.answer, key):
-                return Answer(result["text"], tuple(result["suggestions"]), result["reply"])
+            if kept := await run_in_threadpool(self.service.events.answer, key):
+                return Answer(kept["text"], tuple(kept["suggestions"]), kept["reply"])
             await asyncio.sleep(_POLL_SECONDS)
         return None
 
@@ -180,9 +197,7 @@ class Channels:
         """Post the answer once it is there; once, whatever comes of it, and by one process."""
 
         async def deliver() -> None:
-            if not await work.claimed:
-                return
-            if refusal := await run_in_threadpool(self.post, message(await work.answer)):
+            if await work.claimed and (refusal := await run_in_threadpool(self.post, message(await work.answer))):
                 log_undelivered(refusal)
 
         self._in_background(deliver())
@@ -205,12 +220,11 @@ class Channels:
 
     def first_word(self, client: str) -> bool:
         """Whether somebody begins to talk, and has to be told that an AI answers; they count as told from now on."""
-        now = time.monotonic()
-        then = self._told.pop(client, None)
-        self._told[client] = now
+        time_now, then = time.monotonic(), self._told.pop(client, -math.inf)
+        self._told[client] = time_now
         if len(self._told) > _EVENTS:
             self._told.popitem(last=False)
-        return self.service.options.ai_notice and (then is None or now - then > _PAUSE.total_seconds())
+        return self.service.options.ai_notice and time_now - then > _PAUSE.total_seconds()
 
     def noticed(self, text: str) -> str:
         """A text after the words that an AI answers."""
@@ -242,9 +256,11 @@ class Channels:
         return Answer(text, tuple(stored.suggestions), stored.id if stored.conversation else None)
 
     @property
-    def takes_votes(self) -> bool:
-        """Whether people are asked how they like an answer."""
-        return self.service.options.channel_votes and self.service.options.store
+    def votes(self) -> dict[str, Vote]:
+        """What people press, or write, to vote on an answer → the vote; empty where they are not asked."""
+        if not (self.service.options.channel_votes and self.service.options.store):
+            return {}
+        return {self.translate("👍 Good"): "good", self.translate("👎 Bad"): "bad"}
 
     async def vote(self, client: str, vote: Vote, reply: str | None) -> Answer | None:
         """Thanks for a vote on somebody's reply, by default their latest; None: they have none like that."""
@@ -262,26 +278,79 @@ class Channels:
         conversations = self.service.conversations
         if not reply:
             latest = conversations.of_client(client, limit=1)
-            reply = conversations.replies(latest[0]["id"])[-1].id if latest else ""
+            reply = conversations.replies(latest[0]["id"], 1)[0].id if latest else ""
         if not conversations.reply(reply, client):
             return False
         conversations.vote(reply, vote, None)
         return True
 
-    def vote_labels(self) -> dict[str, Vote]:
-        """What people press, or write, to vote."""
-        return {self.translate("👍 Good"): "good", self.translate("👎 Bad"): "bad"}
-
     def _conversation(self, client: str) -> str | None:
         """The conversation that goes on, if one does."""
         latest = self.service.conversations.of_client(client, limit=1) if self.service.options.store else []
-        if not latest or datetime.now(timezone.utc) - datetime.fromisoformat(latest[0]["updated"]) > _PAUSE:
-            return None
-        return str(latest[0]["id"])
+        return str(latest[0]["id"]) if latest and latest[0]["updated"] >= now(-_PAUSE) else None
 
 
 def channels_of(request: Request, name: str, secret: str) -> Channels:
     """The channels of the server, for a request that knows the secret. Raises ApiError (404)."""
     channels: Channels = request.app.state.channels
-    channels.check(name, secret)
+    if not hmac.compare_digest(secret.encode("utf-8", "replace"), channels.secrets[name].encode()):
+        raise not_found("channel")
     return channels
+
+
+# ---- within a channel's limits ----
+
+
+def length(text: str) -> int:
+    """Characters as JavaScript and Java count them, in UTF-16: an emoji is two. The platforms don't say how they do."""
+    return len(text.encode("utf-16-le", "replace")) // 2
+
+
+def parts_of(text: str, size: int, count: int, note: str) -> list[str]:
+    """A text in at most `count` parts of at most `size` characters each; `note` stands for what is left out."""
+    parts, rest = list[str](), text.strip()
+    while rest and length(rest) > size and len(parts) < count - 1:
+        part, rest = _parted(rest, size)
+        parts.append(part)
+    if length(rest) > size:
+        end = f"{_ELLIPSIS}\n\n{note}"
+        rest = _parted(rest, size - length(end))[0] + end
+    return [part for part in (*parts, rest) if part] or [_ELLIPSIS]
+
+
+def _parted(text: str, size: int) -> tuple[str, str]:
+    """The beginning of a text, and the rest; parted at a break in the second half of what fits, if there is one."""
+    head = _fitting(text, size)
+    ends = (head.rfind(mark) + len(mark.rstrip()) for mark in _BREAKS if head.rfind(mark) >= len(head) // 2)
+    end = next(ends, len(head))
+    return text[:end].rstrip(), text[end:].lstrip()
+
+
+def _fitting(text: str, size: int) -> str:
+    """As much of the beginning as fits; an emoji fits as a whole or not at all."""
+    return text.encode("utf-16-le", "replace")[: 2 * size].decode("utf-16-le", "ignore")
+
+
+def choices_of(questions: Sequence[str], size: int) -> list[Choice]:
+    """Buttons for questions; numbered where a label of at most `size` characters can't hold its question."""
+    numbered = needs_list(questions, size)
+    labels = [f"{number}. {one}" if numbered else one for number, one in enumerate(map(_line, questions), 1)]
+    shown = [one if length(one) <= size else _fitting(one, size - 1).rstrip() + _ELLIPSIS for one in labels]
+    return [Choice(label, question) for label, question in zip(shown, questions, strict=True)]
+
+
+def needs_list(questions: Sequence[str], size: int) -> bool:
+    """Whether a question is too long for a label, so that the text must tell them all."""
+    return any(length(_line(one)) > size for one in questions)
+
+
+def with_list(answer: Answer, size: int) -> str:
+    """The text of an answer, with its suggestions in full where the labels can't hold them."""
+    if not needs_list(answer.suggestions, size):
+        return answer.text
+    lines = [f"{number}. {_line(one)}" for number, one in enumerate(answer.suggestions, 1)]
+    return "\n".join([answer.text, "", *lines])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -8,35 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Request
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
 from daedap.runs import Json
-from daedap.serve.channels.common import Channels, Message, channels_of
-from daedap.serve.channels.texts import Answer, Vote, choices_of, parts_of, with_list
+from daedap.serve.channels.common import Answer, Channels, Message, Vote, channels_of, choices_of, parts_of, with_list
 
 NAME = "kakao"
 _TEXT, _OUTPUTS, _LABEL, _REPLIES = 1000, 3, 14, 10
 """Most characters of a simpleText, outputs, characters of a quick reply's label, quick replies."""
 
 router = APIRouter(prefix=f"/channels/{NAME}", include_in_schema=False)
-
-
-class User(BaseModel):
-    """Who writes: `botUserKey`, which is another one for each bot."""
-
-    id: Annotated[str, Field(min_length=1, max_length=500)]
-
-
-class UserRequest(BaseModel):
-    """What somebody wrote."""
-
-    utterance: str
-    user: User
-    callback: Annotated[str | None, Field(alias="callbackUrl", max_length=4000)] = None
 
 
 class Extra(BaseModel):
@@ -47,25 +32,24 @@ class Extra(BaseModel):
     vote: Vote | None = None
 
 
-class Action(BaseModel):
-    """What called the skill."""
-
-    extra: Annotated[Any, Field(alias="clientExtra")] = None
+def _ours(given: Any, handler: ValidatorFunctionWrapHandler) -> Extra | None:
+    try:
+        return cast("Extra | None", handler(given))
+    except ValidationError:
+        return None
 
 
 class SkillRequest(BaseModel):
     """What Kakao sends; the rest of it does not matter here."""
 
-    request: Annotated[UserRequest, Field(alias="userRequest")]
-    action: Any = None
-
-    @property
-    def extra(self) -> Extra | None:
-        """What a button of ours has brought back; None: the person has written, or another block's button it was."""
-        try:
-            return Extra.model_validate(Action.model_validate(self.action).extra)
-        except ValidationError:
-            return None
+    utterance: str = Field(validation_alias=AliasPath("userRequest", "utterance"))
+    user: str = Field(validation_alias=AliasPath("userRequest", "user", "id"), min_length=1, max_length=500)
+    """Who writes: `botUserKey`, which is another one for each bot."""
+    callback: str | None = Field(None, validation_alias=AliasPath("userRequest", "callbackUrl"), max_length=4000)
+    extra: Annotated[Extra | None, WrapValidator(_ours)] = Field(
+        None, validation_alias=AliasPath("action", "clientExtra")
+    )
+    """What a button of ours has brought back; None: the person has written, or another block's button it was."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +67,7 @@ class Buttons:
     def of(cls, channels: Channels) -> Buttons:
         """As the server's options say."""
         note = channels.translate("The rest of the answer is too long to be shown here.")
-        votes = channels.vote_labels() if channels.takes_votes else {}
-        return cls(note, channels.service.options.kakao_block, votes)
+        return cls(note, channels.service.options.kakao_block, channels.votes)
 
     def quick_reply(self, label: str, text: str, reply: str | None, vote: Vote | None = None) -> Json:
         """A button that says `text`. `extra` comes back as action.clientExtra where it calls a block."""
@@ -109,30 +92,30 @@ def skill_response(answer: Answer, buttons: Buttons) -> Json:
 
 def may_call_back(url: str | None, hosts: Sequence[str]) -> bool:
     """Whether an answer may be posted there: by https, to one of the hosts or a name below it."""
+    url = url or ""
     try:
-        parsed = urlsplit(url or "")
+        parsed = urlsplit(url)
         host, port = parsed.hostname or "", parsed.port
     except ValueError:
         return False
-    plain = parsed.scheme == "https" and port in (None, 443) and "@" not in parsed.netloc and (url or "").isascii()
+    plain = url.isascii() and url.isprintable() and " " not in url and "@" not in parsed.netloc
     names = [name for name in (each.strip(".").lower() for each in hosts) if name]
     known = any(host == name or host.endswith(f".{name}") for name in names)
-    return plain and known and (url or "").isprintable() and " " not in (url or "")
+    return parsed.scheme == "https" and port in (None, 443) and plain and known
 
 
 @router.post("/{secret}")
 async def skill(secret: str, body: SkillRequest, request: Request) -> Json:
     """Answer at once; what takes longer is promised, where the request allows it, or politely put off."""
-    channels, asked, extra = channels_of(request, NAME, secret), body.request, body.extra
-    client, buttons = channels.client(NAME, asked.user.id), Buttons.of(channels)
-    pressed = extra.model_dump_json() if extra else ""
-    event = (NAME, asked.user.id, asked.utterance, asked.callback or "", pressed)
-    work, new = channels.once(event, lambda: _answer(channels, client, asked.utterance, extra))
+    channels = channels_of(request, NAME, secret)
+    client, buttons = channels.client(NAME, body.user), Buttons.of(channels)
+    pressed = body.extra.model_dump_json() if body.extra else ""
+    event = (NAME, body.user, body.utterance, body.callback or "", pressed)
+    work, new = channels.once(event, lambda: _answer(channels, client, body))
     if answer := await channels.in_time(work):
         return skill_response(answer, buttons)
-    if asked.callback and may_call_back(asked.callback, channels.service.options.kakao_callback_hosts):
+    if (url := body.callback) and may_call_back(url, channels.service.options.kakao_callback_hosts):
         if new:
-            url = asked.callback
             channels.send_later(work, lambda late: Message(url, skill_response(late, buttons)))
         wait = channels.translate("I am looking for the answer. One moment, please.")
         return {"version": "2.0", "useCallback": True, "data": {"text": wait}}
@@ -140,10 +123,10 @@ async def skill(secret: str, body: SkillRequest, request: Request) -> Json:
     return skill_response(late, buttons)
 
 
-async def _answer(channels: Channels, client: str, utterance: str, extra: Extra | None) -> Answer:
+async def _answer(channels: Channels, client: str, body: SkillRequest) -> Answer:
     """Thanks for a vote, else the answer to a question. A button without a block sends its label alone."""
-    vote = (extra and extra.vote) or channels.vote_labels().get(utterance.strip())
-    thanks = None
-    if vote and channels.takes_votes:
+    extra, thanks = body.extra, None
+    vote = (extra and extra.vote) or channels.votes.get(body.utterance.strip())
+    if vote and channels.votes:
         thanks = await channels.vote(client, vote, extra.reply if extra else None)
-    return thanks or await channels.ask(client, utterance)
+    return thanks or await channels.ask(client, body.utterance)

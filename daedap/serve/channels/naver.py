@@ -16,14 +16,23 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse
 
 from daedap.runs import Json
-from daedap.serve.channels.common import Channels, Message, channels_of
-from daedap.serve.channels.texts import Answer, Choice, Vote, choices_of, parts_of, with_list
+from daedap.serve.bots import example_questions
+from daedap.serve.channels.common import (
+    Answer,
+    Channels,
+    Choice,
+    Message,
+    Vote,
+    channels_of,
+    choices_of,
+    parts_of,
+    with_list,
+)
 
 NAME = "naver"
 _GATEWAY = "https://gw.talk.naver.com/chatbot/v1/event"
 _TEXT, _LABEL, _CODE, _REPLIES = 10_000, 10, 1000, 10
 """Most characters of a text, of a quick reply's label and code; most quick replies."""
-_EXAMPLES = 3
 _VOTE = re.compile(r"daedap:(good|bad):([0-9a-f-]{1,40})")
 """The code of a button that votes on a reply."""
 
@@ -93,8 +102,7 @@ async def webhook(secret: str, body: Event, request: Request) -> Response:
     work, new = channels.once(event, lambda: _answer(channels, client, said))
     if not new or not await work.claimed:
         return Response()  # the first response answers, or what is sent later
-    note = channels.translate("The rest of the answer is too long to be shown here.")
-    votes = channels.vote_labels() if channels.takes_votes else {}
+    note, votes = channels.translate("The rest of the answer is too long to be shown here."), channels.votes
     if answer := await channels.in_time(work):
         return JSONResponse(send_event(answer, note, votes))
     if token := channels.service.options.naver_token:
@@ -110,16 +118,12 @@ async def webhook(secret: str, body: Event, request: Request) -> Response:
 async def _answer(channels: Channels, client: str, said: Said) -> Answer:
     if said.kind == "question":
         return await channels.ask(client, said.question)
-    if said.kind == "vote":
-        thanks = await channels.vote(client, said.vote, said.reply) if channels.takes_votes else None
-        return thanks or Answer(channels.translate("Please ask me in words."))
+    if said.kind == "greeting":
+        greeting = channels.translate("Hello! What would you like to know?")
+        shown = channels.noticed(greeting) if channels.first_word(client) else greeting
+        return Answer(shown, tuple(example_questions(channels.service.bots.current, 3)))
     if said.kind == "telephone":
-        return Answer(
-            channels.translate("I don't take telephone numbers, and have not kept yours. Please ask me in words.")
-        )
-    if said.kind == "other":
-        return Answer(channels.translate("Please ask me in words."))
-    pairs = channels.service.bots.current.retriever.index.pairs
-    examples = tuple(pair.question for pair in pairs[:: max(1, len(pairs) // _EXAMPLES)][:_EXAMPLES])
-    greeting = channels.translate("Hello! What would you like to know?")
-    return Answer(channels.noticed(greeting) if channels.first_word(client) else greeting, examples)
+        refusal = "I don't take telephone numbers, and have not kept yours. Please ask me in words."
+        return Answer(channels.translate(refusal))
+    thanks = await channels.vote(client, said.vote, said.reply) if said.kind == "vote" and channels.votes else None
+    return thanks or Answer(channels.translate("Please ask me in words."))

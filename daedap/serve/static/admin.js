@@ -21,7 +21,6 @@ function Admin() {
   const [info, failure, reload] = useLoaded(() => get("/api/info"));
   if (failure) return html`<main class="login"><${Trouble} failure=${failure} onRetry=${reload} /></main>`;
   if (!info) return html`<main class="login"><${Waiting} /></main>`;
-  if (!info.owner_login) return html`<main class="login"><${Nothing} icon="alert" text=${t("This server has no owner's login.")} /></main>`;
   return info.owner ? html`<${Inside} info=${info} onLeave=${reload} />` : html`<${Login} onIn=${reload} />`;
 }
 
@@ -79,7 +78,7 @@ function Inside({ info, onLeave }) {
       ${view === "overview" && html`<${Overview} overview=${overview} failure=${failure} name=${info.name} go=${go} onRetry=${reload} />`}
       ${view === "unanswered" && html`<${Unanswered} onChanged=${reload} />`}
       ${view === "lessons" && overview && html`<${Lessons} counts=${overview.lessons} onChanged=${reload} onConversation=${open} />`}
-      ${view === "conversations" && (detail ? html`<${Talk} id=${detail} info=${info} onBack=${() => go("conversations")} />` : html`<${Talks} onOpen=${open} />`)}
+      ${view === "conversations" && (detail ? html`<${Talk} id=${detail} onBack=${() => go("conversations")} />` : html`<${Talks} onOpen=${open} />`)}
       ${view === "runs" && html`<${Runs} />`}
       ${view === "audit" && html`<${Audit} />`}
     </div></main>`;
@@ -196,9 +195,9 @@ function Audit() {
   const [loaded, failure, reload] = useLoaded(() => get("/api/admin/audit?limit=100"));
   const actors = { owner: t("owner"), visitor: t("visitor"), command: t("command line"), server: t("server") };
   const actions = {
-    login: t("Sign in"), login_failed: t("failed to sign in"), logout: t("Sign out"), delete_conversation: t("deleted a conversation"), delete_conversations: t("deleted conversations"),
+    login: t("Sign in"), login_failed: t("failed to sign in"), delete_conversation: t("deleted a conversation"), delete_conversations: t("deleted conversations"),
     export_lessons: t("exported the lessons"), import_lessons: t("imported lessons"), accept_lesson: t("accepted a lesson"), reject_lesson: t("rejected a lesson"), undo_lesson: t("undid a lesson"),
-    edit_lesson: t("edited a lesson"), teach: t("taught a lesson"), dismiss: t("dismissed questions"), read_conversation: t("read a conversation"), delete_old: t("deleted what was too old"),
+    teach: t("taught a lesson"), dismiss: t("dismissed questions"), read_conversation: t("read a conversation"), delete_old: t("deleted what was too old"),
   };
   return html`<header class="head"><div><h1>${t("Log")}</h1><p class="soft">${t("Who did what, without any text of the conversations.")}</p></div></header>
     ${failure && html`<${Trouble} failure=${failure} onRetry=${reload} />`}

@@ -23,7 +23,6 @@ export class Failure extends Error {
       conflict: t("This has already been decided."),
       unauthorized: t("Please sign in again."),
       forbidden: t("That is not allowed here."),
-      stopping: t("The server is restarting. Please try again in a moment."),
       not_ready: t("The server is starting. Please try again in a moment."),
     };
     return texts[this.code] ?? t("Something went wrong. Please try again.");

@@ -281,7 +281,7 @@ function Side({ open, info, conversations, current, onClose, onNew, onOpen, onFo
       <div class="foot">
         ${info && html`<p class="soft small">${!info.stores ? t("Conversations are not stored.") : info.retention_days ? t("Conversations are deleted after {count} days.", { count: info.retention_days }) : ""}</p>`}
         ${conversations.length > 0 && html`<${Confirmed} label=${t("Delete all")} question=${t("Delete all of your conversations?")} onConfirm=${() => onForget(null)} />`}
-        ${info?.owner_login && html`<a class="button quiet slim" href="/admin"><${Icon} name="gauge" />${t("Admin page")}${info.owner && html`<span class="tag good">${t("signed in")}</span>`}</a>`}
+        ${info && html`<a class="button quiet slim" href="/admin"><${Icon} name="gauge" />${t("Admin page")}${info.owner && html`<span class="tag good">${t("signed in")}</span>`}</a>`}
       </div>
     </aside>`;
 }

@@ -9,7 +9,7 @@ import { t } from "./words.js";
 /**
  * @param turn {question, text, reply, failure, busy}: `text` grows while it streams; `reply` is there once it is complete
  */
-export function Turn({ turn, info, onAsk, onRetry, onVoted }) {
+export function Turn({ turn, info, onAsk, onRetry }) {
   const { question, text, reply, failure, busy } = turn;
   return html`<article class="turn">
     <h2 class="hidden-text">${question}</h2>
@@ -21,13 +21,13 @@ export function Turn({ turn, info, onAsk, onRetry, onVoted }) {
           ? html`<p class="typing" aria-hidden="true"><i></i><i></i><i></i></p>`
           : text && html`<p class=${`text${busy ? " growing" : ""}`} data-testid="answer"><${Linked} text=${text} /></p>`}
         ${failure && html`<${Trouble} failure=${failure} onRetry=${onRetry} />`}
-        ${reply && html`<${Below} reply=${reply} info=${info} onAsk=${onAsk} onVoted=${onVoted} />`}
+        ${reply && html`<${Below} reply=${reply} info=${info} onAsk=${onAsk} />`}
       </div>
     </div>
   </article>`;
 }
 
-function Below({ reply, info, onAsk, onVoted }) {
+function Below({ reply, info, onAsk }) {
   const [editing, setEditing] = useState(false);
   const [saved, setSaved] = useState(null);
   const [vote, setVote] = useState(reply.vote);
@@ -45,7 +45,6 @@ function Below({ reply, info, onAsk, onVoted }) {
     setEditing(next === "bad");
     try {
       await put(`/api/replies/${reply.id}/vote`, { vote: next });
-      onVoted?.(reply.id, next);
     } catch (error) {
       setVote(before);
       setFailure(error);

@@ -40,9 +40,15 @@ export function Runs() {
       </button></li>`)}</ul>`}`;
 }
 
-function Headline({ headline }) {
+/** The metrics of a run's headline: name, title and value of each. */
+function figures(headline) {
   const shown = METRICS.filter(([name]) => ["hits_at_1", "question_gain", "bpc"].includes(name) && headline[name] != null);
-  return shown.length > 0 && html`<span class="figures">${shown.map(([name, title, factor, digits]) => html`<span key=${name}><small class="soft">${title()}</small><b>${(factor * headline[name]).toFixed(digits)}</b></span>`)}</span>`;
+  return shown.map(([name, title, factor, digits]) => [name, title(), (factor * headline[name]).toFixed(digits)]);
+}
+
+function Headline({ headline }) {
+  const shown = figures(headline);
+  return shown.length > 0 && html`<span class="figures">${shown.map(([name, title, value]) => html`<span key=${name}><small class="soft">${title}</small><b>${value}</b></span>`)}</span>`;
 }
 
 function Run({ number, onBack }) {
@@ -56,7 +62,7 @@ function Run({ number, onBack }) {
       <a class="button slim" href=${`/admin/runs/${number}/report`} target="_blank" rel="noopener">${t("Full report")}</a>
     </header>
     <div class="tiles">
-      ${METRICS.filter(([name]) => ["hits_at_1", "question_gain", "bpc"].includes(name) && run.headline[name] != null).map(([name, title, factor, digits]) => html`<div class="tile" key=${name}><span>${title()}</span><b>${(factor * run.headline[name]).toFixed(digits)}</b></div>`)}
+      ${figures(run.headline).map(([name, title, value]) => html`<div class="tile" key=${name}><span>${title}</span><b>${value}</b></div>`)}
       <div class="tile"><span>${t("Training rows")}</span><b>${count(run.rows.train)}</b>${run.lessons > 0 && html`<span>${t("{count} of them lessons", { count: run.lessons })}</span>`}</div>
     </div>
     <section class="panel"><h2>${t("Curves")}</h2><${Loss} curves=${run.curves} /></section>
