@@ -25,7 +25,7 @@ training: trainer finetune benchmark pretrain trial
 retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder
 retrieval: rerank hybrid lessons small_talk bot build
 evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
-evaluation: finding row_rules diagnose report robustness
+evaluation: row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search

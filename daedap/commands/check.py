@@ -15,8 +15,7 @@ from daedap.data.dedup import near_duplicates
 from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
 from daedap.data.reader import rows
-from daedap.evaluation.finding import Finding
-from daedap.evaluation.row_rules import diagnose_rows
+from daedap.evaluation.row_rules import Finding, diagnose_rows
 from daedap.model.limits import length_limit
 from daedap.types import Pair
 

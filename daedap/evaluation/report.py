@@ -19,8 +19,8 @@ from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.findings import KINDS
 from daedap.evaluation.diagnose import healthy
 from daedap.evaluation.faq import Grid, faq_tables, part_shares, part_table
-from daedap.evaluation.finding import Finding
 from daedap.evaluation.metrics import PARTS, Score
+from daedap.evaluation.row_rules import Finding
 from daedap.evaluation.run_record import RunRecord
 from daedap.evaluation.tables import (
     format_duration,
