@@ -16,7 +16,7 @@ import numpy as np
 import daedap.evaluation.metrics as measure
 from daedap.arrays import Float64Array
 from daedap.errors import RunError
-from daedap.evaluation.metrics import RatioTerms, Score
+from daedap.evaluation.metrics import RatioTerms, Score, Scores
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
 from daedap.evaluation.robustness import robustness_json, robustness_table
 from daedap.evaluation.tables import score_tables, summary_lines
@@ -94,8 +94,7 @@ class Evaluation:
     """Length of the candidate lists: 20, fewer in a small test set."""
     chance: Mapping[str, float]
     """What random guessing scores in `hits_at_1`, `recall_at_5`, `mrr` and `backward_hits_at_1`."""
-    scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
-    """System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
+    scores: Scores
     samples: tuple[Sample, ...]
     rows: tuple[Row, ...]
     """In the order of the test pairs; not part of `to_json`."""

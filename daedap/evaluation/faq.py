@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from daedap.arrays import Float64Array
 from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, ratio, reply_part
-from daedap.evaluation.tables import MetricFormat, align_columns, format_score, part_names
+from daedap.evaluation.tables import Grid, MetricFormat, align_columns, format_score, part_names
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from daedap.types import Reply
 
 BoolArray = NDArray[np.bool_]
-Scores = Mapping[str, Mapping[str, Score]]
+ScoresByKind = Mapping[str, Mapping[str, Score]]
 """Kind ("all" first) → metric → score."""
 SHOWN_COVERAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
 _MAX_POINTS = 100
@@ -106,10 +106,10 @@ class FaqReply:
 class FaqEvaluation:
     """A bot on paraphrases and on questions out of scope."""
 
-    paraphrases: Scores
+    paraphrases: ScoresByKind
     """Metrics: right, right_or_suggested, wrong (the known answer of another row), refused (no known answer: a
     fallback, small talk, or a text of the model). Empty without paraphrases."""
-    out_of_scope: Scores
+    out_of_scope: ScoresByKind
     """Metric: answered (with a known answer). Empty without such questions."""
     parts: Mapping[str, Mapping[Part, Score]]
     """"paraphrases" and "out_of_scope" → part → share of the replies that come from it."""
@@ -330,8 +330,6 @@ def _risk_coverage(look_up: LookUp, questions: Sequence[EvalQuestion]) -> tuple[
 
 
 # Tables, from the JSON that a run keeps, for the terminal and the report
-
-Grid = list[list[str]]
 
 
 def faq_tables(document: Mapping[str, Any]) -> list[Grid]:

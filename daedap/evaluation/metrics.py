@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -62,6 +63,10 @@ class Score:
     def upper(self) -> float:
         """Upper end of the interval, or the value without one."""
         return self.value if self.high is None else self.high
+
+
+Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
+"""System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,10 @@ from pathlib import Path
 
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import RunError
-from daedap.evaluation.metrics import Score
+from daedap.evaluation.metrics import Score, Scores
 from daedap.korean.text import HANGUL, comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
-
-Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
-"""System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,10 @@ from daedap.korean.text import nfc
 if TYPE_CHECKING:
     from collections.abc import Container, Mapping, Sequence
 
-    from daedap.evaluation.metrics import Score
+    from daedap.evaluation.metrics import Score, Scores
 
+Grid = list[list[str]]
+"""A table: rows of cells, the heads first. It is shown in a terminal (`align_columns`), in Markdown and in HTML."""
 _GAP = "  "
 _FEW = 20
 """Test rows below which intervals are too wide to mean anything."""
@@ -37,42 +39,49 @@ class MetricFormat:
     digits: int = 1
 
 
-def score_tables(
-    scores: Mapping[str, Mapping[str, Mapping[str, Score]]], chance: Mapping[str, float], candidates: int
-) -> list[str]:
+def score_grids(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[Grid]:
     """One table for each slice: metrics down, systems across, each value with its 95% interval.
 
-    `scores`: system → slice → metric → score. `chance`: metric → score of random guessing.
+    `chance`: metric → score of random guessing. The first head of each table is the slice's.
     """
-    slices = list(dict.fromkeys(name for by_slice in scores.values() for name in by_slice))
-    lines = []
-    for name in slices:
-        systems = {system: by_slice.get(name, {}) for system, by_slice in scores.items()}
-        heads = [slice_name(name, systems), *map(system_name, systems), translate("chance")]
-        lines += [*align_columns([heads, *score_rows(systems, chance, candidates)]), ""]
+    slices = dict.fromkeys(name for by_slice in scores.values() for name in by_slice)
+    return [_score_grid(name, scores, chance, candidates) for name in slices]
+
+
+def _score_grid(
+    name: str,
+    scores: Scores,
+    chance: Mapping[str, float],
+    candidates: int,
+    metrics: Container[str] | None = None,
+) -> Grid:
+    systems = {system: by_slice.get(name, {}) for system, by_slice in scores.items()}
+    heads = [slice_name(name, systems), *map(system_name, systems), translate("chance")]
+    return [heads, *score_rows(systems, chance, candidates, metrics)]
+
+
+def score_tables(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[str]:
+    """The tables of `score_grids` for a terminal."""
     note = translate(
         "Brackets: intervals of 95 %. Seen: a known pair has the same answer. Retrieval: the nearest known answer."
     )
-    return [*lines, note, *_row_counts(scores)]
+    tables = (align_columns(grid) for grid in score_grids(scores, chance, candidates))
+    return [*(line for table in tables for line in [*table, ""]), note, *_row_counts(scores)]
 
 
-def summary_lines(
-    scores: Mapping[str, Mapping[str, Mapping[str, Score]]], chance: Mapping[str, float], candidates: int
-) -> list[str]:
+def summary_lines(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[str]:
     """The few scores that a training ends with, for a terminal; below `_FEW` answered rows, what to do instead.
 
-    Arguments as of `score_tables`.
+    Arguments as of `score_grids`.
     """
-    systems = {name: by_slice.get("all", {}) for name, by_slice in scores.items() if name not in ("base", "parent")}
-    answered = max((by_metric["polite"].n for by_metric in systems.values() if "polite" in by_metric), default=0)
-    if answered < _FEW:
+    shown = {name: by_slice for name, by_slice in scores.items() if name not in ("base", "parent")}
+    if _most(shown, "polite") < _FEW:
         few = "Only {count:,} test row(s): too few for scores. Ask in words that the file does not have: daedap chat"
         measure = "To measure it: daedap evaluate --paraphrases FILE --out-of-scope FILE. All scores: daedap report"
-        return [translate(few, count=answered), translate(measure)]
-    heads = [slice_name("all", systems), *map(system_name, systems), translate("chance")]
-    rows = score_rows(systems, chance, candidates, _IN_SUMMARY)
+        return [translate(few, count=_most(shown, "polite")), translate(measure)]
+    table = align_columns(_score_grid("all", shown, chance, candidates, _IN_SUMMARY))
     note = translate("Brackets: intervals of 95 %. Retrieval: the nearest known answer. All scores: daedap report")
-    return [*align_columns([heads, *rows]), "", note, *_row_counts(scores)]
+    return [*table, "", note, *_row_counts(scores)]
 
 
 def score_rows(
@@ -91,14 +100,17 @@ def score_rows(
     return rows
 
 
-def _row_counts(scores: Mapping[str, Mapping[str, Mapping[str, Score]]]) -> list[str]:
+def _row_counts(scores: Scores) -> list[str]:
     """A note on the number of rows behind the scores, if fewer rows were ranked than have likelihoods."""
-    rows, ranked = (
-        max((slices["all"][metric].n for slices in scores.values() if metric in slices.get("all", {})), default=0)
-        for metric in ("bpc", "polite")
-    )
+    rows, ranked = _most(scores, "bpc"), _most(scores, "polite")
     template = "Ranked and answered: {ranked:,} rows. Bits per character and question gain: {rows:,} rows."
     return [translate(template, ranked=ranked, rows=rows)] if ranked < rows else []
+
+
+def _most(scores: Scores, metric: str) -> int:
+    """The largest number of rows that a system's metric was computed from."""
+    of_all = (by_slice.get("all", {}) for by_slice in scores.values())
+    return max((by_metric[metric].n for by_metric in of_all if metric in by_metric), default=0)
 
 
 def format_duration(seconds: float) -> str:
