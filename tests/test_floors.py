@@ -24,7 +24,7 @@ training: activation_cache biencoder checkpoint planner profiling baselines spli
 training: trainer finetune benchmark pretrain trial
 retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder
 retrieval: rerank hybrid lessons small_talk bot build
-evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
+evaluation: metrics reply_retrieval run_record tables testset question_files faq
 evaluation: row_rules diagnose report robustness
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline

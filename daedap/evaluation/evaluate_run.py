@@ -14,23 +14,30 @@ import logging
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from filelock import FileLock
 
 from daedap.config import PERTURBATIONS, Perturbation, ReadOptions, SplitOptions
 from daedap.data.doctor import load
-from daedap.data.split import read_components, read_rows, split
+from daedap.data.split import read_components, read_rows, sample_rows, split
 from daedap.errors import RunError
-from daedap.evaluation.compare import read_saved_rows
-from daedap.evaluation.comparison_report import ForgettingReport, differences_from_parent, exact_answer_rate
+from daedap.evaluation.compare import CommonRows, Difference, differences, read_saved_rows
+from daedap.evaluation.comparison_report import difference_table
 from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate
+from daedap.evaluation.faq import right_answer_rate
+from daedap.evaluation.metrics import Score
+from daedap.evaluation.question_files import EvalQuestion
 from daedap.evaluation.robustness import PerturbationEffect, measure_robustness
+from daedap.evaluation.run_record import PARENT_SYSTEMS
+from daedap.evaluation.tables import MetricFormat, format_score, join_blocks, metric_formats
 from daedap.evaluation.testset import EvalSettings, make_eval_set
 from daedap.files import new_folder, storage, write_json, write_lines, write_text
 from daedap.i18n import translate
 from daedap.korean.perturb import perturb
+from daedap.korean.text import comparison_form
 from daedap.retrieval.bot import Bot
 
 if TYPE_CHECKING:
@@ -113,6 +120,10 @@ def evaluate_robustness(bot: Bot, rows: EvalRows, count: int) -> tuple[Perturbat
     options = EvalSettings(rows=count)
     eval_set = make_eval_set(rows.pairs, rows.components, bot.retriever.index.pairs, options)
     return tuple(measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS}))
+
+
+def _perturbation(kind: Perturbation) -> Callable[[str, random.Random], str]:
+    return lambda question, rng: perturb(question, kind, rng)
 
 
 def timed_questions(rows: int) -> int:
@@ -201,7 +212,7 @@ def _recorded_by_parent(parent: Run, rows: EvalRows, options: EvalSettings) -> d
         return {}
     saved = {row.id: row for row in read_saved_rows(parent)[0]}
     ids = {pair.id for pair in rows.pairs}
-    names = {"base": "base", "parent": "model", "parent_bot": "bot"}
+    names = {"base": "base", **PARENT_SYSTEMS}
     if saved.keys() != ids or not all(
         saved[name].replies.keys() >= {*names.values()} for name in sorted(ids)[: options.rows]
     ):
@@ -215,23 +226,95 @@ def _renamed(row: Row, system: str, name: str) -> Row:
     return replace(row, replies=replies, terms={name: row.terms[system]})
 
 
+# Forgetting: a run beside its parent
+
+_FORGETTING_METRICS = ("hits_at_1", "bpc", "question_gain")
+_MAX_QUESTIONS = 200
+"""New training questions that are asked at most."""
+
+
+@dataclass(frozen=True)
+class ForgettingReport:
+    """A run compared with its parent in one evaluation: the same rows, the same candidates."""
+
+    run: str
+    parent: str
+    candidates: int
+    forgetting: Mapping[str, Difference]
+    """Metric → difference on the parent's test rows; forgetting makes it worse."""
+    gain: Mapping[str, Difference]
+    """Metric → difference on the new test rows; empty if there are none."""
+    before: Score
+    """Share of the new training questions that the parent answers as the file does."""
+    after: Score
+    """Share of the new training questions that this run answers as the file does."""
+
+    def to_json(self) -> Json:
+        """`evaluation/growth.json`."""
+        return {
+            "parent": self.parent,
+            "kept": {metric: asdict(one) for metric, one in self.forgetting.items()},
+            "gained": {metric: asdict(one) for metric, one in self.gain.items()},
+            "answered": {"before": asdict(self.before), "after": asdict(self.after)},
+        }
+
+    def lines(self) -> list[str]:
+        """Two tables and the share of new questions, for a terminal."""
+        formats, runs, percent = metric_formats(self.candidates), (self.parent, self.run), MetricFormat("", "", 100)
+        template = "New questions answered as the file does (%): {before} → {after} (n={count:,})"
+        before, after = format_score(percent, self.before), format_score(percent, self.after)
+        return join_blocks(
+            [
+                difference_table(translate("known test rows"), runs, self.forgetting, formats),
+                difference_table(translate("new test rows"), runs, self.gain, formats),
+                [translate(template, before=before, after=after, count=self.after.n)],
+            ]
+        )
+
+
 def _forgetting(run: Run, parent: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -> ForgettingReport:
     """Compare with the parent, and log the result."""
     known = {pair.id for pair in read_rows(parent.folder, "test")}
     new = read_rows(run.folder, "train")[: run.new_rows]
-    forgetting, gain = differences_from_parent(evaluation.rows, known)
     report = ForgettingReport(
         run=run.folder.name,
         parent=parent.folder.name,
         candidates=evaluation.candidates,
-        forgetting=forgetting,
-        gain=gain,
-        before=exact_answer_rate(bots.get("parent_bot") or Bot.of(parent, held_out=False), new),
-        after=exact_answer_rate(bots["bot"], new),
+        forgetting=_parent_difference([row for row in evaluation.rows if row.id in known]),
+        gain=_parent_difference([row for row in evaluation.rows if row.id not in known]),
+        before=_exact_answer_rate(bots.get("parent_bot") or Bot.of(parent, held_out=False), new),
+        after=_exact_answer_rate(bots["bot"], new),
     )
     _log.info("\n".join(report.lines()))
     return report
 
 
-def _perturbation(kind: Perturbation) -> Callable[[str, random.Random], str]:
-    return lambda question, rng: perturb(question, kind, rng)
+def _parent_difference(rows: Sequence[Row]) -> dict[str, Difference]:
+    """Metric → difference from the parent on these rows; {} without rows."""
+    if not rows:
+        return {}
+    _, groups = np.unique([str(row.component) for row in rows], return_inverse=True)
+    pairs = [(_as_parent(row), row) for row in rows]
+    by_metric = differences(CommonRows(pairs, groups.astype(np.int64), leaked=0, alone=0, same_test=True))["all"]
+    return {metric: by_metric[metric] for metric in _FORGETTING_METRICS if metric in by_metric}
+
+
+def _as_parent(row: Row) -> Row:
+    """The row as the parent's own evaluation would have saved it."""
+    return replace(
+        row,
+        terms={own: row.terms[name] for name, own in PARENT_SYSTEMS.items() if name in row.terms},
+        replies={own: row.replies[name] for name, own in PARENT_SYSTEMS.items() if name in row.replies},
+    )
+
+
+def _exact_answer_rate(bot: Bot, pairs: Sequence[Pair]) -> Score:
+    """Share of the distinct questions of at least one pair that a bot answers with one of the file's answers."""
+    answers: dict[str, list[str]] = {}
+    questions: dict[str, str] = {}
+    for pair in pairs:
+        form = comparison_form(pair.question)
+        questions.setdefault(form, pair.question)
+        answers.setdefault(form, []).append(pair.answer)
+    known = [EvalQuestion(questions[form], tuple(texts)) for form, texts in answers.items()]
+    return right_answer_rate(bot, sample_rows(sorted(known, key=lambda one: one.question), _MAX_QUESTIONS, 0))

@@ -245,3 +245,37 @@ def latency(seconds: Sequence[float]) -> dict[str, Score]:
         "latency_p50_ms": Score(float(p50), n=len(seconds)),
         "latency_p95_ms": Score(float(p95), n=len(seconds)),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceCounts:
+    """Preferences between two runs, with a sign test."""
+
+    first: int
+    """Wins of the first run."""
+    second: int
+    ties: int
+    share: float | None
+    """Wins of the second run ÷ wins of either, 0 to 1; None if there are only ties."""
+    low: float | None
+    """Exact 95% interval of the share (Clopper-Pearson)."""
+    high: float | None
+    p: float | None
+    """Two-sided sign test of equal win rates."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes one half."""
+        return self.low is not None and self.high is not None and not self.low <= 0.5 <= self.high
+
+
+def sign_test(first: int, second: int, ties: int) -> PreferenceCounts:
+    """The sign test of these numbers of wins."""
+    from scipy.stats import binomtest  # half a second to import
+
+    if not first + second:
+        return PreferenceCounts(0, 0, ties, None, None, None, None)
+    test = binomtest(second, first + second)
+    low, high = test.proportion_ci(0.95, "exact")
+    share = second / (first + second)
+    return PreferenceCounts(first, second, ties, share, float(low), float(high), float(test.pvalue))

@@ -15,6 +15,9 @@ from daedap.korean.text import HANGUL, comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
+PARENT_SYSTEMS = {"parent": "model", "parent_bot": "bot"}
+"""The parent's systems in a run's evaluation → their names in the parent's own evaluation."""
+
 
 @dataclass(frozen=True, slots=True)
 class LogWindow:
@@ -239,5 +242,4 @@ def _ancestor(run: Run) -> Ancestor:
 def _scores_of_parent(parent: Run) -> dict[str, dict[str, dict[str, Score]]]:
     """The parent's own evaluation, on its own test rows."""
     scores = _scores(_document(parent, "scores.json"))
-    names = {"parent": "model", "parent_bot": "bot"}
-    return {name: scores[own] for name, own in names.items() if own in scores}
+    return {name: scores[own] for name, own in PARENT_SYSTEMS.items() if own in scores}

@@ -12,7 +12,7 @@ from daedap.i18n import translate
 from daedap.korean.text import nfc
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from daedap.evaluation.metrics import Score, Scores
 
@@ -134,6 +134,11 @@ def align_columns(grid: Sequence[Sequence[str]]) -> list[str]:
         _GAP.join(cell + " " * (width - display_width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in grid
     ]
+
+
+def join_blocks(blocks: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of all blocks that have any, with an empty line between two blocks."""
+    return [line for block in blocks if block for line in ["", *block]][1:]
 
 
 def format_score(line: MetricFormat, score: Score | None) -> str:

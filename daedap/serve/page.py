@@ -23,7 +23,7 @@ from daedap.database.conversations import StoredReply
 from daedap.database.lessons import LONGEST_ANSWER, LONGEST_QUESTION, Origin, TaughtLesson, new_lesson
 from daedap.database.schema import now
 from daedap.errors import RunError
-from daedap.evaluation.preferences import sign_test
+from daedap.evaluation.metrics import sign_test
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, invalid, not_found
 from daedap.serve.options import LOOPBACK
