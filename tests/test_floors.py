@@ -25,7 +25,7 @@ training: trainer finetune benchmark pretrain trial
 retrieval: lexical calibration interaction token_vectors query matcher large_matcher encoder
 retrieval: rerank hybrid lessons small_talk bot build
 evaluation: metrics reply_retrieval run_record tables testset question_files faq
-evaluation: row_rules diagnose report robustness
+evaluation: row_rules diagnose report
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective space study result search
@@ -33,7 +33,7 @@ serve: options errors logs metrics limits batcher bots preview groups tokens ser
 serve.channels: texts common kakao naver
 serve: openai_types openai app server
 export: options verify card huggingface ctranslate2 spm gguf bundle web
-commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
+commands: answer bench chat check compare evaluate export lessons report runs serve teach train pretrain tune
 api __init__ usage cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,11 +13,11 @@ import daedap.runs as run_store
 from daedap.commands.train import STARTER_EPOCHS, train
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions, TuneOptions
 from daedap.data.split import write_split
-from daedap.files import storage, write_text
+from daedap.files import write_text
 from daedap.i18n import tell, translate
 from daedap.pipeline import train_from_config
 from daedap.retrieval.small_talk import STARTER
-from daedap.runs import Run, TrainConfig
+from daedap.runs import Run, TrainConfig, scratch_folder
 from daedap.tuning.objective import measure_objective
 from daedap.tuning.result import SearchResult, TuneResult, VersusDefaults, study_page, versus_defaults
 from daedap.tuning.search import (
@@ -42,8 +38,6 @@ if TYPE_CHECKING:
     from daedap.training.planner import Plan
 
 _DEFAULT_BUDGET = 3600.0
-_STALE = 60.0
-"""Seconds after which a scratch folder that no process holds is deleted."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,7 @@ def tune(
         tune_options=tune_options,
         deadline=started + budget,
     )
-    with _scratch(tune_options.runs) as folder:
+    with scratch_folder(tune_options.runs, ".tune-") as folder:
         result = _search_and_train(task, folder)
     return replace(result, seconds=time.perf_counter() - started)
 
@@ -177,23 +171,3 @@ def _interrupted(runs: Path, study: str) -> Run | None:
     """The unfinished run of an earlier call with the same study."""
     of_study = (run for run in run_store.unfinished(runs) if (run.config.study or "").rpartition(":")[0] == study)
     return next((run for run in of_study if not run.busy), None)
-
-
-@contextmanager
-def _scratch(runs: Path) -> Iterator[Path]:
-    """A scratch folder beside the runs, deleted at the end, as are those of killed processes."""
-    new = not runs.exists()
-    with storage(runs):
-        runs.mkdir(parents=True, exist_ok=True)
-        for left in runs.glob(".tune-*"):
-            if time.time() - left.stat().st_mtime > _STALE and not Run(left).busy:
-                shutil.rmtree(left, ignore_errors=True)
-        run = Run(Path(tempfile.mkdtemp(prefix=".tune-", dir=runs)))
-    try:
-        with run.locked():
-            yield run.folder
-    finally:
-        shutil.rmtree(run.folder, ignore_errors=True)
-        if new:
-            with suppress(OSError):  # not empty: another process has made a run
-                runs.rmdir()

@@ -1,12 +1,13 @@
 """Test pairs and systems → scores: every system gets the same questions, candidates and bootstrap resamples.
 
 Beside the systems under test stand two references: retrieval (the answer of the nearest known question) and "human"
-(the written answers themselves).
+(the written answers themselves). At the end: the bot on perturbed questions.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,17 @@ from daedap.arrays import Float64Array
 from daedap.errors import RunError
 from daedap.evaluation.metrics import RatioTerms, Score, Scores
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
-from daedap.evaluation.robustness import robustness_json, robustness_table
-from daedap.evaluation.tables import score_tables, summary_lines
+from daedap.evaluation.tables import (
+    PERCENT,
+    align_columns,
+    format_score,
+    join_blocks,
+    score_tables,
+    summary_lines,
+)
 from daedap.evaluation.testset import EvalSet, EvalSettings, ScorableBot, ScorableModel, make_eval_set
-from daedap.korean.text import morphemes
+from daedap.i18n import translate
+from daedap.korean.text import comparison_form, morphemes
 from daedap.retrieval.lexical import LexicalKnn
 
 if TYPE_CHECKING:
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daedap.evaluation.faq import FaqEvaluation
-    from daedap.evaluation.robustness import PerturbationEffect
     from daedap.retrieval.lexical import LexicalIndex
     from daedap.types import Evidence, Pair
 
@@ -127,12 +134,13 @@ class Evaluation:
 
     def lines(self) -> list[str]:
         """Tables for a terminal: one for each slice, metrics down, systems across; then the bot's other tests."""
-        blocks = [score_tables(self.scores, self.chance, self.candidates)] if self.scores else []
-        if self.perturbed:
-            blocks.append(robustness_table(self.perturbed, self.candidates))
-        if self.faq:
-            blocks.append(self.faq.lines())
-        return [line for block in blocks for line in ["", *block]][1:]
+        return join_blocks(
+            [
+                score_tables(self.scores, self.chance, self.candidates) if self.scores else [],
+                robustness_table(self.perturbed, self.candidates) if self.perturbed else [],
+                self.faq.lines() if self.faq else [],
+            ]
+        )
 
 
 def _number(value: float | None) -> float:
@@ -377,3 +385,95 @@ def _row_terms(outcome: _Outcome, row: int) -> dict[str, tuple[float, float]]:
         for metric, terms in outcome.terms.items()
         if terms.denominators[row] > 0
     }
+
+
+# Robustness: the bot on perturbed questions
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbationEffect:
+    """The effect of one kind of perturbation on the rows whose question it changes; scores are None without rows."""
+
+    kind: str
+    rows: int
+    """Number of questions that were changed."""
+    clean: Score | None
+    """Hits@1 of these rows with their original question."""
+    disturbed: Score | None
+    """Hits@1 with the perturbed question."""
+    difference: Score | None
+    """Perturbed minus clean, with its paired interval by bootstrap over components."""
+    same_reply: Score | None
+    """Share of replies that stay the same, by comparison form."""
+
+
+def measure_robustness(
+    bot: ScorableBot, eval_set: EvalSet, kinds: Mapping[str, Callable[[str, random.Random], str]]
+) -> list[PerturbationEffect]:
+    """Evaluate the bot on the ranked pairs as they are and with each kind of perturbation; candidates stay the same.
+
+    A perturbation takes a question and a generator seeded by the pair's id and the kind; it may return the question
+    unchanged.
+    """
+    pairs, effects = eval_set.ranked_pairs, []
+    hits, replies = _hits_and_replies(bot, eval_set, pairs, range(len(pairs)))
+    for kind, perturb in kinds.items():
+        questions = [perturb(pair.question, random.Random(f"{pair.id} {kind}")) for pair in pairs]
+        changed = [place for place, pair in enumerate(pairs) if questions[place] != pair.question]
+        perturbed = [replace(pairs[place], question=questions[place]) for place in changed]
+        hits_after, replies_after = _hits_and_replies(bot, eval_set, perturbed, changed)
+        same = np.array([replies[place] == after for place, after in zip(changed, replies_after, strict=True)], float)
+        groups = eval_set.groups[[eval_set.ranked_rows[place] for place in changed]]
+        scores = (
+            measure.ratio(
+                RatioTerms(values, np.ones(len(changed))),
+                groups,
+                resamples=eval_set.options.resamples,
+                seed=eval_set.options.seed,
+            )
+            for values in (hits[changed], hits_after, hits_after - hits[changed], same)
+        )
+        effects.append(PerturbationEffect(kind, len(changed), *scores))
+    return effects
+
+
+def _hits_and_replies(
+    bot: ScorableBot, eval_set: EvalSet, pairs: Sequence[Pair], places: Sequence[int]
+) -> tuple[Float64Array, list[str]]:
+    """Hits@1 and the replies' comparison forms; `pairs` stand at `places` of the ranked pairs."""
+    if not pairs:
+        return np.zeros(0), []
+    ranks = measure.gold_ranks(bot.preferences(pairs, [eval_set.candidates[place] for place in places]))
+    return measure.ranking(ranks)["hits_at_1"].numerators, [comparison_form(one.text) for one in bot.answers(pairs)]
+
+
+def robustness_json(effects: Sequence[PerturbationEffect]) -> dict[str, Any]:
+    """Kind → its number of rows and its scores."""
+    documents = [asdict(effect) for effect in effects]
+    return {document.pop("kind"): document for document in documents}
+
+
+def robustness_table(effects: Sequence[PerturbationEffect], candidates: int) -> list[str]:
+    """A table with one row for each kind."""
+    kinds = {
+        "typo": translate("typos"),
+        "spacing": translate("spaces"),
+        "particles": translate("particles left out"),
+        "polite": translate("politely"),
+        "casual": translate("casually"),
+        "laughter": translate("laughter or tears"),
+    }
+    heads = [
+        translate("disturbed questions"),
+        translate("rows"),
+        translate("right of {count}, first (%)", count=candidates),
+        translate("disturbed (%)"),
+        translate("difference"),
+        translate("same reply (%)"),
+    ]
+    rows = []
+    for effect in effects:
+        scores = (effect.clean, effect.disturbed, effect.difference, effect.same_reply)
+        cells = [format_score(PERCENT, score) for score in scores]
+        rows.append([kinds.get(effect.kind, effect.kind), f"{effect.rows:,}", *cells])
+    return align_columns([heads, *rows])

@@ -26,13 +26,19 @@ from daedap.data.split import read_components, read_rows, sample_rows, split
 from daedap.errors import RunError
 from daedap.evaluation.compare import CommonRows, Difference, differences, read_saved_rows
 from daedap.evaluation.comparison_report import difference_table
-from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate
+from daedap.evaluation.evaluate import (
+    Evaluation,
+    PerturbationEffect,
+    Row,
+    Systems,
+    evaluate,
+    measure_robustness,
+)
 from daedap.evaluation.faq import right_answer_rate
 from daedap.evaluation.metrics import Score
 from daedap.evaluation.question_files import EvalQuestion
-from daedap.evaluation.robustness import PerturbationEffect, measure_robustness
 from daedap.evaluation.run_record import PARENT_SYSTEMS
-from daedap.evaluation.tables import MetricFormat, format_score, join_blocks, metric_formats
+from daedap.evaluation.tables import PERCENT, format_score, join_blocks, metric_formats
 from daedap.evaluation.testset import EvalSettings, make_eval_set
 from daedap.files import new_folder, storage, write_json, write_lines, write_text
 from daedap.i18n import translate
@@ -260,9 +266,9 @@ class ForgettingReport:
 
     def lines(self) -> list[str]:
         """Two tables and the share of new questions, for a terminal."""
-        formats, runs, percent = metric_formats(self.candidates), (self.parent, self.run), MetricFormat("", "", 100)
+        formats, runs = metric_formats(self.candidates), (self.parent, self.run)
         template = "New questions answered as the file does (%): {before} → {after} (n={count:,})"
-        before, after = format_score(percent, self.before), format_score(percent, self.after)
+        before, after = format_score(PERCENT, self.before), format_score(PERCENT, self.after)
         return join_blocks(
             [
                 difference_table(translate("known test rows"), runs, self.forgetting, formats),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from daedap.arrays import Float64Array
 from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, ratio, reply_part
-from daedap.evaluation.tables import Grid, MetricFormat, align_columns, format_score, part_names
+from daedap.evaluation.tables import PERCENT, Grid, align_columns, format_score, part_names
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
@@ -32,7 +32,6 @@ ScoresByKind = Mapping[str, Mapping[str, Score]]
 SHOWN_COVERAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
 _MAX_POINTS = 100
 """Points of the risk-coverage curve."""
-_PERCENT = MetricFormat("", "", 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,7 +361,7 @@ def _table_by_kind(heads: list[str], scores: Mapping[str, Mapping[str, Mapping[s
         [
             translate("all") if kind == "all" else kind,
             f"{next(iter(metrics.values()))['n']:,}",
-            *(format_score(_PERCENT, Score(**score)) for score in metrics.values()),
+            *(format_score(PERCENT, Score(**score)) for score in metrics.values()),
         ]
         for kind, metrics in scores.items()
     ]
@@ -373,7 +372,7 @@ def part_table(shares: Mapping[str, Mapping[str, Score]]) -> Grid:
     """How often each part answers: a column for each kind of question; [] without any."""
     names = part_names()
     rows = [
-        [names[part], *(format_score(_PERCENT, by.get(part)) for by in shares.values())]
+        [names[part], *(format_score(PERCENT, by.get(part)) for by in shares.values())]
         for part in PARTS
         if any(part in by for by in shares.values())
     ]
@@ -408,7 +407,7 @@ def system_table(document: Mapping[str, Any]) -> Grid:
     rows = [
         [
             names.get(name, name),
-            *(format_score(_PERCENT, Score(**scores["right"][kind])) for kind in kinds),
+            *(format_score(PERCENT, Score(**scores["right"][kind])) for kind in kinds),
             *("-" if (value := scores[key]) is None else f"{value:.3f}" for key in ("auroc_right", "auroc_scope")),
         ]
         for name, scores in systems.items()

@@ -39,6 +39,10 @@ class MetricFormat:
     digits: int = 1
 
 
+PERCENT = MetricFormat("", "", 100)
+"""Of a rate whose heading stands elsewhere."""
+
+
 def score_grids(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[Grid]:
     """One table for each slice: metrics down, systems across, each value with its 95% interval.
 
