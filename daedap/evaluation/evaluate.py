@@ -220,9 +220,8 @@ def evaluate(
 def _evaluate_bot(bot: ScorableBot, eval_set: EvalSet, known: Collection[tuple[str, str]]) -> _Outcome:
     given = bot.answers(eval_set.ranked_pairs)
     replies = tuple(reply.text for reply in given)
-    ranks = measure.gold_ranks(bot.preferences(eval_set.ranked_pairs, eval_set.candidates))
     terms = {
-        **measure.ranking(eval_set.scatter(ranks, np.nan)),
+        **_ranking(bot.preferences(eval_set.ranked_pairs, eval_set.candidates), eval_set),
         **_style(replies, eval_set),
         **{f"source_{name}": _rate(rate, eval_set) for name, rate in measure.parts(given, known).items()},
     }
@@ -239,7 +238,7 @@ def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
     terms = {
         "bpc": measure.bits_per_character(own, answers, eval_set.mask(rows)),
         "question_gain": measure.question_gain(own, other, answers, eval_set.mask(eval_set.has_other_question)),
-        **measure.ranking(eval_set.scatter(measure.gold_ranks(_mean_log2(model, eval_set)), np.nan)),
+        **_ranking(_mean_log2(model, eval_set), eval_set),
         **_style(replies, eval_set),
         "ended": _rate(measure.ended(generations), eval_set),
     }
@@ -261,8 +260,8 @@ def _from_rows(name: str, rows: Mapping[str, Row], eval_set: EvalSet) -> _Outcom
 def _evaluate_retrieval(index: LexicalIndex, eval_set: EvalSet) -> _Outcome:
     questions = [pair.question for pair in eval_set.ranked_pairs]
     replies = tuple(nearest[0].answer for nearest in index.nearest(questions))
-    ranks = measure.gold_ranks(LexicalKnn(index).scores(questions, eval_set.candidates))
-    terms = {**measure.ranking(eval_set.scatter(ranks, np.nan)), **_style(replies, eval_set)}
+    scores = LexicalKnn(index).scores(questions, eval_set.candidates)
+    terms = {**_ranking(scores, eval_set), **_style(replies, eval_set)}
     return _Outcome(terms, replies, _time(lambda pair: index.nearest([pair.question]), eval_set))
 
 
@@ -273,8 +272,7 @@ def _evaluate_human(eval_set: EvalSet) -> _Outcome:
 
 def _with_reply_retrieval(outcome: _Outcome, eval_set: EvalSet, scorer: ReplyToQuestionScorer) -> _Outcome:
     """The outcome with reply-to-question Hits@1 added."""
-    ranks = measure.gold_ranks(scorer.scores(outcome.replies, eval_set.candidate_questions))
-    hits = measure.ranking(eval_set.scatter(ranks, np.nan))["hits_at_1"]
+    hits = _ranking(scorer.scores(outcome.replies, eval_set.candidate_questions), eval_set)["hits_at_1"]
     return replace(outcome, terms={**outcome.terms, "backward_hits_at_1": hits})
 
 
@@ -299,6 +297,11 @@ def _mean_log2(model: ScorableModel, eval_set: EvalSet) -> Float64Array:
     log2 = model.log2_probability([replace(pair, answer=text) for pair, texts in lists for text in texts])
     mean: Float64Array = log2[:, 0] / np.maximum(log2[:, 1], 1)
     return mean.reshape(len(eval_set.ranked_rows), -1)
+
+
+def _ranking(scores: Float64Array, eval_set: EvalSet) -> dict[str, RatioTerms]:
+    """(ranked rows, candidates), the gold text first → Hits@1, R@5 and MRR."""
+    return measure.ranking(eval_set.scatter(measure.gold_ranks(scores), np.nan))
 
 
 def _style(replies: Sequence[str], eval_set: EvalSet) -> dict[str, RatioTerms]:
@@ -350,9 +353,8 @@ def _corpus_metrics(
 def _samples(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], index: LexicalIndex) -> tuple[Sample, ...]:
     pairs = eval_set.ranked_pairs[: eval_set.options.samples]
     evidence = index.nearest([pair.question for pair in pairs])
-    seen = eval_set.slices.get("seen", np.zeros(len(eval_set.test), dtype=np.bool_))
     return tuple(
-        Sample(pair.question, pair.answer, bool(seen[row]), _replies(outcomes, position), nearest[0])
+        Sample(pair.question, pair.answer, bool(eval_set.seen[row]), _replies(outcomes, position), nearest[0])
         for position, (row, pair, nearest) in enumerate(zip(eval_set.ranked_rows, pairs, evidence, strict=False))
     )
 
@@ -363,13 +365,12 @@ def _replies(outcomes: Mapping[str, _Outcome], position: int) -> dict[str, str]:
 
 def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Sequence[int | str]) -> tuple[Row, ...]:
     position = {row: i for i, row in enumerate(eval_set.ranked_rows)}
-    seen = eval_set.slices.get("seen", np.zeros(len(eval_set.test), dtype=np.bool_))
     return tuple(
         Row(
             id=pair.id,
             component=components[row],
             label=pair.label,
-            seen=bool(seen[row]),
+            seen=bool(eval_set.seen[row]),
             question=pair.question,
             answer=pair.answer,
             replies=_replies(outcomes, position[row]) if row in position else {},
