@@ -22,7 +22,8 @@ from daedap.evaluation.compare import (
     preference_keys,
     read_preferences,
 )
-from daedap.evaluation.tables import MetricFormat, align_columns, join_blocks, metric_formats
+from daedap.evaluation.evaluate import nan_to_none
+from daedap.evaluation.tables import MetricFormat, align_columns, join_blocks, metric_formats, slice_title
 from daedap.i18n import translate
 
 if TYPE_CHECKING:
@@ -51,8 +52,7 @@ class RunComparison:
     def to_json(self, samples: int) -> dict[str, Any]:
         """A JSON object with the first `samples` reply pairs; NaN and infinity as null."""
         by_slice = {
-            name: {metric: _finite_fields(one) for metric, one in metrics.items()}
-            for name, metrics in self.differences.items()
+            name: {metric: asdict(one) for metric, one in metrics.items()} for name, metrics in self.differences.items()
         }
         return {
             "first": self.first,
@@ -65,7 +65,7 @@ class RunComparison:
             "candidates": self.candidates,
             "answered": count_replied(self.common),
             "answered_differently": len(self.answers),
-            "differences": by_slice,
+            "differences": nan_to_none(by_slice),
             "samples": [one.to_json() for one in self.answers[:samples]],
             "verdicts": asdict(self.preferences),
         }
@@ -74,7 +74,7 @@ class RunComparison:
         """Tables, the first `samples` reply pairs side by side, and the preferences."""
         formats, runs = self._formats(), (self.first, self.second)
         tables = [
-            difference_table(_slice_name(name), runs, metrics, formats)
+            difference_table(slice_title(name), runs, metrics, formats)
             for name, metrics in self.differences.items()
             if self._is_informative(name)
         ]
@@ -147,30 +147,25 @@ class RunComparison:
         counts = self.preferences
         if not counts.first + counts.second + counts.ties:
             return []
-        summary = translate(
-            "Blind comparison: run {first} better {wins:,} times, run {second} better {losses:,} times, {ties:,} ties.",
-            first=self.first,
-            second=self.second,
-            wins=counts.first,
-            losses=counts.second,
-            ties=counts.ties,
+        template = (
+            "Blind comparison: run {first} better {wins:,} times, run {second} better {losses:,} times, {ties:,} ties."
         )
+        wins = {"wins": counts.first, "losses": counts.second, "ties": counts.ties}
+        summary = translate(template, first=self.first, second=self.second, **wins)
         return [summary, *self._share_lines()]
 
     def _share_lines(self) -> list[str]:
         counts = self.preferences
         if counts.share is None or counts.low is None or counts.high is None:
             return []
-        numbers = [round(100 * value) for value in (counts.share, counts.low, counts.high)]
-        share = translate(
-            "Without the ties run {second} wins {share} % (interval of 95 %: {low} to {high}, sign test p = {p:.2g}):",
-            second=self.second,
-            **dict(zip(("share", "low", "high"), numbers, strict=True)),
-            p=counts.p,
+        share, low, high = (round(100 * value) for value in (counts.share, counts.low, counts.high))
+        template = (
+            "Without the ties run {second} wins {share} % (interval of 95 %: {low} to {high}, sign test p = {p:.2g}):"
         )
+        wins = translate(template, second=self.second, share=share, low=low, high=high, p=counts.p)
         better = self.second if counts.share > 0.5 else self.first
         clear = translate("run {name} is better.", name=better) if counts.clear else translate("no clear difference.")
-        return [f"{share} {clear}"]
+        return [f"{wins} {clear}"]
 
 
 def compare_runs(runs: Path, first: EvaluatedRun, second: EvaluatedRun, names: tuple[str, str]) -> RunComparison:
@@ -198,43 +193,32 @@ def difference_table(
     title: str, runs: Sequence[str], differences: Mapping[str, Difference], formats: Sequence[MetricFormat]
 ) -> list[str]:
     """The differences between two runs, a metric a row; empty if there are none of these metrics."""
-    rows = [difference_cells(line, differences[line.metric]) for line in formats if line.metric in differences]
+    rows = [_difference_cells(line, differences[line.metric]) for line in formats if line.metric in differences]
     if not rows:
         return []
     n = max(one.n for one in differences.values())
     return align_columns([[f"{title} (n={n:,})", *run_heads(runs), translate("difference"), ""], *rows])
 
 
-def _finite_fields(difference: Difference) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(difference).items()
-    }
-
-
-def difference_cells(line: MetricFormat, difference: Difference) -> list[str]:
+def _difference_cells(line: MetricFormat, difference: Difference) -> list[str]:
     """A metric's row of a table: heading, both values, the difference with its interval, the verdict."""
     values = [_number(line, value) for value in (difference.first, difference.second)]
     change = _number(line, difference.difference, "+")
     if difference.low is not None and difference.high is not None:
         change += f" [{_number(line, difference.low, '+')}, {_number(line, difference.high, '+')}]"
     verdicts = {
+        None: "",
         "better": translate("better"),
         "worse": translate("worse"),
         "more": translate("more"),
         "less": translate("less"),
         "none": translate("no clear difference"),
     }
-    return [line.heading, *values, change, verdicts[difference.verdict] if difference.verdict else ""]
+    return [line.heading, *values, change, verdicts[difference.verdict]]
 
 
 def _number(line: MetricFormat, value: float, sign: str = "") -> str:
     return f"{value * line.scale:{sign}.{line.digits}f}" if math.isfinite(value) else "?"
-
-
-def _slice_name(name: str) -> str:
-    names = {"all": translate("all pairs"), "seen": translate("seen answers"), "unseen": translate("unseen answers")}
-    return names.get(name, name)
 
 
 # Settings

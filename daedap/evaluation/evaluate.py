@@ -76,7 +76,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object, `terms` under the name "shares", NaN and infinity as null."""
-        document: dict[str, Any] = _nan_to_none(asdict(self))
+        document: dict[str, Any] = nan_to_none(asdict(self))
         document["shares"] = document.pop("terms")
         return document
 
@@ -125,7 +125,7 @@ class Evaluation:
             document["disturbed"] = robustness_json(self.perturbed)
         if self.faq:
             document["faq"] = self.faq.to_json()
-        finite: dict[str, Any] = _nan_to_none(document)
+        finite: dict[str, Any] = nan_to_none(document)
         return finite
 
     def summary(self) -> list[str]:
@@ -147,11 +147,12 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _nan_to_none(value: Any) -> Any:
+def nan_to_none(value: Any) -> Any:
+    """A JSON document with NaN and infinity as null."""
     if isinstance(value, dict):
-        return {key: _nan_to_none(inner) for key, inner in value.items()}
+        return {key: nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_nan_to_none(inner) for inner in value]
+        return [nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,18 +24,11 @@ from filelock import FileLock
 from daedap.config import PERTURBATIONS, Perturbation, ReadOptions, SplitOptions
 from daedap.data.doctor import load
 from daedap.data.split import read_components, read_rows, sample_rows, split
-from daedap.errors import RunError
+from daedap.errors import RunError, StorageError
 from daedap.evaluation.compare import CommonRows, Difference, differences, read_saved_rows
 from daedap.evaluation.comparison_report import difference_table
-from daedap.evaluation.evaluate import (
-    Evaluation,
-    PerturbationEffect,
-    Row,
-    Systems,
-    evaluate,
-    measure_robustness,
-)
-from daedap.evaluation.faq import right_answer_rate
+from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate, measure_robustness
+from daedap.evaluation.faq import FaqEvaluation, evaluate_faq, right_answer_rate
 from daedap.evaluation.metrics import Score
 from daedap.evaluation.question_files import EvalQuestion
 from daedap.evaluation.run_record import PARENT_SYSTEMS
@@ -49,7 +43,6 @@ from daedap.retrieval.bot import Bot
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daedap.evaluation.faq import FaqEvaluation
     from daedap.model.decoding import LanguageModel
     from daedap.runs import Json, Run
     from daedap.types import Pair
@@ -84,26 +77,62 @@ def rows_of_file(file: Path, read_options: ReadOptions, run: Run) -> EvalRows:
     return EvalRows(everything.rows("train"), everything.components_of("train"))
 
 
-def open_models(run: Run, model: LanguageModel | None = None) -> dict[str, LanguageModel]:
-    """The run's model (or `model`, if it is open), its parent's and the untuned base; each is loaded once."""
+def evaluate_run(run: Run, rows: EvalRows, count: int, *, perturbed: bool, save: bool) -> Evaluation:
+    """Evaluate a run, its parent and the untuned base; at most `count` rows are ranked and answered.
+
+    `perturbed`: ask the bot the same questions as other people type them, too. `save`: keep the scores in the run's
+    folder. Raises RunError without rows.
+    """
+    models, bots = _open(run)
+    evaluation = _evaluate(rows, EvalSettings(rows=count, timed_questions=_timed_questions(count)), models, bots)
+    if perturbed:
+        bot = bots["bot"]
+        eval_set = make_eval_set(rows.pairs, rows.components, bot.retriever.index.pairs, EvalSettings(rows=count))
+        effects = measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS})
+        evaluation = replace(evaluation, perturbed=tuple(effects))
+    if save:
+        with _told_only():
+            save_evaluation(run, evaluation, bots)
+    return evaluation
+
+
+def evaluate_questions(
+    run: Run, paraphrases: Sequence[EvalQuestion], out_of_scope: Sequence[EvalQuestion]
+) -> FaqEvaluation:
+    """Ask a run's bot paraphrases and questions out of scope, and write `evaluation/faq.json`."""
+    bot = Bot.of(run, held_out=True)
+    faq = evaluate_faq(bot, bot.retriever.index.pairs, paraphrases, out_of_scope)
+    with _told_only(), FileLock(run.folder / ".evaluation.lock"):
+        write_json(run.folder / "evaluation" / FAQ, faq.to_json())
+    return faq
+
+
+@contextmanager
+def _told_only() -> Iterator[None]:
+    """Scores that can't be kept are shown all the same."""
+    try:
+        yield
+    except StorageError as error:
+        _log.warning(str(error))
+
+
+def _open(run: Run, model: LanguageModel | None = None) -> tuple[dict[str, LanguageModel], dict[str, Bot]]:
+    """The run's model (or `model`, if it is open), its parent's and the untuned base; the run's bot and its parent's.
+
+    The bots' indexes hold no answers of the test rows.
+    """
     from daedap.model.language_model import CachedScorer  # torch takes seconds to import
     from daedap.model.saved import open_trained, open_untuned
 
     models = {"model": model or CachedScorer(open_trained(run))}
-    if parent := _complete_parent(run):
-        models["parent"] = CachedScorer(open_trained(parent))
-    return {**models, "base": open_untuned(run)}
-
-
-def open_bots(run: Run, models: Mapping[str, LanguageModel]) -> dict[str, Bot]:
-    """The run's bot and its parent's, without the answers of the test rows in their indexes."""
     bots = {"bot": _open_bot(run, models["model"])}
     if parent := _complete_parent(run):
+        models["parent"] = CachedScorer(open_trained(parent))
         bots["parent_bot"] = _open_bot(parent, models["parent"])
-    return bots
+    return {**models, "base": open_untuned(run)}, bots
 
 
-def evaluate_rows(
+def _evaluate(
     rows: EvalRows,
     options: EvalSettings,
     models: Mapping[str, LanguageModel],
@@ -121,18 +150,11 @@ def evaluate_rows(
     )
 
 
-def evaluate_robustness(bot: Bot, rows: EvalRows, count: int) -> tuple[PerturbationEffect, ...]:
-    """The bot on at most `count` of the rows with every kind of perturbation."""
-    options = EvalSettings(rows=count)
-    eval_set = make_eval_set(rows.pairs, rows.components, bot.retriever.index.pairs, options)
-    return tuple(measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS}))
-
-
 def _perturbation(kind: Perturbation) -> Callable[[str, random.Random], str]:
     return lambda question, rng: perturb(question, kind, rng)
 
 
-def timed_questions(rows: int) -> int:
+def _timed_questions(rows: int) -> int:
     """Number of questions to time one by one if this many are answered: 5 to 20."""
     return min(20, max(5, rows // 5))
 
@@ -150,7 +172,7 @@ def evaluate_after_training(run: Run, model: LanguageModel) -> Json:
     options = EvalSettings(
         rows=_ROWS_AFTER_TRAINING,
         likelihood_rows=_LIKELIHOOD_ROWS_AFTER_TRAINING,
-        timed_questions=timed_questions(_ROWS_AFTER_TRAINING),
+        timed_questions=_timed_questions(_ROWS_AFTER_TRAINING),
         time_models=False,
     )
     parent = _complete_parent(run)
@@ -158,9 +180,8 @@ def evaluate_after_training(run: Run, model: LanguageModel) -> Json:
         models: dict[str, LanguageModel] = {"model": model}
         bots = {"bot": _open_bot(run, model)}
     else:
-        models = open_models(run, model)
-        bots = open_bots(run, models)
-    save_evaluation(run, evaluate_rows(rows, options, models, bots, recorded), bots)
+        models, bots = _open(run, model)
+    save_evaluation(run, _evaluate(rows, options, models, bots, recorded), bots)
     return run.headline
 
 
@@ -188,12 +209,6 @@ def save_evaluation(run: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -
             write_json(new / "growth.json", forgetting.to_json())
         if (faq := folder / FAQ).is_file():
             shutil.copyfile(faq, new / FAQ)
-
-
-def save_faq(run: Run, faq: FaqEvaluation) -> None:
-    """Write `evaluation/faq.json` in place of an earlier one. Raises StorageError."""
-    with FileLock(run.folder / ".evaluation.lock"):
-        write_json(run.folder / "evaluation" / FAQ, faq.to_json())
 
 
 def _size(rows: Sequence[Row]) -> tuple[int, int]:

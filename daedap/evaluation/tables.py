@@ -158,10 +158,14 @@ def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
     """The heading of a slice, with its size; `systems` are the scores of each system in it."""
     # BPC and the human column are measured on different numbers of pairs; the larger one is the size of the slice.
     n = max((scores[key].n for scores in systems.values() for key in ("bpc", "polite") if key in scores), default=0)
+    return f"{slice_title(name)} (n={n:,})"
+
+
+def slice_title(name: str) -> str:
+    """The name of a slice."""
     names = {"all": translate("all pairs"), "seen": translate("seen answers"), "unseen": translate("unseen answers")}
     kind, _, label = name.partition(":")
-    title = translate("label {label}", label=label) if kind == "label" else names.get(name, name)
-    return f"{title} (n={n:,})"
+    return translate("label {label}", label=label) if kind == "label" else names.get(name, name)
 
 
 def system_name(name: str) -> str:
