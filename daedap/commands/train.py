@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -48,7 +48,9 @@ def train(
         built-in starter pairs; with --from, its file.
     """
     if os.environ.get("RANK", "0") != "0":
-        _run_as_worker(model_options)
+        from daedap.training.finetune import run_worker  # torch takes seconds to import
+
+        run_worker(model_options.device)  # training alone, in the other processes of torchrun and accelerate launch
     runs, parent_name = run_options.runs, run_options.from_
     if run_options.resume:
         chosen = (read_options, split_options, model_options, train_options)
@@ -125,13 +127,6 @@ def _parent_name(parent: Run, runs: Path) -> str:
     """The parent's folder name where it lies in the same folder of runs, else its absolute path."""
     beside = parent.folder.resolve().parent == runs.resolve()
     return parent.folder.name if beside else str(parent.folder.resolve())
-
-
-def _run_as_worker(model_options: ModelOptions) -> NoReturn:
-    """Training alone, in the processes with a rank above 0 of `torchrun` and `accelerate launch`."""
-    from daedap.training.finetune import run_worker  # torch takes seconds to import
-
-    run_worker(model_options.device)
 
 
 def _launch_id() -> str | None:

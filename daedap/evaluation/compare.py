@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,12 +16,11 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from daedap.arrays import Float64Array
 from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Row
-from daedap.evaluation.metrics import PARTS, PreferenceCounts, bootstrap, sign_test, unique
+from daedap.evaluation.metrics import PARTS, Interval, PreferenceCounts, bootstrap, sign_test, unique
 from daedap.files import add_line, storage
 from daedap.korean.text import comparison_form
 
@@ -268,26 +267,20 @@ def _difference(metric: str, system: str, rows: Sequence[RowPair], groups: NDArr
     terms = np.array([[row.terms[system][metric] for row in rows[place]] for place in measured])
     first, second, denominators = terms[:, 0, 0], terms[:, 1, 0], terms[:, 0, 1]
     values = [float(numerators.sum() / denominators.sum()) for numerators in (first, second)]
-    low, high = _interval(second - first, denominators, groups[measured])
-    verdict = None if low is None or high is None else _direction(metric, low, high)
-    return Difference(system, values[0], values[1], values[1] - values[0], low, high, len(measured), verdict)
+    found = Difference(system, *values, values[1] - values[0], None, None, len(measured), None)
+    if len(np.unique(groups[measured])) < MIN_COMPONENTS or not np.isfinite(second - first).all():
+        return found
+    interval = bootstrap(second - first, denominators, groups[measured])
+    return replace(found, low=interval.low, high=interval.high, verdict=_direction(metric, interval))
 
 
-def _interval(
-    numerators: Float64Array, denominators: Float64Array, groups: NDArray[np.int64]
-) -> tuple[float | None, float | None]:
-    if len(np.unique(groups)) < MIN_COMPONENTS or not np.isfinite(numerators).all():
-        return None, None
-    interval = bootstrap(numerators, denominators, groups)
-    return interval.low, interval.high
-
-
-def _direction(metric: str, low: float, high: float) -> Direction:
-    if low <= 0 <= high:
+def _direction(metric: str, interval: Interval) -> Direction:
+    if interval.low <= 0 <= interval.high:
         return "none"
+    more = interval.low > 0
     if metric in _NEUTRAL:
-        return "more" if low > 0 else "less"
-    return "better" if (low > 0) != (metric in _LOWER_IS_BETTER) else "worse"
+        return "more" if more else "less"
+    return "better" if more != (metric in _LOWER_IS_BETTER) else "worse"
 
 
 def differing_replies(common: CommonRows, questions: Mapping[str, str]) -> list[ReplyPair]:

@@ -237,8 +237,8 @@ def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
     generations = model.reply(eval_set.ranked_pairs)
     replies = tuple(generation.text for generation in generations)
     terms = {
-        "bpc": measure.bits_per_character(own, answers, eval_set.mask(rows)),
-        "question_gain": measure.question_gain(own, other, answers, eval_set.mask(eval_set.has_other_question)),
+        "bpc": measure.per_character(0.0 - own, answers, eval_set.mask(rows)),
+        "question_gain": measure.per_character(own - other, answers, eval_set.mask(eval_set.has_other_question)),
         **_ranking(_mean_log2(model, eval_set), eval_set),
         **_style(replies, eval_set),
         "ended": _rate(measure.ended(generations), eval_set),

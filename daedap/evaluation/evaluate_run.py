@@ -238,13 +238,14 @@ def _recorded_by_parent(parent: Run, rows: EvalRows, options: EvalSettings) -> d
         saved[name].replies.keys() >= {*names.values()} for name in sorted(ids)[: options.rows]
     ):
         return {}
-    return {name: {id_: _renamed(row, own, name) for id_, row in saved.items()} for name, own in names.items()}
+    return {name: {id_: _renamed(row, {own: name}) for id_, row in saved.items()} for name, own in names.items()}
 
 
-def _renamed(row: Row, system: str, name: str) -> Row:
-    """The row with the terms and the reply of one system only, under another name."""
-    replies = {name: row.replies[system]} if system in row.replies else {}
-    return replace(row, replies=replies, terms={name: row.terms[system]})
+def _renamed(row: Row, names: Mapping[str, str]) -> Row:
+    """The row with the terms and replies of these systems only, under other names."""
+    terms = {new: row.terms[old] for old, new in names.items() if old in row.terms}
+    replies = {new: row.replies[old] for old, new in names.items() if old in row.replies}
+    return replace(row, terms=terms, replies=replies)
 
 
 # Forgetting: a run beside its parent
@@ -315,18 +316,9 @@ def _parent_difference(rows: Sequence[Row]) -> dict[str, Difference]:
     if not rows:
         return {}
     _, groups = np.unique([str(row.component) for row in rows], return_inverse=True)
-    pairs = [(_as_parent(row), row) for row in rows]
+    pairs = [(_renamed(row, PARENT_SYSTEMS), row) for row in rows]  # as the parent's own evaluation would have saved it
     by_metric = differences(CommonRows(pairs, groups.astype(np.int64), leaked=0, alone=0, same_test=True))["all"]
     return {metric: by_metric[metric] for metric in _FORGETTING_METRICS if metric in by_metric}
-
-
-def _as_parent(row: Row) -> Row:
-    """The row as the parent's own evaluation would have saved it."""
-    return replace(
-        row,
-        terms={own: row.terms[name] for name, own in PARENT_SYSTEMS.items() if name in row.terms},
-        replies={own: row.replies[name] for name, own in PARENT_SYSTEMS.items() if name in row.replies},
-    )
 
 
 def _exact_answer_rate(bot: Bot, pairs: Sequence[Pair]) -> Score:

@@ -155,22 +155,13 @@ def characters(answers: Sequence[str]) -> Float64Array:
     return np.array([len(nfc(answer)) for answer in answers], dtype=np.float64)
 
 
-def bits_per_character(log2: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
-    """BPC: −log2 p of the answer's tokens and EOS ÷ characters of the answer.
+def per_character(bits: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
+    """Bits of an answer ÷ its characters; `bits` (pairs,) are read only where `measured` (pairs,) is true.
 
-    `log2` (pairs,) is read only where `measured` (pairs,) is true.
+    BPC: −log2 p of the answer's tokens and EOS. Question gain: BPC given another question minus BPC given the pair's
+    own.
     """
-    return RatioTerms(np.where(measured, 0.0 - log2, 0.0), np.where(measured, characters(answers), 0.0))
-
-
-def question_gain(
-    own: Float64Array, other: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]
-) -> RatioTerms:
-    """BPC given another question minus BPC given the pair's own question.
-
-    `own` and `other` (pairs,) are log2 p of the answer, read only where `measured` (pairs,) is true.
-    """
-    return RatioTerms(np.where(measured, own - other, 0.0), np.where(measured, characters(answers), 0.0))
+    return RatioTerms(np.where(measured, bits, 0.0), np.where(measured, characters(answers), 0.0))
 
 
 def frequent_answers(answers: Sequence[str], count: int = BLAND) -> frozenset[str]:

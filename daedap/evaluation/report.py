@@ -6,16 +6,15 @@ colours, while inline SVG follows the page from light to dark, and its text stay
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.findings import KINDS
 from daedap.evaluation.diagnose import healthy
 from daedap.evaluation.faq import faq_tables, part_shares, part_table
@@ -31,7 +30,7 @@ from daedap.evaluation.tables import (
     system_name,
 )
 from daedap.i18n import speaks_korean, translate
-from daedap.runs import Json
+from daedap.runs import Json, TrainConfig
 
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 30
@@ -92,7 +91,11 @@ def make_chart(title: str, series: Sequence[Series], *, wide: bool = False) -> C
     if not steps:
         return None
     logarithmic = wide and 0 < min(values) < max(values) / _LOG_RATIO
-    ticks = _decades(min(values), max(values)) if logarithmic else _round_ticks(min(0.0, *values), max(values))
+    if logarithmic:
+        powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+        ticks = [10.0**power for power in powers]
+    else:
+        ticks = _round_ticks(min(0.0, *values), max(values))
     x = _scale(0.0, max(steps), LEFT, WIDTH - RIGHT)
     y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
     return Chart(
@@ -135,16 +138,8 @@ def _round_ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(math.floor(low / step), math.ceil(high / step - 1e-9) + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    return [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
-
-
-_DEFAULTS: dict[str, Json] = {
-    "model": asdict(ModelOptions()),
-    "train": asdict(TrainOptions()),
-    "split": asdict(SplitOptions()),
-    "read": asdict(ReadOptions()),
-}
+_DEFAULTS: dict[str, Json] = json.loads(json.dumps(TrainConfig(file="").to_json()))
+"""A run's configuration without any option set."""
 
 
 def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
@@ -281,15 +276,10 @@ def options(record: RunRecord) -> dict[str, list[tuple[str, str, bool]]]:
 
 def _group(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[tuple[str, str, bool]]:
     options = [
-        ("--" + name.replace("_", "-"), _format_value(name, value), value != _as_saved(defaults.get(name)))
+        ("--" + name.replace("_", "-"), _format_value(name, value), value != defaults.get(name))
         for name, value in settings.items()
     ]
     return sorted(options, key=lambda option: not option[2])
-
-
-def _as_saved(default: object) -> object:
-    """A default as a run's configuration has it: JSON knows lists, but no tuples."""
-    return list(default) if isinstance(default, tuple) else default
 
 
 def _format_value(name: str, value: object) -> str:
