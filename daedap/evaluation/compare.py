@@ -266,8 +266,8 @@ def _difference(metric: str, system: str, rows: Sequence[RowPair], groups: NDArr
     measured = [place for place, pair in enumerate(rows) if _both_measured(pair, system, metric)]
     terms = np.array([[row.terms[system][metric] for row in rows[place]] for place in measured])
     first, second, denominators = terms[:, 0, 0], terms[:, 1, 0], terms[:, 0, 1]
-    values = [float(numerators.sum() / denominators.sum()) for numerators in (first, second)]
-    found = Difference(system, *values, values[1] - values[0], None, None, len(measured), None)
+    before, after = (float(numerators.sum() / denominators.sum()) for numerators in (first, second))
+    found = Difference(system, before, after, after - before, None, None, len(measured), None)
     if len(np.unique(groups[measured])) < MIN_COMPONENTS or not np.isfinite(second - first).all():
         return found
     interval = bootstrap(second - first, denominators, groups[measured])

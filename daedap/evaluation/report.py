@@ -203,19 +203,19 @@ def charts(record: RunRecord) -> list[Chart]:
     def over_steps(field: str) -> list[Point]:
         return [(window.step, getattr(window, field)) for window in record.train]
 
+    def one_curve(title: str, name: str, field: str, *, wide: bool = False) -> Chart | None:
+        return make_chart(title, [Series(name, over_steps(field))], wide=wide)
+
     loss = [
         Series(translate("training"), over_steps("loss")),
         Series("dev", [(dev.step, dev.loss) for dev in record.dev], dotted=True),
         Series(translate("average"), [(dev.step, dev.loss) for dev in record.average], dotted=True),
     ]
-    norm = [Series(translate("gradient norm"), over_steps("grad_norm"))]
     made = [
         make_chart(translate("Loss (nats per token)"), loss),
-        make_chart(translate("Learning rate"), [Series(translate("learning rate"), over_steps("learning_rate"))]),
-        make_chart(translate("Gradient norm"), norm, wide=True),
-        make_chart(
-            translate("Rows per second"), [Series(translate("rows per second"), over_steps("samples_per_second"))]
-        ),
+        one_curve(translate("Learning rate"), translate("learning rate"), "learning_rate"),
+        one_curve(translate("Gradient norm"), translate("gradient norm"), "grad_norm", wide=True),
+        one_curve(translate("Rows per second"), translate("rows per second"), "samples_per_second"),
     ]
     return [chart for chart in made if chart]
 
