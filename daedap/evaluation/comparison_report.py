@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from daedap.evaluation.compare import (
@@ -22,7 +22,7 @@ from daedap.evaluation.compare import (
     preference_keys,
     read_preferences,
 )
-from daedap.evaluation.evaluate import nan_to_none
+from daedap.evaluation.metrics import PreferenceCounts, as_json
 from daedap.evaluation.tables import MetricFormat, align_columns, join_blocks, metric_formats, slice_title
 from daedap.i18n import translate
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from daedap.evaluation.metrics import PreferenceCounts
     from daedap.runs import Run
 
 
@@ -51,9 +50,6 @@ class RunComparison:
 
     def to_json(self, samples: int) -> dict[str, Any]:
         """A JSON object with the first `samples` reply pairs; NaN and infinity as null."""
-        by_slice = {
-            name: {metric: asdict(one) for metric, one in metrics.items()} for name, metrics in self.differences.items()
-        }
         return {
             "first": self.first,
             "second": self.second,
@@ -65,9 +61,9 @@ class RunComparison:
             "candidates": self.candidates,
             "answered": count_replied(self.common),
             "answered_differently": len(self.answers),
-            "differences": nan_to_none(by_slice),
+            "differences": as_json(self.differences),
             "samples": [one.to_json() for one in self.answers[:samples]],
-            "verdicts": asdict(self.preferences),
+            "verdicts": as_json(self.preferences),
         }
 
     def lines(self, samples: int) -> list[str]:

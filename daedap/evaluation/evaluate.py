@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +76,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object, `terms` under the name "shares", NaN and infinity as null."""
-        document: dict[str, Any] = nan_to_none(asdict(self))
+        document: dict[str, Any] = measure.as_json(self)
         document["shares"] = document.pop("terms")
         return document
 
@@ -89,6 +89,10 @@ class Row:
             for system, by_metric in fields.pop("shares").items()
         }
         return cls(**fields, terms=terms)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +116,13 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but `rows` as a JSON object, NaN and infinity as null."""
-        document = {name: getattr(self, name) for name in ("pairs", "components", "candidates", "chance")}
-        scores = {
-            system: {
-                name: {metric: asdict(score) for metric, score in metric_scores.items()}
-                for name, metric_scores in slices.items()
-            }
-            for system, slices in self.scores.items()
-        }
-        document |= {"scores": scores, "samples": [asdict(sample) for sample in self.samples]}
+        names = ("pairs", "components", "candidates", "chance", "scores", "samples")
+        document: dict[str, Any] = {name: measure.as_json(getattr(self, name)) for name in names}
         if self.perturbed:
             document["disturbed"] = robustness_json(self.perturbed)
         if self.faq:
             document["faq"] = self.faq.to_json()
-        finite: dict[str, Any] = nan_to_none(document)
-        return finite
+        return document
 
     def summary(self) -> list[str]:
         """The most important scores, for a terminal."""
@@ -141,19 +137,6 @@ class Evaluation:
                 self.faq.lines() if self.faq else [],
             ]
         )
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def nan_to_none(value: Any) -> Any:
-    """A JSON document with NaN and infinity as null."""
-    if isinstance(value, dict):
-        return {key: nan_to_none(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_to_none(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)
@@ -451,7 +434,7 @@ def _hits_and_replies(
 
 def robustness_json(effects: Sequence[PerturbationEffect]) -> dict[str, Any]:
     """Kind → its number of rows and its scores."""
-    documents = [asdict(effect) for effect in effects]
+    documents = [measure.as_json(effect) for effect in effects]
     return {document.pop("kind"): document for document in documents}
 
 

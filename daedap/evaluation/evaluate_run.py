@@ -15,7 +15,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +29,7 @@ from daedap.evaluation.compare import CommonRows, Difference, differences, read_
 from daedap.evaluation.comparison_report import difference_table
 from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate, measure_robustness
 from daedap.evaluation.faq import FaqEvaluation, evaluate_faq, right_answer_rate
-from daedap.evaluation.metrics import Score
+from daedap.evaluation.metrics import Score, as_json
 from daedap.evaluation.question_files import EvalQuestion
 from daedap.evaluation.run_record import PARENT_SYSTEMS
 from daedap.evaluation.tables import PERCENT, format_score, join_blocks, metric_formats
@@ -273,12 +273,9 @@ class ForgettingReport:
 
     def to_json(self) -> Json:
         """`evaluation/growth.json`."""
-        return {
-            "parent": self.parent,
-            "kept": {metric: asdict(one) for metric, one in self.forgetting.items()},
-            "gained": {metric: asdict(one) for metric, one in self.gain.items()},
-            "answered": {"before": asdict(self.before), "after": asdict(self.after)},
-        }
+        answered = as_json({"before": self.before, "after": self.after})
+        parts = {"kept": as_json(self.forgetting), "gained": as_json(self.gain)}
+        return {"parent": self.parent, **parts, "answered": answered}
 
     def lines(self) -> list[str]:
         """Two tables and the share of new questions, for a terminal."""

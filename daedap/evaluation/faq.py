@@ -6,15 +6,15 @@ Beside the bot stand look-ups that need no training and never refuse: character 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daedap.arrays import Float64Array
-from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, ratio, reply_part
-from daedap.evaluation.tables import PERCENT, Grid, align_columns, format_score, part_names
+from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, as_json, ratio, reply_part
+from daedap.evaluation.tables import PERCENT, Grid, align_columns, format_score, join_blocks, part_names
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
@@ -124,26 +124,14 @@ class FaqEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but `look_ups` as a JSON object."""
-        return {
-            "paraphrases": {kind: _as_dicts(scores) for kind, scores in self.paraphrases.items()},
-            "out_of_scope": {kind: _as_dicts(scores) for kind, scores in self.out_of_scope.items()},
-            "parts": {side: _as_dicts(shares) for side, shares in self.parts.items()},
-            "systems": {
-                name: {**asdict(scores), "right": _as_dicts(scores.right)} for name, scores in self.systems.items()
-            },
-            "curve": [asdict(point) for point in self.curve],
-            "replies": [reply.to_json() for reply in self.replies],
-        }
+        names = ("paraphrases", "out_of_scope", "parts", "systems", "curve")
+        document = {name: as_json(getattr(self, name)) for name in names}
+        return {**document, "replies": as_json([reply.to_json() for reply in self.replies])}
 
     def lines(self) -> list[str]:
         """Tables for a terminal."""
         document = self.to_json()
-        grids = [*faq_tables(document), part_table(part_shares(document))]
-        return [line for grid in grids for line in ["", *align_columns(grid)]][1:]
-
-
-def _as_dicts(scores: Mapping[Any, Score]) -> dict[str, Any]:
-    return {name: asdict(score) for name, score in scores.items()}
+        return join_blocks(map(align_columns, [*faq_tables(document), part_table(part_shares(document))]))
 
 
 def evaluate_faq(
