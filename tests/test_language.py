@@ -119,7 +119,7 @@ def called(node: ast.Call) -> str:
 def spoken(node: ast.Call) -> list[ast.expr]:
     """The arguments of a call that are templates."""
     name = called(node)
-    places = {"translate": slice(1), "translate_to": slice(1, None), "finding": slice(2, 5)}
+    places = {"translate": slice(1), "translate_to": slice(1, None), "finding": slice(1, 4)}
     return node.args[slice(2) if name in ERRORS else places.get(name, slice(0))]
 
 

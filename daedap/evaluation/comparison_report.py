@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,10 +197,10 @@ def difference_table(
 
 def _difference_cells(line: MetricFormat, difference: Difference) -> list[str]:
     """A metric's row of a table: heading, both values, the difference with its interval, the verdict."""
-    values = [_number(line, value) for value in (difference.first, difference.second)]
-    change = _number(line, difference.difference, "+")
+    values = [line.number(value) for value in (difference.first, difference.second)]
+    change = line.number(difference.difference, "+")
     if difference.low is not None and difference.high is not None:
-        change += f" [{_number(line, difference.low, '+')}, {_number(line, difference.high, '+')}]"
+        change += f" [{line.number(difference.low, '+')}, {line.number(difference.high, '+')}]"
     verdicts = {
         None: "",
         "better": translate("better"),
@@ -211,10 +210,6 @@ def _difference_cells(line: MetricFormat, difference: Difference) -> list[str]:
         "none": translate("no clear difference"),
     }
     return [line.heading, *values, change, verdicts[difference.verdict]]
-
-
-def _number(line: MetricFormat, value: float, sign: str = "") -> str:
-    return f"{value * line.scale:{sign}.{line.digits}f}" if math.isfinite(value) else "?"
 
 
 # Settings

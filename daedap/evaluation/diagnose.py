@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 
 from daedap.evaluation.metrics import SHORT
-from daedap.evaluation.row_rules import ROW_RULES, SEVERITIES, Finding, diagnose_rows, finding
+from daedap.evaluation.row_rules import ROW_RULES, SEVERITIES, Finding, apply_rules, diagnose_rows, finding
 from daedap.evaluation.run_record import DevEval, LogWindow, RunRecord
 from daedap.evaluation.tables import MetricFormat, format_duration, format_score
 from daedap.i18n import translate
@@ -31,7 +31,6 @@ def leak(record: RunRecord) -> Finding | None:
     if share < _LEAK:
         return None
     return finding(
-        "leak",
         "serious",
         "Test rows leak: the scores are better than the bot.",
         "{questions:.0%} of the {rows:,} test questions have a near-duplicate in training (--split {split}).",
@@ -48,7 +47,6 @@ def constant_answers(record: RunRecord) -> Finding | None:
     if share < _CONSTANT or record.data["train"] < _FEW_FOR_LABEL:
         return None
     return finding(
-        "constant_answers",
         "serious" if share >= _VERY_CONSTANT else "warning",
         "One answer is very frequent: the model learns to give it to any question.",
         "'{answer}' answers {share:.0%} of the training rows.",
@@ -64,7 +62,6 @@ def mixed_speech(record: RunRecord) -> Finding | None:
     if not low < polite < high:
         return None
     return finding(
-        "mixed_speech",
         "warning",
         "The training answers mix polite and casual speech; the bot will too.",
         "{polite:.0%} of the answers end politely, the others do not.",
@@ -79,7 +76,6 @@ def few_rows(record: RunRecord) -> Finding | None:
     if rows >= _FEW:
         return None
     return finding(
-        "few_rows",
         "warning" if rows < _VERY_FEW else "hint",
         "There are few training rows.",
         "{rows:,} training rows. On ChatbotData, {few:,} rows instead of 9,000 cost 0.8 nats per token.",
@@ -95,7 +91,6 @@ def few_for_label(record: RunRecord) -> Finding | None:
     if not few or len(record.labels) < 2:
         return None
     return finding(
-        "few_for_label",
         "hint",
         "Some labels have too few rows to be learned or scored.",
         "{few} of {all} labels have fewer than {enough} training rows: {labels}.",
@@ -139,7 +134,6 @@ def rate_too_high(record: RunRecord) -> Finding | None:
     limit, norms = record.train_options["max_grad_norm"], [window.grad_norm for window in record.train]
     rate = record.manifest["learning_rate"]
     return Finding(
-        "rate_too_high",
         "serious",
         translate("The learning rate is too high: the loss jumps."),
         translate(
@@ -178,7 +172,6 @@ def rate_too_low(record: RunRecord) -> Finding | None:
         return None
     rate = record.manifest["learning_rate"]
     return Finding(
-        "rate_too_low",
         "serious",
         translate("The model has hardly learned: the loss does not fall."),
         translate(
@@ -198,7 +191,6 @@ def too_few_epochs(record: RunRecord) -> Finding | None:
     if before - after <= max(_STEEP_NATS, _STEEP * before) or rate_too_high(record):
         return None
     return Finding(
-        "too_few_epochs",
         "warning",
         translate("The training ended too early: the loss was still falling."),
         translate(
@@ -238,7 +230,6 @@ def overfitting(record: RunRecord) -> Finding | None:
         return None
     best_kept = record.train_options["load_best_model_at_end"]
     return Finding(
-        "overfitting",
         "hint" if best_kept else "serious",
         translate("Overfitting from epoch {epoch} on: training rows are memorized.", epoch=best.epoch + 1),
         translate(
@@ -289,7 +280,6 @@ def out_of_time(record: RunRecord) -> Finding | None:
     if needed <= plan["budget"] and not cut:
         return None
     return finding(
-        "out_of_time",
         "warning",
         "The budget was too short for everything.",
         "{needed} were needed, {budget} given: {share:.0%} of the rows, "
@@ -311,7 +301,6 @@ def unwatched(record: RunRecord) -> Finding | None:
     if record.dev:
         return None
     return finding(
-        "unwatched",
         "hint",
         "There are no dev rows, so overfitting goes unnoticed.",
         "0 of {rows:,} usable rows decided when to stop.",
@@ -338,7 +327,6 @@ def ignores_question(record: RunRecord) -> Finding | None:
         return None
     no_gain = gain.value < _NO_GAIN
     return finding(
-        "ignores_question",
         "serious" if no_gain else "warning",
         "The model ignores the question." if no_gain else "It is unclear whether the model uses the question.",
         "Question gain {gain} bits per character (n={rows:,}): its interval reaches 0. "
@@ -358,7 +346,6 @@ def does_not_end(record: RunRecord) -> Finding | None:
     if not ended or ended.value >= _ENDS or median_length > _LONG:
         return None
     return finding(
-        "does_not_end",
         "serious" if ended.value < _RARELY_ENDS else "warning",
         "Answers do not end: the end token was not learned.",
         "{ended:.0%} of {rows:,} replies ended by themselves within {tokens} tokens; "
@@ -381,7 +368,6 @@ def bland(record: RunRecord) -> Finding | None:
     if share >= _DIVERSE and frequent.lower <= human_frequent.upper:
         return None
     return finding(
-        "bland",
         "serious" if share < _HARDLY_DIVERSE else "warning",
         "Answers are bland: the model says the same things over and over.",
         "{unique:.0%} of {rows:,} replies are unique, of the written answers {human_unique:.0%}; {frequent:.0%} "
@@ -401,7 +387,6 @@ def retrieval_better(record: RunRecord) -> Finding | None:
     if not model or not retrieval or model.upper >= retrieval.lower:
         return None
     return finding(
-        "retrieval_better",
         "warning",
         "Retrieval is better than the model.",
         "The right answer of {count} comes first in {retrieval:.0%} by retrieval, in {model:.0%} by the model "
@@ -419,7 +404,6 @@ def unscored(record: RunRecord) -> Finding | None:
     if record.scores:
         return None
     return finding(
-        "unscored",
         "hint",
         "The quality of the replies is not known: the run was not scored.",
         "{rows:,} test rows.",
@@ -451,8 +435,7 @@ RULES: tuple[Callable[[RunRecord], Finding | None], ...] = (
 
 def diagnose(record: RunRecord) -> list[Finding]:
     """The findings of all rules, the most serious first."""
-    findings = [found for rule in RULES if (found := rule(record))]
-    findings += diagnose_rows(record.pairs, record.faq)
+    findings = [*apply_rules(RULES, record), *diagnose_rows(record.pairs, record.faq)]
     return sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
 
 

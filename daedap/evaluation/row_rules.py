@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.types import Pair
 
+Subject = TypeVar("Subject")
 Severity = Literal["serious", "warning", "hint"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """serious: the run or its scores are unreliable. warning: a better run is possible. hint: worth knowing."""
@@ -46,7 +47,8 @@ _NEGATION = re.compile(r"않|안 |못|없|불가|아니")
 class Finding:
     """The result of one rule, in the user's language."""
 
-    rule: str
+    rule: str = field(default="", kw_only=True)
+    """The name of the function that found it."""
     severity: Severity
     message: str
     """What is wrong."""
@@ -60,9 +62,14 @@ class Finding:
         return f"{self.message} {self.evidence} → {self.advice}"
 
 
-def finding(rule: str, severity: Severity, message: str, evidence: str, advice: str, /, **fields: object) -> Finding:
+def finding(severity: Severity, message: str, evidence: str, advice: str, /, **fields: object) -> Finding:
     """A finding from templates of its three texts, which are translated and filled from `fields`."""
-    return Finding(rule, severity, *(translate(text, **fields) for text in (message, evidence, advice)))
+    return Finding(severity, *(translate(text, **fields) for text in (message, evidence, advice)))
+
+
+def apply_rules(rules: Sequence[Callable[[Subject], Finding | None]], subject: Subject) -> list[Finding]:
+    """What the rules find, in their order."""
+    return [replace(found, rule=rule.__name__) for rule in rules if (found := rule(subject))]
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,6 @@ def missed_paraphrases(rows: Rows) -> Finding | None:
         for form in often
     )
     return finding(
-        "missed_paraphrases",
         "warning",
         "Some rows are not found in other words.",
         "{count} of {all} rows miss at least half of their paraphrases: {rows}.",
@@ -137,7 +143,6 @@ def far_from_answer(rows: Rows) -> Finding | None:
     if not far or len(far) > (1 - _FAQ_FIT) * len(rows.pairs):
         return None
     return finding(
-        "far_from_answer",
         "hint",
         "Customers may ask for some rows in words that the file does not have.",
         "{count} of {all} questions are nearer to the answer of another row than to their own: {rows}. Paraphrases "
@@ -159,7 +164,6 @@ def rows_too_alike(rows: Rows) -> Finding | None:
     order = sorted(places, key=lambda place: -similarities[place[0], place[1]])
     shown = (f"{rows.name(first)} ~ {rows.name(second)} ({similarities[first, second]:.2f})" for first, second in order)
     return finding(
-        "rows_too_alike",
         "warning",
         "Some questions with different answers are too alike to tell apart.",
         "{count} pair(s) with a similarity of at least {least}: {rows}.",
@@ -178,7 +182,6 @@ def repeated_answers(rows: Rows) -> Finding | None:
     if not named:
         return None
     return finding(
-        "repeated_answers",
         "warning" if conflicts else "hint",
         "Nearly equal answers differ in a number or in a negation."
         if conflicts
@@ -227,5 +230,4 @@ def diagnose_rows(pairs: Sequence[Pair], faq: Mapping[str, Any] | None = None) -
     """
     if not 1 < len(pairs) <= MAX_ROWS:
         return []
-    rows = Rows(sorted(pairs, key=lambda pair: pair.line), faq)
-    return [found for rule in ROW_RULES if (found := rule(rows))]
+    return apply_rules(ROW_RULES, Rows(sorted(pairs, key=lambda pair: pair.line), faq))

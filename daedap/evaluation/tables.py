@@ -38,6 +38,10 @@ class MetricFormat:
     """100 for a rate that is shown in percent."""
     digits: int = 1
 
+    def number(self, value: float, sign: str = "") -> str:
+        """A value as it is shown; "?" for NaN. `sign`: "+" for differences."""
+        return f"{value * self.scale:{sign}.{self.digits}f}" if math.isfinite(value) else "?"
+
 
 PERCENT = MetricFormat("", "", 100)
 """Of a rate whose heading stands elsewhere."""
@@ -69,8 +73,8 @@ def score_tables(scores: Scores, chance: Mapping[str, float], candidates: int) -
     note = translate(
         "Brackets: intervals of 95 %. Seen: a known pair has the same answer. Retrieval: the nearest known answer."
     )
-    tables = (align_columns(grid) for grid in score_grids(scores, chance, candidates))
-    return [*(line for table in tables for line in [*table, ""]), note, *_row_counts(scores)]
+    tables = map(align_columns, score_grids(scores, chance, candidates))
+    return join_blocks([*tables, [note, *_row_counts(scores)]])
 
 
 def summary_lines(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[str]:
@@ -85,7 +89,7 @@ def summary_lines(scores: Scores, chance: Mapping[str, float], candidates: int) 
         return [translate(few, count=_most(shown, "polite")), translate(measure)]
     table = align_columns(_score_grid("all", shown, chance, candidates, _IN_SUMMARY))
     note = translate("Brackets: intervals of 95 %. Retrieval: the nearest known answer. All scores: daedap report")
-    return [*table, "", note, *_row_counts(scores)]
+    return join_blocks([table, [note, *_row_counts(scores)]])
 
 
 def score_rows(
@@ -100,7 +104,7 @@ def score_rows(
         if (metrics is None or line.metric in metrics) and any(line.metric in scores for scores in systems.values()):
             guess = chance.get(line.metric)
             cells = [format_score(line, scores.get(line.metric)) for scores in systems.values()]
-            rows.append([line.heading, *cells, "" if guess is None else f"{guess * line.scale:.{line.digits}f}"])
+            rows.append([line.heading, *cells, "" if guess is None else line.number(guess)])
     return rows
 
 
@@ -149,9 +153,8 @@ def format_score(line: MetricFormat, score: Score | None) -> str:
     """The value with its interval in brackets; "-" without a score, "?" for NaN."""
     if score is None:
         return "-"
-    numbers = [value * line.scale for value in (score.value, score.low, score.high) if value is not None]
-    texts = [f"{number:.{line.digits}f}" if math.isfinite(number) else "?" for number in numbers]
-    return texts[0] if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+    value, ends = line.number(score.value), [line.number(end) for end in (score.low, score.high) if end is not None]
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
