@@ -86,8 +86,8 @@ def tune(
         deadline=started + budget,
     )
     with scratch_folder(tune_options.runs, ".tune-") as folder:
-        result = _search_and_train(task, folder)
-    return replace(result, seconds=time.perf_counter() - started)
+        tuned = _search_and_train(task, folder)
+    return replace(tuned, seconds=time.perf_counter() - started)
 
 
 def _search_and_train(task: SearchTask, scratch: Path) -> TuneResult:
@@ -123,7 +123,12 @@ def _final_run(search: _FinishedSearch, unfinished: Run | None) -> tuple[Run, Ve
         study=f"{search.study.study_name}:{search.result.chosen.number}",
     )
     run = _existing_run(config, runs) or train_from_config(config, runs)
-    return run, versus_defaults(_bits(run, setup), default_bits, setup.comparison) if default_bits else None
+    if not default_bits:
+        return run, None
+    from daedap.model.saved import open_trained  # torch takes seconds to import
+
+    bits = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
+    return run, versus_defaults(bits, default_bits, setup.comparison)
 
 
 def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] | None:
@@ -141,13 +146,6 @@ def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] |
         terms = measure_objective(model.log2_probability, setup.comparison)
         study.set_user_attr("whole", terms.bits.round(3).tolist())
     return list(study.user_attrs["whole"])
-
-
-def _bits(run: Run, setup: SearchSetup) -> list[float]:
-    from daedap.model.saved import open_trained  # torch takes seconds to import
-
-    bits: list[float] = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
-    return bits
 
 
 def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
