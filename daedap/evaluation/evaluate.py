@@ -190,14 +190,20 @@ def evaluate(
     scorer = ReplyToQuestionScorer.fit(index.pairs)
     outcomes = {name: _with_reply_retrieval(outcome, eval_set, scorer) for name, outcome in outcomes.items()}
     size, questions = len(eval_set.candidates[0]), len(eval_set.candidate_questions[0])
+    rows = _rows(eval_set, outcomes, components)
+    shown = [rows[row] for row in eval_set.ranked_rows[: eval_set.options.samples]]
+    evidence = (nearest[0] for nearest in index.nearest([row.question for row in shown]))
     return Evaluation(
         pairs=len(test),
         components=len(set(components)),
         candidates=size,
         chance={**measure.chance(size), "backward_hits_at_1": measure.chance(questions)["hits_at_1"]},
         scores={name: _scores(outcome, eval_set) for name, outcome in outcomes.items()},
-        samples=_samples(eval_set, outcomes, index),
-        rows=_rows(eval_set, outcomes, components),
+        samples=tuple(
+            Sample(row.question, row.answer, row.seen, row.replies, nearest)
+            for row, nearest in zip(shown, evidence, strict=True)
+        ),
+        rows=rows,
     )
 
 
@@ -334,30 +340,19 @@ def _corpus_metrics(
     return scores
 
 
-def _samples(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], index: LexicalIndex) -> tuple[Sample, ...]:
-    pairs = eval_set.ranked_pairs[: eval_set.options.samples]
-    evidence = index.nearest([pair.question for pair in pairs])
-    return tuple(
-        Sample(pair.question, pair.answer, bool(eval_set.seen[row]), _replies(outcomes, position), nearest[0])
-        for position, (row, pair, nearest) in enumerate(zip(eval_set.ranked_rows, pairs, evidence, strict=False))
-    )
-
-
-def _replies(outcomes: Mapping[str, _Outcome], position: int) -> dict[str, str]:
-    return {name: outcome.replies[position] for name, outcome in outcomes.items() if not outcome.human}
-
-
 def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Sequence[int | str]) -> tuple[Row, ...]:
     position = {row: i for i, row in enumerate(eval_set.ranked_rows)}
+    systems = {name: outcome for name, outcome in outcomes.items() if not outcome.human}
+    seen = eval_set.seen
     return tuple(
         Row(
             id=pair.id,
             component=components[row],
             label=pair.label,
-            seen=bool(eval_set.seen[row]),
+            seen=bool(seen[row]),
             question=pair.question,
             answer=pair.answer,
-            replies=_replies(outcomes, position[row]) if row in position else {},
+            replies={name: one.replies[position[row]] for name, one in systems.items()} if row in position else {},
             terms={name: _row_terms(outcome, row) for name, outcome in outcomes.items()},
         )
         for row, pair in enumerate(eval_set.test)
