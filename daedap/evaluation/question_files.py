@@ -7,7 +7,7 @@ kinds (a label, or one named `kind`) splits the scores.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,11 +85,8 @@ def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[EvalQuestion]:
     if not below:
         raise DataError("{file} holds only a header.", "Add one question and answer per line below it.", file=file)
     kind = columns.label.index if columns.label else _column(columns.names, "label", also="kind")
-    questions = [_paraphrase(row, columns, kind, file) for row in below]
-    if not ids:
-        return questions
-    answer_of = {pair.id: pair.answer for pair in known}
-    return [_with_answers(*each, answer_of, file) for each in zip(questions, below, strict=True)]
+    answer_of = {pair.id: pair.answer for pair in known} if ids else None
+    return [_paraphrase(row, columns, kind, answer_of, file) for row in below]
 
 
 def read_out_of_scope(file: Path) -> list[EvalQuestion]:
@@ -128,8 +125,10 @@ def _column(names: Sequence[str], role: str, also: str | None = None) -> int | N
     return None
 
 
-def _paraphrase(row: _Row, columns: Columns, kind: int | None, file: Path) -> EvalQuestion:
-    """The question and the parts of its cell of answers or ids."""
+def _paraphrase(
+    row: _Row, columns: Columns, kind: int | None, answer_of: Mapping[str, str] | None, file: Path
+) -> EvalQuestion:
+    """The question and its right answers. `answer_of`: id of a pair → its answer, where the cell holds ids."""
     question = _cell(row, columns.question.index)
     parts = [part.strip() for part in _cell(row, columns.answer.index).split(SEPARATOR)]
     if not question or not all(parts) or len(row.cells) > columns.width:
@@ -140,12 +139,9 @@ def _paraphrase(row: _Row, columns: Columns, kind: int | None, file: Path) -> Ev
             line=row.line,
             value=excerpt(row.text.strip()),
         )
-    return EvalQuestion(question, tuple(parts), _cell(row, kind))
-
-
-def _with_answers(question: EvalQuestion, row: _Row, answer_of: Mapping[str, str], file: Path) -> EvalQuestion:
-    """The question with ids of pairs replaced by these pairs' answers."""
-    for name in question.answers:
+    if answer_of is None:
+        return EvalQuestion(question, tuple(parts), _cell(row, kind))
+    for name in parts:
         if name not in answer_of:
             raise DataError(
                 "{file}, line {line}: no pair has the id {value}.",
@@ -154,7 +150,7 @@ def _with_answers(question: EvalQuestion, row: _Row, answer_of: Mapping[str, str
                 line=row.line,
                 value=excerpt(name),
             )
-    return replace(question, answers=tuple(answer_of[name] for name in question.answers))
+    return EvalQuestion(question, tuple(answer_of[name] for name in parts), _cell(row, kind))
 
 
 def _read_table(file: Path) -> list[_Row]:
