@@ -83,7 +83,7 @@ class ReplyToQuestionScorer:
         question_texts = split_morphemes(pair.question for pair in pairs)
         answer_texts = split_morphemes(pair.answer for pair in pairs)
         question_words, answer_words = _fit_tfidf(question_texts, WORDS), _fit_tfidf(answer_texts, WORDS)
-        questions, answers = _vectors(question_words, question_texts), _vectors(answer_words, answer_texts)
+        questions, answers = tfidf_vectors(question_words, question_texts), tfidf_vectors(answer_words, answer_texts)
         rows = defaultdict[str, list[int]](list)
         for row, pair in enumerate(pairs):
             rows[comparison_form(pair.answer)].append(row)
@@ -108,13 +108,13 @@ class ReplyToQuestionScorer:
         column_of = {text: column for column, text in enumerate(texts)}
         columns = np.array([[column_of[text] for text in candidates] for candidates in questions])
         candidate_texts = split_morphemes(texts)
-        whitened = self._whiten(_vectors(self.question_words, candidate_texts).toarray().T)
-        plain = _vectors(self.all_words, candidate_texts)
+        whitened = self._whiten(tfidf_vectors(self.question_words, candidate_texts).toarray().T)
+        plain = tfidf_vectors(self.all_words, candidate_texts)
         scores = np.zeros(columns.shape)
         for start in range(0, len(replies), _BATCH):
             batch = slice(start, start + _BATCH)
             reply_texts = split_morphemes(replies[batch])
-            overlap = (_vectors(self.all_words, reply_texts) @ plain.T).toarray()
+            overlap = (tfidf_vectors(self.all_words, reply_texts) @ plain.T).toarray()
             predicted = self._predict(reply_texts, self._own_questions(replies[batch]))
             fit = predicted @ whitened.T + OVERLAP_WEIGHT * overlap
             scores[batch] = np.take_along_axis(fit, columns[batch], axis=1)
@@ -126,7 +126,7 @@ class ReplyToQuestionScorer:
         Without the rows whose answer vector is x, the prediction changes by their leverage x'A⁻¹x times the sum of
         their questions, `own` (and by a factor, which the cosine ignores).
         """
-        vectors = _vectors(self.answer_words, replies).toarray().T
+        vectors = tfidf_vectors(self.answer_words, replies).toarray().T
         predicted = self.cross_covariance.T @ cho_solve((self.answer_factor, True), vectors, check_finite=False)
         leverage = (solve_triangular(self.answer_factor, vectors, lower=True, check_finite=False) ** 2).sum(axis=0)
         return self._whiten(predicted - own.toarray().T * leverage)
@@ -154,7 +154,7 @@ def split_morphemes(texts: Iterable[str]) -> list[list[str]]:
     return [[*(f"{token.form}/{token.tag}" for token in tokens), _BIAS] for tokens in analyse(texts)]
 
 
-def _vectors(words: TfidfVectorizer, texts: Sequence[Sequence[str]]) -> sparse.csr_array[np.float32]:
+def tfidf_vectors(words: TfidfVectorizer, texts: Sequence[Sequence[str]]) -> sparse.csr_array[np.float32]:
     """(texts, words)"""
     vectors: sparse.csr_array[np.float32] = sparse.csr_array(words.transform(texts))
     return vectors
