@@ -155,7 +155,7 @@ def split_morphemes(texts: Iterable[str]) -> list[list[str]]:
 
 
 def tfidf_vectors(words: TfidfVectorizer, texts: Sequence[Sequence[str]]) -> sparse.csr_array[np.float32]:
-    """(texts, words)"""
+    """(texts, words): vectors of texts that are lists of morphemes."""
     vectors: sparse.csr_array[np.float32] = sparse.csr_array(words.transform(texts))
     return vectors
 
