@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -34,6 +36,9 @@ FORMAT = 2
 """Version of the layout of a run's folder, in its config and manifest. 1 had settings.json, and no version."""
 MUTABLE_FILES = frozenset({"log.jsonl", "verified.json"})
 """Files of a complete run that may change: its log, and on which processors its engine was verified."""
+
+_STALE = 60.0
+"""Seconds after which a scratch folder that no process holds is deleted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +270,29 @@ def create(runs: Path) -> Run:
             with suppress(FileExistsError):  # somebody else was faster: take the next number
                 (runs / f"{number:04d}").mkdir()
                 return Run(runs / f"{number:04d}")
+
+
+@contextmanager
+def scratch_folder(runs: Path, prefix: str) -> Iterator[Path]:
+    """A folder beside the runs, where there is room for models; deleted at the end, as are those of killed processes.
+
+    A folder of the runs that was made for it goes too.
+    """
+    new = not runs.exists()
+    with storage(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        for left in runs.glob(f"{prefix}*"):
+            if time.time() - left.stat().st_mtime > _STALE and not Run(left).busy:
+                shutil.rmtree(left, ignore_errors=True)
+        run = Run(Path(tempfile.mkdtemp(prefix=prefix, dir=runs)))
+    try:
+        with run.locked():
+            yield run.folder
+    finally:
+        shutil.rmtree(run.folder, ignore_errors=True)
+        if new:
+            with suppress(OSError):  # not empty: another process has made a run
+                runs.rmdir()
 
 
 def list_runs(runs: Path) -> list[Run]:

@@ -14,8 +14,7 @@ from conftest import PAIRS, write_csv
 
 import daedap
 from daedap.evaluation.diagnose import RULES, diagnose, healthy
-from daedap.evaluation.finding import SEVERITIES, Finding
-from daedap.evaluation.row_rules import ROW_RULES
+from daedap.evaluation.row_rules import ROW_RULES, SEVERITIES, Finding
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.types import Pair
 
@@ -208,6 +207,15 @@ def test_a_budget_that_is_too_short(budgeted: RunRecord) -> None:
     finding = finding_of(budgeted, "out_of_time")
     assert f"{budgeted.training['epochs']} of 500 planned epoch(s)" in finding.evidence
     assert "1.0 s given" in finding.evidence
+
+
+def test_the_time_needed_is_that_of_the_plan(budgeted: RunRecord) -> None:
+    plan = {**budgeted.plan, "requested": 5400.0, "scoring": 1800.0}
+    assert budgeted.state["plan"]["requested"] > 0, "the key that a run writes"
+    needed = finding_of(replace(budgeted, state={"plan": plan}), "out_of_time")
+    assert needed.evidence.startswith("2.0 h were needed, 1.0 s given")
+    earlier = {"wished" if name == "requested" else name: value for name, value in plan.items()}
+    assert finding_of(replace(budgeted, state={"plan": earlier}), "out_of_time") == needed
 
 
 def test_korean(low_rate: RunRecord, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,8 +24,8 @@ training: activation_cache biencoder checkpoint planner profiling baselines spli
 training: trainer finetune benchmark pretrain trial
 retrieval: lexical interaction query matcher large_matcher encoder
 retrieval: rerank hybrid lessons courtesies small_talk bot build
-evaluation: metrics preferences reply_retrieval run_record tables testset question_files faq
-evaluation: finding row_rules diagnose report robustness
+evaluation: metrics reply_retrieval run_record tables testset question_files faq
+evaluation: row_rules diagnose report
 evaluation: evaluate compare comparison_report evaluate_run
 pipeline
 tuning: objective study result search
@@ -33,7 +33,7 @@ serve: options errors observability security batcher bots service review page ad
 serve.channels: common kakao naver
 serve: openai app server
 export: common language_model gguf bundle web
-commands: answer bench chat check compare evaluate export lessons report runs serve shared pretrain teach train tune
+commands: answer bench chat check compare evaluate export lessons report runs serve teach train pretrain tune
 api __init__ cli __main__
 """
 """Every module, from the ground floor up: each imports only what stands before it. Also the order to read them in."""

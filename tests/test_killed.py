@@ -26,8 +26,7 @@ from conftest import write_csv
 from fake_runs import fake_run
 
 import daedap.runs as run_store
-from daedap.evaluation.compare import read_evaluated_run
-from daedap.evaluation.preferences import read_preferences
+from daedap.evaluation.compare import read_evaluated_run, read_preferences
 from daedap.evaluation.report import REPORT_MARKER
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import digest

@@ -116,18 +116,20 @@ def called(node: ast.Call) -> str:
     return node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
 
 
+def spoken(node: ast.Call) -> list[ast.expr]:
+    """The arguments of a call that are templates."""
+    name = called(node)
+    places = {"translate": slice(1), "translate_to": slice(1, None), "finding": slice(1, 4)}
+    return node.args[slice(2) if name in ERRORS else places.get(name, slice(0))]
+
+
 def templates() -> dict[str, str]:
     """Each template in the source, and the file it stands in."""
     found: dict[str, str] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            name, spoken = called(node), list[ast.expr]()
-            if name in ("translate", "translate_to"):
-                spoken = node.args[:1] if name == "translate" else node.args[1:]
-            elif name in ERRORS:
-                spoken = node.args[:2]
-            for argument in spoken:
+            for argument in spoken(node):
                 literal = [*texts(argument)]
                 if not literal and isinstance(argument, ast.Name):
                     literal = [*named(tree, argument.id)]

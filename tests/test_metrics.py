@@ -43,14 +43,12 @@ def test_blind_guessing_scores_the_chance_level() -> None:
 
 def test_bits_per_character_counts_composed_characters() -> None:
     decomposed = "\u1112\u1161\u11ab"  # 한 in three code points
-    tally = metrics.bits_per_character(
-        array(-6, -4, 0), [decomposed, "글이요.", "안 잰 답"], np.array([True, True, False])
-    )
+    tally = metrics.per_character(array(6, 4, 0), [decomposed, "글이요.", "안 잰 답"], np.array([True, True, False]))
     assert tally.numerators.sum() / tally.denominators.sum() == (6 + 4) / (1 + 4)
 
 
 def test_question_gain_leaves_out_pairs_without_another_question() -> None:
-    tally = metrics.question_gain(array(-4, -9), array(-10, -1), ["둘이", "셋이요"], np.array([True, False]))
+    tally = metrics.per_character(array(-4 + 10, -9 + 1), ["둘이", "셋이요"], np.array([True, False]))
     assert tally.numerators.tolist() == [6, 0]
     assert tally.denominators.tolist() == [2, 0]
 

@@ -9,7 +9,13 @@ from daedap.config import SplitOptions
 from daedap.data.doctor import load
 from daedap.data.split import split
 from daedap.evaluation.metrics import gold_ranks
-from daedap.evaluation.reply_retrieval import OVERLAP_WEIGHT, RIDGE, ReplyToQuestionScorer, split_morphemes
+from daedap.evaluation.reply_retrieval import (
+    OVERLAP_WEIGHT,
+    RIDGE,
+    ReplyToQuestionScorer,
+    split_morphemes,
+    tfidf_vectors,
+)
 from daedap.evaluation.testset import candidate_questions
 from daedap.types import Pair
 
@@ -86,16 +92,16 @@ def test_leave_one_out_equals_a_regression_without_the_rows() -> None:
     reply = TRAIN[7].answer
     scorer = ReplyToQuestionScorer.fit(repeated)
     others = [pair for pair in repeated if pair.answer != reply]
-    answers = scorer.answer_words.vectors(split_morphemes([pair.answer for pair in others]))
-    questions = scorer.question_words.vectors(split_morphemes([pair.question for pair in others]))
+    answers = tfidf_vectors(scorer.answer_words, split_morphemes([pair.answer for pair in others]))
+    questions = tfidf_vectors(scorer.question_words, split_morphemes([pair.question for pair in others]))
     candidates = split_morphemes(QUESTIONS)
     ridge = (answers.T @ answers).toarray() + RIDGE * np.eye(answers.shape[1])
     weights = np.linalg.solve(ridge, (answers.T @ questions).toarray())
-    predicted = scorer.answer_words.vectors(split_morphemes([reply])) @ weights
-    vectors = np.vstack([predicted, scorer.question_words.vectors(candidates).toarray()])
+    predicted = tfidf_vectors(scorer.answer_words, split_morphemes([reply])) @ weights
+    vectors = np.vstack([predicted, tfidf_vectors(scorer.question_words, candidates).toarray()])
     white = np.linalg.solve(scorer.question_factor, vectors.T).T
     white /= np.linalg.norm(white, axis=1, keepdims=True)
-    overlap = scorer.all_words.vectors(split_morphemes([reply])) @ scorer.all_words.vectors(candidates).T
+    overlap = tfidf_vectors(scorer.all_words, split_morphemes([reply])) @ tfidf_vectors(scorer.all_words, candidates).T
     expected = white[0] @ white[1:].T + OVERLAP_WEIGHT * overlap.toarray()[0]
     assert scorer.scores([reply], [QUESTIONS])[0] == pytest.approx(expected, abs=1e-4)
 

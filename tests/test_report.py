@@ -350,30 +350,30 @@ def test_the_most_and_the_least_similar_replies() -> None:
         sample_row("near", "따뜻한 물로 씻어요."),
         sample_row("unasked", None),
     ]
-    samples = choose_samples(rows, count=1)
-    assert [sample.row["id"] for sample in samples.good] == ["same"]
-    assert [sample.row["id"] for sample in samples.bad] == ["far"]
-    assert samples.good[0].likeness == 100
+    good, bad = choose_samples(rows, count=1)
+    assert [sample.row["id"] for sample in good] == ["same"]
+    assert [sample.row["id"] for sample in bad] == ["far"]
+    assert good[0].likeness == 100
 
 
 def test_the_bots_reply_is_shown_rather_than_the_models() -> None:
     shares = {"model": {"mrr": [0.1, 1.0]}, "bot": {"mrr": [1.0, 1.0]}}
     record = {**sample_row("one", "네"), "replies": {"model": "네", "bot": ANSWER}, "shares": shares}
-    [sample] = choose_samples([record]).good
+    ([sample], _) = choose_samples([record])
     assert (sample.likeness, sample.place) == (100, 1)
 
 
 def test_of_equal_likeness_the_better_rank_is_better() -> None:
-    samples = choose_samples(
+    [good], [bad] = choose_samples(
         [sample_row("last", "", 20), sample_row("middle", "", 3), sample_row("first", "", 1)], count=1
     )
-    assert (samples.good[0].row["id"], samples.bad[0].row["id"]) == ("first", "last")
-    assert samples.bad[0].place == 20
+    assert (good.row["id"], bad.row["id"]) == ("first", "last")
+    assert bad.place == 20
 
 
 def test_no_row_is_sample_twice() -> None:
     for size in range(6):
-        samples = choose_samples([sample_row(str(n), ANSWER[:n]) for n in range(size)], count=4)
-        ids = [sample.row["id"] for sample in (*samples.good, *samples.bad)]
+        good, bad = choose_samples([sample_row(str(n), ANSWER[:n]) for n in range(size)], count=4)
+        ids = [sample.row["id"] for sample in (*good, *bad)]
         assert len(ids) == len(set(ids))
         assert len(ids) >= size - 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from daedap.evaluation.robustness import (
+from daedap.evaluation.evaluate import (
     PerturbationEffect,
     measure_robustness,
     robustness_json,

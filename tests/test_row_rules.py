@@ -10,8 +10,7 @@ from conftest import write_csv
 
 import daedap
 from daedap.cli import run as cli
-from daedap.evaluation.finding import Finding
-from daedap.evaluation.row_rules import MAX_ROWS, diagnose_rows
+from daedap.evaluation.row_rules import MAX_ROWS, Finding, diagnose_rows
 from daedap.types import Pair
 
 FAQ = [

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +15,10 @@ from daedap.config import BenchOptions, ReadOptions, RecipeName, SplitOptions
 from daedap.data.doctor import load
 from daedap.data.split import split
 from daedap.errors import DataError
-from daedap.evaluation.tables import align_columns
-from daedap.files import storage
+from daedap.evaluation.tables import align_columns, join_blocks
 from daedap.i18n import tell, translate
 from daedap.retrieval.small_talk import STARTER
-from daedap.runs import Json
+from daedap.runs import Json, scratch_folder
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
@@ -67,7 +64,7 @@ class Bench:
             threads=self.machine.threads,
             **self.peaks,
         )
-        return [head, "", *self._speed_lines(), *self._quality_lines()]
+        return join_blocks([[head], *self._speed_blocks(), *self._quality_blocks()])
 
     def _entry(self, one: Measurement) -> Json:
         first = self.speed[0] if self.speed else one
@@ -80,7 +77,7 @@ class Bench:
             "utilisation": one.utilisation(self.peaks),
         }
 
-    def _speed_lines(self) -> list[str]:
+    def _speed_blocks(self) -> list[list[str]]:
         heads = [
             translate("recipe"),
             translate("precision"),
@@ -88,31 +85,28 @@ class Bench:
             translate("ratio"),
             translate("all counted"),
             translate("ratio"),
+            translate("of the peak (%)"),
+            translate("memory (MB)"),
         ]
-        grid = [[*heads, translate("of the peak (%)"), translate("memory (MB)")]]
+        grid = [heads]
         for one in self.speed:
-            result = self._entry(one)
-            cells = [f"{result[name]:.2f}" for name in ("samples_per_second", "ratio", "counted", "counted_ratio")]
-            grid.append(
-                [one.name, one.precision, *cells, f"{100 * result['utilisation']:.1f}", f"{one.peak_bytes / 1e6:,.0f}"]
-            )
-        return [
-            *align_columns(grid),
-            "",
-            translate("All counted: from the first row to the saved weights; of the usual recipes, only their steps."),
-        ]
+            entry = self._entry(one)
+            cells = [f"{entry[name]:.2f}" for name in ("samples_per_second", "ratio", "counted", "counted_ratio")]
+            use = [f"{100 * entry['utilisation']:.1f}", f"{one.peak_bytes / 1e6:,.0f}"]
+            grid.append([one.name, one.precision, *cells, *use])
+        note = "All counted: from the first row to the saved weights; of the usual recipes, only their steps."
+        return [align_columns(grid), [translate(note)]]
 
-    def _quality_lines(self) -> list[str]:
+    def _quality_blocks(self) -> list[list[str]]:
         if not self.quality:
             return []
         grid = [[translate("recipe"), translate("epochs"), translate("seconds"), translate("bits per character")]]
         for one in self.quality:
-            bits = one.bits_per_character
-            cells = [f"{one.rows / self.rows:.0f}", f"{one.seconds:.1f}", "-" if bits is None else f"{bits:.3f}"]
-            grid.append([one.name, *cells])
-        note = ["", translate("as_long: for as many epochs as end in the time of the first recipe.")]
+            bits = "-" if one.bits_per_character is None else f"{one.bits_per_character:.3f}"
+            grid.append([one.name, f"{one.rows / self.rows:.0f}", f"{one.seconds:.1f}", bits])
+        note = translate("as_long: for as many epochs as end in the time of the first recipe.")
         equal_time = any(one.name.endswith(_AS_LONG) for one in self.quality)
-        return ["", *align_columns(grid), *(note if equal_time else [])]
+        return [align_columns(grid), [note] if equal_time else []]
 
 
 def bench(
@@ -130,26 +124,19 @@ def bench(
     file
         CSV, TSV, JSONL, .xlsx or a KakaoTalk export. Without it, the built-in starter pairs.
     """
+    from daedap.model.base import load_base  # torch takes seconds to import
     from daedap.model.device import choose_device
-    from daedap.training.benchmark import BenchContext, MachineInfo, measure_peaks  # torch takes seconds to import
+    from daedap.training.baselines import kogpt2_shape
+    from daedap.training.benchmark import BenchContext, MachineInfo, measure_peaks
 
-    device = choose_device(bench_options.device)
-    make = _base_maker(bench_options)
+    device, name = choose_device(bench_options.device), bench_options.base
+    make = partial(load_base, name) if name else partial(kogpt2_shape, bench_options.tokenizer)
     base = make()
     train, dev = _rows(file or STARTER, read_options, bench_options, base)
     peaks = measure_peaks(device)
-    with _scratch(bench_options.runs) as folder:
+    with scratch_folder(bench_options.runs, ".bench-") as folder:
         speed, quality = _measured(bench_options, BenchContext(make, train, dev, device, folder, peaks, _SEED))
     return Bench(base.name, len(train), MachineInfo(device), peaks, speed, quality)
-
-
-def _base_maker(bench_options: BenchOptions) -> Callable[[], Base]:
-    from daedap.model.base import load_base  # as above
-    from daedap.training.baselines import kogpt2_shape
-
-    return (
-        partial(load_base, bench_options.base) if bench_options.base else partial(kogpt2_shape, bench_options.tokenizer)
-    )
 
 
 def _rows(
@@ -168,7 +155,7 @@ def _rows(
     return train, dev
 
 
-def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[Measurement], list[Measurement]]:
+def _measured(bench_options: BenchOptions, context: BenchContext) -> tuple[list[Measurement], list[Measurement]]:
     """Speed and, where it is asked for, quality of each recipe: after equal epochs, and after equal time."""
     from daedap.training.benchmark import (  # as above
         choose_baseline_precision,
@@ -180,67 +167,53 @@ def _measured(bench_options: BenchOptions, ground: BenchContext) -> tuple[list[M
     speed: list[Measurement] = []
     quality: list[Measurement] = []
     names = bench_options.recipes or get_args(RecipeName)
-    for stock in _there(names):
-        tell([translate("measuring {recipe}", recipe=stock.name)])
-        floats = choose_baseline_precision(stock, ground)
-        speed.append(measure_speed(stock, ground, floats, bench_options.steps))
+    for baseline in _available(names):
+        tell([translate("measuring {recipe}", recipe=baseline.name)])
+        precision = choose_baseline_precision(baseline, context)
+        speed.append(measure_speed(baseline, context, precision, bench_options.steps))
         if bench_options.quality:
-            quality.append(measure_quality(stock, ground, floats, bench_options.epochs))
-    watched = ground if bench_options.quality else replace(ground, dev=())
-    for level in _possible(names):
-        tell([translate("measuring {recipe}", recipe=level.name)])
-        speed.append(own := measure_ours(level, watched, bench_options.epochs))
+            quality.append(measure_quality(baseline, context, precision, bench_options.epochs))
+    watched = context if bench_options.quality else replace(context, dev=())
+    for variant in _possible(names):
+        tell([translate("measuring {recipe}", recipe=variant.name)])
+        speed.append(own := measure_ours(variant, watched, bench_options.epochs))
         if own.bits_per_character is not None:
-            quality += [own, *_as_long(level, ground, own, bench_options.epochs, quality[:1])]
+            quality += [own, *_as_long(variant, context, own, bench_options.epochs, quality[:1])]
     return speed, quality
 
 
 def _as_long(
-    level: Variant, ground: BenchContext, own: Measurement, epochs: int, first: Sequence[Measurement]
+    variant: Variant, context: BenchContext, own: Measurement, epochs: int, first: Sequence[Measurement]
 ) -> Iterator[Measurement]:
     """daedap's training for as many epochs as it ends in the time of the first recipe, where these are more."""
     from daedap.training.benchmark import measure_ours  # as above
 
+    name = f"{variant.name}{_AS_LONG}"
     for other in first:
         if (more := int(epochs * other.seconds / own.seconds)) > epochs:
-            tell([translate("measuring {recipe}", recipe=f"{level.name}{_AS_LONG}")])
-            yield measure_ours(level, ground, more)._replace(name=f"{level.name}{_AS_LONG}")
+            tell([translate("measuring {recipe}", recipe=name)])
+            yield measure_ours(variant, context, more)._replace(name=name)
 
 
-def _there(names: Sequence[RecipeName]) -> Iterator[Baseline]:
+def _available(names: Sequence[RecipeName]) -> Iterator[Baseline]:
     """The usual recipes among these whose libraries are installed; of the others it is said what they need."""
     from daedap.training.baselines import BASELINES  # as above
 
-    for stock in (BASELINES[name] for name in names if name in BASELINES):
-        if stock.available:
-            yield stock
+    for baseline in (BASELINES[name] for name in names if name in BASELINES):
+        if baseline.available:
+            yield baseline
         else:
             missing = "{recipe} is left out, for TRL is not installed. Install it: pip install daedap[bench]"
-            tell([translate(missing, recipe=stock.name)])
+            tell([translate(missing, recipe=baseline.name)])
 
 
 def _possible(names: Sequence[RecipeName]) -> Iterator[Variant]:
-    """daedap's own levels among these; of one that needs a compiler that is not there it is said."""
+    """daedap's own variants among these; of one that needs a compiler that is not there it is said."""
     from daedap.model.device import can_compile
     from daedap.training.benchmark import VARIANTS  # as above
 
-    for level in VARIANTS:
-        if level.name in names and (not level.train_options.get("torch_compile") or can_compile()):
-            yield level
-        elif level.name in names:
-            tell([translate("{recipe} is left out: PyTorch finds no C++ compiler here.", recipe=level.name)])
-
-
-@contextmanager
-def _scratch(runs: Path) -> Iterator[Path]:
-    """A folder for what training writes: beside the runs, where there is room for models; gone afterwards."""
-    new = not runs.exists()
-    with storage(runs):
-        runs.mkdir(parents=True, exist_ok=True)
-        try:
-            with tempfile.TemporaryDirectory(prefix=".bench-", dir=runs) as folder:
-                yield Path(folder)
-        finally:
-            if new:
-                with suppress(OSError):  # a run was begun there meanwhile
-                    runs.rmdir()
+    for variant in (variant for variant in VARIANTS if variant.name in names):
+        if not variant.train_options.get("torch_compile") or can_compile():
+            yield variant
+        else:
+            tell([translate("{recipe} is left out: PyTorch finds no C++ compiler here.", recipe=variant.name)])

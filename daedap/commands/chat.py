@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
@@ -40,15 +41,15 @@ def chat(
     """
     talk = Talk(Bot.open(run, runs=runs, answer_options=answer_options))
     message = "Run {number}. /good and /bad judge the last answer; 종료, 끝, exit or quit end the chat."
-    _write(translate(message, number=talk.bot.run.number) + "\n")
+    _write(translate(message, number=talk.bot.run.number))
     while (line := _read_line()) is not None:
         try:
             if not talk.take(line):
                 return
         except KeyboardInterrupt:  # ends the answer, not the chat
-            _write("\n")
+            _write("")
         except DataError as error:  # the question is too long
-            _write(f"{error}\n")
+            _write(str(error))
 
 
 class Talk:
@@ -65,12 +66,16 @@ class Talk:
             return False
         if not line.startswith("/"):
             self._answer(self._suggested(line) or line)
-        elif line in ("/good", "/bad"):
-            self._judge(line[1:])
+        elif line not in ("/good", "/bad") and not line.startswith("/teach "):
+            _write(translate("Commands: /good /bad /teach ANSWER /quit"))
+        elif self.last is None:
+            _write(translate("Nothing has been answered yet."))
         elif line.startswith("/teach "):
-            self._teach(line.removeprefix("/teach "))
+            self._teach(self.last.question, line.removeprefix("/teach "))
         else:
-            _write(translate("Commands: /good /bad /teach ANSWER /quit") + "\n")
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            self.bot.run.note(line[1:], time=now, **self.last.to_json())
+            _write(translate("Noted."))
         return True
 
     def _suggested(self, line: str) -> str | None:
@@ -81,33 +86,21 @@ class Talk:
     def _answer(self, question: str) -> None:
         self.last = None  # an answer that is stopped can't be judged
         self.last = self.bot.reply(question, self.turns[-_REMEMBERED:])
-        _write("\n".join(self.last.lines()) + "\n")
+        _write("\n".join(self.last.lines()))
         if self.last.suggestions:
-            _write(translate("Type its number, or ask another way.") + "\n")
+            _write(translate("Type its number, or ask another way."))
         self.turns += [Message("user", question), Message("assistant", self.last.text)]
 
-    def _judge(self, verdict: str) -> None:
-        if self.last is None:
-            _write(translate("Nothing has been answered yet.") + "\n")
-            return
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self.bot.run.note(verdict, time=now, **self.last.to_json())
-        _write(translate("Noted.") + "\n")
-
-    def _teach(self, answer: str) -> None:
+    def _teach(self, question: str, answer: str) -> None:
         """The right answer to the last question, from now on."""
-        if self.last is None:
-            _write(translate("Nothing has been answered yet.") + "\n")
-            return
         from daedap.database.connection import Database  # a second to import
         from daedap.database.lessons import LessonStore, new_lesson
 
-        database = Database.open(None, self.bot.run.folder.parent)
-        store = LessonStore(database)
-        store.add(new_lesson(self.last.question, answer, origin="command"))
-        self.bot.teach(store.in_force())
-        database.close()
-        _write(translate("Taught. Questions like it are answered with it, too.") + "\n")
+        with closing(Database.open(None, self.bot.run.folder.parent)) as database:
+            store = LessonStore(database)
+            store.add(new_lesson(question, answer, origin="command"))
+            self.bot.teach(store.in_force())
+        _write(translate("Taught. Questions like it are answered with it, too."))
 
 
 def _read_line() -> str | None:
@@ -118,11 +111,11 @@ def _read_line() -> str | None:
         while not (line := input("> ").strip()):
             pass
     except (EOFError, KeyboardInterrupt):
-        _write("\n")
+        _write("")
         return None
     return line
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(text + "\n")
     sys.stdout.flush()

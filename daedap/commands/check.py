@@ -15,8 +15,7 @@ from daedap.data.dedup import near_duplicates
 from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
 from daedap.data.reader import rows
-from daedap.evaluation.finding import Finding
-from daedap.evaluation.row_rules import diagnose_rows
+from daedap.evaluation.row_rules import Finding, diagnose_rows
 from daedap.model.limits import length_limit
 from daedap.types import Pair
 
@@ -61,10 +60,10 @@ def check(
     """
     options = ModelOptions(base=base, max_length=max_length)  # refuses what can't be
     limit = length_limit(options.base, options.max_length)
-    report = replace(examine(file, read_options, fits=limit.fits), limit=(limit.base, limit.tokens))
+    report = examine(file, read_options, fits=limit.fits)
     pairs = list(islice((row for row in rows(report.source) if isinstance(row, Pair)), COMPARED))
     one_group = np.zeros(len(pairs), dtype=np.int64)
     near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs], one_group))
     usable = [pair for pair in pairs if pair.question.strip() and pair.answer.strip()]
-    result = replace(report, near_duplicates=near, compared=len(pairs))
-    return CheckReport(**vars(result), diagnosis=tuple(diagnose_rows(usable)))
+    compared = replace(report, limit=(limit.base, limit.tokens), near_duplicates=near, compared=len(pairs))
+    return CheckReport(**vars(compared), diagnosis=tuple(diagnose_rows(usable)))

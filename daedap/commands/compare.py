@@ -16,28 +16,18 @@ import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import SettingsError
 from daedap.evaluation.compare import (
-    EvaluatedRun,
-    ReplyPair,
-    common_rows,
-    count_replied,
-    differences,
-    differing_replies,
-    differing_settings,
-    read_evaluated_run,
-)
-from daedap.evaluation.comparison_report import RunComparison, setting_lines
-from daedap.evaluation.preferences import (
+    PREFERENCES,
     Preference,
     append_preference,
-    count_preferences,
     on_answers,
+    preference_keys,
+    read_evaluated_run,
     read_preferences,
 )
+from daedap.evaluation.comparison_report import RunComparison, compare_runs, differing_settings, setting_lines
+from daedap.evaluation.tables import join_blocks
 from daedap.i18n import translate
 from daedap.runs import Json, Run
-
-PREFERENCES = "verdicts.jsonl"
-"""The file of preferences, in the folder of the runs."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +58,8 @@ class Comparison:
         """Tables and replies, or the preferences alone after a blind comparison."""
         if self.blind:
             return [line for one in self.comparisons for line in one.preference_lines()]
-        blocks = [setting_lines(self.settings, self.names), *(one.lines(self.samples) for one in self.comparisons)]
-        return [line for block in blocks for line in [*block, ""]][:-1]
+        comparisons = (one.lines(self.samples) for one in self.comparisons)
+        return join_blocks([setting_lines(self.settings, self.names), *comparisons])
 
 
 def compare(
@@ -97,16 +87,14 @@ def compare(
     chosen = _find_runs(run, runs, blind=blind)
     if samples < 0:
         raise SettingsError("--{name} {value}: must not be negative.", name="samples", value=samples)
-    evaluated = [read_evaluated_run(one) for one in chosen]
+    first, *others = [read_evaluated_run(one) for one in chosen]
     names = _names(chosen)
-    pairs = [
-        _RunPair(runs, evaluated[0], other, (names[0], name))
-        for other, name in zip(evaluated[1:], names[1:], strict=True)
+    comparisons = [
+        compare_runs(runs, first, other, (names[0], name)) for other, name in zip(others, names[1:], strict=True)
     ]
-    comparisons = [pair.compare() for pair in pairs]
     if blind:
-        _ask_preferences(pairs[0], comparisons[0])
-        comparisons = [pairs[0].compare()]
+        _ask_preferences(comparisons[0], runs / PREFERENCES, preference_keys(runs, *chosen))
+        comparisons = [compare_runs(runs, first, others[0], (names[0], names[1]))]
     return Comparison(chosen, differing_settings(chosen), comparisons, names, samples, blind)
 
 
@@ -128,81 +116,30 @@ def _names(chosen: Sequence[Run]) -> list[str]:
     return [str(run.number) if unique else str(run.folder) for run in chosen]
 
 
-@dataclass(frozen=True)
-class _RunPair:
-    """The baseline and another run."""
-
-    runs: Path
-    first: EvaluatedRun
-    second: EvaluatedRun
-    names: tuple[str, str]
-
-    @property
-    def preference_file(self) -> Path:
-        return self.runs / PREFERENCES
-
-    @property
-    def keys(self) -> tuple[str, str]:
-        """The runs' names in the preference file: relative paths, so that the folder of the runs can be moved."""
-        folders = [one.run.folder.resolve() for one in (self.first, self.second)]
-        root = self.runs.resolve()
-        first, second = (str(path.relative_to(root) if path.is_relative_to(root) else path) for path in folders)
-        return first, second
-
-    def replies(self, pair: ReplyPair) -> dict[str, str]:
-        return dict(zip(self.keys, pair.replies, strict=True))
-
-    def compare(self) -> RunComparison:
-        common = common_rows(self.first, self.second)
-        replies = differing_replies(common, {**self.second.questions, **self.first.questions})
-        saved = read_preferences(self.preference_file)
-        preferences = [one for pair in replies for one in on_answers(saved, self.replies(pair), pair.id)]
-        return RunComparison(
-            *self.names,
-            rows=len(common.rows),
-            components=len(set(common.groups.tolist())),
-            leaked=common.leaked,
-            alone=common.alone,
-            same_test=common.same_test,
-            candidates=self.first.candidates,
-            differences=differences(common),
-            answered=count_replied(common),
-            answers=replies,
-            preferences=count_preferences(preferences, *self.keys),
-        )
-
-
-def _ask_preferences(runs: _RunPair, comparison: RunComparison) -> None:
+def _ask_preferences(comparison: RunComparison, file: Path, keys: tuple[str, str]) -> None:
     """Ask which reply is better until all pairs have a preference, `q`, Ctrl-C or the end of input."""
-    saved = read_preferences(runs.preference_file)
+    saved = read_preferences(file)
     # By id, which is as good as random: with the largest differences first, the sample would be biased.
     pending = sorted(
-        (pair for pair in comparison.answers if not on_answers(saved, runs.replies(pair), pair.id)),
+        (pair for pair in comparison.answers if not on_answers(saved, pair.by_run(keys), pair.id)),
         key=lambda pair: pair.id,
     )
     total, done = len(comparison.answers), len(comparison.answers) - len(pending)
-    _print(
-        translate("{count:,} questions are answered differently, {done:,} of them compared.", count=total, done=done)
-    )
+    head = "{count:,} questions are answered differently, {done:,} of them compared."
+    _print(translate(head, count=total, done=done))
     try:
         for number, pair in enumerate(pending, start=done + 1):
-            order = random.sample(runs.keys, 2)
-            _show(f"[{number}/{total}] {pair.question}", [runs.replies(pair)[key] for key in order])
+            replies, shown = pair.by_run(keys), random.choice([keys, (keys[1], keys[0])])
+            _print(f"\n[{number}/{total}] {pair.question}")
+            for place, key in enumerate(shown, start=1):
+                _print(f"  {place}  {replies[key] or translate('(nothing)')}")
             if (choice := _ask()) is None:
                 return
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            winner = None if choice == 0 else order[choice - 1]
-            shown = (order[0], order[1])
-            preference = Preference(now, pair.id, pair.question, runs.replies(pair), shown, winner)
-            append_preference(runs.preference_file, preference)
+            winner = None if choice == 0 else shown[choice - 1]
+            append_preference(file, Preference(now, pair.id, pair.question, replies, shown, winner))
     except KeyboardInterrupt:  # earlier preferences are saved
         _print("")
-
-
-def _show(question: str, replies: Sequence[str]) -> None:
-    _print(f"\n{question}")
-    for number, reply in enumerate(replies, start=1):
-        _print(f"  {number}  {reply or translate('(nothing)')}")
 
 
 def _ask() -> int | None:

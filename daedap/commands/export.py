@@ -35,7 +35,7 @@ class Exported:
     path: Path
     bytes: int
     verification: Verification
-    warnings: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
     seconds: float | None = None
     """Of a bundle: from the start of a process to its first answer."""
 
@@ -97,7 +97,7 @@ def export(
 
 
 def _refuse(run: Run, path: Path, options: ExportOptions) -> None:
-    """Raise SettingsError for a target that exists, RunError for a run that is a bundle itself."""
+    """Raise SettingsError for a target that exists, a run that is a bundle, and a package that is missing."""
     if path.exists():
         raise SettingsError("{path} exists already, and nothing is replaced.", "Name another place.", path=path)
     if path.suffix == ".zip" and options.to != "bundle":
@@ -124,7 +124,7 @@ def _export_bundle(run: Run, path: Path, options: ExportOptions) -> Exported:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             size = archive.stat().st_size
-    return Exported("bundle", path, size, checked.verification, (), checked.seconds)
+    return Exported("bundle", path, size, checked.verification, seconds=checked.seconds)
 
 
 def _export_model(run: Run, path: Path, options: ExportOptions) -> Exported:
@@ -139,7 +139,7 @@ def _export_model(run: Run, path: Path, options: ExportOptions) -> Exported:
         verification = write(run, folder, options.questions)
         _require_equal(verification, options)
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    return Exported(options.to, path, size, verification, ())
+    return Exported(options.to, path, size, verification)
 
 
 def _require_equal(verification: Verification, options: ExportOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -62,18 +63,15 @@ def lessons(
     """
     if action != "list" and target is None:
         raise SettingsError("daedap lessons {action} needs a file or an id.", "See: daedap lessons", action=action)
-    database = Database.open(db, runs)
-    try:
+    with closing(Database.open(db, runs)) as database:
         store, audit = LessonStore(database), AuditLog(database)
+        if action == "list":
+            return LessonList(store.all())
         if action == "export":
             return _export(store, audit, Path(str(target)))
         if action == "import":
             return _import(store, audit, Path(str(target)))
-        if action == "list":
-            return LessonList(store.all())
         return _decide(store, audit, action, str(target))
-    finally:
-        database.close()
 
 
 def _export(store: LessonStore, audit: AuditLog, file: Path) -> LessonList:
@@ -85,9 +83,9 @@ def _export(store: LessonStore, audit: AuditLog, file: Path) -> LessonList:
 
 def _import(store: LessonStore, audit: AuditLog, file: Path) -> LessonList:
     """Add the lessons of a table that are not there yet."""
-    there = {(each.question, each.answer, each.scope) for each in store.in_force()}
+    known = {(each.question, each.answer, each.scope) for each in store.in_force()}
     read = [new_lesson(*row, origin="import", keep_personal=True) for row in _rows(file)]
-    new = [each for each in read if (each.question, each.answer, each.scope) not in there]
+    new = [each for each in read if (each.question, each.answer, each.scope) not in known]
     store.add(*new)
     audit.note("command", "import_lessons", lessons=len(new))
     message = "{count:,} lessons taught, {known:,} were known"
@@ -107,12 +105,12 @@ def _rows(file: Path) -> list[tuple[str, str, LessonScope]]:
         raise DataError(
             "{file}: needs the columns question and answer.", "daedap lessons export writes such a table.", file=file
         )
-    wanted = [row for row in table if (row.get("state") or "accepted") == "accepted"]
-    return [(from_cell(row["question"] or ""), from_cell(row["answer"] or ""), _scope(row)) for row in wanted]
-
-
-def _scope(row: dict[str, str]) -> LessonScope:
-    return next((scope for scope in SCOPES if scope == row.get("scope")), "similar")
+    scopes: dict[str | None, LessonScope] = {scope: scope for scope in SCOPES}
+    return [
+        (from_cell(row["question"] or ""), from_cell(row["answer"] or ""), scopes.get(row.get("scope"), "similar"))
+        for row in table
+        if (row.get("state") or "accepted") == "accepted"
+    ]
 
 
 def _decide(store: LessonStore, audit: AuditLog, action: Action, id: str) -> LessonList:

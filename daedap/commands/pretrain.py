@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 import daedap.runs as run_store
-from daedap.commands.shared import refuse_with_resume
+from daedap.commands.train import refuse_with_resume
 from daedap.config import FRESH, ArchitectureOptions, BaseOptions, PretrainOptions, ReadOptions
 from daedap.data.corpus import Document, hold_out, read_texts
 from daedap.errors import SettingsError

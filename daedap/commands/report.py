@@ -10,8 +10,8 @@ import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import SettingsError
 from daedap.evaluation.diagnose import diagnose, healthy
-from daedap.evaluation.finding import Finding
 from daedap.evaluation.report import REPORT_MARKER, report_page
+from daedap.evaluation.row_rules import Finding
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.files import write_text
 from daedap.i18n import about_file, translate

@@ -9,7 +9,7 @@ from typing import Any
 import daedap.runs as run_store
 from daedap.config import RUNS
 from daedap.errors import RunError
-from daedap.evaluation.tables import align_columns
+from daedap.evaluation.tables import align_columns, join_blocks
 from daedap.i18n import translate
 from daedap.runs import Json, Run
 
@@ -26,10 +26,13 @@ class RunList:
         return {"runs": [_entry(run) for run in self.runs], "bases": [_entry(base) for base in self.bases]}
 
     def lines(self) -> list[str]:
-        """A table."""
+        """A table of each."""
         heads = ["run", "state", "parent", "rows", "base", "method", "BPC", "question gain", "Hits@1/20", "finished"]
-        lines = align_columns([[translate(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)])
-        return [*lines, *(["", *_base_lines(self.bases)] if self.bases else [])]
+        tables = [[[translate(head) for head in heads], *(_cells(_entry(run)) for run in self.runs)]]
+        if self.bases:
+            heads = ["base", "state", "tokens", "bits per character", "finished"]
+            tables.append([[translate(head) for head in heads], *(_base_cells(_entry(base)) for base in self.bases)])
+        return join_blocks(map(align_columns, tables))
 
 
 def runs(*, runs: Path = RUNS) -> RunList:
@@ -43,20 +46,16 @@ def runs(*, runs: Path = RUNS) -> RunList:
     return RunList(run_store.list_runs(runs), run_store.list_runs(runs / "bases"))
 
 
-def _base_lines(bases: list[Run]) -> list[str]:
-    heads = ["base", "state", "tokens", "bits per character", "finished"]
-    return align_columns([[translate(head) for head in heads], *(_base_cells(_entry(base)) for base in bases)])
-
-
 def _base_cells(entry: Json) -> list[str]:
     if entry["state"] != "complete":
         return [entry["folder"], translate(entry["state"]), "", "", ""]
-    bits, tokens = entry["bits_per_character"], f"{entry['tokens']:,}"
-    model = str(Path(entry["folder"]) / "model")
-    return [model, translate("complete"), tokens, "" if bits is None else f"{bits:.3f}", _day(entry["finished"])]
+    bits, model = entry["bits_per_character"], str(Path(entry["folder"]) / "model")
+    scores = [f"{entry['tokens']:,}", "" if bits is None else f"{bits:.3f}"]
+    return [model, translate("complete"), *scores, _minute(entry["finished"])]
 
 
-def _day(finished: str) -> str:
+def _minute(finished: str) -> str:
+    """An ISO time to the minute."""
     return finished[:16].replace("T", " ")
 
 
@@ -83,5 +82,5 @@ def _cells(entry: Json) -> list[str]:
         entry["base"]["name"],
         entry["method"],
         *("" if score is None else f"{score:.3f}" for score in scores),
-        _day(entry["finished"]),
+        _minute(entry["finished"]),
     ]

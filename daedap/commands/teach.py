@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,8 @@ class Taught:
     def lines(self) -> list[str]:
         """For a terminal."""
         lesson, conflict = self.lesson, self.effect["conflict"]
-        lines = [
-            translate(
-                "Taught: “{question}” is answered with “{answer}”", question=lesson.question, answer=lesson.answer
-            )
-        ]
+        taught = "Taught: “{question}” is answered with “{answer}”"
+        lines = [translate(taught, question=lesson.question, answer=lesson.answer)]
         if lesson.masked:
             lines.append(translate("Personal data in it was masked; --keep-personal keeps it."))
         if conflict:
@@ -76,12 +74,9 @@ def teach(
     """
     lesson = new_lesson(question, answer, scope, origin="command", keep_personal=keep_personal)
     bot = Bot.open(runs=runs)
-    database = Database.open(db, runs)
-    try:
+    with closing(Database.open(db, runs)) as database:
         store = LessonStore(database)
         effect = preview(bot, lesson, store.in_force(), ConversationStore(database).asked(ASKED))
         store.add(lesson)
         AuditLog(database).note("command", "teach", lesson=lesson.id)
-    finally:
-        database.close()
     return Taught(lesson, effect)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 import daedap.runs as run_store
-from daedap.commands.shared import refuse_with_resume
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions
 from daedap.errors import SettingsError
 from daedap.pipeline import complete_run, train_from_config
@@ -49,7 +48,9 @@ def train(
         built-in starter pairs; with --from, its file.
     """
     if os.environ.get("RANK", "0") != "0":
-        _run_as_worker(model_options)
+        from daedap.training.finetune import run_worker  # torch takes seconds to import
+
+        run_worker(model_options.device)  # training alone, in the other processes of torchrun and accelerate launch
     runs, parent_name = run_options.runs, run_options.from_
     if run_options.resume:
         chosen = (read_options, split_options, model_options, train_options)
@@ -88,6 +89,26 @@ def starter_options(options: TrainOptions) -> TrainOptions:
     return replace(options, num_train_epochs=STARTER_EPOCHS, budget=options.budget or _STARTER_BUDGET)
 
 
+def refuse_with_resume(*given: Any) -> None:
+    """Raise SettingsError when a file or an option stands beside `--resume`: it would be ignored.
+
+    `given`: files, and groups of options (dataclasses).
+    """
+    for one in filter(None, given):
+        for name in _changed(one) if is_dataclass(one) else [str(one)]:
+            raise SettingsError(
+                "--resume continues with the run's own file and settings, not with {given}.",
+                "Leave {given} out, or leave --resume out to start the next run.",
+                given=name,
+            )
+
+
+def _changed(options: Any) -> list[str]:
+    """The options of a group that have not their default."""
+    changed = (option.name for option in fields(options) if getattr(options, option.name) != option.default)
+    return [f"--{name.replace('_', '-')}" for name in changed]
+
+
 def _lessons(runs: Path) -> list[Lesson]:
     """The lessons in force. Raises SettingsError when there are none."""
     if not (lessons := stored_lessons(runs)):
@@ -108,13 +129,6 @@ def _parent_name(parent: Run, runs: Path) -> str:
     return parent.folder.name if beside else str(parent.folder.resolve())
 
 
-def _run_as_worker(model_options: ModelOptions) -> NoReturn:
-    """Training alone, in the processes with a rank above 0 of `torchrun` and `accelerate launch`."""
-    from daedap.training.finetune import run_worker  # torch takes seconds to import
-
-    run_worker(model_options.device)
-
-
 def _launch_id() -> str | None:
     """An id shared by all attempts of a training that torchrun restarts when a process dies; None without torchrun."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
@@ -131,10 +145,10 @@ def _earlier_attempt(config: TrainConfig, runs: Path) -> Run | None:
 
 def _require_tracker(train_options: TrainOptions) -> None:
     """Raise SettingsError when the tracker is not installed: accelerate would only warn, and log nowhere."""
-    spec = None if train_options.report_to == "none" else find_spec(train_options.report_to)
-    if train_options.report_to != "none" and not (spec and spec.origin):  # a folder of that name has no origin
+    name = train_options.report_to
+    if name != "none" and not ((spec := find_spec(name)) and spec.origin):  # a folder of that name has no origin
         raise SettingsError(
             "--report-to {name}: the package {name} is not installed.",
             "Install it: pip install {name}",
-            name=train_options.report_to,
+            name=name,
         )

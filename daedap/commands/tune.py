@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,11 +13,11 @@ import daedap.runs as run_store
 from daedap.commands.train import STARTER_EPOCHS, train
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions, TuneOptions
 from daedap.data.split import write_split
-from daedap.files import storage, write_text
+from daedap.files import write_text
 from daedap.i18n import tell, translate
 from daedap.pipeline import train_from_config
 from daedap.retrieval.small_talk import STARTER
-from daedap.runs import Run, TrainConfig
+from daedap.runs import Run, TrainConfig, scratch_folder
 from daedap.tuning.objective import measure_objective
 from daedap.tuning.result import SearchResult, TuneResult, VersusDefaults, study_page, versus_defaults
 from daedap.tuning.search import (
@@ -41,8 +37,6 @@ if TYPE_CHECKING:
     from daedap.training.planner import Plan
 
 _DEFAULT_BUDGET = 3600.0
-_STALE = 60.0
-"""Seconds after which a scratch folder that no process holds is deleted."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +84,9 @@ def tune(
         tune_options=tune_options,
         deadline=started + budget,
     )
-    with _scratch(tune_options.runs) as folder:
-        result = _search_and_train(task, folder)
-    return replace(result, seconds=time.perf_counter() - started)
+    with scratch_folder(tune_options.runs, ".tune-") as folder:
+        tuned = _search_and_train(task, folder)
+    return replace(tuned, seconds=time.perf_counter() - started)
 
 
 def _search_and_train(task: SearchTask, scratch: Path) -> TuneResult:
@@ -128,7 +122,12 @@ def _final_run(search: _FinishedSearch, unfinished: Run | None) -> tuple[Run, Ve
         study=f"{search.study.study_name}:{search.result.chosen.number}",
     )
     run = _existing_run(config, runs) or train_from_config(config, runs)
-    return run, versus_defaults(_bits(run, setup), default_bits, setup.comparison) if default_bits else None
+    if not default_bits:
+        return run, None
+    from daedap.model.saved import open_trained  # torch takes seconds to import
+
+    bits = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
+    return run, versus_defaults(bits, default_bits, setup.comparison)
 
 
 def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] | None:
@@ -146,13 +145,6 @@ def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] |
         terms = measure_objective(model.log2_probability, setup.comparison)
         study.set_user_attr("whole", terms.bits.round(3).tolist())
     return list(study.user_attrs["whole"])
-
-
-def _bits(run: Run, setup: SearchSetup) -> list[float]:
-    from daedap.model.saved import open_trained  # torch takes seconds to import
-
-    bits: list[float] = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
-    return bits
 
 
 def _epochs_left(train_options: TrainOptions, plan: Plan, left: float) -> int:
@@ -176,23 +168,3 @@ def _interrupted(runs: Path, study: str) -> Run | None:
     """The unfinished run of an earlier call with the same study."""
     of_study = (run for run in run_store.unfinished(runs) if (run.config.study or "").rpartition(":")[0] == study)
     return next((run for run in of_study if not run.busy), None)
-
-
-@contextmanager
-def _scratch(runs: Path) -> Iterator[Path]:
-    """A scratch folder beside the runs, deleted at the end, as are those of killed processes."""
-    new = not runs.exists()
-    with storage(runs):
-        runs.mkdir(parents=True, exist_ok=True)
-        for left in runs.glob(".tune-*"):
-            if time.time() - left.stat().st_mtime > _STALE and not Run(left).busy:
-                shutil.rmtree(left, ignore_errors=True)
-        run = Run(Path(tempfile.mkdtemp(prefix=".tune-", dir=runs)))
-    try:
-        with run.locked():
-            yield run.folder
-    finally:
-        shutil.rmtree(run.folder, ignore_errors=True)
-        if new:
-            with suppress(OSError):  # not empty: another process has made a run
-                runs.rmdir()

@@ -1,4 +1,4 @@
-"""Two evaluated runs: the test rows on which they can be compared fairly, paired differences, differing settings.
+"""Two evaluated runs: the test rows on which they can be compared fairly, paired differences, and human preferences.
 
 A row is left out if only one of the two runs was trained on its question or a near-duplicate of it, or if only one run
 was tested on it.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,12 +20,12 @@ from daedap.data.dedup import near_duplicates
 from daedap.data.split import question_in_context, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Row
-from daedap.evaluation.metrics import PARTS, RatioTerms, bootstrap, unique
+from daedap.evaluation.metrics import PARTS, Interval, PreferenceCounts, bootstrap, sign_test, unique
+from daedap.files import add_line, storage
 from daedap.korean.text import comparison_form
-from daedap.types import Float64Array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -43,11 +44,6 @@ _NEUTRAL = frozenset({"polite"}) | _SOURCES
 """Metrics of which neither more nor less is better: they depend on the training file."""
 _INDEPENDENT = frozenset({"bpc", "bland", "polite", "ended"}) | _SOURCES
 """Metrics of a row that do not depend on the other test rows, as rankings among candidates do."""
-_IGNORED_SETTINGS = frozenset({"format", "command", "evaluate", "study", "launch"})
-_IGNORED_MANIFEST = frozenset(
-    {"format", "number", "finished", "peak_memory_bytes", "seconds", "headline", "files", "rows"}
-)
-_COMPARED_DATA = frozenset({"sha256", "rows", "usable", "train", "dev", "test", "left_out", "unused"})
 
 
 @dataclass(frozen=True)
@@ -79,6 +75,11 @@ class CommonRows:
     """Rows left out because only one run was tested on them."""
     same_test: bool
     """Both runs were tested on the same rows, so their candidate lists are the same too."""
+
+    @property
+    def components(self) -> int:
+        """Number of components."""
+        return len(set(self.groups.tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,10 @@ class ReplyPair:
     """Ranks of the gold answer, if both runs had the same candidates."""
     bits: tuple[float, float] | None
     """Bits per character of the gold answer."""
+
+    def by_run(self, keys: tuple[str, str]) -> dict[str, str]:
+        """The replies by the runs' names in the file of preferences."""
+        return dict(zip(keys, self.replies, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object."""
@@ -219,33 +224,6 @@ def _join_components(names: Sequence[int | str], others: Sequence[int | str]) ->
     return groups
 
 
-def differing_settings(runs: Sequence[Run]) -> dict[str, list[object]]:
-    """Name (`train.learning_rate`, `training.epochs`) → its value in each run, None where a run has none.
-
-    Only names whose values are not the same in all runs. Raises RunError.
-    """
-    settings = [dict(_settings(run)) for run in runs]
-    names = dict.fromkeys(name for values in settings for name in values)
-    columns = {name: [values.get(name) for values in settings] for name in names}
-    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
-
-
-def _settings(run: Run) -> Iterator[tuple[str, object]]:
-    config, manifest = run.document("config.json"), run.manifest
-    yield from _flatten({name: value for name, value in config.items() if name not in _IGNORED_SETTINGS})
-    data = {name: value for name, value in manifest["data"].items() if name in _COMPARED_DATA}
-    record = {name: value for name, value in manifest.items() if name not in _IGNORED_MANIFEST}
-    yield from _flatten({**record, "data": data})
-
-
-def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def differences(common: CommonRows) -> dict[str, dict[str, Difference]]:
     """Slice → metric → difference. Slices are "all", and "seen" and "unseen": the answer is so in both runs."""
     seen = np.array([(first.seen, second.seen) for first, second in common.rows])
@@ -259,7 +237,7 @@ def _metrics(common: CommonRows, inside: NDArray[np.bool_]) -> Iterator[tuple[st
     groups = common.groups[inside]
     for metric in _comparable_metrics(rows, common.same_test):
         system = next(name for name in SYSTEMS if any(_both_measured(pair, name, metric) for pair in rows))
-        yield metric, _difference(metric, system, _ratio_terms(rows, system, metric), groups)
+        yield metric, _difference(metric, system, rows, groups)
     if replied := _replied(rows):
         system = _reply_system(rows)
         first, second = (unique([pair[run].replies[system] for pair in replied]).value for run in (0, 1))
@@ -281,48 +259,28 @@ def _comparable_metrics(rows: Sequence[RowPair], same_test: bool) -> list[str]:
 def _both_measured(pair: RowPair, system: str, metric: str) -> bool:
     """Whether both runs have this metric on this row, with the same denominator."""
     first, second = (row.terms.get(system, {}).get(metric) for row in pair)
-    return first is not None and second is not None and first[1] == second[1]
+    return first is not None and second is not None and first[1] == second[1] > 0
 
 
-def _ratio_terms(rows: Sequence[RowPair], system: str, metric: str) -> tuple[RatioTerms, RatioTerms]:
-    """(rows,) each, of the first run and of the second; a row measured in only one run is unmeasured in both."""
-    unmeasured = ((0.0, 0.0), (0.0, 0.0))
-    terms = np.array(
-        [
-            [row.terms[system][metric] for row in pair] if _both_measured(pair, system, metric) else unmeasured
-            for pair in rows
-        ]
-    )
-    return RatioTerms(terms[:, 0, 0], terms[:, 0, 1]), RatioTerms(terms[:, 1, 0], terms[:, 1, 1])
+def _difference(metric: str, system: str, rows: Sequence[RowPair], groups: NDArray[np.int64]) -> Difference:
+    measured = [place for place, pair in enumerate(rows) if _both_measured(pair, system, metric)]
+    terms = np.array([[row.terms[system][metric] for row in rows[place]] for place in measured])
+    first, second, denominators = terms[:, 0, 0], terms[:, 1, 0], terms[:, 0, 1]
+    before, after = (float(numerators.sum() / denominators.sum()) for numerators in (first, second))
+    found = Difference(system, before, after, after - before, None, None, len(measured), None)
+    if len(np.unique(groups[measured])) < MIN_COMPONENTS or not np.isfinite(second - first).all():
+        return found
+    interval = bootstrap(second - first, denominators, groups[measured])
+    return replace(found, low=interval.low, high=interval.high, verdict=_direction(metric, interval))
 
 
-def _difference(
-    metric: str, system: str, terms: tuple[RatioTerms, RatioTerms], groups: NDArray[np.int64]
-) -> Difference:
-    measured = terms[0].denominators > 0
-    first, second = (one.numerators[measured] for one in terms)
-    denominators, groups = terms[0].denominators[measured], groups[measured]
-    values = [float(numerators.sum() / denominators.sum()) for numerators in (first, second)]
-    low, high = _interval(second - first, denominators, groups)
-    verdict = None if low is None or high is None else _direction(metric, low, high)
-    return Difference(system, values[0], values[1], values[1] - values[0], low, high, len(denominators), verdict)
-
-
-def _interval(
-    numerators: Float64Array, denominators: Float64Array, groups: NDArray[np.int64]
-) -> tuple[float | None, float | None]:
-    if len(np.unique(groups)) < MIN_COMPONENTS or not np.isfinite(numerators).all():
-        return None, None
-    interval = bootstrap(numerators, denominators, groups)
-    return interval.low, interval.high
-
-
-def _direction(metric: str, low: float, high: float) -> Direction:
-    if low <= 0 <= high:
+def _direction(metric: str, interval: Interval) -> Direction:
+    if interval.low <= 0 <= interval.high:
         return "none"
+    more = interval.low > 0
     if metric in _NEUTRAL:
-        return "more" if low > 0 else "less"
-    return "better" if (low > 0) != (metric in _LOWER_IS_BETTER) else "worse"
+        return "more" if more else "less"
+    return "better" if more != (metric in _LOWER_IS_BETTER) else "worse"
 
 
 def differing_replies(common: CommonRows, questions: Mapping[str, str]) -> list[ReplyPair]:
@@ -330,8 +288,7 @@ def differing_replies(common: CommonRows, questions: Mapping[str, str]) -> list[
 
     Ties are ordered by the difference of bits per character. `questions`: id → question with its conversation.
     """
-    rows = _replied(common.rows)
-    system = _reply_system(rows) if rows else ""
+    rows, system = _replied(common.rows), _reply_system(common.rows)
     different = [pair for pair in rows if len({comparison_form(row.replies[system]) for row in pair}) > 1]
     pairs = [_reply_pair(pair, system, questions, common.same_test) for pair in different]
     return sorted(pairs, key=_contrast, reverse=True)
@@ -384,3 +341,78 @@ def _contrast(pair: ReplyPair) -> tuple[float, float, str]:
     rank = abs(1 / pair.places[0] - 1 / pair.places[1]) if pair.places else 0.0
     bits = abs(pair.bits[0] - pair.bits[1]) if pair.bits else 0.0
     return rank, bits, pair.id
+
+
+# Blind preferences between the replies of two runs
+
+PREFERENCES = "verdicts.jsonl"
+"""The file of preferences, in the folder of the runs. A line is on the disk before the next question is shown; a last
+line without a newline was cut short by a crash: it is ignored, and removed when the next line is appended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """One person's choice between two answers to one question."""
+
+    time: str
+    """UTC, ISO 8601."""
+    id: str
+    """The id of the test row."""
+    question: str
+    answers: dict[str, str]
+    """Run → its answer."""
+    order: tuple[str, str]
+    """The runs in the order in which their answers were shown."""
+    winner: str | None
+    """The run with the better answer; None: a tie."""
+
+
+def preference_keys(runs: Path, first: Run, second: Run) -> tuple[str, str]:
+    """The runs' names in the file of preferences: relative paths, so that the folder of the runs can be moved."""
+    root, folders = runs.resolve(), [run.folder.resolve() for run in (first, second)]
+    one, other = (str(path.relative_to(root) if path.is_relative_to(root) else path) for path in folders)
+    return one, other
+
+
+def read_preferences(path: Path) -> list[Preference]:
+    """All preferences, oldest first; none if the file does not exist. Raises RunError for a damaged line."""
+    if not path.exists():
+        return []
+    with storage(path):
+        *lines, _unterminated = path.read_bytes().split(b"\n")
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> Preference:
+    try:
+        record: dict[str, Any] = json.loads(line)
+        first, second = record["order"]
+        return Preference(**{**record, "order": (first, second), "answers": dict(record["answers"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            "{file}, line {line}: not a preference ({error}).",
+            "Take the line out, or restore the file from a backup.",
+            file=path,
+            line=number,
+            error=error,
+        ) from error
+
+
+def append_preference(path: Path, preference: Preference) -> None:
+    """Append to the file; it is on the disk when this returns. Several processes may append at once."""
+    add_line(path, asdict(preference), lasting=True)
+
+
+def on_answers(preferences: Iterable[Preference], answers: dict[str, str], row: str) -> list[Preference]:
+    """The preferences between exactly these answers to this test row.
+
+    A new run under an old number may answer differently; preferences on the old answers do not apply to it.
+    """
+    return [preference for preference in preferences if preference.id == row and preference.answers == answers]
+
+
+def count_preferences(preferences: Iterable[Preference], first: str, second: str) -> PreferenceCounts:
+    """Wins, ties and the sign test of two runs."""
+    winners = [preference.winner for preference in preferences]
+    wins = [winners.count(first), winners.count(second)]
+    return sign_test(wins[0], wins[1], len(winners) - sum(wins))

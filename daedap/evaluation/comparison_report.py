@@ -1,131 +1,35 @@
-"""Two runs compared, and a run compared with its parent (forgetting and gain), as text and as JSON."""
+"""What `daedap compare` reports on two runs: scores, replies side by side, preferences, settings; text and JSON."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from daedap.data.split import sample_rows
-from daedap.evaluation.compare import MIN_COMPONENTS, CommonRows, Difference, differences
-from daedap.evaluation.faq import right_answer_rate
-from daedap.evaluation.metrics import Score
-from daedap.evaluation.question_files import EvalQuestion
-from daedap.evaluation.tables import MetricFormat, align_columns, format_score, metric_formats
+from daedap.evaluation.compare import (
+    MIN_COMPONENTS,
+    PREFERENCES,
+    CommonRows,
+    Difference,
+    EvaluatedRun,
+    ReplyPair,
+    common_rows,
+    count_preferences,
+    count_replied,
+    differences,
+    differing_replies,
+    on_answers,
+    preference_keys,
+    read_preferences,
+)
+from daedap.evaluation.metrics import PreferenceCounts, as_json
+from daedap.evaluation.tables import MetricFormat, align_columns, join_blocks, metric_formats, slice_title
 from daedap.i18n import translate
-from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from daedap.evaluation.compare import ReplyPair
-    from daedap.evaluation.evaluate import Row
-    from daedap.evaluation.preferences import PreferenceCounts
-    from daedap.evaluation.testset import ScorableBot
-    from daedap.types import Pair
-
-PARENT_SYSTEMS = {"parent": "model", "parent_bot": "bot"}
-"""The parent's systems in a run's evaluation → their names in the parent's own evaluation."""
-_FORGETTING_METRICS = ("hits_at_1", "bpc", "question_gain")
-_MAX_QUESTIONS = 200
-"""New training questions that are asked at most."""
-
-
-@dataclass(frozen=True)
-class ForgettingReport:
-    """A run compared with its parent in one evaluation: the same rows, the same candidates."""
-
-    run: str
-    parent: str
-    candidates: int
-    forgetting: Mapping[str, Difference]
-    """Metric → difference on the parent's test rows; forgetting makes it worse."""
-    gain: Mapping[str, Difference]
-    """Metric → difference on the new test rows; empty if there are none."""
-    before: Score
-    """Share of the new training questions that the parent answers as the file does."""
-    after: Score
-    """Share of the new training questions that this run answers as the file does."""
-
-    def to_json(self) -> dict[str, Any]:
-        """`evaluation/growth.json`."""
-        parts = {"kept": self.forgetting, "gained": self.gain}
-        return {
-            "parent": self.parent,
-            **{name: {metric: asdict(one) for metric, one in part.items()} for name, part in parts.items()},
-            "answered": {"before": asdict(self.before), "after": asdict(self.after)},
-        }
-
-    def lines(self) -> list[str]:
-        """Two tables and the share of new questions, for a terminal."""
-        percent = MetricFormat("", "", 100)
-        template = "New questions answered as the file does (%): {before} → {after} (n={count:,})"
-        before, after = format_score(percent, self.before), format_score(percent, self.after)
-        tables = [
-            self._table(translate("known test rows"), self.forgetting),
-            self._table(translate("new test rows"), self.gain),
-        ]
-        return [
-            *(line for table in tables if table for line in [*table, ""]),
-            translate(template, before=before, after=after, count=self.after.n),
-        ]
-
-    def _table(self, name: str, differences: Mapping[str, Difference]) -> list[str]:
-        lines = [line for line in metric_formats(self.candidates) if line.metric in differences]
-        if not lines:
-            return []
-        n = max(one.n for one in differences.values())
-        runs = [translate("run {name}", name=run) for run in (self.parent, self.run)]
-        return align_columns(
-            [
-                [f"{name} (n={n:,})", *runs, translate("difference"), ""],
-                *(difference_cells(line, differences[line.metric]) for line in lines),
-            ]
-        )
-
-
-def differences_from_parent(
-    rows: Sequence[Row], known: Collection[str]
-) -> tuple[dict[str, Difference], dict[str, Difference]]:
-    """Differences from the parent on the test rows with known ids, and on the other rows."""
-    old = [row for row in rows if row.id in known]
-    return _parent_difference(old), _parent_difference([row for row in rows if row.id not in known])
-
-
-def exact_answer_rate(bot: ScorableBot, pairs: Sequence[Pair]) -> Score:
-    """Share of the distinct questions of at least one pair that a bot answers with one of the file's answers."""
-    answers: dict[str, list[str]] = {}
-    questions: dict[str, str] = {}
-    for pair in pairs:
-        form = comparison_form(pair.question)
-        questions.setdefault(form, pair.question)
-        answers.setdefault(form, []).append(pair.answer)
-    known = [EvalQuestion(questions[form], tuple(texts)) for form, texts in answers.items()]
-    return right_answer_rate(bot, sample_rows(sorted(known, key=lambda one: one.question), _MAX_QUESTIONS, 0))
-
-
-def _parent_difference(rows: Sequence[Row]) -> dict[str, Difference]:
-    if not rows:
-        return {}
-    _, groups = np.unique([str(row.component) for row in rows], return_inverse=True)
-    pairs = [(_as_parent(row), row) for row in rows]
-    by_metric = differences(CommonRows(pairs, groups.astype(np.int64), leaked=0, alone=0, same_test=True))["all"]
-    return {metric: by_metric[metric] for metric in _FORGETTING_METRICS if metric in by_metric}
-
-
-def _as_parent(row: Row) -> Row:
-    """The row as the parent's own evaluation would have saved it."""
-    return replace(
-        row,
-        terms={own: row.terms[name] for name, own in PARENT_SYSTEMS.items() if name in row.terms},
-        replies={own: row.replies[name] for name, own in PARENT_SYSTEMS.items() if name in row.replies},
-    )
-
-
-_OPTION_GROUPS = ("read", "split", "model", "train")
-"""Groups of settings whose names are command-line options of `daedap train`."""
+    from daedap.runs import Run
 
 
 @dataclass(frozen=True)
@@ -135,89 +39,66 @@ class RunComparison:
     first: str
     """Name of the run that the other one is compared with."""
     second: str
-    rows: int
-    components: int
-    leaked: int
-    """Rows left out because only one run was trained on their question or a near-duplicate."""
-    alone: int
-    """Rows left out because only one run was tested on them."""
-    same_test: bool
+    common: CommonRows
     candidates: int
     differences: Mapping[str, Mapping[str, Difference]]
     """Slice → metric → difference."""
-    answered: int
-    """Questions that both runs answered."""
     answers: Sequence[ReplyPair]
     """The questions answered differently, the largest difference in rank first."""
     preferences: PreferenceCounts
 
     def to_json(self, samples: int) -> dict[str, Any]:
         """A JSON object with the first `samples` reply pairs; NaN and infinity as null."""
-        fields = ("rows", "components", "leaked", "alone", "same_test", "candidates", "answered")
-        by_slice = {
-            name: {metric: _finite_fields(one) for metric, one in metrics.items()}
-            for name, metrics in self.differences.items()
-        }
         return {
             "first": self.first,
             "second": self.second,
-            **{name: getattr(self, name) for name in fields},
+            "rows": len(self.common.rows),
+            "components": self.common.components,
+            "leaked": self.common.leaked,
+            "alone": self.common.alone,
+            "same_test": self.common.same_test,
+            "candidates": self.candidates,
+            "answered": count_replied(self.common),
             "answered_differently": len(self.answers),
-            "differences": by_slice,
+            "differences": as_json(self.differences),
             "samples": [one.to_json() for one in self.answers[:samples]],
-            "verdicts": asdict(self.preferences),
+            "verdicts": as_json(self.preferences),
         }
 
     def lines(self, samples: int) -> list[str]:
         """Tables, the first `samples` reply pairs side by side, and the preferences."""
-        blocks = [
-            self._head(),
-            *(self._table(name, metrics) for name, metrics in self.differences.items() if self._is_informative(name)),
-            self._note(),
-            self._answer_lines(samples),
-            self.preference_lines(),
+        formats, runs = self._formats(), (self.first, self.second)
+        tables = [
+            difference_table(slice_title(name), runs, metrics, formats)
+            for name, metrics in self.differences.items()
+            if self._is_informative(name)
         ]
-        return [line for block in blocks if block for line in [*block, ""]][:-1]
+        return join_blocks([self._head(), *tables, self._note(), self._answer_lines(samples), self.preference_lines()])
 
     def _head(self) -> list[str]:
-        heading = translate(
-            "Run {second} compared with run {first}, on the {rows:,} rows that both were tested on.",
-            first=self.first,
-            second=self.second,
-            rows=self.rows,
-        )
-        lines = [heading]
-        if self.leaked:
+        first, second, common = self.first, self.second, self.common
+        heading = "Run {second} compared with run {first}, on the {rows:,} rows that both were tested on."
+        lines = [translate(heading, first=first, second=second, rows=len(common.rows))]
+        if common.leaked:
             left_out = (
                 "{count:,} test rows are left out: one of the runs was trained on them, or on nearly the same question."
             )
-            lines.append(translate(left_out, count=self.leaked))
-        if self.alone:
-            lines.append(
-                translate("{count:,} rows are left out: only one of the runs was tested on them.", count=self.alone)
+            lines.append(translate(left_out, count=common.leaked))
+        if common.alone:
+            only_one = "{count:,} rows are left out: only one of the runs was tested on them."
+            lines.append(translate(only_one, count=common.alone))
+        if not common.same_test:
+            other_test = (
+                "Their test rows differ, and so do the wrong answers to choose from: ranks and question gain can't "
+                "be compared. Score both on one file for these: daedap evaluate --run RUN --data FILE"
             )
-        if not self.same_test:
-            lines.append(
-                translate(
-                    "Their test rows differ, and so do the wrong answers to choose from: ranks and question gain can't "
-                    "be compared. Score both on one file for these: daedap evaluate --run RUN --data FILE"
-                )
-            )
+            lines.append(translate(other_test))
         return lines
 
     def _is_informative(self, name: str) -> bool:
         """Whether a slice is neither empty nor equal to all rows."""
         sizes = {part: max(one.n for one in metrics.values()) for part, metrics in self.differences.items() if metrics}
         return name == "all" or sizes.get(name, 0) not in (0, sizes["all"])
-
-    def _table(self, name: str, differences: Mapping[str, Difference]) -> list[str]:
-        runs = [translate("run {name}", name=run) for run in (self.first, self.second)]
-        n = max(one.n for one in differences.values())
-        grid = [[f"{_slice_name(name)} (n={n:,})", *runs, translate("difference"), ""]]
-        grid += [
-            difference_cells(line, differences[line.metric]) for line in self._formats() if line.metric in differences
-        ]
-        return align_columns(grid)
 
     def _formats(self) -> list[MetricFormat]:
         """The metrics of the table in its order, then any other (of a run evaluated by a later version)."""
@@ -227,36 +108,32 @@ class RunComparison:
         return [*known, *(MetricFormat(metric, metric, digits=3) for metric in others)]
 
     def _note(self) -> list[str]:
-        if self.components < MIN_COMPONENTS:
+        if self.common.components < MIN_COMPONENTS:
             template = "No intervals: {count} groups of questions are too few to tell a difference from chance."
-            return [translate(template, count=self.components)]
-        return [
-            translate(
-                "Difference: run {second} minus run {first}, with its interval of 95 %. Better or worse: the interval "
-                "excludes 0, which 1 in 20 does by chance.",
-                first=self.first,
-                second=self.second,
-            )
-        ]
+            return [translate(template, count=self.common.components)]
+        template = (
+            "Difference: run {second} minus run {first}, with its interval of 95 %. Better or worse: the interval "
+            "excludes 0, which 1 in 20 does by chance."
+        )
+        return [translate(template, first=self.first, second=self.second)]
 
     def _answer_lines(self, samples: int) -> list[str]:
-        if not self.answered:
+        answered = count_replied(self.common)
+        if not answered:
             return []
         if not self.answers:
-            return [translate("All {answered:,} questions are answered alike.", answered=self.answered)]
+            return [translate("All {answered:,} questions are answered alike.", answered=answered)]
         template = "{different:,} of {answered:,} questions are answered differently. The largest differences in rank:"
         if not samples:
             template = "{different:,} of {answered:,} questions are answered differently."
-        head = translate(template, different=len(self.answers), answered=self.answered)
+        head = translate(template, different=len(self.answers), answered=answered)
         return [head, *(line for one in self.answers[:samples] for line in ["", *self._side_by_side(one)])]
 
     def _side_by_side(self, pair: ReplyPair) -> list[str]:
         grid = [[translate("right answer"), pair.right]]
-        for run, name in enumerate((self.first, self.second)):
+        for run, label in enumerate(run_heads((self.first, self.second))):
             place = pair.places and translate("rank {place:g}", place=round(pair.places[run], 1))
-            label = translate("run {name}", name=name)
-            reply = pair.replies[run] or translate("(nothing)")
-            grid.append([f"{label} ({place})" if place else label, reply])
+            grid.append([f"{label} ({place})" if place else label, pair.replies[run] or translate("(nothing)")])
         flat = [[cell.replace("\n", " ") for cell in row] for row in grid]
         return [f"> {pair.question}", *(f"  {line}" for line in align_columns(flat))]
 
@@ -265,72 +142,120 @@ class RunComparison:
         counts = self.preferences
         if not counts.first + counts.second + counts.ties:
             return []
-        summary = translate(
-            "Blind comparison: run {first} better {wins:,} times, run {second} better {losses:,} times, {ties:,} ties.",
-            first=self.first,
-            second=self.second,
-            wins=counts.first,
-            losses=counts.second,
-            ties=counts.ties,
+        template = (
+            "Blind comparison: run {first} better {wins:,} times, run {second} better {losses:,} times, {ties:,} ties."
         )
+        wins = {"wins": counts.first, "losses": counts.second, "ties": counts.ties}
+        summary = translate(template, first=self.first, second=self.second, **wins)
         return [summary, *self._share_lines()]
 
     def _share_lines(self) -> list[str]:
         counts = self.preferences
         if counts.share is None or counts.low is None or counts.high is None:
             return []
-        numbers = [round(100 * value) for value in (counts.share, counts.low, counts.high)]
-        share = translate(
-            "Without the ties run {second} wins {share} % (interval of 95 %: {low} to {high}, sign test p = {p:.2g}):",
-            second=self.second,
-            **dict(zip(("share", "low", "high"), numbers, strict=True)),
-            p=counts.p,
+        share, low, high = (round(100 * value) for value in (counts.share, counts.low, counts.high))
+        template = (
+            "Without the ties run {second} wins {share} % (interval of 95 %: {low} to {high}, sign test p = {p:.2g}):"
         )
+        wins = translate(template, second=self.second, share=share, low=low, high=high, p=counts.p)
         better = self.second if counts.share > 0.5 else self.first
         clear = translate("run {name} is better.", name=better) if counts.clear else translate("no clear difference.")
-        return [f"{share} {clear}"]
+        return [f"{wins} {clear}"]
 
 
-def setting_lines(settings: Mapping[str, Sequence[object]], names: Sequence[str]) -> list[str]:
-    """A table of the differing settings: settings down, runs across."""
-    if not settings:
-        return [translate("No setting differs.")]
-    heads = [translate("what differs"), *(translate("run {name}", name=name) for name in names)]
-    return align_columns(
-        [heads, *([_setting_name(name), *map(_format_value, values)] for name, values in settings.items())]
+def compare_runs(runs: Path, first: EvaluatedRun, second: EvaluatedRun, names: tuple[str, str]) -> RunComparison:
+    """Compare two runs, whose preferences lie in the folder `runs`. Raises RunError."""
+    common = common_rows(first, second)
+    replies = differing_replies(common, {**second.questions, **first.questions})
+    keys, saved = preference_keys(runs, first.run, second.run), read_preferences(runs / PREFERENCES)
+    current = [one for pair in replies for one in on_answers(saved, pair.by_run(keys), pair.id)]
+    return RunComparison(
+        *names,
+        common=common,
+        candidates=first.candidates,
+        differences=differences(common),
+        answers=replies,
+        preferences=count_preferences(current, *keys),
     )
 
 
-def _finite_fields(difference: Difference) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in asdict(difference).items()
-    }
+def run_heads(names: Sequence[str]) -> list[str]:
+    """The heads of the runs' columns."""
+    return [translate("run {name}", name=name) for name in names]
 
 
-def difference_cells(line: MetricFormat, difference: Difference) -> list[str]:
+def difference_table(
+    title: str, runs: Sequence[str], differences: Mapping[str, Difference], formats: Sequence[MetricFormat]
+) -> list[str]:
+    """The differences between two runs, a metric a row; empty if there are none of these metrics."""
+    rows = [_difference_cells(line, differences[line.metric]) for line in formats if line.metric in differences]
+    if not rows:
+        return []
+    n = max(one.n for one in differences.values())
+    return align_columns([[f"{title} (n={n:,})", *run_heads(runs), translate("difference"), ""], *rows])
+
+
+def _difference_cells(line: MetricFormat, difference: Difference) -> list[str]:
     """A metric's row of a table: heading, both values, the difference with its interval, the verdict."""
-    values = [_number(line, value) for value in (difference.first, difference.second)]
-    change = _number(line, difference.difference, "+")
+    values = [line.number(value) for value in (difference.first, difference.second)]
+    change = line.number(difference.difference, "+")
     if difference.low is not None and difference.high is not None:
-        change += f" [{_number(line, difference.low, '+')}, {_number(line, difference.high, '+')}]"
+        change += f" [{line.number(difference.low, '+')}, {line.number(difference.high, '+')}]"
     verdicts = {
+        None: "",
         "better": translate("better"),
         "worse": translate("worse"),
         "more": translate("more"),
         "less": translate("less"),
         "none": translate("no clear difference"),
     }
-    return [line.heading, *values, change, verdicts[difference.verdict] if difference.verdict else ""]
+    return [line.heading, *values, change, verdicts[difference.verdict]]
 
 
-def _number(line: MetricFormat, value: float, sign: str = "") -> str:
-    return f"{value * line.scale:{sign}.{line.digits}f}" if math.isfinite(value) else "?"
+# Settings
+
+_OPTION_GROUPS = ("read", "split", "model", "train")
+"""Groups of settings whose names are command-line options of `daedap train`."""
+_IGNORED_SETTINGS = frozenset({"format", "command", "evaluate", "study", "launch"})
+_IGNORED_MANIFEST = frozenset(
+    {"format", "number", "finished", "peak_memory_bytes", "seconds", "headline", "files", "rows"}
+)
+_COMPARED_DATA = frozenset({"sha256", "rows", "usable", "train", "dev", "test", "left_out", "unused"})
 
 
-def _slice_name(name: str) -> str:
-    names = {"all": translate("all pairs"), "seen": translate("seen answers"), "unseen": translate("unseen answers")}
-    return names.get(name, name)
+def differing_settings(runs: Sequence[Run]) -> dict[str, list[object]]:
+    """Name (`train.learning_rate`, `training.epochs`) → its value in each run, None where a run has none.
+
+    Only names whose values are not the same in all runs. Raises RunError.
+    """
+    settings = [dict(_settings(run)) for run in runs]
+    names = dict.fromkeys(name for values in settings for name in values)
+    columns = {name: [values.get(name) for values in settings] for name in names}
+    return {name: values for name, values in columns.items() if any(value != values[0] for value in values)}
+
+
+def _settings(run: Run) -> Iterator[tuple[str, object]]:
+    config, manifest = run.document("config.json"), run.manifest
+    yield from _flatten({name: value for name, value in config.items() if name not in _IGNORED_SETTINGS})
+    data = {name: value for name, value in manifest["data"].items() if name in _COMPARED_DATA}
+    record = {name: value for name, value in manifest.items() if name not in _IGNORED_MANIFEST}
+    yield from _flatten({**record, "data": data})
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def setting_lines(settings: Mapping[str, Sequence[object]], names: Sequence[str]) -> list[str]:
+    """A table of the differing settings: settings down, runs across."""
+    if not settings:
+        return [translate("No setting differs.")]
+    rows = [[_setting_name(name), *map(_format_value, values)] for name, values in settings.items()]
+    return align_columns([[translate("what differs"), *run_heads(names)], *rows])
 
 
 def _setting_name(name: str) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from daedap.evaluation.finding import SEVERITIES, Finding
 from daedap.evaluation.metrics import SHORT
-from daedap.evaluation.row_rules import ROW_RULES, diagnose_rows
+from daedap.evaluation.row_rules import ROW_RULES, SEVERITIES, Finding, apply_rules, diagnose_rows, finding
 from daedap.evaluation.run_record import DevEval, LogWindow, RunRecord
 from daedap.evaluation.tables import MetricFormat, format_duration, format_score
 from daedap.i18n import translate
@@ -28,34 +27,32 @@ _MAX_LABELS = 5
 
 def leak(record: RunRecord) -> Finding | None:
     """Near-duplicates of test questions are in the training rows, so the scores are too high."""
-    data = record.manifest["data"]
-    if data["leak"]["questions"] < _LEAK:
+    share = record.data["leak"]["questions"]
+    if share < _LEAK:
         return None
-    return Finding(
-        "leak",
+    return finding(
         "serious",
-        translate("Test rows leak: the scores are better than the bot."),
-        translate(
-            "{questions:.0%} of the {rows:,} test questions have a near-duplicate in training (--split {split}).",
-            questions=data["leak"]["questions"],
-            rows=data["test"],
-            split=data["split"],
-        ),
-        translate("Train with --split components, the default, and compare only such runs."),
+        "Test rows leak: the scores are better than the bot.",
+        "{questions:.0%} of the {rows:,} test questions have a near-duplicate in training (--split {split}).",
+        "Train with --split components, the default, and compare only such runs.",
+        questions=share,
+        rows=record.data["test"],
+        split=record.data["split"],
     )
 
 
 def constant_answers(record: RunRecord) -> Finding | None:
     """One answer makes up a large share of the training rows."""
-    answer, share = record.common_answer, record.common_share
-    if share < _CONSTANT or record.manifest["data"]["train"] < _FEW_FOR_LABEL:
+    share = record.common_share
+    if share < _CONSTANT or record.data["train"] < _FEW_FOR_LABEL:
         return None
-    return Finding(
-        "constant_answers",
+    return finding(
         "serious" if share >= _VERY_CONSTANT else "warning",
-        translate("One answer is very frequent: the model learns to give it to any question."),
-        translate("'{answer}' answers {share:.0%} of the training rows.", answer=answer, share=share),
-        translate("Write specific answers for these questions, or keep only a few of the rows."),
+        "One answer is very frequent: the model learns to give it to any question.",
+        "'{answer}' answers {share:.0%} of the training rows.",
+        "Write specific answers for these questions, or keep only a few of the rows.",
+        answer=record.common_answer,
+        share=share,
     )
 
 
@@ -64,51 +61,44 @@ def mixed_speech(record: RunRecord) -> Finding | None:
     polite, (low, high) = record.doctor["answers"]["polite"], _MIXED
     if not low < polite < high:
         return None
-    return Finding(
-        "mixed_speech",
+    return finding(
         "warning",
-        translate("The training answers mix polite and casual speech; the bot will too."),
-        translate("{polite:.0%} of the answers end politely, the others do not.", polite=polite),
-        translate("Bring the answers to one speech level."),
+        "The training answers mix polite and casual speech; the bot will too.",
+        "{polite:.0%} of the answers end politely, the others do not.",
+        "Bring the answers to one speech level.",
+        polite=polite,
     )
 
 
 def few_rows(record: RunRecord) -> Finding | None:
     """Too few training rows to generalize."""
-    rows = record.manifest["data"]["train"]
+    rows = record.data["train"]
     if rows >= _FEW:
         return None
-    return Finding(
-        "few_rows",
+    return finding(
         "warning" if rows < _VERY_FEW else "hint",
-        translate("There are few training rows."),
-        translate(
-            "{rows:,} training rows. On ChatbotData, {few:,} rows instead of 9,000 cost 0.8 nats per token.",
-            rows=rows,
-            few=_FEW,
-        ),
-        translate("Add rows, best of all several wordings of a question; retrieval needs no more than one."),
+        "There are few training rows.",
+        "{rows:,} training rows. On ChatbotData, {few:,} rows instead of 9,000 cost 0.8 nats per token.",
+        "Add rows, best of all several wordings of a question; retrieval needs no more than one.",
+        rows=rows,
+        few=_FEW,
     )
 
 
 def few_for_label(record: RunRecord) -> Finding | None:
     """Some labels have fewer than 10 training rows."""
-    few = {label: count for label, count in record.labels.items() if count < _FEW_FOR_LABEL}
+    few = [f"{label} ({count})" for label, count in record.labels.items() if count < _FEW_FOR_LABEL]
     if not few or len(record.labels) < 2:
         return None
-    shown = ", ".join(f"{label} ({count})" for label, count in list(few.items())[-_MAX_LABELS:])
-    return Finding(
-        "few_for_label",
+    return finding(
         "hint",
-        translate("Some labels have too few rows to be learned or scored."),
-        translate(
-            "{few} of {all} labels have fewer than {enough} training rows: {labels}.",
-            few=len(few),
-            all=len(record.labels),
-            enough=_FEW_FOR_LABEL,
-            labels=shown + (", …" if len(few) > _MAX_LABELS else ""),
-        ),
-        translate("Add rows for them, or give them the label of a larger group."),
+        "Some labels have too few rows to be learned or scored.",
+        "{few} of {all} labels have fewer than {enough} training rows: {labels}.",
+        "Add rows for them, or give them the label of a larger group.",
+        few=len(few),
+        all=len(record.labels),
+        enough=_FEW_FOR_LABEL,
+        labels=", ".join([*few[-_MAX_LABELS:], *(["…"] if len(few) > _MAX_LABELS else [])]),
     )
 
 
@@ -144,7 +134,6 @@ def rate_too_high(record: RunRecord) -> Finding | None:
     limit, norms = record.train_options["max_grad_norm"], [window.grad_norm for window in record.train]
     rate = record.manifest["learning_rate"]
     return Finding(
-        "rate_too_high",
         "serious",
         translate("The learning rate is too high: the loss jumps."),
         translate(
@@ -183,7 +172,6 @@ def rate_too_low(record: RunRecord) -> Finding | None:
         return None
     rate = record.manifest["learning_rate"]
     return Finding(
-        "rate_too_low",
         "serious",
         translate("The model has hardly learned: the loss does not fall."),
         translate(
@@ -203,7 +191,6 @@ def too_few_epochs(record: RunRecord) -> Finding | None:
     if before - after <= max(_STEEP_NATS, _STEEP * before) or rate_too_high(record):
         return None
     return Finding(
-        "too_few_epochs",
         "warning",
         translate("The training ended too early: the loss was still falling."),
         translate(
@@ -238,12 +225,11 @@ def overfitting(record: RunRecord) -> Finding | None:
     if len(record.dev) < 2 or not record.train:
         return None
     best, last = min(record.dev, key=lambda dev: dev.loss), record.dev[-1]
-    train_losses = [_training_loss(record, dev) for dev in (best, last)]
-    if last.loss < (1 + _OVERFIT) * best.loss or train_losses[1] >= train_losses[0]:
+    before, after = (_training_loss(record, dev) for dev in (best, last))
+    if last.loss < (1 + _OVERFIT) * best.loss or after >= before:
         return None
     best_kept = record.train_options["load_best_model_at_end"]
     return Finding(
-        "overfitting",
         "hint" if best_kept else "serious",
         translate("Overfitting from epoch {epoch} on: training rows are memorized.", epoch=best.epoch + 1),
         translate(
@@ -253,8 +239,8 @@ def overfitting(record: RunRecord) -> Finding | None:
             last=last.epoch,
             low=best.loss,
             high=last.loss,
-            before=train_losses[0],
-            after=train_losses[1],
+            before=before,
+            after=after,
         ),
         _best_weights_kept(record, best)
         if best_kept
@@ -288,27 +274,25 @@ def out_of_time(record: RunRecord) -> Finding | None:
     plan, training = record.plan, record.training
     if plan["budget"] is None:
         return None
-    needed = plan.get("requested", plan.get("wished", 0.0)) + plan["scoring"]
-    batch = record.train_options["per_device_train_batch_size"] * record.manifest["machine"]["processes"]
-    cut = not record.stopped_early and training["steps"] < plan["epochs"] * record.manifest["rows"]["train"] // batch
+    needed = plan["requested"] + plan["scoring"]
+    planned_steps = plan["epochs"] * record.manifest["rows"]["train"] // record.batch_size
+    cut = not record.stopped_early and training["steps"] < planned_steps
     if needed <= plan["budget"] and not cut:
         return None
-    return Finding(
-        "out_of_time",
+    return finding(
         "warning",
-        translate("The budget was too short for everything."),
-        translate(
-            "{needed} were needed, {budget} given: {share:.0%} of the rows, "
-            "{epochs} of {planned} planned epoch(s), {layers} of {blocks} layers.",
-            needed=format_duration(needed),
-            budget=format_duration(plan["budget"]),
-            share=plan["fraction"],
-            epochs=training["epochs"],
-            planned=plan["epochs"],
-            layers=plan["layers"],
-            blocks=plan["blocks"],
-        ),
-        translate("Give --budget {minutes}m, or a smaller base.", minutes=max(1, round(1.5 * needed / 60))),
+        "The budget was too short for everything.",
+        "{needed} were needed, {budget} given: {share:.0%} of the rows, "
+        "{epochs} of {planned} planned epoch(s), {layers} of {blocks} layers.",
+        "Give --budget {minutes}m, or a smaller base.",
+        needed=format_duration(needed),
+        budget=format_duration(plan["budget"]),
+        share=plan["fraction"],
+        epochs=training["epochs"],
+        planned=plan["epochs"],
+        layers=plan["layers"],
+        blocks=plan["blocks"],
+        minutes=max(1, round(1.5 * needed / 60)),
     )
 
 
@@ -316,12 +300,12 @@ def unwatched(record: RunRecord) -> Finding | None:
     """Without dev rows there is no early stopping and no choice of the best epoch."""
     if record.dev:
         return None
-    return Finding(
-        "unwatched",
+    return finding(
         "hint",
-        translate("There are no dev rows, so overfitting goes unnoticed."),
-        translate("0 of {rows:,} usable rows decided when to stop.", rows=record.manifest["data"]["usable"]),
-        translate("Try --dev-size 0.05: overfitting is detected then, and the best epoch kept."),
+        "There are no dev rows, so overfitting goes unnoticed.",
+        "0 of {rows:,} usable rows decided when to stop.",
+        "Try --dev-size 0.05: overfitting is detected then, and the best epoch kept.",
+        rows=record.data["usable"],
     )
 
 
@@ -342,22 +326,17 @@ def ignores_question(record: RunRecord) -> Finding | None:
     if not gain or not right or gain.lower > 0:
         return None
     no_gain = gain.value < _NO_GAIN
-    return Finding(
-        "ignores_question",
+    return finding(
         "serious" if no_gain else "warning",
-        translate("The model ignores the question.")
-        if no_gain
-        else translate("It is unclear whether the model uses the question."),
-        translate(
-            "Question gain {gain} bits per character (n={rows:,}): its interval reaches 0. "
-            "The right answer of {count} comes first in {right:.0%}; guessing: {chance:.0%}.",
-            gain=format_score(MetricFormat("", "", digits=3), gain),
-            rows=gain.n,
-            count=record.candidates,
-            right=right.value,
-            chance=record.chance["hits_at_1"],
-        ),
-        translate("Try more epochs, more rows, or a larger --base. Until then, retrieval answers better."),
+        "The model ignores the question." if no_gain else "It is unclear whether the model uses the question.",
+        "Question gain {gain} bits per character (n={rows:,}): its interval reaches 0. "
+        "The right answer of {count} comes first in {right:.0%}; guessing: {chance:.0%}.",
+        "Try more epochs, more rows, or a larger --base. Until then, retrieval answers better.",
+        gain=format_score(MetricFormat("", "", digits=3), gain),
+        rows=gain.n,
+        count=record.candidates,
+        right=right.value,
+        chance=record.chance["hits_at_1"],
     )
 
 
@@ -366,19 +345,16 @@ def does_not_end(record: RunRecord) -> Finding | None:
     ended, median_length = record.score("model", "ended"), record.doctor["answers"]["p50"]
     if not ended or ended.value >= _ENDS or median_length > _LONG:
         return None
-    return Finding(
-        "does_not_end",
+    return finding(
         "serious" if ended.value < _RARELY_ENDS else "warning",
-        translate("Answers do not end: the end token was not learned."),
-        translate(
-            "{ended:.0%} of {rows:,} replies ended by themselves within {tokens} tokens; "
-            "the median training answer has {length} characters.",
-            ended=ended.value,
-            rows=ended.n,
-            tokens=SHORT,
-            length=median_length,
-        ),
-        translate("Train for more epochs: the end token is learned with the answers."),
+        "Answers do not end: the end token was not learned.",
+        "{ended:.0%} of {rows:,} replies ended by themselves within {tokens} tokens; "
+        "the median training answer has {length} characters.",
+        "Train for more epochs: the end token is learned with the answers.",
+        ended=ended.value,
+        rows=ended.n,
+        tokens=SHORT,
+        length=median_length,
     )
 
 
@@ -391,20 +367,17 @@ def bland(record: RunRecord) -> Finding | None:
     share = unique.value / human_unique.value
     if share >= _DIVERSE and frequent.lower <= human_frequent.upper:
         return None
-    return Finding(
-        "bland",
+    return finding(
         "serious" if share < _HARDLY_DIVERSE else "warning",
-        translate("Answers are bland: the model says the same things over and over."),
-        translate(
-            "{unique:.0%} of {rows:,} replies are unique, of the written answers {human_unique:.0%}; {frequent:.0%} "
-            "are among the most frequent training answers, of the written answers {human_frequent:.0%}.",
-            unique=unique.value,
-            rows=unique.n,
-            human_unique=human_unique.value,
-            frequent=frequent.value,
-            human_frequent=human_frequent.value,
-        ),
-        translate("Try more epochs or a larger base; give often repeated answers in more than one wording."),
+        "Answers are bland: the model says the same things over and over.",
+        "{unique:.0%} of {rows:,} replies are unique, of the written answers {human_unique:.0%}; {frequent:.0%} "
+        "are among the most frequent training answers, of the written answers {human_frequent:.0%}.",
+        "Try more epochs or a larger base; give often repeated answers in more than one wording.",
+        unique=unique.value,
+        rows=unique.n,
+        human_unique=human_unique.value,
+        frequent=frequent.value,
+        human_frequent=human_frequent.value,
     )
 
 
@@ -413,19 +386,16 @@ def retrieval_better(record: RunRecord) -> Finding | None:
     model, retrieval = (record.score(system, "hits_at_1") for system in ("model", "retrieval"))
     if not model or not retrieval or model.upper >= retrieval.lower:
         return None
-    return Finding(
-        "retrieval_better",
+    return finding(
         "warning",
-        translate("Retrieval is better than the model."),
-        translate(
-            "The right answer of {count} comes first in {retrieval:.0%} by retrieval, in {model:.0%} by the model "
-            "(n={rows:,}).",
-            count=record.candidates,
-            retrieval=retrieval.value,
-            model=model.value,
-            rows=model.n,
-        ),
-        translate("The bot uses retrieval first anyway. For unknown questions, try a larger base or more epochs."),
+        "Retrieval is better than the model.",
+        "The right answer of {count} comes first in {retrieval:.0%} by retrieval, in {model:.0%} by the model "
+        "(n={rows:,}).",
+        "The bot uses retrieval first anyway. For unknown questions, try a larger base or more epochs.",
+        count=record.candidates,
+        retrieval=retrieval.value,
+        model=model.value,
+        rows=model.n,
     )
 
 
@@ -433,12 +403,12 @@ def unscored(record: RunRecord) -> Finding | None:
     """The run was not evaluated."""
     if record.scores:
         return None
-    return Finding(
-        "unscored",
+    return finding(
         "hint",
-        translate("The quality of the replies is not known: the run was not scored."),
-        translate("{rows:,} test rows.", rows=record.manifest["data"]["test"]),
-        translate("Train with --test-size 0.1 and without --no-evaluate."),
+        "The quality of the replies is not known: the run was not scored.",
+        "{rows:,} test rows.",
+        "Train with --test-size 0.1 and without --no-evaluate.",
+        rows=record.data["test"],
     )
 
 
@@ -465,9 +435,8 @@ RULES: tuple[Callable[[RunRecord], Finding | None], ...] = (
 
 def diagnose(record: RunRecord) -> list[Finding]:
     """The findings of all rules, the most serious first."""
-    findings = [finding for rule in RULES if (finding := rule(record))]
-    findings += diagnose_rows(record.pairs, record.faq)
-    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+    findings = [*apply_rules(RULES, record), *diagnose_rows(record.pairs, record.faq)]
+    return sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
 
 
 def healthy() -> str:

@@ -1,13 +1,14 @@
 """Test pairs and systems → scores: every system gets the same questions, candidates and bootstrap resamples.
 
 Beside the systems under test stand two references: retrieval (the answer of the nearest known question) and "human"
-(the written answers themselves).
+(the written answers themselves). At the end: the bot on perturbed questions.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+import random
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,19 @@ import numpy as np
 
 import daedap.evaluation.metrics as measure
 from daedap.errors import RunError
-from daedap.evaluation.metrics import RatioTerms, Score
+from daedap.evaluation.metrics import RatioTerms, Score, Scores
 from daedap.evaluation.reply_retrieval import ReplyToQuestionScorer
-from daedap.evaluation.robustness import robustness_json, robustness_table
-from daedap.evaluation.tables import score_tables, summary_lines
+from daedap.evaluation.tables import (
+    PERCENT,
+    align_columns,
+    format_score,
+    join_blocks,
+    score_tables,
+    summary_lines,
+)
 from daedap.evaluation.testset import EvalSet, EvalSettings, ScorableBot, ScorableModel, make_eval_set
-from daedap.korean.text import morphemes
+from daedap.i18n import translate
+from daedap.korean.text import comparison_form, morphemes
 from daedap.retrieval.lexical import LexicalKnn
 from daedap.types import Float64Array
 
@@ -30,7 +38,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daedap.evaluation.faq import FaqEvaluation
-    from daedap.evaluation.robustness import PerturbationEffect
     from daedap.retrieval.lexical import LexicalIndex
     from daedap.types import Evidence, Pair
 
@@ -69,7 +76,7 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON object, `terms` under the name "shares", NaN and infinity as null."""
-        document: dict[str, Any] = _nan_to_none(asdict(self))
+        document: dict[str, Any] = measure.as_json(self)
         document["shares"] = document.pop("terms")
         return document
 
@@ -84,6 +91,10 @@ class Row:
         return cls(**fields, terms=terms)
 
 
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """Scores of all systems on one evaluation set."""
@@ -94,8 +105,7 @@ class Evaluation:
     """Length of the candidate lists: 20, fewer in a small test set."""
     chance: Mapping[str, float]
     """What random guessing scores in `hits_at_1`, `recall_at_5`, `mrr` and `backward_hits_at_1`."""
-    scores: Mapping[str, Mapping[str, Mapping[str, Score]]]
-    """System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
+    scores: Scores
     samples: tuple[Sample, ...]
     rows: tuple[Row, ...]
     """In the order of the test pairs; not part of `to_json`."""
@@ -106,21 +116,13 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but `rows` as a JSON object, NaN and infinity as null."""
-        document = {name: getattr(self, name) for name in ("pairs", "components", "candidates", "chance")}
-        scores = {
-            system: {
-                name: {metric: asdict(score) for metric, score in metric_scores.items()}
-                for name, metric_scores in slices.items()
-            }
-            for system, slices in self.scores.items()
-        }
-        document |= {"scores": scores, "samples": [asdict(sample) for sample in self.samples]}
+        names = ("pairs", "components", "candidates", "chance", "scores", "samples")
+        document: dict[str, Any] = {name: measure.as_json(getattr(self, name)) for name in names}
         if self.perturbed:
             document["disturbed"] = robustness_json(self.perturbed)
         if self.faq:
             document["faq"] = self.faq.to_json()
-        finite: dict[str, Any] = _nan_to_none(document)
-        return finite
+        return document
 
     def summary(self) -> list[str]:
         """The most important scores, for a terminal."""
@@ -128,24 +130,13 @@ class Evaluation:
 
     def lines(self) -> list[str]:
         """Tables for a terminal: one for each slice, metrics down, systems across; then the bot's other tests."""
-        blocks = [score_tables(self.scores, self.chance, self.candidates)] if self.scores else []
-        if self.perturbed:
-            blocks.append(robustness_table(self.perturbed, self.candidates))
-        if self.faq:
-            blocks.append(self.faq.lines())
-        return [line for block in blocks for line in ["", *block]][1:]
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _nan_to_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _nan_to_none(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_nan_to_none(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return join_blocks(
+            [
+                score_tables(self.scores, self.chance, self.candidates) if self.scores else [],
+                robustness_table(self.perturbed, self.candidates) if self.perturbed else [],
+                self.faq.lines() if self.faq else [],
+            ]
+        )
 
 
 @dataclass(frozen=True)
@@ -199,23 +190,28 @@ def evaluate(
     scorer = ReplyToQuestionScorer.fit(index.pairs)
     outcomes = {name: _with_reply_retrieval(outcome, eval_set, scorer) for name, outcome in outcomes.items()}
     size, questions = len(eval_set.candidates[0]), len(eval_set.candidate_questions[0])
+    rows = _rows(eval_set, outcomes, components)
+    shown = [rows[row] for row in eval_set.ranked_rows[: eval_set.options.samples]]
+    evidence = (nearest[0] for nearest in index.nearest([row.question for row in shown]))
     return Evaluation(
         pairs=len(test),
         components=len(set(components)),
         candidates=size,
         chance={**measure.chance(size), "backward_hits_at_1": measure.chance(questions)["hits_at_1"]},
         scores={name: _scores(outcome, eval_set) for name, outcome in outcomes.items()},
-        samples=_samples(eval_set, outcomes, index),
-        rows=_rows(eval_set, outcomes, components),
+        samples=tuple(
+            Sample(row.question, row.answer, row.seen, row.replies, nearest)
+            for row, nearest in zip(shown, evidence, strict=True)
+        ),
+        rows=rows,
     )
 
 
 def _evaluate_bot(bot: ScorableBot, eval_set: EvalSet, known: Collection[tuple[str, str]]) -> _Outcome:
     given = bot.answers(eval_set.ranked_pairs)
     replies = tuple(reply.text for reply in given)
-    ranks = measure.gold_ranks(bot.preferences(eval_set.ranked_pairs, eval_set.candidates))
     terms = {
-        **measure.ranking(eval_set.scatter(ranks, np.nan)),
+        **_ranking(bot.preferences(eval_set.ranked_pairs, eval_set.candidates), eval_set),
         **_style(replies, eval_set),
         **{f"source_{name}": _rate(rate, eval_set) for name, rate in measure.parts(given, known).items()},
     }
@@ -230,9 +226,9 @@ def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
     generations = model.reply(eval_set.ranked_pairs)
     replies = tuple(generation.text for generation in generations)
     terms = {
-        "bpc": measure.bits_per_character(own, answers, eval_set.mask(rows)),
-        "question_gain": measure.question_gain(own, other, answers, eval_set.mask(eval_set.has_other_question)),
-        **measure.ranking(eval_set.scatter(measure.gold_ranks(_mean_log2(model, eval_set)), np.nan)),
+        "bpc": measure.per_character(0.0 - own, answers, eval_set.mask(rows)),
+        "question_gain": measure.per_character(own - other, answers, eval_set.mask(eval_set.has_other_question)),
+        **_ranking(_mean_log2(model, eval_set), eval_set),
         **_style(replies, eval_set),
         "ended": _rate(measure.ended(generations), eval_set),
     }
@@ -254,8 +250,8 @@ def _from_rows(name: str, rows: Mapping[str, Row], eval_set: EvalSet) -> _Outcom
 def _evaluate_retrieval(index: LexicalIndex, eval_set: EvalSet) -> _Outcome:
     questions = [pair.question for pair in eval_set.ranked_pairs]
     replies = tuple(nearest[0].answer for nearest in index.nearest(questions))
-    ranks = measure.gold_ranks(LexicalKnn(index).scores(questions, eval_set.candidates))
-    terms = {**measure.ranking(eval_set.scatter(ranks, np.nan)), **_style(replies, eval_set)}
+    scores = LexicalKnn(index).scores(questions, eval_set.candidates)
+    terms = {**_ranking(scores, eval_set), **_style(replies, eval_set)}
     return _Outcome(terms, replies, _time(lambda pair: index.nearest([pair.question]), eval_set))
 
 
@@ -266,8 +262,7 @@ def _evaluate_human(eval_set: EvalSet) -> _Outcome:
 
 def _with_reply_retrieval(outcome: _Outcome, eval_set: EvalSet, scorer: ReplyToQuestionScorer) -> _Outcome:
     """The outcome with reply-to-question Hits@1 added."""
-    ranks = measure.gold_ranks(scorer.scores(outcome.replies, eval_set.candidate_questions))
-    hits = measure.ranking(eval_set.scatter(ranks, np.nan))["hits_at_1"]
+    hits = _ranking(scorer.scores(outcome.replies, eval_set.candidate_questions), eval_set)["hits_at_1"]
     return replace(outcome, terms={**outcome.terms, "backward_hits_at_1": hits})
 
 
@@ -292,6 +287,11 @@ def _mean_log2(model: ScorableModel, eval_set: EvalSet) -> Float64Array:
     log2 = model.log2_probability([replace(pair, answer=text) for pair, texts in lists for text in texts])
     mean: Float64Array = log2[:, 0] / np.maximum(log2[:, 1], 1)
     return mean.reshape(len(eval_set.ranked_rows), -1)
+
+
+def _ranking(scores: Float64Array, eval_set: EvalSet) -> dict[str, RatioTerms]:
+    """(ranked rows, candidates), the gold text first → Hits@1, R@5 and MRR."""
+    return measure.ranking(eval_set.scatter(measure.gold_ranks(scores), np.nan))
 
 
 def _style(replies: Sequence[str], eval_set: EvalSet) -> dict[str, RatioTerms]:
@@ -340,23 +340,10 @@ def _corpus_metrics(
     return scores
 
 
-def _samples(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], index: LexicalIndex) -> tuple[Sample, ...]:
-    pairs = eval_set.ranked_pairs[: eval_set.options.samples]
-    evidence = index.nearest([pair.question for pair in pairs])
-    seen = eval_set.slices.get("seen", np.zeros(len(eval_set.test), dtype=np.bool_))
-    return tuple(
-        Sample(pair.question, pair.answer, bool(seen[row]), _replies(outcomes, position), nearest[0])
-        for position, (row, pair, nearest) in enumerate(zip(eval_set.ranked_rows, pairs, evidence, strict=False))
-    )
-
-
-def _replies(outcomes: Mapping[str, _Outcome], position: int) -> dict[str, str]:
-    return {name: outcome.replies[position] for name, outcome in outcomes.items() if not outcome.human}
-
-
 def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Sequence[int | str]) -> tuple[Row, ...]:
     position = {row: i for i, row in enumerate(eval_set.ranked_rows)}
-    seen = eval_set.slices.get("seen", np.zeros(len(eval_set.test), dtype=np.bool_))
+    systems = {name: outcome for name, outcome in outcomes.items() if not outcome.human}
+    seen = eval_set.seen
     return tuple(
         Row(
             id=pair.id,
@@ -365,7 +352,7 @@ def _rows(eval_set: EvalSet, outcomes: Mapping[str, _Outcome], components: Seque
             seen=bool(seen[row]),
             question=pair.question,
             answer=pair.answer,
-            replies=_replies(outcomes, position[row]) if row in position else {},
+            replies={name: one.replies[position[row]] for name, one in systems.items()} if row in position else {},
             terms={name: _row_terms(outcome, row) for name, outcome in outcomes.items()},
         )
         for row, pair in enumerate(eval_set.test)
@@ -378,3 +365,95 @@ def _row_terms(outcome: _Outcome, row: int) -> dict[str, tuple[float, float]]:
         for metric, terms in outcome.terms.items()
         if terms.denominators[row] > 0
     }
+
+
+# Robustness: the bot on perturbed questions
+
+
+@dataclass(frozen=True, slots=True)
+class PerturbationEffect:
+    """The effect of one kind of perturbation on the rows whose question it changes; scores are None without rows."""
+
+    kind: str
+    rows: int
+    """Number of questions that were changed."""
+    clean: Score | None
+    """Hits@1 of these rows with their original question."""
+    disturbed: Score | None
+    """Hits@1 with the perturbed question."""
+    difference: Score | None
+    """Perturbed minus clean, with its paired interval by bootstrap over components."""
+    same_reply: Score | None
+    """Share of replies that stay the same, by comparison form."""
+
+
+def measure_robustness(
+    bot: ScorableBot, eval_set: EvalSet, kinds: Mapping[str, Callable[[str, random.Random], str]]
+) -> list[PerturbationEffect]:
+    """Evaluate the bot on the ranked pairs as they are and with each kind of perturbation; candidates stay the same.
+
+    A perturbation takes a question and a generator seeded by the pair's id and the kind; it may return the question
+    unchanged.
+    """
+    pairs, effects = eval_set.ranked_pairs, []
+    hits, replies = _hits_and_replies(bot, eval_set, pairs, range(len(pairs)))
+    for kind, perturb in kinds.items():
+        questions = [perturb(pair.question, random.Random(f"{pair.id} {kind}")) for pair in pairs]
+        changed = [place for place, pair in enumerate(pairs) if questions[place] != pair.question]
+        perturbed = [replace(pairs[place], question=questions[place]) for place in changed]
+        hits_after, replies_after = _hits_and_replies(bot, eval_set, perturbed, changed)
+        same = np.array([replies[place] == after for place, after in zip(changed, replies_after, strict=True)], float)
+        groups = eval_set.groups[[eval_set.ranked_rows[place] for place in changed]]
+        scores = (
+            measure.ratio(
+                RatioTerms(values, np.ones(len(changed))),
+                groups,
+                resamples=eval_set.options.resamples,
+                seed=eval_set.options.seed,
+            )
+            for values in (hits[changed], hits_after, hits_after - hits[changed], same)
+        )
+        effects.append(PerturbationEffect(kind, len(changed), *scores))
+    return effects
+
+
+def _hits_and_replies(
+    bot: ScorableBot, eval_set: EvalSet, pairs: Sequence[Pair], places: Sequence[int]
+) -> tuple[Float64Array, list[str]]:
+    """Hits@1 and the replies' comparison forms; `pairs` stand at `places` of the ranked pairs."""
+    if not pairs:
+        return np.zeros(0), []
+    ranks = measure.gold_ranks(bot.preferences(pairs, [eval_set.candidates[place] for place in places]))
+    return measure.ranking(ranks)["hits_at_1"].numerators, [comparison_form(one.text) for one in bot.answers(pairs)]
+
+
+def robustness_json(effects: Sequence[PerturbationEffect]) -> dict[str, Any]:
+    """Kind → its number of rows and its scores."""
+    documents = [measure.as_json(effect) for effect in effects]
+    return {document.pop("kind"): document for document in documents}
+
+
+def robustness_table(effects: Sequence[PerturbationEffect], candidates: int) -> list[str]:
+    """A table with one row for each kind."""
+    kinds = {
+        "typo": translate("typos"),
+        "spacing": translate("spaces"),
+        "particles": translate("particles left out"),
+        "polite": translate("politely"),
+        "casual": translate("casually"),
+        "laughter": translate("laughter or tears"),
+    }
+    heads = [
+        translate("disturbed questions"),
+        translate("rows"),
+        translate("right of {count}, first (%)", count=candidates),
+        translate("disturbed (%)"),
+        translate("difference"),
+        translate("same reply (%)"),
+    ]
+    rows = []
+    for effect in effects:
+        scores = (effect.clean, effect.disturbed, effect.difference, effect.same_reply)
+        cells = [format_score(PERCENT, score) for score in scores]
+        rows.append([kinds.get(effect.kind, effect.kind), f"{effect.rows:,}", *cells])
+    return align_columns([heads, *rows])

@@ -13,30 +13,36 @@ from __future__ import annotations
 import logging
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 from filelock import FileLock
 
 from daedap.config import PERTURBATIONS, Perturbation, ReadOptions, SplitOptions
 from daedap.data.doctor import load
-from daedap.data.split import read_components, read_rows, split
-from daedap.errors import RunError
-from daedap.evaluation.compare import read_saved_rows
-from daedap.evaluation.comparison_report import ForgettingReport, differences_from_parent, exact_answer_rate
-from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate
-from daedap.evaluation.robustness import PerturbationEffect, measure_robustness
+from daedap.data.split import read_components, read_rows, sample_rows, split
+from daedap.errors import RunError, StorageError
+from daedap.evaluation.compare import CommonRows, Difference, differences, read_saved_rows
+from daedap.evaluation.comparison_report import difference_table
+from daedap.evaluation.evaluate import Evaluation, Row, Systems, evaluate, measure_robustness
+from daedap.evaluation.faq import FaqEvaluation, evaluate_faq, right_answer_rate
+from daedap.evaluation.metrics import Score, as_json
+from daedap.evaluation.question_files import EvalQuestion
+from daedap.evaluation.run_record import PARENT_SYSTEMS
+from daedap.evaluation.tables import PERCENT, format_score, join_blocks, metric_formats
 from daedap.evaluation.testset import EvalSettings, make_eval_set
 from daedap.files import new_folder, storage, write_json, write_lines, write_text
 from daedap.i18n import translate
 from daedap.korean.perturb import perturb
+from daedap.korean.text import comparison_form
 from daedap.retrieval.bot import Bot
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daedap.evaluation.faq import FaqEvaluation
     from daedap.model.decoding import LanguageModel
     from daedap.runs import Json, Run
     from daedap.types import Pair
@@ -71,26 +77,62 @@ def rows_of_file(file: Path, read_options: ReadOptions, run: Run) -> EvalRows:
     return EvalRows(everything.rows("train"), everything.components_of("train"))
 
 
-def open_models(run: Run, model: LanguageModel | None = None) -> dict[str, LanguageModel]:
-    """The run's model (or `model`, if it is open), its parent's and the untuned base; each is loaded once."""
+def evaluate_run(run: Run, rows: EvalRows, count: int, *, perturbed: bool, save: bool) -> Evaluation:
+    """Evaluate a run, its parent and the untuned base; at most `count` rows are ranked and answered.
+
+    `perturbed`: ask the bot the same questions as other people type them, too. `save`: keep the scores in the run's
+    folder. Raises RunError without rows.
+    """
+    models, bots = _open(run)
+    evaluation = _evaluate(rows, EvalSettings(rows=count, timed_questions=_timed_questions(count)), models, bots)
+    if perturbed:
+        bot = bots["bot"]
+        eval_set = make_eval_set(rows.pairs, rows.components, bot.retriever.index.pairs, EvalSettings(rows=count))
+        effects = measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS})
+        evaluation = replace(evaluation, perturbed=tuple(effects))
+    if save:
+        with _told_only():
+            save_evaluation(run, evaluation, bots)
+    return evaluation
+
+
+def evaluate_questions(
+    run: Run, paraphrases: Sequence[EvalQuestion], out_of_scope: Sequence[EvalQuestion]
+) -> FaqEvaluation:
+    """Ask a run's bot paraphrases and questions out of scope, and write `evaluation/faq.json`."""
+    bot = Bot.of(run, held_out=True)
+    faq = evaluate_faq(bot, bot.retriever.index.pairs, paraphrases, out_of_scope)
+    with _told_only(), FileLock(run.folder / ".evaluation.lock"):
+        write_json(run.folder / "evaluation" / FAQ, faq.to_json())
+    return faq
+
+
+@contextmanager
+def _told_only() -> Iterator[None]:
+    """Scores that can't be kept are shown all the same."""
+    try:
+        yield
+    except StorageError as error:
+        _log.warning(str(error))
+
+
+def _open(run: Run, model: LanguageModel | None = None) -> tuple[dict[str, LanguageModel], dict[str, Bot]]:
+    """The run's model (or `model`, if it is open), its parent's and the untuned base; the run's bot and its parent's.
+
+    The bots' indexes hold no answers of the test rows.
+    """
     from daedap.model.language_model import CachedScorer  # torch takes seconds to import
     from daedap.model.saved import open_trained, open_untuned
 
     models = {"model": model or CachedScorer(open_trained(run))}
-    if parent := _complete_parent(run):
-        models["parent"] = CachedScorer(open_trained(parent))
-    return {**models, "base": open_untuned(run)}
-
-
-def open_bots(run: Run, models: Mapping[str, LanguageModel]) -> dict[str, Bot]:
-    """The run's bot and its parent's, without the answers of the test rows in their indexes."""
     bots = {"bot": _open_bot(run, models["model"])}
     if parent := _complete_parent(run):
+        models["parent"] = CachedScorer(open_trained(parent))
         bots["parent_bot"] = _open_bot(parent, models["parent"])
-    return bots
+    return {**models, "base": open_untuned(run)}, bots
 
 
-def evaluate_rows(
+def _evaluate(
     rows: EvalRows,
     options: EvalSettings,
     models: Mapping[str, LanguageModel],
@@ -108,14 +150,11 @@ def evaluate_rows(
     )
 
 
-def evaluate_robustness(bot: Bot, rows: EvalRows, count: int) -> tuple[PerturbationEffect, ...]:
-    """The bot on at most `count` of the rows with every kind of perturbation."""
-    options = EvalSettings(rows=count)
-    eval_set = make_eval_set(rows.pairs, rows.components, bot.retriever.index.pairs, options)
-    return tuple(measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS}))
+def _perturbation(kind: Perturbation) -> Callable[[str, random.Random], str]:
+    return lambda question, rng: perturb(question, kind, rng)
 
 
-def timed_questions(rows: int) -> int:
+def _timed_questions(rows: int) -> int:
     """Number of questions to time one by one if this many are answered: 5 to 20."""
     return min(20, max(5, rows // 5))
 
@@ -133,7 +172,7 @@ def evaluate_after_training(run: Run, model: LanguageModel) -> Json:
     options = EvalSettings(
         rows=_ROWS_AFTER_TRAINING,
         likelihood_rows=_LIKELIHOOD_ROWS_AFTER_TRAINING,
-        timed_questions=timed_questions(_ROWS_AFTER_TRAINING),
+        timed_questions=_timed_questions(_ROWS_AFTER_TRAINING),
         time_models=False,
     )
     parent = _complete_parent(run)
@@ -141,9 +180,8 @@ def evaluate_after_training(run: Run, model: LanguageModel) -> Json:
         models: dict[str, LanguageModel] = {"model": model}
         bots = {"bot": _open_bot(run, model)}
     else:
-        models = open_models(run, model)
-        bots = open_bots(run, models)
-    save_evaluation(run, evaluate_rows(rows, options, models, bots, recorded), bots)
+        models, bots = _open(run, model)
+    save_evaluation(run, _evaluate(rows, options, models, bots, recorded), bots)
     return run.headline
 
 
@@ -173,12 +211,6 @@ def save_evaluation(run: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -
             shutil.copyfile(faq, new / FAQ)
 
 
-def save_faq(run: Run, faq: FaqEvaluation) -> None:
-    """Write `evaluation/faq.json` in place of an earlier one. Raises StorageError."""
-    with FileLock(run.folder / ".evaluation.lock"):
-        write_json(run.folder / "evaluation" / FAQ, faq.to_json())
-
-
 def _size(rows: Sequence[Row]) -> tuple[int, int]:
     """Number of rows with replies, and of rows with likelihoods of the model."""
     return sum(bool(row.replies) for row in rows), sum("bpc" in row.terms.get("model", {}) for row in rows)
@@ -201,37 +233,98 @@ def _recorded_by_parent(parent: Run, rows: EvalRows, options: EvalSettings) -> d
         return {}
     saved = {row.id: row for row in read_saved_rows(parent)[0]}
     ids = {pair.id for pair in rows.pairs}
-    names = {"base": "base", "parent": "model", "parent_bot": "bot"}
+    names = {"base": "base", **PARENT_SYSTEMS}
     if saved.keys() != ids or not all(
         saved[name].replies.keys() >= {*names.values()} for name in sorted(ids)[: options.rows]
     ):
         return {}
-    return {name: {id_: _renamed(row, own, name) for id_, row in saved.items()} for name, own in names.items()}
+    return {name: {id_: _renamed(row, {own: name}) for id_, row in saved.items()} for name, own in names.items()}
 
 
-def _renamed(row: Row, system: str, name: str) -> Row:
-    """The row with the terms and the reply of one system only, under another name."""
-    replies = {name: row.replies[system]} if system in row.replies else {}
-    return replace(row, replies=replies, terms={name: row.terms[system]})
+def _renamed(row: Row, names: Mapping[str, str]) -> Row:
+    """The row with the terms and replies of these systems only, under other names."""
+    terms = {new: row.terms[old] for old, new in names.items() if old in row.terms}
+    replies = {new: row.replies[old] for old, new in names.items() if old in row.replies}
+    return replace(row, terms=terms, replies=replies)
+
+
+# Forgetting: a run beside its parent
+
+_FORGETTING_METRICS = ("hits_at_1", "bpc", "question_gain")
+_MAX_QUESTIONS = 200
+"""New training questions that are asked at most."""
+
+
+@dataclass(frozen=True)
+class ForgettingReport:
+    """A run compared with its parent in one evaluation: the same rows, the same candidates."""
+
+    run: str
+    parent: str
+    candidates: int
+    forgetting: Mapping[str, Difference]
+    """Metric → difference on the parent's test rows; forgetting makes it worse."""
+    gain: Mapping[str, Difference]
+    """Metric → difference on the new test rows; empty if there are none."""
+    before: Score
+    """Share of the new training questions that the parent answers as the file does."""
+    after: Score
+    """Share of the new training questions that this run answers as the file does."""
+
+    def to_json(self) -> Json:
+        """`evaluation/growth.json`."""
+        answered = as_json({"before": self.before, "after": self.after})
+        parts = {"kept": as_json(self.forgetting), "gained": as_json(self.gain)}
+        return {"parent": self.parent, **parts, "answered": answered}
+
+    def lines(self) -> list[str]:
+        """Two tables and the share of new questions, for a terminal."""
+        formats, runs = metric_formats(self.candidates), (self.parent, self.run)
+        template = "New questions answered as the file does (%): {before} → {after} (n={count:,})"
+        before, after = format_score(PERCENT, self.before), format_score(PERCENT, self.after)
+        return join_blocks(
+            [
+                difference_table(translate("known test rows"), runs, self.forgetting, formats),
+                difference_table(translate("new test rows"), runs, self.gain, formats),
+                [translate(template, before=before, after=after, count=self.after.n)],
+            ]
+        )
 
 
 def _forgetting(run: Run, parent: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -> ForgettingReport:
     """Compare with the parent, and log the result."""
     known = {pair.id for pair in read_rows(parent.folder, "test")}
     new = read_rows(run.folder, "train")[: run.new_rows]
-    forgetting, gain = differences_from_parent(evaluation.rows, known)
     report = ForgettingReport(
         run=run.folder.name,
         parent=parent.folder.name,
         candidates=evaluation.candidates,
-        forgetting=forgetting,
-        gain=gain,
-        before=exact_answer_rate(bots.get("parent_bot") or Bot.of(parent, held_out=False), new),
-        after=exact_answer_rate(bots["bot"], new),
+        forgetting=_parent_difference([row for row in evaluation.rows if row.id in known]),
+        gain=_parent_difference([row for row in evaluation.rows if row.id not in known]),
+        before=_exact_answer_rate(bots.get("parent_bot") or Bot.of(parent, held_out=False), new),
+        after=_exact_answer_rate(bots["bot"], new),
     )
     _log.info("\n".join(report.lines()))
     return report
 
 
-def _perturbation(kind: Perturbation) -> Callable[[str, random.Random], str]:
-    return lambda question, rng: perturb(question, kind, rng)
+def _parent_difference(rows: Sequence[Row]) -> dict[str, Difference]:
+    """Metric → difference from the parent on these rows; {} without rows."""
+    if not rows:
+        return {}
+    _, groups = np.unique([str(row.component) for row in rows], return_inverse=True)
+    pairs = [(_renamed(row, PARENT_SYSTEMS), row) for row in rows]  # as the parent's own evaluation would have saved it
+    by_metric = differences(CommonRows(pairs, groups.astype(np.int64), leaked=0, alone=0, same_test=True))["all"]
+    return {metric: by_metric[metric] for metric in _FORGETTING_METRICS if metric in by_metric}
+
+
+def _exact_answer_rate(bot: Bot, pairs: Sequence[Pair]) -> Score:
+    """Share of the distinct questions of at least one pair that a bot answers with one of the file's answers."""
+    answers: dict[str, list[str]] = {}
+    questions: dict[str, str] = {}
+    for pair in pairs:
+        form = comparison_form(pair.question)
+        questions.setdefault(form, pair.question)
+        answers.setdefault(form, []).append(pair.answer)
+    known = [EvalQuestion(questions[form], tuple(texts)) for form, texts in answers.items()]
+    return right_answer_rate(bot, sample_rows(sorted(known, key=lambda one: one.question), _MAX_QUESTIONS, 0))

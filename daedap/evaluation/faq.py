@@ -5,19 +5,20 @@ Beside the bot stand look-ups that need no training and never refuse: character 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, ratio, reply_part
-from daedap.evaluation.tables import MetricFormat, align_columns, format_score, part_names
+from daedap.evaluation.metrics import PARTS, Part, RatioTerms, Score, as_json, ratio, reply_part
+from daedap.evaluation.tables import PERCENT, Grid, align_columns, format_score, join_blocks, part_names
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.query import Encoder
+from daedap.runs import Json
 from daedap.types import Float64Array, Pair
 
 if TYPE_CHECKING:
@@ -26,12 +27,11 @@ if TYPE_CHECKING:
     from daedap.types import Reply
 
 BoolArray = NDArray[np.bool_]
-Scores = Mapping[str, Mapping[str, Score]]
+ScoresByKind = Mapping[str, Mapping[str, Score]]
 """Kind ("all" first) → metric → score."""
 SHOWN_COVERAGES = (0.2, 0.4, 0.6, 0.8, 1.0)
 _MAX_POINTS = 100
 """Points of the risk-coverage curve."""
-_PERCENT = MetricFormat("", "", 100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +105,10 @@ class FaqReply:
 class FaqEvaluation:
     """A bot on paraphrases and on questions out of scope."""
 
-    paraphrases: Scores
+    paraphrases: ScoresByKind
     """Metrics: right, right_or_suggested, wrong (the known answer of another row), refused (no known answer: a
     fallback, small talk, or a text of the model). Empty without paraphrases."""
-    out_of_scope: Scores
+    out_of_scope: ScoresByKind
     """Metric: answered (with a known answer). Empty without such questions."""
     parts: Mapping[str, Mapping[Part, Score]]
     """"paraphrases" and "out_of_scope" → part → share of the replies that come from it."""
@@ -123,26 +123,14 @@ class FaqEvaluation:
 
     def to_json(self) -> dict[str, Any]:
         """All fields but `look_ups` as a JSON object."""
-        return {
-            "paraphrases": {kind: _as_dicts(scores) for kind, scores in self.paraphrases.items()},
-            "out_of_scope": {kind: _as_dicts(scores) for kind, scores in self.out_of_scope.items()},
-            "parts": {side: _as_dicts(shares) for side, shares in self.parts.items()},
-            "systems": {
-                name: {**asdict(scores), "right": _as_dicts(scores.right)} for name, scores in self.systems.items()
-            },
-            "curve": [asdict(point) for point in self.curve],
-            "replies": [reply.to_json() for reply in self.replies],
-        }
+        names = ("paraphrases", "out_of_scope", "parts", "systems", "curve")
+        document = {name: as_json(getattr(self, name)) for name in names}
+        return {**document, "replies": as_json([reply.to_json() for reply in self.replies])}
 
     def lines(self) -> list[str]:
         """Tables for a terminal."""
         document = self.to_json()
-        grids = [*faq_tables(document), part_table(part_shares(document))]
-        return [line for grid in grids for line in ["", *align_columns(grid)]][1:]
-
-
-def _as_dicts(scores: Mapping[Any, Score]) -> dict[str, Any]:
-    return {name: asdict(score) for name, score in scores.items()}
+        return join_blocks(map(align_columns, [*faq_tables(document), part_table(part_shares(document))]))
 
 
 def evaluate_faq(
@@ -156,86 +144,68 @@ def evaluate_faq(
     A reply is right if it equals a right answer, by comparison form. Intervals are by bootstrap over known answers:
     paraphrases of one answer are drawn together.
     """
-    questions = [*paraphrases, *out_of_scope]
-    replies = bot.answers([Pair(question.question, "") for question in questions])
+    questions, count = [*paraphrases, *out_of_scope], len(paraphrases)
     answers_of: dict[str, set[str]] = {}
     for pair in known:
         answers_of.setdefault(pair.question, set()).add(comparison_form(pair.answer))
     known_pairs = {(pair.question, pair.answer) for pair in known}
-    known_forms = {form for forms in answers_of.values() for form in forms}
-    outcomes = [
-        _outcome(question, reply, reply_part(reply, known_pairs), answers_of, known_forms)
-        for question, reply in zip(questions, replies, strict=True)
+    replies = [
+        _outcome(question, reply, reply_part(reply, known_pairs), answers_of)
+        for question, reply in zip(questions, _ask(bot, questions), strict=True)
     ]
-    look_ups = {"bot": bot_look_up(outcomes), **baselines(known, [question.question for question in questions])}
-    count = len(paraphrases)
-    groups = {"paraphrases": outcomes[:count], "out_of_scope": outcomes[count:]}
+    inside, outside = replies[:count], replies[count:]
+    metrics = {
+        "right": [reply.right for reply in inside],
+        "right_or_suggested": [reply.right or reply.suggested for reply in inside],
+        "wrong": [reply.known and not reply.right for reply in inside],
+        "refused": [not reply.known for reply in inside],
+    }
+    look_ups = {"bot": _bot_look_up(replies), **baselines(known, [question.question for question in questions])}
+    groups = {"paraphrases": inside, "out_of_scope": outside}
     return FaqEvaluation(
-        paraphrases=_by_kind(outcomes[:count], _PARAPHRASE_METRICS),
-        out_of_scope=_by_kind(outcomes[count:], {"answered": lambda reply: reply.known}),
+        paraphrases=_by_kind(paraphrases, metrics),
+        out_of_scope=_by_kind(out_of_scope, {"answered": [reply.known for reply in outside]}),
         parts={name: _parts(group) for name, group in groups.items() if group},
         systems={name: look_up_scores(look_up, questions) for name, look_up in look_ups.items()},
         curve=_risk_coverage(look_ups["bot"], questions),
-        replies=tuple(outcomes),
+        replies=tuple(replies),
         look_ups=look_ups,
     )
 
 
 def right_answer_rate(bot: ScorableBot, questions: Sequence[EvalQuestion]) -> Score:
     """Share of at least one question to which a bot's reply is a right answer, as in `evaluate_faq`."""
-    replies = bot.answers([Pair(question.question, "") for question in questions])
-    right = [_is_right(question, reply.text) for question, reply in zip(questions, replies, strict=True)]
-    return _share(right, questions)
+    replies = zip(questions, _ask(bot, questions), strict=True)
+    return _share([comparison_form(reply.text) in question.forms for question, reply in replies], questions)
 
 
-def _is_right(question: EvalQuestion, answer: str) -> bool:
-    return comparison_form(answer) in {comparison_form(text) for text in question.answers}
+def _ask(bot: ScorableBot, questions: Sequence[EvalQuestion]) -> Sequence[Reply]:
+    return bot.answers([Pair(question.question, "") for question in questions])
 
 
-def _outcome(
-    question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]], known_forms: set[str]
-) -> FaqReply:
-    right = _is_right(question, reply.text)
-    suggested = {form for text in reply.suggestions for form in answers_of.get(text, ())}
-    return FaqReply(
-        question=question,
-        reply=reply,
-        part=part,
-        known=right or comparison_form(reply.text) in known_forms,
-        right=right,
-        suggested=bool(suggested & {comparison_form(text) for text in question.answers}),
-    )
+def _outcome(question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]]) -> FaqReply:
+    """`answers_of`: known question → comparison forms of its answers."""
+    form = comparison_form(reply.text)
+    suggested = {answer for text in reply.suggestions for answer in answers_of.get(text, ())}
+    right = form in question.forms
+    known = right or any(form in answers for answers in answers_of.values())
+    return FaqReply(question, reply, part, known=known, right=right, suggested=bool(suggested & question.forms))
 
 
-_PARAPHRASE_METRICS: Mapping[str, Callable[[FaqReply], bool]] = {
-    "right": lambda reply: reply.right,
-    "right_or_suggested": lambda reply: reply.right or reply.suggested,
-    "wrong": lambda reply: reply.known and not reply.right,
-    "refused": lambda reply: not reply.known,
-}
-
-
-def _by_kind(replies: Sequence[FaqReply], metrics: Mapping[str, Callable[[FaqReply], bool]]) -> dict[str, Any]:
-    """Kind → metric → share of the replies; {} without replies."""
-    return {
-        kind: {
-            metric: _share([holds(reply) for reply in chosen], [reply.question for reply in chosen])
-            for metric, holds in metrics.items()
-        }
-        for kind in _kinds([reply.question for reply in replies])
-        if (chosen := [reply for reply in replies if kind in ("all", reply.question.kind)])
-    }
-
-
-def _kinds(questions: Sequence[EvalQuestion]) -> list[str]:
-    """ "all", and the kinds if there is more than one, in the order of the file."""
+def _by_kind(questions: Sequence[EvalQuestion], metrics: Mapping[str, Sequence[bool]]) -> dict[str, dict[str, Score]]:
+    """Kind → metric → share of true values; {} without questions. "all" comes first, then the kinds if several."""
     kinds = [kind for kind in dict.fromkeys(question.kind for question in questions) if kind]
-    return ["all", *(kinds if len(kinds) > 1 else [])]
+    shares = {}
+    for kind in ["all", *(kinds if len(kinds) > 1 else [])] if questions else []:
+        rows = [row for row, question in enumerate(questions) if kind in ("all", question.kind)]
+        chosen = [questions[row] for row in rows]
+        shares[kind] = {name: _share([values[row] for row in rows], chosen) for name, values in metrics.items()}
+    return shares
 
 
 def _share(values: Sequence[bool], questions: Sequence[EvalQuestion]) -> Score:
     """Share of true values; questions with the same right answer are one bootstrap group, others each their own."""
-    names = [min(map(comparison_form, one.answers), default=f"\0{place}") for place, one in enumerate(questions)]
+    names = [min(question.forms, default=f"\0{place}") for place, question in enumerate(questions)]
     groups = np.unique(names, return_inverse=True)[1].astype(np.int64)
     score = ratio(RatioTerms(np.array(values, np.float64), np.ones(len(values))), groups)
     assert score, "no questions"
@@ -251,7 +221,7 @@ def _parts(replies: Sequence[FaqReply]) -> dict[Part, Score]:
 # What would be answered if nothing were refused
 
 
-def bot_look_up(replies: Sequence[FaqReply]) -> LookUp:
+def _bot_look_up(replies: Sequence[FaqReply]) -> LookUp:
     """The nearest known answer that each reply names. Small talk names none, and counts as the least sure."""
     answers = tuple(
         one.reply.evidence.answer if one.reply.evidence and one.part != "small_talk" else "" for one in replies
@@ -285,19 +255,17 @@ def baselines(known: Sequence[Pair], questions: Sequence[str], encoder: Encoder 
 
 def look_up_scores(look_up: LookUp, questions: Sequence[EvalQuestion]) -> LookUpScores:
     """How often the nearest known answer is right, by kind, and what its score is worth."""
-    right = _right(look_up, questions)
-    inside = np.array([bool(question.answers) for question in questions])
-    paraphrases = [question for question in questions if question.answers]
-    shares = {}
-    for kind in _kinds(paraphrases) if paraphrases else ():
-        chosen = [row for row, one in enumerate(questions) if one.answers and kind in ("all", one.kind)]
-        shares[kind] = _share(right[chosen].tolist(), [questions[row] for row in chosen])
+    right, inside = _right_and_inside(look_up, questions)
+    by_kind = _by_kind([question for question in questions if question.answers], {"right": right[inside].tolist()})
+    shares = {kind: scores["right"] for kind, scores in by_kind.items()}
     return LookUpScores(shares, _auroc(right, look_up.scores), _auroc(inside, look_up.scores))
 
 
-def _right(look_up: LookUp, questions: Sequence[EvalQuestion]) -> BoolArray:
-    """(questions,): whether the answer is right; out of scope none is."""
-    return np.array([_is_right(*each) for each in zip(questions, look_up.answers, strict=True)])
+def _right_and_inside(look_up: LookUp, questions: Sequence[EvalQuestion]) -> tuple[BoolArray, BoolArray]:
+    """(questions,) each: whether the answer is right (out of scope none is), and whether the question is in scope."""
+    pairs = zip(questions, look_up.answers, strict=True)
+    right = [comparison_form(answer) in question.forms for question, answer in pairs]
+    return np.array(right), np.array([bool(question.answers) for question in questions])
 
 
 def _auroc(labels: BoolArray, scores: Float64Array) -> float | None:
@@ -308,7 +276,7 @@ def _auroc(labels: BoolArray, scores: Float64Array) -> float | None:
 
 def _risk_coverage(look_up: LookUp, questions: Sequence[EvalQuestion]) -> tuple[RiskPoint, ...]:
     """Points at different scores, the surest first; at most 100, the last one answers everything."""
-    right, inside = _right(look_up, questions), np.array([bool(question.answers) for question in questions])
+    right, inside = _right_and_inside(look_up, questions)
     order = np.argsort(-look_up.scores, kind="stable")
     scores = look_up.scores[order]
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # equal scores are answered together
@@ -330,18 +298,10 @@ def _risk_coverage(look_up: LookUp, questions: Sequence[EvalQuestion]) -> tuple[
 
 # Tables, from the JSON that a run keeps, for the terminal and the report
 
-Grid = list[list[str]]
-
 
 def faq_tables(document: Mapping[str, Any]) -> list[Grid]:
     """All tables but that of the parts, the headings first in each."""
-    tables = (kind_table, out_of_scope_table, system_table, curve_table)
-    return [grid for grid in (table(document) for table in tables) if grid]
-
-
-def kind_table(document: Mapping[str, Any]) -> Grid:
-    """Outcome of the paraphrases of each kind; [] without paraphrases."""
-    heads = [
+    paraphrase_heads = [
         translate("paraphrases (%)"),
         translate("questions"),
         translate("right"),
@@ -349,24 +309,23 @@ def kind_table(document: Mapping[str, Any]) -> Grid:
         translate("wrong"),
         translate("no known answer"),
     ]
-    return _table_by_kind(heads, document["paraphrases"])
-
-
-def out_of_scope_table(document: Mapping[str, Any]) -> Grid:
-    """How many questions out of scope of each kind get a known answer; [] without such questions."""
-    heads = [translate("out of scope (%)"), translate("questions"), translate("answered with a known answer")]
-    return _table_by_kind(heads, document["out_of_scope"])
-
-
-def _table_by_kind(heads: list[str], scores: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Grid:
-    rows = [
-        [
-            translate("all") if kind == "all" else kind,
-            f"{next(iter(metrics.values()))['n']:,}",
-            *(format_score(_PERCENT, Score(**score)) for score in metrics.values()),
-        ]
-        for kind, metrics in scores.items()
+    outside_heads = [translate("out of scope (%)"), translate("questions"), translate("answered with a known answer")]
+    tables = [
+        _kind_table(paraphrase_heads, document["paraphrases"]),
+        _kind_table(outside_heads, document["out_of_scope"]),
+        _system_table(document["systems"]),
+        _curve_table(document["curve"]),
     ]
+    return [grid for grid in tables if grid]
+
+
+def _kind_table(heads: list[str], scores: Mapping[str, Mapping[str, Json]]) -> Grid:
+    """Scores of the questions of each kind; [] without questions."""
+    rows = []
+    for kind, metrics in scores.items():
+        cells = [format_score(PERCENT, Score(**score)) for score in metrics.values()]
+        count = next(iter(metrics.values()))["n"]
+        rows.append([translate("all") if kind == "all" else kind, f"{count:,}", *cells])
     return [heads, *rows] if rows else []
 
 
@@ -374,7 +333,7 @@ def part_table(shares: Mapping[str, Mapping[str, Score]]) -> Grid:
     """How often each part answers: a column for each kind of question; [] without any."""
     names = part_names()
     rows = [
-        [names[part], *(format_score(_PERCENT, by.get(part)) for by in shares.values())]
+        [names[part], *(format_score(PERCENT, by.get(part)) for by in shares.values())]
         for part in PARTS
         if any(part in by for by in shares.values())
     ]
@@ -390,7 +349,7 @@ def part_shares(document: Mapping[str, Any]) -> dict[str, dict[str, Score]]:
     }
 
 
-def system_table(document: Mapping[str, Any]) -> Grid:
+def _system_table(systems: Mapping[str, Json]) -> Grid:
     """The bot and the baselines, if nothing were refused."""
     names = {
         "bot": translate("bot"),
@@ -398,7 +357,6 @@ def system_table(document: Mapping[str, Any]) -> Grid:
         "encoder_questions": translate("sentence encoder, question"),
         "encoder": translate("sentence encoder, question and answer"),
     }
-    systems = document["systems"]
     kinds = list(systems["bot"]["right"])
     heads = [
         translate("never refusing"),
@@ -406,18 +364,15 @@ def system_table(document: Mapping[str, Any]) -> Grid:
         translate("AUROC right or not"),
         translate("AUROC in or out of scope"),
     ]
-    rows = [
-        [
-            names.get(name, name),
-            *(format_score(_PERCENT, Score(**scores["right"][kind])) for kind in kinds),
-            *("-" if (value := scores[key]) is None else f"{value:.3f}" for key in ("auroc_right", "auroc_scope")),
-        ]
-        for name, scores in systems.items()
-    ]
+    rows = []
+    for name, scores in systems.items():
+        right = [format_score(PERCENT, Score(**scores["right"][kind])) for kind in kinds]
+        areas = [_number(scores[key], 1, 3) for key in ("auroc_right", "auroc_scope")]
+        rows.append([names.get(name, name), *right, *areas])
     return [heads, *rows]
 
 
-def curve_table(document: Mapping[str, Any]) -> Grid:
+def _curve_table(curve: Sequence[Json]) -> Grid:
     """The risk-coverage curve at a few coverages: the first point that covers so much."""
     heads = [
         translate("answered (%)"),
@@ -426,16 +381,13 @@ def curve_table(document: Mapping[str, Any]) -> Grid:
         translate("paraphrases right (%)"),
         translate("out of scope answered (%)"),
     ]
-    points = [
-        next(point for point in document["curve"] if point["coverage"] >= coverage - 1e-9)
-        for coverage in SHOWN_COVERAGES
-    ]
-    rows = [
-        [
-            f"{100 * point['coverage']:.0f}",
-            f"{point['threshold']:.3f}",
-            *("-" if point[key] is None else f"{100 * point[key]:.1f}" for key in ("risk", "right", "out_of_scope")),
-        ]
-        for point in {point["coverage"]: point for point in points}.values()
-    ]
+    points = [next(point for point in curve if point["coverage"] >= least - 1e-9) for least in SHOWN_COVERAGES]
+    rows = []
+    for point in {point["coverage"]: point for point in points}.values():
+        shares = [_number(point[key], 100, 1) for key in ("risk", "right", "out_of_scope")]
+        rows.append([f"{100 * point['coverage']:.0f}", f"{point['threshold']:.3f}", *shares])
     return [heads, *rows]
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "-" if value is None else f"{scale * value:.{digits}f}"

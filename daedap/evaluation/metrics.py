@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,6 +64,21 @@ class Score:
     def upper(self) -> float:
         """Upper end of the interval, or the value without one."""
         return self.value if self.high is None else self.high
+
+
+Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
+"""System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
+
+
+def as_json(value: Any) -> Any:
+    """Plain JSON types: a dataclass as an object, a tuple as a list, NaN and infinity as null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {key: as_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,22 +167,13 @@ def characters(answers: Sequence[str]) -> Float64Array:
     return np.array([len(nfc(answer)) for answer in answers], dtype=np.float64)
 
 
-def bits_per_character(log2: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
-    """BPC: −log2 p of the answer's tokens and EOS ÷ characters of the answer.
+def per_character(bits: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]) -> RatioTerms:
+    """Bits of an answer ÷ its characters; `bits` (pairs,) are read only where `measured` (pairs,) is true.
 
-    `log2` (pairs,) is read only where `measured` (pairs,) is true.
+    BPC: −log2 p of the answer's tokens and EOS. Question gain: BPC given another question minus BPC given the pair's
+    own.
     """
-    return RatioTerms(np.where(measured, 0.0 - log2, 0.0), np.where(measured, characters(answers), 0.0))
-
-
-def question_gain(
-    own: Float64Array, other: Float64Array, answers: Sequence[str], measured: NDArray[np.bool_]
-) -> RatioTerms:
-    """BPC given another question minus BPC given the pair's own question.
-
-    `own` and `other` (pairs,) are log2 p of the answer, read only where `measured` (pairs,) is true.
-    """
-    return RatioTerms(np.where(measured, own - other, 0.0), np.where(measured, characters(answers), 0.0))
+    return RatioTerms(np.where(measured, bits, 0.0), np.where(measured, characters(answers), 0.0))
 
 
 def frequent_answers(answers: Sequence[str], count: int = BLAND) -> frozenset[str]:
@@ -240,3 +248,37 @@ def latency(seconds: Sequence[float]) -> dict[str, Score]:
         "latency_p50_ms": Score(float(p50), n=len(seconds)),
         "latency_p95_ms": Score(float(p95), n=len(seconds)),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class PreferenceCounts:
+    """Preferences between two runs, with a sign test."""
+
+    first: int
+    """Wins of the first run."""
+    second: int
+    ties: int
+    share: float | None
+    """Wins of the second run ÷ wins of either, 0 to 1; None if there are only ties."""
+    low: float | None
+    """Exact 95% interval of the share (Clopper-Pearson)."""
+    high: float | None
+    p: float | None
+    """Two-sided sign test of equal win rates."""
+
+    @property
+    def clear(self) -> bool:
+        """Whether the interval excludes one half."""
+        return self.low is not None and self.high is not None and not self.low <= 0.5 <= self.high
+
+
+def sign_test(first: int, second: int, ties: int) -> PreferenceCounts:
+    """The sign test of these numbers of wins."""
+    from scipy.stats import binomtest  # half a second to import
+
+    if not first + second:
+        return PreferenceCounts(0, 0, ties, None, None, None, None)
+    test = binomtest(second, first + second)
+    low, high = test.proportion_ci(0.95, "exact")
+    share = second / (first + second)
+    return PreferenceCounts(first, second, ties, share, float(low), float(high), float(test.pvalue))

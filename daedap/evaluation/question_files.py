@@ -7,7 +7,7 @@ kinds (a label, or one named `kind`) splits the scores.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,11 @@ class EvalQuestion:
     answers: tuple[str, ...] = ()
     """Every right answer; none: out of scope, nothing known answers it."""
     kind: str = ""
+
+    @property
+    def forms(self) -> set[str]:
+        """Comparison forms of the right answers."""
+        return set(map(comparison_form, self.answers))
 
 
 class _Row(NamedTuple):
@@ -79,12 +84,9 @@ def read_paraphrases(file: Path, known: Iterable[Pair]) -> list[EvalQuestion]:
     below = [row for row in rows if row.line > columns.header_line]
     if not below:
         raise DataError("{file} holds only a header.", "Add one question and answer per line below it.", file=file)
-    kind = columns.label.index if columns.label else _kind_column(columns.names)
-    questions = [_paraphrase(row, columns, kind, file) for row in below]
-    if not ids:
-        return questions
-    answer_of = {pair.id: pair.answer for pair in known}
-    return [_with_answers(*each, answer_of, file) for each in zip(questions, below, strict=True)]
+    kind = columns.label.index if columns.label else _column(columns.names, "label", also="kind")
+    answer_of = {pair.id: pair.answer for pair in known} if ids else None
+    return [_paraphrase(row, columns, kind, answer_of, file) for row in below]
 
 
 def read_out_of_scope(file: Path) -> list[EvalQuestion]:
@@ -93,47 +95,40 @@ def read_out_of_scope(file: Path) -> list[EvalQuestion]:
     A text file without a header holds one question a line. Raises DataError.
     """
     rows = _read_table(file)
-    width = max(len(row.cells) for row in rows[:_SAMPLE])
-    header = find_header([row.cells for row in rows[:_SAMPLE]]) if width > 1 else None
-    if header is None:
+    cells = [row.cells for row in rows[:_SAMPLE]]
+    width, regular = max(map(len, cells)), len(set(map(len, cells))) == 1
+    header = find_header(cells) if width > 1 else None
+    if header or (width > 1 and regular):
+        names, below = (header.names, rows[header.row + 1 :]) if header else ([], rows)
+        column, kind = _column(names, "question"), _column(names, "label", also="kind")
+        if column is None:
+            filled = [row.cells for row in below[:_SAMPLE]]
+            column = max(range(width), key=lambda index: column_stats(filled, index).asks)
+        questions = [EvalQuestion(_cell(row, column), (), _cell(row, kind)) for row in below]
+    else:  # one question a line; in sentences, commas part no cells
         headed = comparison_form(rows[0].text) in _QUESTION_HEADERS
-        texts = [row.text for row in rows[headed:]] if width == 1 or not _regular(rows) else None
-        if texts is not None:
-            return _not_empty([EvalQuestion(text.strip().strip('"')) for text in texts], file)
-    names = header.names if header else []
-    below = rows[header.row + 1 :] if header else rows
-    named = [place for place, name in enumerate(names) if (role := header_role(name)) and role.role == "question"]
-    cells = [row.cells for row in below[:_SAMPLE]]
-    column = named[0] if named else max(range(width), key=lambda index: column_stats(cells, index).asks)
-    kind = _kind_column(names)
-    return _not_empty([EvalQuestion(_cell(row, column), (), _cell(row, kind)) for row in below], file)
-
-
-def _not_empty(questions: Sequence[EvalQuestion], file: Path) -> list[EvalQuestion]:
-    filled = [question for question in questions if question.question]
-    if not filled:
+        questions = [EvalQuestion(row.text.strip().strip('"')) for row in rows[headed:]]
+    if not any(question.question for question in questions):
         raise DataError("{file} holds only a header.", "Write one question a line below it.", file=file)
-    return filled
-
-
-def _regular(rows: Sequence[_Row]) -> bool:
-    """Whether every row has the same number of cells: a table, and not sentences with commas."""
-    return len({len(row.cells) for row in rows[:_SAMPLE]}) == 1
+    return [question for question in questions if question.question]
 
 
 def _cell(row: _Row, column: int | None) -> str:
     return row.cells[column].strip() if column is not None and column < len(row.cells) else ""
 
 
-def _kind_column(names: Sequence[str]) -> int | None:
-    roles = [header_role(name) for name in names]
-    named = [name.strip().casefold() == "kind" for name in names]
-    kinds = [place for place, role in enumerate(roles) if named[place] or (role and role.role == "label")]
-    return kinds[0] if kinds else None
+def _column(names: Sequence[str], role: str, also: str | None = None) -> int | None:
+    """The first column whose name stands for a role, or is `also`."""
+    for place, name in enumerate(names):
+        if name.strip().casefold() == also or ((found := header_role(name)) and found.role == role):
+            return place
+    return None
 
 
-def _paraphrase(row: _Row, columns: Columns, kind: int | None, file: Path) -> EvalQuestion:
-    """The question and the parts of its cell of answers or ids."""
+def _paraphrase(
+    row: _Row, columns: Columns, kind: int | None, answer_of: Mapping[str, str] | None, file: Path
+) -> EvalQuestion:
+    """The question and its right answers. `answer_of`: id of a pair → its answer, where the cell holds ids."""
     question = _cell(row, columns.question.index)
     parts = [part.strip() for part in _cell(row, columns.answer.index).split(SEPARATOR)]
     if not question or not all(parts) or len(row.cells) > columns.width:
@@ -144,12 +139,9 @@ def _paraphrase(row: _Row, columns: Columns, kind: int | None, file: Path) -> Ev
             line=row.line,
             value=excerpt(row.text.strip()),
         )
-    return EvalQuestion(question, tuple(parts), _cell(row, kind))
-
-
-def _with_answers(question: EvalQuestion, row: _Row, answer_of: Mapping[str, str], file: Path) -> EvalQuestion:
-    """The question with ids of pairs replaced by these pairs' answers."""
-    for name in question.answers:
+    if answer_of is None:
+        return EvalQuestion(question, tuple(parts), _cell(row, kind))
+    for name in parts:
         if name not in answer_of:
             raise DataError(
                 "{file}, line {line}: no pair has the id {value}.",
@@ -158,7 +150,7 @@ def _with_answers(question: EvalQuestion, row: _Row, answer_of: Mapping[str, str
                 line=row.line,
                 value=excerpt(name),
             )
-    return replace(question, answers=tuple(answer_of[name] for name in question.answers))
+    return EvalQuestion(question, tuple(answer_of[name] for name in parts), _cell(row, kind))
 
 
 def _read_table(file: Path) -> list[_Row]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ from daedap.korean.text import analyse, comparison_form
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
     from daedap.types import Pair
 
@@ -39,24 +41,11 @@ _ZERO = 1e-6
 """A vector shorter than this is rounding error: everything it was made of has been subtracted."""
 
 
-@dataclass(frozen=True)
-class TfidfWords:
-    """TF-IDF vectors of length 1 over morphemes."""
+def _fit_tfidf(texts: Sequence[Sequence[str]], max_words: int | None = None) -> TfidfVectorizer:
+    """TF-IDF vectors of length 1 over morphemes, of which a text is a list; None: all morphemes."""
+    from sklearn.feature_extraction.text import TfidfVectorizer  # 1 s
 
-    model: Any
-    """scikit-learn's TfidfVectorizer, fitted."""
-
-    @classmethod
-    def fit(cls, texts: Sequence[Sequence[str]], max_words: int | None = None) -> TfidfWords:
-        """Fit vocabulary and IDF on texts that are lists of morphemes; None: all morphemes."""
-        from sklearn.feature_extraction.text import TfidfVectorizer  # 1 s
-
-        return cls(TfidfVectorizer(analyzer=list, max_features=max_words, dtype=np.float32).fit(texts))
-
-    def vectors(self, texts: Sequence[Sequence[str]]) -> sparse.csr_array[np.float32]:
-        """(texts, words)"""
-        vectors: sparse.csr_array[np.float32] = sparse.csr_array(self.model.transform(texts))
-        return vectors
+    return TfidfVectorizer(analyzer=list, max_features=max_words, dtype=np.float32).fit(texts)
 
 
 @dataclass(frozen=True)
@@ -72,10 +61,10 @@ class ReplyToQuestionScorer:
     repeats its question is nearly always found. Read this score together with the others.
     """
 
-    question_words: TfidfWords
-    answer_words: TfidfWords
-    all_words: TfidfWords
-    """TF-IDF of questions and answers, for the overlap."""
+    question_words: TfidfVectorizer
+    answer_words: TfidfVectorizer
+    all_words: TfidfVectorizer
+    """Of questions and answers, for the overlap."""
     questions: sparse.csr_array[np.float32]
     """(pairs, words)"""
     question_factor: Dense
@@ -93,15 +82,15 @@ class ReplyToQuestionScorer:
         pairs = sorted(known, key=lambda pair: pair.id)[:PAIRS]
         question_texts = split_morphemes(pair.question for pair in pairs)
         answer_texts = split_morphemes(pair.answer for pair in pairs)
-        question_words, answer_words = TfidfWords.fit(question_texts, WORDS), TfidfWords.fit(answer_texts, WORDS)
-        questions, answers = question_words.vectors(question_texts), answer_words.vectors(answer_texts)
+        question_words, answer_words = _fit_tfidf(question_texts, WORDS), _fit_tfidf(answer_texts, WORDS)
+        questions, answers = tfidf_vectors(question_words, question_texts), tfidf_vectors(answer_words, answer_texts)
         rows = defaultdict[str, list[int]](list)
         for row, pair in enumerate(pairs):
             rows[comparison_form(pair.answer)].append(row)
         return cls(
             question_words=question_words,
             answer_words=answer_words,
-            all_words=TfidfWords.fit([*question_texts, *answer_texts]),
+            all_words=_fit_tfidf([*question_texts, *answer_texts]),
             questions=questions,
             question_factor=_cholesky_of_covariance(questions),
             answer_factor=_cholesky_of_covariance(answers),
@@ -119,13 +108,13 @@ class ReplyToQuestionScorer:
         column_of = {text: column for column, text in enumerate(texts)}
         columns = np.array([[column_of[text] for text in candidates] for candidates in questions])
         candidate_texts = split_morphemes(texts)
-        whitened = self._whiten(self.question_words.vectors(candidate_texts).toarray().T)
-        plain = self.all_words.vectors(candidate_texts)
+        whitened = self._whiten(tfidf_vectors(self.question_words, candidate_texts).toarray().T)
+        plain = tfidf_vectors(self.all_words, candidate_texts)
         scores = np.zeros(columns.shape)
         for start in range(0, len(replies), _BATCH):
             batch = slice(start, start + _BATCH)
             reply_texts = split_morphemes(replies[batch])
-            overlap = (self.all_words.vectors(reply_texts) @ plain.T).toarray()
+            overlap = (tfidf_vectors(self.all_words, reply_texts) @ plain.T).toarray()
             predicted = self._predict(reply_texts, self._own_questions(replies[batch]))
             fit = predicted @ whitened.T + OVERLAP_WEIGHT * overlap
             scores[batch] = np.take_along_axis(fit, columns[batch], axis=1)
@@ -137,7 +126,7 @@ class ReplyToQuestionScorer:
         Without the rows whose answer vector is x, the prediction changes by their leverage x'A⁻¹x times the sum of
         their questions, `own` (and by a factor, which the cosine ignores).
         """
-        vectors = self.answer_words.vectors(replies).toarray().T
+        vectors = tfidf_vectors(self.answer_words, replies).toarray().T
         predicted = self.cross_covariance.T @ cho_solve((self.answer_factor, True), vectors, check_finite=False)
         leverage = (solve_triangular(self.answer_factor, vectors, lower=True, check_finite=False) ** 2).sum(axis=0)
         return self._whiten(predicted - own.toarray().T * leverage)
@@ -163,6 +152,12 @@ class ReplyToQuestionScorer:
 def split_morphemes(texts: Iterable[str]) -> list[list[str]]:
     """The morphemes of each text, `form/tag`, and the bias."""
     return [[*(f"{token.form}/{token.tag}" for token in tokens), _BIAS] for tokens in analyse(texts)]
+
+
+def tfidf_vectors(words: TfidfVectorizer, texts: Sequence[Sequence[str]]) -> sparse.csr_array[np.float32]:
+    """(texts, words): vectors of texts that are lists of morphemes."""
+    vectors: sparse.csr_array[np.float32] = sparse.csr_array(words.transform(texts))
+    return vectors
 
 
 def _cholesky_of_covariance(vectors: sparse.csr_array[np.float32]) -> Dense:

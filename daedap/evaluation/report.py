@@ -6,32 +6,31 @@ colours, while inline SVG follows the page from light to dark, and its text stay
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions
 from daedap.data.findings import KINDS
 from daedap.evaluation.diagnose import healthy
-from daedap.evaluation.faq import Grid, faq_tables, part_shares, part_table
-from daedap.evaluation.finding import Finding
+from daedap.evaluation.faq import faq_tables, part_shares, part_table
 from daedap.evaluation.metrics import PARTS, Score
+from daedap.evaluation.row_rules import Finding
 from daedap.evaluation.run_record import RunRecord
 from daedap.evaluation.tables import (
+    Grid,
     format_duration,
     format_score,
     metric_formats,
-    score_rows,
-    slice_name,
+    score_grids,
     system_name,
 )
 from daedap.i18n import speaks_korean, translate
-from daedap.runs import Json
+from daedap.runs import Json, TrainConfig
 
 WIDTH, HEIGHT = 440, 230
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 30
@@ -46,8 +45,7 @@ REPORT_MARKER = "<!-- daedap report -->"
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """A curve in data coordinates."""
 
     name: str
@@ -56,8 +54,7 @@ class Series:
     """Draw a dot with its value at each point."""
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(NamedTuple):
     """A labelled position on an axis."""
 
     at: float
@@ -65,8 +62,7 @@ class Tick:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(NamedTuple):
     """A series in pixels."""
 
     name: str
@@ -76,8 +72,7 @@ class Curve:
     """x, y and the label of each dot."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(NamedTuple):
     """Curves on one pair of axes, in pixels."""
 
     title: str
@@ -96,7 +91,11 @@ def make_chart(title: str, series: Sequence[Series], *, wide: bool = False) -> C
     if not steps:
         return None
     logarithmic = wide and 0 < min(values) < max(values) / _LOG_RATIO
-    ticks = _decades(min(values), max(values)) if logarithmic else _round_ticks(min(0.0, *values), max(values))
+    if logarithmic:
+        powers = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+        ticks = [10.0**power for power in powers]
+    else:
+        ticks = _round_ticks(min(0.0, *values), max(values))
     x = _scale(0.0, max(steps), LEFT, WIDTH - RIGHT)
     y = _scale(ticks[0], ticks[-1], HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
     return Chart(
@@ -139,80 +138,22 @@ def _round_ticks(low: float, high: float) -> list[float]:
     return [round(n * step, 12) for n in range(math.floor(low / step), math.ceil(high / step - 1e-9) + 1)]
 
 
-def _decades(low: float, high: float) -> list[float]:
-    return [10.0**power for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+_DEFAULTS: dict[str, Json] = json.loads(json.dumps(TrainConfig(file="").to_json()))
+"""A run's configuration without any option set."""
 
 
-_DEFAULTS: dict[str, Json] = {
-    "model": asdict(ModelOptions()),
-    "train": asdict(TrainOptions()),
-    "split": asdict(SplitOptions()),
-    "read": asdict(ReadOptions()),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A headline number."""
-
-    name: str
-    value: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """A stage of the run and its duration."""
-
-    name: str
-    seconds: float
-    rate: float | None
-    """Rows per second; None if nothing was done."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """A score on a scale from 0 to 100 %."""
-
-    name: str
-    text: str
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The scores of one slice."""
-
-    title: str
-    systems: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    """Heading, a cell for each system, chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """A setting."""
-
-    name: str
-    value: str
-    changed: bool
-    """Whether it differs from the default."""
-
-
-def tiles(record: RunRecord) -> list[Tile]:
-    """The headline metrics, of the bot if it has them, and the total time."""
+def tiles(record: RunRecord) -> list[tuple[str, str, str]]:
+    """Name, value and a note: of the headline metrics, of the bot if it has them, and of the total time."""
     formats = {line.metric: line for line in metric_formats(record.candidates)}
     shown = []
     for metric in ("hits_at_1", "question_gain", "bpc"):
         for system in ("bot", "model"):  # only the model has probabilities
             if score := record.score(system, metric):
                 value, _, interval = format_score(formats[metric], score).partition(" ")
-                shown.append(Tile(formats[metric].heading, value, f"{interval} {system_name(system)}".strip()))
+                shown.append((formats[metric].heading, value, f"{interval} {system_name(system)}".strip()))
                 break
     total, rows = sum(record.manifest["seconds"].values()), record.manifest["rows"]["train"]
-    return [*shown, Tile(translate("time"), format_duration(total), translate("{rows:,} rows", rows=rows))]
+    return [*shown, (translate("time"), format_duration(total), translate("{rows:,} rows", rows=rows))]
 
 
 def outcome(record: RunRecord) -> list[tuple[str, str, str]]:
@@ -241,62 +182,55 @@ def outcome(record: RunRecord) -> list[tuple[str, str, str]]:
     ]
 
 
-def phases(record: RunRecord) -> list[Phase]:
-    """Preparation (loading the base included), training, evaluation."""
-    data, training, seconds = record.manifest["data"], record.training, record.manifest["seconds"]
-    batch = record.train_options["per_device_train_batch_size"] * record.manifest["machine"]["processes"]
-    trained = min(record.manifest["rows"]["train"] * training["epochs"], training["steps"] * batch)
-    evaluated = data["test"] if record.scores else 0
-    stages = [(translate("preparation"), "prepare", data["rows"]), (translate("training"), "train", trained)]
-    stages.append((translate("evaluation"), "evaluate", evaluated))
-    return [Phase(name, seconds[key], _rate(rows, seconds[key])) for name, key, rows in stages]
+def phases(record: RunRecord) -> list[tuple[str, float, float | None]]:
+    """Name, seconds and rows per second of preparation (loading the base included), training and evaluation.
 
-
-def _rate(rows: int, seconds: float) -> float | None:
-    return rows / seconds if rows and seconds else None
+    No rate where nothing was done.
+    """
+    training, seconds = record.training, record.manifest["seconds"]
+    trained = min(record.manifest["rows"]["train"] * training["epochs"], training["steps"] * record.batch_size)
+    stages = (
+        (translate("preparation"), "prepare", record.data["rows"]),
+        (translate("training"), "train", trained),
+        (translate("evaluation"), "evaluate", record.data["test"] if record.scores else 0),
+    )
+    return [(name, took := seconds[key], rows / took if rows and took else None) for name, key, rows in stages]
 
 
 def charts(record: RunRecord) -> list[Chart]:
     """Loss, learning rate, gradient norm and speed over the steps."""
-    train = record.train
+
+    def over_steps(field: str) -> list[Point]:
+        return [(window.step, getattr(window, field)) for window in record.train]
+
+    def one_curve(title: str, name: str, field: str, *, wide: bool = False) -> Chart | None:
+        return make_chart(title, [Series(name, over_steps(field))], wide=wide)
+
     loss = [
-        Series(translate("training"), [(window.step, window.loss) for window in train]),
+        Series(translate("training"), over_steps("loss")),
         Series("dev", [(dev.step, dev.loss) for dev in record.dev], dotted=True),
         Series(translate("average"), [(dev.step, dev.loss) for dev in record.average], dotted=True),
     ]
-    rate = [Series(translate("learning rate"), [(window.step, window.learning_rate) for window in train])]
-    norm = [Series(translate("gradient norm"), [(window.step, window.grad_norm) for window in train])]
-    speed = [Series(translate("rows per second"), [(window.step, window.samples_per_second) for window in train])]
     made = [
         make_chart(translate("Loss (nats per token)"), loss),
-        make_chart(translate("Learning rate"), rate),
-        make_chart(translate("Gradient norm"), norm, wide=True),
-        make_chart(translate("Rows per second"), speed),
+        one_curve(translate("Learning rate"), translate("learning rate"), "learning_rate"),
+        one_curve(translate("Gradient norm"), translate("gradient norm"), "grad_norm", wide=True),
+        one_curve(translate("Rows per second"), translate("rows per second"), "samples_per_second"),
     ]
     return [chart for chart in made if chart]
 
 
-def bars(record: RunRecord) -> list[Bar]:
-    """Hits@1 of every system."""
+def bars(record: RunRecord) -> list[tuple[str, str, Score]]:
+    """Hits@1 of every system: its name, the score as text, and the score."""
     line = next(line for line in metric_formats(record.candidates) if line.metric == "hits_at_1")
     scores = {system: record.score(system, "hits_at_1") for system in _systems(record)}
-    return [
-        Bar(system_name(system), format_score(line, score), 100 * score.value, 100 * score.lower, 100 * score.upper)
-        for system, score in scores.items()
-        if score
-    ]
+    return [(system_name(system), format_score(line, score), score) for system, score in scores.items() if score]
 
 
-def blocks(record: RunRecord) -> list[Block]:
-    """All scores: one block for each slice."""
-    slices = dict.fromkeys(name for system in _systems(record) for name in record.scores[system])
-    return [_block(record, name) for name in slices]
-
-
-def _block(record: RunRecord, name: str) -> Block:
-    systems = {system: record.scores[system].get(name, {}) for system in _systems(record)}
-    rows = score_rows(systems, record.chance, record.candidates)
-    return Block(slice_name(name, systems), tuple(map(system_name, systems)), tuple(map(tuple, rows)))
+def blocks(record: RunRecord) -> list[Grid]:
+    """All scores: a table for each slice."""
+    scores = {system: record.scores[system] for system in _systems(record)}
+    return score_grids(scores, record.chance, record.candidates)
 
 
 def _systems(record: RunRecord) -> list[str]:
@@ -329,8 +263,8 @@ def doctor(record: RunRecord) -> list[dict[str, Any]]:
     ]
 
 
-def options(record: RunRecord) -> dict[str, list[Option]]:
-    """The settings by group, those that were changed first."""
+def options(record: RunRecord) -> dict[str, list[tuple[str, str, bool]]]:
+    """Name, value and whether it was changed of each setting, by group; those that were changed first."""
     names = {
         "train": translate("training"),
         "model": translate("model"),
@@ -340,17 +274,12 @@ def options(record: RunRecord) -> dict[str, list[Option]]:
     return {name: _group(record.config[group], _DEFAULTS[group]) for group, name in names.items()}
 
 
-def _group(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[Option]:
+def _group(settings: Mapping[str, object], defaults: Mapping[str, object]) -> list[tuple[str, str, bool]]:
     options = [
-        Option("--" + name.replace("_", "-"), _format_value(name, value), value != _as_saved(defaults.get(name)))
+        ("--" + name.replace("_", "-"), _format_value(name, value), value != defaults.get(name))
         for name, value in settings.items()
     ]
-    return sorted(options, key=lambda option: not option.changed)
-
-
-def _as_saved(default: object) -> object:
-    """A default as a run's configuration has it: JSON knows lists, but no tuples."""
-    return list(default) if isinstance(default, tuple) else default
+    return sorted(options, key=lambda option: not option[2])
 
 
 def _format_value(name: str, value: object) -> str:
@@ -361,8 +290,7 @@ def _format_value(name: str, value: object) -> str:
     return "–" if value is None else str(value)
 
 
-@dataclass(frozen=True, slots=True)
-class SampleRow:
+class SampleRow(NamedTuple):
     """One test row of the report."""
 
     row: Json
@@ -373,21 +301,15 @@ class SampleRow:
     """Rank of the gold answer among the candidates, from 1; ties at mean rank."""
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Test rows of the report."""
+def choose_samples(rows: Sequence[Json], count: int = 8) -> tuple[list[SampleRow], list[SampleRow]]:
+    """The `count` rows with the best replies by chrF, then by rank, and those with the worst, the worst first.
 
-    good: tuple[SampleRow, ...]
-    """The most similar to the gold answer first."""
-    bad: tuple[SampleRow, ...]
-    """The least similar first."""
-
-
-def choose_samples(rows: Sequence[Json], count: int = 8) -> Samples:
-    """The `count` rows with the best and the worst replies by chrF, then by rank; no row is in both."""
-    ordered = sorted(map(_sample_row, filter(_reply_system, rows)), key=_quality, reverse=True)
+    No row is in both.
+    """
+    ordered = [_sample_row(row, system) for row in rows if (system := _reply_system(row))]
+    ordered.sort(key=lambda sample: (sample.likeness, -(sample.place or 0.0)), reverse=True)
     count = min(count, len(ordered) // 2) if len(ordered) > 1 else len(ordered)
-    return Samples(tuple(ordered[:count]), tuple(reversed(ordered[count:][-count:])))
+    return ordered[:count], ordered[count:][-count:][::-1]
 
 
 def _reply_system(row: Json) -> str | None:
@@ -395,17 +317,12 @@ def _reply_system(row: Json) -> str | None:
     return next((name for name in ("bot", "model") if name in row["replies"]), None)
 
 
-def _sample_row(row: Json) -> SampleRow:
+def _sample_row(row: Json, system: str) -> SampleRow:
     import sacrebleu  # a second to import
 
-    system = _reply_system(row) or ""
     likeness = sacrebleu.sentence_chrf(row["replies"][system], [row["answer"]]).score
     reciprocal = row["shares"][system].get("mrr", [0, 1])[0]
     return SampleRow(row, float(likeness), 1 / reciprocal if reciprocal else None)
-
-
-def _quality(sample: SampleRow) -> tuple[float, float]:
-    return sample.likeness, -(sample.place or 0.0)
 
 
 _HERE = Path(__file__).parent
@@ -436,8 +353,9 @@ def render(template: Path, **values: Any) -> str:
 
 def report_page(record: RunRecord, findings: Sequence[Finding]) -> str:
     """The report as HTML, in the user's language."""
+    good, bad = choose_samples(record.rows)
     return render(
-        Path(__file__).with_name("report.html.jinja"),
+        _HERE / "report.html.jinja",
         marker=REPORT_MARKER,
         record=record,
         findings=findings,
@@ -451,7 +369,8 @@ def report_page(record: RunRecord, findings: Sequence[Finding]) -> str:
         parts=parts(record),
         faq=faq_tables(record.faq) if record.faq else [],
         risk_chart=risk_chart(record),
-        samples=choose_samples(record.rows),
+        good=good,
+        bad=bad,
         doctor=doctor(record),
         options=options(record),
     )

@@ -1,28 +1,33 @@
-"""Diagnosis of a file's rows: which of them the bot will confuse, and what to write instead.
+"""Findings, and those on a file's rows: which of them the bot will confuse, and what to write instead.
 
-For files of up to 1,000 rows, as FAQs are. Thresholds: docs/EXPERIMENTS.md, "Rows that are confused".
+The rules on rows are for files of up to 1,000 rows, as FAQs are. Thresholds: docs/EXPERIMENTS.md, "Rows that are
+confused".
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from daedap.data.clean import excerpt
 from daedap.data.dedup import near_duplicates
-from daedap.evaluation.finding import Finding
 from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.types import Float32Array, Pair
 
+Subject = TypeVar("Subject")
+Severity = Literal["serious", "warning", "hint"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""serious: the run or its scores are unreliable. warning: a better run is possible. hint: worth knowing."""
 MAX_ROWS = 1000
 """Encoding more takes too long for `daedap check`, and only FAQs are meant."""
 _ALIKE = 0.75
@@ -35,6 +40,35 @@ _OFTEN_MISSED = 0.5
 _SHOWN = 5
 _NUMBERS = re.compile(r"\d[\d,.]*")
 _NEGATION = re.compile(r"않|안 |못|없|불가|아니")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one rule, in the user's language."""
+
+    rule: str = field(default="", kw_only=True)
+    """The name of the function that found it."""
+    severity: Severity
+    message: str
+    """What is wrong."""
+    evidence: str
+    """The numbers behind it."""
+    advice: str
+    """What to try next."""
+
+    def line(self) -> str:
+        """The finding as a line for a terminal."""
+        return f"{self.message} {self.evidence} → {self.advice}"
+
+
+def finding(severity: Severity, message: str, evidence: str, advice: str, /, **fields: object) -> Finding:
+    """A finding from templates of its three texts, which are translated and filled from `fields`."""
+    return Finding(severity, *(translate(text, **fields) for text in (message, evidence, advice)))
+
+
+def apply_rules(rules: Sequence[Callable[[Subject], Finding | None]], subject: Subject) -> list[Finding]:
+    """What the rules find, in their order."""
+    return [replace(found, rule=rule.__name__) for rule in rules if (found := rule(subject))]
 
 
 @dataclass(frozen=True)
@@ -72,30 +106,27 @@ def missed_paraphrases(rows: Rows) -> Finding | None:
     paraphrases: Counter[str] = Counter()
     missed: defaultdict[str, list[str]] = defaultdict(list)
     for reply in rows.faq["replies"]:
-        for form in {comparison_form(answer) for answer in reply["answers"][:1]}:
+        for form in map(comparison_form, reply["answers"][:1]):
             paraphrases[form] += 1
             if reply["outcome"] != "right":
                 missed[form].append(reply["question"])
     by_answer = {comparison_form(pair.answer): row for row, pair in reversed(list(enumerate(rows.pairs)))}
-    often = [form for form in missed if form in by_answer and len(missed[form]) >= _OFTEN_MISSED * paraphrases[form]]
+    rates = {form: len(missed[form]) / paraphrases[form] for form in missed if form in by_answer}
+    often = sorted((form for form in rates if rates[form] >= _OFTEN_MISSED), key=lambda form: -rates[form])
     if not often:
         return None
-    often.sort(key=lambda form: -len(missed[form]) / paraphrases[form])
-    shown = [
+    shown = (
         f"{rows.name(by_answer[form])} {len(missed[form])}/{paraphrases[form]} ('{excerpt(missed[form][0])}')"
-        for form in often[:_SHOWN]
-    ]
-    return Finding(
-        "missed_paraphrases",
+        for form in often
+    )
+    return finding(
         "warning",
-        translate("Some rows are not found in other words."),
-        translate(
-            "{count} of {all} rows miss at least half of their paraphrases: {rows}.",
-            count=len(often),
-            all=len(paraphrases),
-            rows=_listed(shown, len(often)),
-        ),
-        translate("Add these wordings as rows of their own, with the same answer."),
+        "Some rows are not found in other words.",
+        "{count} of {all} rows miss at least half of their paraphrases: {rows}.",
+        "Add these wordings as rows of their own, with the same answer.",
+        count=len(often),
+        all=len(paraphrases),
+        rows=_listed(shown, len(often)),
     )
 
 
@@ -110,18 +141,15 @@ def far_from_answer(rows: Rows) -> Finding | None:
     far = [int(row) for row in np.argsort(margins, kind="stable") if margins[row] < 0]
     if not far or len(far) > (1 - _FAQ_FIT) * len(rows.pairs):
         return None
-    return Finding(
-        "far_from_answer",
+    return finding(
         "hint",
-        translate("Customers may ask for some rows in words that the file does not have."),
-        translate(
-            "{count} of {all} questions are nearer to the answer of another row than to their own: {rows}. Paraphrases "
-            "of such rows were missed nearly twice as often (39 %, others 22 %).",
-            count=len(far),
-            all=len(rows.pairs),
-            rows=_listed([rows.name(row) for row in far[:_SHOWN]], len(far)),
-        ),
-        translate("Let the question name what its answer is about, or add other wordings with the same answer."),
+        "Customers may ask for some rows in words that the file does not have.",
+        "{count} of {all} questions are nearer to the answer of another row than to their own: {rows}. Paraphrases "
+        "of such rows were missed nearly twice as often (39 %, others 22 %).",
+        "Let the question name what its answer is about, or add other wordings with the same answer.",
+        count=len(far),
+        all=len(rows.pairs),
+        rows=_listed(map(rows.name, far), len(far)),
     )
 
 
@@ -129,49 +157,40 @@ def rows_too_alike(rows: Rows) -> Finding | None:
     """Questions with different answers that are too similar to distinguish."""
     questions, _ = rows.vectors
     similarities = np.where(np.triu(rows.other_answer), questions @ questions.T, -1.0)
-    places = np.argwhere(similarities >= _ALIKE)
-    if not len(places):
+    places = np.argwhere(similarities >= _ALIKE).tolist()
+    if not places:
         return None
-    order = sorted(places.tolist(), key=lambda place: -similarities[place[0], place[1]])
-    shown = [
-        f"{rows.name(first)} ~ {rows.name(second)} ({similarities[first, second]:.2f})"
-        for first, second in order[:_SHOWN]
-    ]
-    return Finding(
-        "rows_too_alike",
+    order = sorted(places, key=lambda place: -similarities[place[0], place[1]])
+    shown = (f"{rows.name(first)} ~ {rows.name(second)} ({similarities[first, second]:.2f})" for first, second in order)
+    return finding(
         "warning",
-        translate("Some questions with different answers are too alike to tell apart."),
-        translate(
-            "{count} pair(s) with a similarity of at least {least}: {rows}.",
-            count=len(order),
-            least=_ALIKE,
-            rows=_listed(shown, len(order)),
-        ),
-        translate("Write into each question what sets it apart, or give both rows one answer that covers both."),
+        "Some questions with different answers are too alike to tell apart.",
+        "{count} pair(s) with a similarity of at least {least}: {rows}.",
+        "Write into each question what sets it apart, or give both rows one answer that covers both.",
+        count=len(order),
+        least=_ALIKE,
+        rows=_listed(shown, len(order)),
     )
 
 
 def repeated_answers(rows: Rows) -> Finding | None:
     """Answers under different questions that are nearly equal: conflicting if numbers or negation differ, else fine."""
     equal = list(_nearly_equal_answers(rows.pairs))
-    if not equal:
+    conflicts = [pair for pair in equal if len({_claims(rows.pairs[row].answer) for row in pair}) > 1]
+    named = conflicts or equal
+    if not named:
         return None
-    conflicts = [pair for pair in equal if _contradict(*(rows.pairs[row].answer for row in pair))]
-    shown = [f"{rows.name(first)} ~ {rows.name(second)}" for first, second in (conflicts or equal)[:_SHOWN]]
-    if conflicts:
-        return Finding(
-            "repeated_answers",
-            "warning",
-            translate("Nearly equal answers differ in a number or in a negation."),
-            translate("{count} pair(s): {rows}.", count=len(conflicts), rows=_listed(shown, len(conflicts))),
-            translate("Check which one is right; where both are, say in the questions when each holds."),
-        )
-    return Finding(
-        "repeated_answers",
-        "hint",
-        translate("Some answers stand under several questions in nearly the same words."),
-        translate("{count} pair(s): {rows}.", count=len(equal), rows=_listed(shown, len(equal))),
-        translate("That is fine. Word for word the same, they would count as one answer with several questions."),
+    return finding(
+        "warning" if conflicts else "hint",
+        "Nearly equal answers differ in a number or in a negation."
+        if conflicts
+        else "Some answers stand under several questions in nearly the same words.",
+        "{count} pair(s): {rows}.",
+        "Check which one is right; where both are, say in the questions when each holds."
+        if conflicts
+        else "That is fine. Word for word the same, they would count as one answer with several questions.",
+        count=len(named),
+        rows=_listed((f"{rows.name(first)} ~ {rows.name(second)}" for first, second in named), len(named)),
     )
 
 
@@ -185,15 +204,14 @@ def _nearly_equal_answers(pairs: Sequence[Pair]) -> Iterator[tuple[int, int]]:
                 break
 
 
-def _contradict(first: str, second: str) -> bool:
-    """Whether two nearly equal answers have other numbers, or only one of them negates more often."""
-    numbers = [sorted(_NUMBERS.findall(text)) for text in (first, second)]
-    negations = [len(_NEGATION.findall(text)) for text in (first, second)]
-    return numbers[0] != numbers[1] or negations[0] != negations[1]
+def _claims(answer: str) -> tuple[tuple[str, ...], int]:
+    """What nearly equal answers must share not to contradict each other: the numbers, and how often they negate."""
+    return tuple(sorted(_NUMBERS.findall(answer))), len(_NEGATION.findall(answer))
 
 
-def _listed(shown: Sequence[str], count: int) -> str:
-    return ", ".join(shown) + (", …" if count > len(shown) else "")
+def _listed(shown: Iterable[str], count: int) -> str:
+    """The first 5 of `count` texts."""
+    return ", ".join(islice(shown, _SHOWN)) + (", …" if count > _SHOWN else "")
 
 
 ROW_RULES: tuple[Callable[[Rows], Finding | None], ...] = (
@@ -211,5 +229,4 @@ def diagnose_rows(pairs: Sequence[Pair], faq: Mapping[str, Any] | None = None) -
     """
     if not 1 < len(pairs) <= MAX_ROWS:
         return []
-    rows = Rows(sorted(pairs, key=lambda pair: pair.line), faq)
-    return [finding for rule in ROW_RULES if (finding := rule(rows))]
+    return apply_rules(ROW_RULES, Rows(sorted(pairs, key=lambda pair: pair.line), faq))

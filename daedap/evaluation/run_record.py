@@ -10,13 +10,13 @@ from pathlib import Path
 
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import RunError
-from daedap.evaluation.metrics import Score
+from daedap.evaluation.metrics import Score, Scores
 from daedap.korean.text import HANGUL, comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
-Scores = Mapping[str, Mapping[str, Mapping[str, Score]]]
-"""System → slice ("all", "seen", "unseen", "label:…") → metric → score."""
+PARENT_SYSTEMS = {"parent": "model", "parent_bot": "bot"}
+"""The parent's systems in a run's evaluation → their names in the parent's own evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +103,28 @@ class RunRecord:
     @property
     def plan(self) -> Json:
         """The plan made before the training (`daedap.training.planner.Plan`)."""
-        plan: Json = self.state["plan"]
-        return plan
+        plan = dict(self.state["plan"])
+        return {"requested": plan.get("wished", 0.0), **plan}  # its name in runs of earlier versions
 
     @property
     def train_options(self) -> Json:
         """The training options (`daedap.config.TrainOptions`)."""
-        train_options: Json = self.config["train"]
-        return train_options
+        return dict(self.config["train"])
+
+    @property
+    def data(self) -> Json:
+        """The file and how its rows were split."""
+        return dict(self.manifest["data"])
 
     @property
     def training(self) -> Json:
         """The result of the training: steps, epochs, best epoch, losses, seconds."""
-        training: Json = self.manifest["training"]
-        return training
+        return dict(self.manifest["training"])
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per step, of all processes together."""
+        return int(self.train_options["per_device_train_batch_size"] * self.manifest["machine"]["processes"])
 
     @property
     def stopped_early(self) -> bool:
@@ -145,9 +153,7 @@ def read_run_record(run: Run) -> RunRecord:
             folder=run.folder,
         )
     events = list(_lines(run.folder / "log.jsonl"))
-    evaluation = run.folder / "evaluation"
-    scores = run.document("evaluation/scores.json") if (evaluation / "scores.json").exists() else {}
-    rows = evaluation / "rows.jsonl"
+    scores, rows = _document(run, "scores.json"), run.folder / "evaluation" / "rows.jsonl"
     train, *held_out = (read_rows(run.folder, split) for split in SPLITS)
     answer, count = Counter(comparison_form(pair.answer) for pair in train).most_common(1)[0]
     ancestors = list(_ancestors(run))
@@ -165,12 +171,12 @@ def read_run_record(run: Run) -> RunRecord:
         chance=scores.get("chance", {}),
         candidates=scores.get("candidates", 0),
         rows=tuple(_lines(rows)) if rows.exists() else (),
-        faq=run.document("evaluation/faq.json") if (evaluation / "faq.json").exists() else None,
+        faq=_document(run, "faq.json") or None,
         pairs=tuple(pair for pairs in (train, *held_out) for pair in pairs),
         labels=dict(Counter(pair.label for pair in train if pair.label).most_common()),
         common_answer=next(pair.answer for pair in train if comparison_form(pair.answer) == answer),
         common_share=count / len(train),
-        ancestors=tuple(_ancestor(ancestor) for ancestor in ancestors),
+        ancestors=tuple(map(_ancestor, ancestors)),
     )
 
 
@@ -197,6 +203,11 @@ def _lines(path: Path) -> Iterator[Json]:
             name=path.name,
             error=error,
         ) from error
+
+
+def _document(run: Run, name: str) -> Json:
+    """A document of `evaluation/`; {} where there is none."""
+    return run.document(f"evaluation/{name}") if (run.folder / "evaluation" / name).exists() else {}
 
 
 def _scores(document: Json) -> dict[str, dict[str, dict[str, Score]]]:
@@ -230,8 +241,5 @@ def _ancestor(run: Run) -> Ancestor:
 
 def _scores_of_parent(parent: Run) -> dict[str, dict[str, dict[str, Score]]]:
     """The parent's own evaluation, on its own test rows."""
-    if not (parent.folder / "evaluation" / "scores.json").exists():
-        return {}
-    scores = _scores(parent.document("evaluation/scores.json"))
-    names = {"parent": "model", "parent_bot": "bot"}
-    return {name: scores[own] for name, own in names.items() if own in scores}
+    scores = _scores(_document(parent, "scores.json"))
+    return {name: scores[own] for name, own in PARENT_SYSTEMS.items() if own in scores}

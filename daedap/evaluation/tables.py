@@ -12,10 +12,12 @@ from daedap.i18n import translate
 from daedap.korean.text import nfc
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
-    from daedap.evaluation.metrics import Score
+    from daedap.evaluation.metrics import Score, Scores
 
+Grid = list[list[str]]
+"""A table: rows of cells, the heads first. It is shown in a terminal (`align_columns`), in Markdown and in HTML."""
 _GAP = "  "
 _FEW = 20
 """Test rows below which intervals are too wide to mean anything."""
@@ -36,43 +38,58 @@ class MetricFormat:
     """100 for a rate that is shown in percent."""
     digits: int = 1
 
+    def number(self, value: float, sign: str = "") -> str:
+        """A value as it is shown; "?" for NaN. `sign`: "+" for differences."""
+        return f"{value * self.scale:{sign}.{self.digits}f}" if math.isfinite(value) else "?"
 
-def score_tables(
-    scores: Mapping[str, Mapping[str, Mapping[str, Score]]], chance: Mapping[str, float], candidates: int
-) -> list[str]:
+
+PERCENT = MetricFormat("", "", 100)
+"""Of a rate whose heading stands elsewhere."""
+
+
+def score_grids(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[Grid]:
     """One table for each slice: metrics down, systems across, each value with its 95% interval.
 
-    `scores`: system → slice → metric → score. `chance`: metric → score of random guessing.
+    `chance`: metric → score of random guessing. The first head of each table is the slice's.
     """
-    slices = list(dict.fromkeys(name for by_slice in scores.values() for name in by_slice))
-    lines = []
-    for name in slices:
-        systems = {system: by_slice.get(name, {}) for system, by_slice in scores.items()}
-        heads = [slice_name(name, systems), *map(system_name, systems), translate("chance")]
-        lines += [*align_columns([heads, *score_rows(systems, chance, candidates)]), ""]
+    slices = dict.fromkeys(name for by_slice in scores.values() for name in by_slice)
+    return [_score_grid(name, scores, chance, candidates) for name in slices]
+
+
+def _score_grid(
+    name: str,
+    scores: Scores,
+    chance: Mapping[str, float],
+    candidates: int,
+    metrics: Container[str] | None = None,
+) -> Grid:
+    systems = {system: by_slice.get(name, {}) for system, by_slice in scores.items()}
+    heads = [slice_name(name, systems), *map(system_name, systems), translate("chance")]
+    return [heads, *score_rows(systems, chance, candidates, metrics)]
+
+
+def score_tables(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[str]:
+    """The tables of `score_grids` for a terminal."""
     note = translate(
         "Brackets: intervals of 95 %. Seen: a known pair has the same answer. Retrieval: the nearest known answer."
     )
-    return [*lines, note, *_row_counts(scores)]
+    tables = map(align_columns, score_grids(scores, chance, candidates))
+    return join_blocks([*tables, [note, *_row_counts(scores)]])
 
 
-def summary_lines(
-    scores: Mapping[str, Mapping[str, Mapping[str, Score]]], chance: Mapping[str, float], candidates: int
-) -> list[str]:
+def summary_lines(scores: Scores, chance: Mapping[str, float], candidates: int) -> list[str]:
     """The few scores that a training ends with, for a terminal; below `_FEW` answered rows, what to do instead.
 
-    Arguments as of `score_tables`.
+    Arguments as of `score_grids`.
     """
-    systems = {name: by_slice.get("all", {}) for name, by_slice in scores.items() if name not in ("base", "parent")}
-    answered = max((by_metric["polite"].n for by_metric in systems.values() if "polite" in by_metric), default=0)
-    if answered < _FEW:
+    shown = {name: by_slice for name, by_slice in scores.items() if name not in ("base", "parent")}
+    if _most(shown, "polite") < _FEW:
         few = "Only {count:,} test row(s): too few for scores. Ask in words that the file does not have: daedap chat"
         measure = "To measure it: daedap evaluate --paraphrases FILE --out-of-scope FILE. All scores: daedap report"
-        return [translate(few, count=answered), translate(measure)]
-    heads = [slice_name("all", systems), *map(system_name, systems), translate("chance")]
-    rows = score_rows(systems, chance, candidates, _IN_SUMMARY)
+        return [translate(few, count=_most(shown, "polite")), translate(measure)]
+    table = align_columns(_score_grid("all", shown, chance, candidates, _IN_SUMMARY))
     note = translate("Brackets: intervals of 95 %. Retrieval: the nearest known answer. All scores: daedap report")
-    return [*align_columns([heads, *rows]), "", note, *_row_counts(scores)]
+    return join_blocks([table, [note, *_row_counts(scores)]])
 
 
 def score_rows(
@@ -87,18 +104,21 @@ def score_rows(
         if (metrics is None or line.metric in metrics) and any(line.metric in scores for scores in systems.values()):
             guess = chance.get(line.metric)
             cells = [format_score(line, scores.get(line.metric)) for scores in systems.values()]
-            rows.append([line.heading, *cells, "" if guess is None else f"{guess * line.scale:.{line.digits}f}"])
+            rows.append([line.heading, *cells, "" if guess is None else line.number(guess)])
     return rows
 
 
-def _row_counts(scores: Mapping[str, Mapping[str, Mapping[str, Score]]]) -> list[str]:
+def _row_counts(scores: Scores) -> list[str]:
     """A note on the number of rows behind the scores, if fewer rows were ranked than have likelihoods."""
-    rows, ranked = (
-        max((slices["all"][metric].n for slices in scores.values() if metric in slices.get("all", {})), default=0)
-        for metric in ("bpc", "polite")
-    )
+    rows, ranked = _most(scores, "bpc"), _most(scores, "polite")
     template = "Ranked and answered: {ranked:,} rows. Bits per character and question gain: {rows:,} rows."
     return [translate(template, ranked=ranked, rows=rows)] if ranked < rows else []
+
+
+def _most(scores: Scores, metric: str) -> int:
+    """The largest number of rows that a system's metric was computed from."""
+    of_all = (by_slice.get("all", {}) for by_slice in scores.values())
+    return max((by_metric[metric].n for by_metric in of_all if metric in by_metric), default=0)
 
 
 def format_duration(seconds: float) -> str:
@@ -124,23 +144,31 @@ def align_columns(grid: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def join_blocks(blocks: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of all blocks that have any, with an empty line between two blocks."""
+    return [line for block in blocks if block for line in ["", *block]][1:]
+
+
 def format_score(line: MetricFormat, score: Score | None) -> str:
     """The value with its interval in brackets; "-" without a score, "?" for NaN."""
     if score is None:
         return "-"
-    numbers = [value * line.scale for value in (score.value, score.low, score.high) if value is not None]
-    texts = [f"{number:.{line.digits}f}" if math.isfinite(number) else "?" for number in numbers]
-    return texts[0] if len(texts) == 1 else f"{texts[0]} [{texts[1]}, {texts[2]}]"
+    value, ends = line.number(score.value), [line.number(end) for end in (score.low, score.high) if end is not None]
+    return f"{value} [{', '.join(ends)}]" if ends else value
 
 
 def slice_name(name: str, systems: Mapping[str, Mapping[str, Score]]) -> str:
     """The heading of a slice, with its size; `systems` are the scores of each system in it."""
     # BPC and the human column are measured on different numbers of pairs; the larger one is the size of the slice.
     n = max((scores[key].n for scores in systems.values() for key in ("bpc", "polite") if key in scores), default=0)
+    return f"{slice_title(name)} (n={n:,})"
+
+
+def slice_title(name: str) -> str:
+    """The name of a slice."""
     names = {"all": translate("all pairs"), "seen": translate("seen answers"), "unseen": translate("unseen answers")}
     kind, _, label = name.partition(":")
-    title = translate("label {label}", label=label) if kind == "label" else names.get(name, name)
-    return f"{title} (n={n:,})"
+    return translate("label {label}", label=label) if kind == "label" else names.get(name, name)
 
 
 def system_name(name: str) -> str:

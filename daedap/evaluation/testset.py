@@ -71,22 +71,23 @@ def candidate_questions(test: Sequence[Pair]) -> list[tuple[str, ...]]:
 
 def other_questions(test: Sequence[Pair]) -> list[str | None]:
     """For each pair another question: of the same label if there is one, else of any label, else None."""
-    all_questions = list(_by_form(pair.question for pair in test).items())
+    everything = _by_form(pair.question for pair in test)
     by_label: defaultdict[str, list[str]] = defaultdict(list)
     for pair in test:
         by_label[pair.label].append(pair.question)
-    same_label = {label: list(_by_form(questions).items()) for label, questions in by_label.items()}
-    return [_another(pair, same_label[pair.label]) or _another(pair, all_questions) for pair in test]
+    same_label = {label: _by_form(questions) for label, questions in by_label.items()}
+    return [_another(pair, same_label[pair.label], everything) for pair in test]
+
+
+def _another(pair: Pair, *pools: Mapping[str, str]) -> str | None:
+    """A question from the first pool that has another one."""
+    return next((text for pool in pools for text in _draw(pair, pair.question, pool, 1)), None)
 
 
 def _with_distractors(test: Sequence[Pair], texts: Sequence[str]) -> list[tuple[str, ...]]:
     """For each pair its own text first, then distractors drawn from `texts`."""
     pool = _by_form(texts)
-    forms = list(pool)
-    return [
-        (text, *(pool[form] for form in _draw_distractors(pair, text, forms)))
-        for pair, text in zip(test, texts, strict=True)
-    ]
+    return [(text, *_draw(pair, text, pool, CANDIDATES - 1)) for pair, text in zip(test, texts, strict=True)]
 
 
 def _by_form(texts: Iterable[str]) -> dict[str, str]:
@@ -95,17 +96,12 @@ def _by_form(texts: Iterable[str]) -> dict[str, str]:
     return dict(sorted(chosen.items()))
 
 
-def _draw_distractors(pair: Pair, text: str, forms: Sequence[str]) -> list[str]:
-    own = comparison_form(text)
-    # One more than needed, in case the gold text is among them.
-    sample = [forms[i] for i in _rng(pair).permutation(len(forms))[:CANDIDATES]]
-    return [form for form in sample if form != own][: CANDIDATES - 1]
-
-
-def _another(pair: Pair, questions: Sequence[tuple[str, str]]) -> str | None:
-    own = comparison_form(pair.question)
-    sample = [questions[i] for i in _rng(pair).permutation(len(questions))[:2]]
-    return next((question for form, question in sample if form != own), None)
+def _draw(pair: Pair, text: str, pool: Mapping[str, str], count: int) -> list[str]:
+    """At most `count` texts of a pool by form, drawn by the pair's id; none has the comparison form of `text`."""
+    own, forms = comparison_form(text), list(pool)
+    # One more than needed, in case the text itself is among them.
+    drawn = [forms[i] for i in _rng(pair).permutation(len(forms))[: count + 1]]
+    return [pool[form] for form in drawn if form != own][:count]
 
 
 def _rng(pair: Pair) -> np.random.RandomState:
@@ -169,6 +165,11 @@ class EvalSet:
     def other_question_pairs(self) -> list[Pair]:
         """The pairs of `has_other_question` with their question replaced by the other one."""
         return [replace(self.test[row], question=str(self.other_questions[row])) for row in self.has_other_question]
+
+    @property
+    def seen(self) -> NDArray[np.bool_]:
+        """(pairs,): whether the answer is also that of a known pair."""
+        return self.slices.get("seen", np.zeros(len(self.test), np.bool_))
 
     def mask(self, rows: Sequence[int]) -> NDArray[np.bool_]:
         """(pairs,): true in these rows."""

@@ -22,7 +22,7 @@ from daedap.database.lessons import LONGEST_ANSWER, LONGEST_QUESTION, Origin, Ta
 from daedap.database.schema import now
 from daedap.database.server_state import digest
 from daedap.errors import RunError
-from daedap.evaluation.preferences import sign_test
+from daedap.evaluation.metrics import sign_test
 from daedap.runs import Json, Run
 from daedap.serve.bots import example_questions
 from daedap.serve.errors import ApiError, invalid, not_found
