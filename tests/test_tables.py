@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from daedap.config import ReadOptions
+from daedap.data.clean import BadRow
 from daedap.data.doctor import check, load
-from daedap.data.reader import BadRow, open_source, rows
+from daedap.data.reader import open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 

@@ -1,7 +1,7 @@
-"""Which columns of a table hold the questions, answers and labels, by their headers and by their content.
+"""Which columns of a table hold questions, answers and labels, or the messages of a conversation.
 
-Numbers, dates, categories and names are never taken for questions. Where the choice is not clear the table is refused,
-with a sample of every column and the command to repeat.
+By their headers and by their content. Numbers, dates, categories and names are never taken for questions. Where the
+choice is not clear the table is refused, with a sample of every column and the command to repeat.
 """
 
 from __future__ import annotations
@@ -13,16 +13,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from daedap.data.clean import excerpt
-from daedap.data.column_stats import Column, column_stats
-from daedap.data.headers import HeaderRole, header_role, is_header, is_second_header, names_other_data
-from daedap.data.turn_columns import TurnColumns, turn_columns, turns_by_content
+from daedap.data.headers import (
+    Column,
+    HeaderRole,
+    Part,
+    Role,
+    column_stats,
+    has_role,
+    header_role,
+    is_header,
+    is_second_header,
+    names_other_data,
+    speaker_side,
+)
 from daedap.errors import ColumnsError, DataError
 from daedap.korean.text import HANGUL, comparison_form
-
-Part = Literal["question", "answer", "label"]
 
 _HEADER_ROWS = 20
 """Rows at the beginning of a table among which its header is looked for."""
@@ -49,78 +57,25 @@ class Columns:
     """The header."""
 
 
-class Header(NamedTuple):
-    """The header of a table."""
+@dataclass(frozen=True)
+class TurnColumns:
+    """The columns of a table in which every row is one message of a conversation."""
 
-    names: list[str]
-    row: int
-    """Index of its last row among the rows given; -1 for one in the middle of the data, as in joined files."""
+    text: Column
+    speaker: Column | None
+    """None: two speakers take turns."""
+    conversation: Column | None
+    turn: Column | None
+    """Number of the message in its conversation; a smaller number begins a new one."""
+    width: int
+    header_line: int
+    more_texts: tuple[Column, ...] = ()
+    """Further columns with the texts of some rows: 고객질문, 고객답변, 상담사답변, …"""
 
-
-def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
-    """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
-
-    Args:
-        rows: The first rows of a table.
-        requested: Names that the user gave; a row that holds one of them is the header.
-    """
-    for accepts in (lambda row: _holds(row, requested), is_header, names_other_data):
-        for index, row in enumerate(rows[:_HEADER_ROWS]):
-            if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
-                names = [name.strip().lstrip("\ufeff") for name in row]
-                below = rows[index + 1] if index + 1 < len(rows) else []
-                if len(rows) > index + 2 and is_second_header(below):
-                    return Header(_join_headers(names, below), index + 1)
-                return Header(names, index)
-    if (first := next((index for index, row in enumerate(rows) if any(row)), None)) is not None and _is_foreign(
-        rows[first], rows[first + 1 :]
-    ):
-        return Header([name.strip() for name in rows[first]], first)
-    misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
-    return Header(list(misplaced), -1) if misplaced else None
-
-
-def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
-    """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
-    names = [name.strip().lstrip("\ufeff") for name in row]
-    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names if name):
-        return False
-    korean = [
-        sum(index < len(cells) and bool(HANGUL.search(cells[index])) for cells in below) > 0.8 * len(below)
-        for index, name in enumerate(names)
-        if name
-    ]
-    return sum(korean) > 1
-
-
-def _is_misfit(row: Sequence[str], width: int) -> bool:
-    """Whether a row has more cells than the header has names, other than commas in an unquoted answer (네, 됩니다)."""
-    return any(cell.strip() and not cell.startswith(" ") for cell in row[width:])
-
-
-def _holds(row: Sequence[str], requested: Sequence[str]) -> bool:
-    return any(_named(name, row) is not None for name in requested)
-
-
-def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:
-    """Whether a row above a header is a title or a remark: few of its cells are filled."""
-    filled, columns = (sum(bool(cell.strip()) for cell in cells) for cells in (row, header))
-    remark = filled == 2 and bool(header_role(next(cell for cell in row if cell.strip())))
-    return filled <= max(1, columns // 3) or remark or bool(re.match(r"\ufeff?\s*sep=", "".join(row)))
-
-
-def _join_headers(upper: Sequence[str], lower: Sequence[str]) -> list[str]:
-    """Names from two header rows: an upper cell spans the empty cells to its right, as merged cells do.
-
-    A second row that only repeats the first, or translates it, adds nothing.
-    """
-    if all(cell.strip() for cell in upper):
-        return list(upper)
-    names, group = [], ""
-    for above, below in zip_longest(upper, lower, fillvalue=""):
-        group = above.strip() or group
-        names.append(f"{group} {below.strip()}" if below.strip() else above.strip())
-    return names
+    def text_of(self, fields: Sequence[str]) -> str:
+        """The text of a row."""
+        texts = (fields[column.index] for column in (self.text, *self.more_texts))
+        return next(filter(str.strip, texts), "")
 
 
 def choose_columns(
@@ -146,12 +101,14 @@ def choose_columns(
         raise _single_column(names, file)
     if not named and (turns := (header and turn_columns(names, line)) or turns_by_content(names, data, line)):
         return turns
-    widths = Counter(len(row) for row in data if _is_misfit(row, len(names)))
-    if header and not any(requested.values()) and widths.total() > max(1, len(data) // 2):
+    # Rows with more cells than the header has names, other than commas in an unquoted answer (네, 됩니다).
+    widths = Counter(
+        len(row) for row in data if any(cell.strip() and not cell.startswith(" ") for cell in row[len(names) :])
+    )
+    if header and not named and widths.total() > max(1, len(data) // 2):
         names = [*names, *[""] * (widths.most_common(1)[0][0] - len(names))]
         raise _Chooser(names, data, file, True).unclear()
-    chooser = _Chooser(names, data, file, header is not None)
-    return replace(chooser.choose(requested), header_line=line)
+    return replace(_Chooser(names, data, file, header is not None).choose(requested), header_line=line)
 
 
 def choose_keys(
@@ -184,11 +141,142 @@ def _single_column(names: Sequence[str], file: Path) -> DataError:
 
 def _typical(rows: Sequence[Sequence[str]]) -> list[str]:
     """The first row of the most frequent width: the very first one may be broken."""
-    filled = [row for row in rows if any(cell.strip() for cell in row)]
-    if not filled:
-        return []
-    width = Counter(map(len, filled)).most_common(1)[0][0]
-    return next(list(row) for row in filled if len(row) == width)
+    filled = [row for row in rows if any(map(str.strip, row))]
+    usual = Counter(map(len, filled)).most_common(1)
+    return next((list(row) for row in filled if len(row) == usual[0][0]), [])
+
+
+# ---- headers ----
+
+
+class Header(NamedTuple):
+    """The header of a table."""
+
+    names: list[str]
+    row: int
+    """Index of its last row among the rows given; -1 for one in the middle of the data, as in joined files."""
+
+
+def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
+    """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
+
+    Args:
+        rows: The first rows of a table.
+        requested: Names that the user gave; a row that holds one of them is the header.
+    """
+    for accepts in (
+        lambda row: any(_named(name, row) is not None for name in requested),
+        is_header,
+        names_other_data,
+    ):
+        for index, row in enumerate(rows[:_HEADER_ROWS]):
+            if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
+                names = [name.strip().lstrip("\ufeff") for name in row]
+                below = rows[index + 1] if index + 1 < len(rows) else []
+                if len(rows) > index + 2 and is_second_header(below):
+                    return Header(_join_headers(names, below), index + 1)
+                return Header(names, index)
+    first = next((index for index, row in enumerate(rows) if any(row)), None)
+    if first is not None and _is_foreign(rows[first], rows[first + 1 :]):
+        return Header([name.strip() for name in rows[first]], first)
+    misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
+    return Header(list(misplaced), -1) if misplaced else None
+
+
+def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
+    names = [name.strip().lstrip("\ufeff") for name in row]
+    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names if name):
+        return False
+    korean = [
+        sum(index < len(cells) and bool(HANGUL.search(cells[index])) for cells in below) > 0.8 * len(below)
+        for index, name in enumerate(names)
+        if name
+    ]
+    return sum(korean) > 1
+
+
+def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a row above a header is a title or a remark: few of its cells are filled."""
+    filled = [cell for cell in row if cell.strip()]
+    remark = len(filled) == 2 and bool(header_role(filled[0]))
+    few = len(filled) <= max(1, sum(bool(cell.strip()) for cell in header) // 3)
+    return few or remark or bool(re.match(r"\ufeff?\s*sep=", "".join(row)))
+
+
+def _join_headers(upper: Sequence[str], lower: Sequence[str]) -> list[str]:
+    """Names from two header rows: an upper cell spans the empty cells to its right, as merged cells do.
+
+    A second row that only repeats the first, or translates it, adds nothing.
+    """
+    if all(cell.strip() for cell in upper):
+        return list(upper)
+    names, group = [], ""
+    for above, below in zip_longest(upper, lower, fillvalue=""):
+        group = above.strip() or group
+        names.append(f"{group} {below.strip()}" if below.strip() else above.strip())
+    return names
+
+
+# ---- messages ----
+
+
+def turn_columns(names: Sequence[str], line: int) -> TurnColumns | None:
+    """Columns of a table of messages: speaker and text, or dialogue and text; None when there are answers."""
+    columns: dict[Role, Column] = {}
+    ranks: dict[Role, float] = {}
+    for index, name in enumerate(names):
+        if (role := header_role(name)) and name.strip():
+            columns.setdefault(role.role, Column(index, name))
+            ranks[role.role] = min(role.rank, ranks.get(role.role, 9))
+    speaker, conversation = columns.get("speaker"), columns.get("conversation")
+    text = columns.get("utterance") or (columns.get("question") if ranks.get("question") == 1 else None)
+    text = text or (columns.get("content") if speaker else None)
+    if not text or not (speaker or conversation) or ranks.get("answer", 9) < 2:
+        return None
+    return TurnColumns(text, speaker, conversation, columns.get("turn"), len(names), line)
+
+
+def turns_by_content(names: Sequence[str], data: Sequence[Sequence[str]], line: int) -> TurnColumns | None:
+    """Columns of a table of messages by its content: one says who speaks (고객 and 상담원, Q and A), others what."""
+    speakers = [index for index in range(len(names)) if _names_speakers(data, index)]
+    # Beside 화자, a column QA says whether a message asks.
+    speakers = [index for index in speakers if has_role(names[index], "speaker")] or speakers
+    if len(speakers) != 1:
+        return None
+    others = [Column(index, name) for index, name in enumerate(names) if index != speakers[0]]
+    sides = [column for column in others if has_role(column.name, "question", "answer", below=3)]
+    if len(sides) < 2:
+        texts = [column for column in others if column_stats(data, column.index).kind == "text"]
+        if len(texts) != 1:
+            return None
+    else:
+        texts = sides
+        if any(sum(bool(row[side.index].strip()) for side in sides if side.index < len(row)) > 1 for row in data):
+            return None
+    columns = {role.role: Column(index, name) for index, name in enumerate(names) if (role := header_role(name))}
+    return TurnColumns(
+        texts[0],
+        Column(speakers[0], names[speakers[0]]),
+        columns.get("conversation"),
+        columns.get("turn"),
+        len(names),
+        line,
+        tuple(texts[1:]),
+    )
+
+
+def _names_speakers(rows: Sequence[Sequence[str]], index: int) -> bool:
+    """Whether the cells of a column are the names of two sides, one that asks and one that answers."""
+    cells = Counter(row[index].strip() for row in rows if index < len(row) > 1 and row[index].strip())
+    sides = {name: speaker_side(name) for name in cells if len(name) <= 12}
+    known = sum(cells[name] for name, side in sides.items() if side)
+    few = sum(side is not None for side in sides.values()) <= 4
+    # A few cells of a damaged or joined file may hold anything.
+    return known > 1 and few and known >= 0.8 * cells.total() and {"question", "answer"} <= {*sides.values()}
+
+
+# ---- question, answer and label ----
 
 
 class _Chooser:
@@ -222,7 +310,7 @@ class _Chooser:
         self.refuse_numbers(fixed)
         if by_content and not fixed:
             self.refuse_swapped()
-        return self.result()
+        return self.columns()
 
     def find(self, name: str) -> int:
         """Index of a column that the user named, or numbered from 1."""
@@ -231,24 +319,17 @@ class _Chooser:
         if name.strip().isdecimal() and 1 <= int(name) <= len(self.names):
             return int(name) - 1
         folded = [other.strip().casefold() for other in self.names]
-        if similar := difflib.get_close_matches(name.strip().casefold(), folded, 3, 0.5):
-            raise DataError(
-                "{file} has no column {value}; its columns are {columns}.",
-                "Did you mean {near}?",
-                file=self.file,
-                value=name,
-                columns=_listed(self.names),
-                near=_listed([other for other in self.names if other.strip().casefold() in similar]),
-            )
+        near = difflib.get_close_matches(name.strip().casefold(), folded, 3, 0.5)
         raise DataError(
             "{file} has no column {value}; its columns are {columns}.",
-            "Give one of these names, or a number counted from 1.",
+            "Did you mean {near}?" if near else "Give one of these names, or a number counted from 1.",
             file=self.file,
             value=name,
             columns=_listed(self.names),
+            near=_listed([other for other, form in zip(self.names, folded, strict=True) if form in near]),
         )
 
-    def best(self, *roles: str) -> int | None:
+    def best(self, *roles: Role) -> int | None:
         """The surest free column of these roles; earlier roles come first."""
         ranked = [
             (roles.index(role.role), role.rank, index)
@@ -257,25 +338,27 @@ class _Chooser:
         ]
         return min(ranked)[2] if ranked else None
 
+    def add(self, part: Part, *roles: Role) -> None:
+        """Choose the surest free column of these roles for a part that has none yet."""
+        if part not in self.places and (index := self.best(*roles)) is not None:
+            self.places[part] = index
+
     def add_named(self) -> None:
         """Add columns by their headers. 제목 is the question of 내용 or of 답변, 내용 the question of 답변."""
-        for part in ("question", "answer", "label"):
-            if part not in self.places and (index := self.best(part)) is not None:
-                self.places[part] = index
-        if "question" in self.places and "answer" not in self.places:
-            self.add("answer", self.best("content"))
-        elif "answer" in self.places and "question" not in self.places:
-            self.add("question", self.best("content", "title", "utterance"))
-        elif "question" not in self.places:
-            title, content = self.best("title"), self.best("content")
-            if title is not None and content is not None:
-                self.places |= {"question": title, "answer": content}
-                self.refuse_third_text()
-
-    def add(self, part: Part, index: int | None) -> None:
-        """Set a column unless it is None."""
-        if index is not None:
-            self.places[part] = index
+        self.add("question", "question")
+        self.add("answer", "answer")
+        self.add("label", "label")
+        if "question" in self.places:
+            self.add("answer", "content")
+        elif "answer" in self.places:
+            self.add("question", "content", "title", "utterance")
+        elif (title := self.best("title")) is not None and (content := self.best("content")) is not None:
+            self.places |= {"question": title, "answer": content}
+            # A third column of texts may hold the answers to 제목 and 내용.
+            others = (index for index in range(len(self.names)) if self.is_open(index) and self.roles[index] is None)
+            if any(self.stats[index].kind == "text" for index in others):
+                self.places = {"question": content}
+                raise self.unclear()
 
     def add_by_content(self) -> None:
         """Add what the headers leave open where only one choice is left: columns of text in their order."""
@@ -284,14 +367,11 @@ class _Chooser:
         if not missing or unsaid or (self.keys and len(self.names) > 2):
             return
         free = [index for index in range(len(self.names)) if self.is_open(index)]
-        texts = [index for index in free if self.stats[index].kind in ("text", "category")]
-        if len(self.names) > 2:
-            texts = [index for index in free if self.stats[index].kind == "text"]
-        if self.keys or not self.data:
-            texts = free
+        kinds = ("text",) if len(self.names) > 2 else ("text", "category")
+        texts = [index for index in free if self.keys or not self.data or self.stats[index].kind in kinds]
         if len(texts) == len(missing):
             self.places |= dict(zip(missing, texts, strict=True))
-            categories = [index for index in free if index not in texts and self.stats[index].filled]
+            categories = [index for index in free if index not in texts and self.stats[index].kind != "empty"]
             if "label" not in self.places and len(self.names) == 3 and categories and not self.header:
                 self.places["label"] = categories[0]
 
@@ -299,74 +379,59 @@ class _Chooser:
         """Whether a column may be a question or an answer though its header says neither."""
         role = self.roles[index]
         unknown = role is None or (role.role in ("content", "utterance", "title") and not self.keys)
-        return index not in self.places.values() and (unknown or not self.header)
+        return index not in self.places.values() and unknown
 
     def refuse_numbers(self, fixed: set[Part]) -> None:
         """Refuse questions that are numbers, dates, names or categories, and such answers that no header calls so."""
         question, answer = (self.stats[self.places[part]] for part in ("question", "answer"))
-        sure = self.header and (role := self.roles[self.places["question"]]) and role.role == "question"
+        roles = {part: role.role if (role := self.roles[index]) else None for part, index in self.places.items()}
         no_question = question.kind == "name" or (question.kind == "category" and answer.kind == "text")
-        if "question" not in fixed and (question.kind == "number" or (no_question and not sure)):
+        if "question" not in fixed and (question.kind == "number" or (no_question and roles["question"] != "question")):
             raise self.unclear()
-        named = self.header and (role := self.roles[self.places["answer"]]) and role.role == "answer"
-        if "answer" not in fixed and not named and answer.kind in ("number", "name") and question.questions < 0.5:
+        if "answer" in fixed:
+            return
+        if roles["answer"] != "answer" and answer.kind in ("number", "name") and question.questions < 0.5:
             raise self.unclear()
-        free = (self.stats[index] for index in range(len(self.names)) if index not in self.places.values())
-        if "answer" not in fixed and answer.kind == "number" and any(one.kind == "text" for one in free):
+        free = (stats for index, stats in enumerate(self.stats) if index not in self.places.values())
+        if answer.kind == "number" and any(stats.kind == "text" for stats in free):
             del self.places["answer"]
             raise self.unclear()
 
     def refuse_swapped(self) -> None:
         """Refuse columns whose content says that the answers come first."""
-        question, answer = (self.stats[self.places[part]] for part in ("question", "answer"))
-        if question.asks < answer.asks:
-            self.places["question"], self.places["answer"] = self.places["answer"], self.places["question"]
+        question, answer = self.places["question"], self.places["answer"]
+        if self.stats[question].asks < self.stats[answer].asks:
+            self.places |= {"question": answer, "answer": question}
             raise self.unclear()
 
-    def refuse_third_text(self) -> None:
-        """Refuse 제목 and 내용 as a pair where a third column of texts may hold the answers."""
-        others = (index for index in range(len(self.names)) if self.is_open(index) and self.roles[index] is None)
-        if any(self.stats[index].kind == "text" for index in others):
-            self.places = {"question": self.places["answer"]}
-            raise self.unclear()
-
-    def result(self) -> Columns:
+    def columns(self) -> Columns:
         """The columns that were chosen, with numbered columns of the same name beside them."""
         names = [name.strip() for name in self.names]
-        columns = {part: Column(i, names[i] if self.header else str(i + 1)) for part, i in self.places.items()}
-        result = Columns(
-            columns["question"],
-            columns["answer"],
-            columns.get("label"),
-            self.header,
-            len(names),
-            names=tuple(names) if self.header else (),
-        )
+        chosen = {part: Column(at, names[at] if self.header else str(at + 1)) for part, at in self.places.items()}
+        columns = Columns(chosen["question"], chosen["answer"], chosen.get("label"), self.header, len(names))
         if not self.header:
-            return result
-        questions, answers = (_numbered(names, columns[part].index) for part in ("question", "answer"))
+            return columns
+        columns = replace(columns, names=tuple(names))
+        questions, answers = (_numbered(names, self.places[part]) for part in ("question", "answer"))
         if len(questions) > 1 and questions.keys() == answers.keys():
-            return replace(result, rounds=tuple((questions[number], answers[number]) for number in sorted(questions)))
-        more = [index for index in questions.values() if index != result.question.index]
+            return replace(columns, rounds=tuple((questions[number], answers[number]) for number in sorted(questions)))
+        more = [index for index in questions.values() if index != columns.question.index]
         more += [index for index, role in enumerate(self.roles) if role and role.role == "alternatives"]
-        return replace(result, alternatives=tuple(Column(index, names[index]) for index in more))
+        return replace(columns, alternatives=tuple(Column(index, names[index]) for index in more))
 
     def likely(self) -> tuple[int, int]:
         """The columns that a refusal suggests: of the texts, the one that asks most and the longest other one."""
         texts = [index for index, stats in enumerate(self.stats) if stats.kind == "text"]
-        order = sorted(texts, key=lambda index: (-self.stats[index].asks, -self.stats[index].questions))
-        order += [index for index in range(len(self.names)) if index not in texts]
+        others = [index for index in range(len(self.names)) if index not in texts]
         question, answer = (self.places.get(part, -1) for part in ("question", "answer"))
         if question < 0 or self.stats[question].kind == "number":
-            question = next(index for index in order if index != answer)
+            texts.sort(key=lambda index: (-self.stats[index].asks, -self.stats[index].questions))
+            question = next(index for index in (*texts, *others) if index != answer)
         if answer < 0:
-            order = [*sorted(texts, key=lambda index: -self.length(index)), *order]
-            answer = next(index for index in order if index != question)
+            lengths = [sum(len(row[index].strip()) for row in self.data if index < len(row)) for index in texts]
+            texts = [index for _, index in sorted(zip((-length for length in lengths), texts, strict=True))]
+            answer = next(index for index in (*texts, *others) if index != question)
         return question, answer
-
-    def length(self, index: int) -> int:
-        """Characters of all cells of a column."""
-        return sum(len(row[index].strip()) for row in self.data if index < len(row))
 
     def unclear(self) -> ColumnsError:
         """Refusal with a sample of every column and the command that names them."""

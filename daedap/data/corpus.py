@@ -10,12 +10,10 @@ from pathlib import Path
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
-from daedap.data.encoding import detect, open_text
-from daedap.data.inputs import refuse_unreadable
-from daedap.data.json_stream import objects
+from daedap.data.inputs import detect, open_text, refuse_unreadable
 from daedap.data.kakaotalk import is_chat
-from daedap.data.reader import open_source, rows
-from daedap.data.source import DEFAULT_READ_OPTIONS
+from daedap.data.objects import objects
+from daedap.data.reader import DEFAULT_READ_OPTIONS, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair

@@ -17,11 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from daedap.config import ReadOptions
-from daedap.data.clean import BadRow, clean, clean_text, excerpt, is_damaged, texts_of
+from daedap.data.clean import BadRow, clean, clean_text, excerpt, find_personal, is_damaged, mask_personal, texts_of
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, TextStats
-from daedap.data.personal import find_personal, mask_personal
-from daedap.data.reader import open_source, rows
-from daedap.data.source import DEFAULT_READ_OPTIONS, Source
+from daedap.data.reader import DEFAULT_READ_OPTIONS, Source, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
 from daedap.types import Message, Pair

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from daedap.data.clean import excerpt
-from daedap.data.source import Source
+from daedap.data.reader import Source
 from daedap.i18n import translate
 from daedap.types import Pair
 

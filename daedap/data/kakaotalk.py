@@ -14,7 +14,7 @@ from datetime import date, datetime, time, timedelta
 
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.conversation import Conversation
-from daedap.data.tables import Record, records
+from daedap.data.tables import Record, bad_record, records
 from daedap.korean.text import nfc
 from daedap.types import Pair
 
@@ -140,7 +140,7 @@ def table_messages(table: Iterable[Record]) -> Iterator[ChatMessage | BadRow]:
     columns: tuple[int, int, int] | None = None
     for record in table:
         if not record.fields:
-            yield BadRow(record.line, "quote" if record.fields is None else "blank", excerpt(record.text.strip()))
+            yield bad_record(record)
         elif header := chat_columns(record.fields):
             columns = header
         elif columns:

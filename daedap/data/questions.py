@@ -9,13 +9,11 @@ from itertools import islice
 from pathlib import Path
 
 from daedap.data.clean import clean_text, excerpt
-from daedap.data.column_stats import column_stats
-from daedap.data.encoding import detect, open_text
 from daedap.data.excel import is_excel, read_sheets
-from daedap.data.headers import header_role, is_header, is_sentence
-from daedap.data.inputs import JSON_SUFFIXES, inner_name, refuse_damaged_archive, refuse_unreadable
+from daedap.data.headers import column_stats, header_role, is_header, is_sentence
+from daedap.data.inputs import JSON_SUFFIXES, detect, inner_name, open_text, refuse_damaged_archive, refuse_unreadable
 from daedap.data.json_layouts import as_text
-from daedap.data.json_stream import objects
+from daedap.data.objects import objects
 from daedap.data.tables import QUOTED_LINES, records, sniff
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form

@@ -20,8 +20,15 @@ from scipy import sparse
 
 from daedap.arrays import Float32Array
 from daedap.errors import RunError
-from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
-from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
+from daedap.korean.text import (
+    WIDTH,
+    KiwiWordVectors,
+    Morpheme,
+    analyse,
+    comparison_form,
+    model_version,
+    strip_emoticons,
+)
 from daedap.retrieval.large_matcher import LargeMatcher
 from daedap.retrieval.lexical import LexicalHits, chunks, largest
 from daedap.retrieval.matcher import AnswerMatcher
