@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import heapq
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -58,8 +58,7 @@ def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits:
         DataError: The file can't be read. A file without usable rows gives a report with `usable` 0 instead.
     """
     doctor = _Doctor(open_source(path, read_options), fits or _fits)
-    for _ in doctor.kept_pairs():
-        pass
+    deque(doctor.kept_pairs(), 0)
     return doctor.report()
 
 
@@ -80,10 +79,8 @@ def load(
         DataError: The file can't be read, or has no usable row.
     """
     doctor = _Doctor(open_source(path, read_options), fits or _fits)
-    pairs: list[Pair] = []
-    lookup: list[Pair] = []
-    for pair, is_learned in doctor.kept_pairs():
-        (pairs if is_learned else lookup).append(pair)
+    kept = list(doctor.kept_pairs())
+    pairs, lookup = ([pair for pair, is_learned in kept if is_learned is learned] for learned in (True, False))
     report = doctor.report()
     if not pairs and keep_too_long:
         pairs, lookup = lookup, []
@@ -126,7 +123,7 @@ class _Doctor:
         self.examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}
         self.seen: set[int] = set()
         self.questions, self.answers, self.labels = LengthCounter(), LengthCounter(), LabelCounter()
-        self.outliers, self.conflicts = OutlierCounter(EXAMPLES), ConflictCounter()
+        self.outliers, self.conflicts = OutlierCounter(), ConflictCounter()
         self.first: Pair | None = None
 
     def kept_pairs(self) -> Iterator[tuple[Pair, bool]]:
@@ -147,17 +144,18 @@ class _Doctor:
     def examine(self, raw: Pair) -> Pair | None:
         """The normalized pair, or None when it is dropped; repairs are recorded only for pairs that are kept."""
         pair, repairs = clean(raw)
-        if is_personal := any(map(find_personal, texts_of(pair))):
-            pair = masked(pair) if self.source.read_options.mask_personal else pair
+        personal = ""
+        if any(map(find_personal, texts_of(pair))):
+            personal = "masked" if self.source.read_options.mask_personal else "personal"
+            pair = masked(pair) if personal == "masked" else pair
         if fault := self.fault(raw, pair):
             self.record(fault, raw.line, raw.question or raw.answer)
             return None
         for kind in repairs:
-            self.record(kind, raw.line, _repaired_text(raw, kind))
-        if is_personal:
-            shown = next(text for text in texts_of(raw) if find_personal(text))
-            kind = "masked" if self.source.read_options.mask_personal else "personal"
-            self.record(kind, raw.line, mask_personal(shown))
+            repaired = raw.question if kind in clean_text(raw.question)[1] else raw.answer
+            self.record(kind, raw.line, raw.label if kind == "label" else repaired)
+        if personal:
+            self.record(personal, raw.line, mask_personal(next(filter(find_personal, texts_of(raw)))))
         self.first = self.first or pair
         return pair
 
@@ -233,13 +231,6 @@ def masked(pair: Pair) -> Pair:
     )
 
 
-def _repaired_text(raw: Pair, kind: str) -> str:
-    """The text of a pair that needed this kind of repair."""
-    if kind == "label":
-        return raw.label
-    return raw.question if kind in clean_text(raw.question)[1] else raw.answer
-
-
 @dataclass
 class LengthCounter:
     """Counts lengths and speech levels of texts."""
@@ -257,7 +248,7 @@ class LengthCounter:
         total = self.lengths.total()
         if not total:
             return TextStats()
-        mean = sum(length * count for length, count in self.lengths.items()) / total
+        mean = sum(self.lengths.elements()) / total
         p50, p95, p99 = (percentile(self.lengths, share) for share in (0.5, 0.95, 0.99))
         return TextStats(round(mean, 2), p50, p95, p99, max(self.lengths), round(self.polite / total, 4))
 
@@ -275,8 +266,7 @@ def percentile(lengths: Counter[int], share: float) -> int:
 class OutlierCounter:
     """Counts the sizes of pairs and keeps the longest ones."""
 
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
+    def __init__(self) -> None:
         self._sizes: Counter[int] = Counter()
         self._heap: list[tuple[int, int, str]] = []  # (characters, -line, question)
 
@@ -284,10 +274,9 @@ class OutlierCounter:
         """Count one pair."""
         size = len(pair.question) + len(pair.answer)
         self._sizes[size] += 1
-        if len(self._heap) < self._keep:
-            heapq.heappush(self._heap, (size, -pair.line, pair.question))
-        elif size > self._heap[0][0]:
-            heapq.heapreplace(self._heap, (size, -pair.line, pair.question))
+        heapq.heappush(self._heap, (size, -pair.line, pair.question))
+        if len(self._heap) > EXAMPLES:
+            heapq.heappop(self._heap)
 
     def result(self) -> tuple[int, list[tuple[int, str]]]:
         """Number of outliers, and (line, question) of the longest ones, longest first.
@@ -320,13 +309,12 @@ class LabelCounter:
 
     def similar(self) -> list[tuple[int, str, str]]:
         """Labels that may be misspelled: line, label, and the more frequent label it resembles."""
-        names = [label for label in self.frequencies() if label]
-        hits = []
-        for place, label in enumerate(names[:200]):  # quadratic
-            similar = next((other for other in names[:place] if self._is_misspelled(label, other)), None)
-            if similar:
-                hits.append((self.lines[label], label, similar))
-        return sorted(hits)
+        names = [label for label in self.frequencies() if label][:200]  # quadratic
+        return sorted(
+            (self.lines[label], label, similar)
+            for place, label in enumerate(names)
+            if (similar := next((other for other in names[:place] if self._is_misspelled(label, other)), None))
+        )
 
     def _is_misspelled(self, label: str, other: str) -> bool:
         if _number(label) or _number(other):
@@ -362,16 +350,11 @@ class ConflictCounter:
 
     def lines(self) -> list[int]:
         """For each such question, the line of its first pair with a different answer, in file order."""
-        questions = np.array(self._questions, dtype=np.uint64)
-        order = np.argsort(questions, kind="stable")  # stable: pairs of one question keep the file order
-        questions, answers = questions[order], np.array(self._answers, dtype=np.uint64)[order]
-        begins = np.ones(len(order), dtype=bool)
-        begins[1:] = questions[1:] != questions[:-1]
-        first = np.flatnonzero(begins)[np.cumsum(begins) - 1]  # for each pair the first pair of its question
-        differs = np.flatnonzero(answers != answers[first])
-        _, places = np.unique(first[differs], return_index=True)
-        lines = np.array(self._lines, dtype=np.uint64)[order][differs[places]]
-        return [int(line) for line in np.sort(lines)]
+        questions, answers, lines = map(np.array, (self._questions, self._answers, self._lines))
+        _, first, question_of = np.unique(questions, return_index=True, return_inverse=True)
+        differs = np.flatnonzero(answers != answers[first[question_of]])
+        _, places = np.unique(question_of[differs], return_index=True)
+        return sorted(lines[differs[places]].tolist())
 
 
 def _digest(*texts: str) -> int:
