@@ -144,10 +144,9 @@ class _Doctor:
     def examine(self, raw: Pair) -> Pair | None:
         """The normalized pair, or None when it is dropped; repairs are recorded only for pairs that are kept."""
         pair, repairs = clean(raw)
-        personal = ""
-        if any(map(find_personal, texts_of(pair))):
-            personal = "masked" if self.source.read_options.mask_personal else "personal"
-            pair = masked(pair) if personal == "masked" else pair
+        personal = next(filter(find_personal, texts_of(pair)), "")
+        is_masked = self.source.read_options.mask_personal
+        pair = masked(pair) if personal and is_masked else pair
         if fault := self.fault(raw, pair):
             self.record(fault, raw.line, raw.question or raw.answer)
             return None
@@ -155,7 +154,7 @@ class _Doctor:
             repaired = raw.question if kind in clean_text(raw.question)[1] else raw.answer
             self.record(kind, raw.line, raw.label if kind == "label" else repaired)
         if personal:
-            self.record(personal, raw.line, mask_personal(next(filter(find_personal, texts_of(raw)))))
+            self.record("masked" if is_masked else "personal", raw.line, mask_personal(personal))
         self.first = self.first or pair
         return pair
 
@@ -227,6 +226,7 @@ def masked(pair: Pair) -> Pair:
         pair,
         question=mask_personal(pair.question),
         answer=mask_personal(pair.answer),
+        label=mask_personal(pair.label),
         history=tuple(Message(message.role, mask_personal(message.content)) for message in pair.history),
     )
 
