@@ -174,11 +174,11 @@ def find_personal(text: str) -> list[tuple[int, int]]:
     spans += [match.span() for match in _CARD.finditer(text) if _luhn(match[0])]
     if _BANK.search(text):
         spans += [match.span() for match in _ACCOUNT.finditer(text) if not _LANDLINE.match(match[0])]
-    result: list[tuple[int, int]] = []
+    apart: list[tuple[int, int]] = []
     for start, end in sorted(spans):
-        if not result or start >= result[-1][1]:
-            result.append((start, end))
-    return result
+        if not apart or start >= apart[-1][1]:
+            apart.append((start, end))
+    return apart
 
 
 def mask_personal(text: str) -> str:

@@ -32,7 +32,6 @@ from daedap.types import Message, Pair
 T = TypeVar("T")
 SplitName = Literal["train", "dev", "test", "left_out", "unused"]
 StoredSplit = Literal["train", "dev", "test", "unused", "lookup"]
-Method = Literal["components", "random"]
 HELD_OUT: tuple[StoredSplit, ...] = ("dev", "test")
 SPLITS: tuple[StoredSplit, ...] = ("train", *HELD_OUT)
 _ASSIGNED: tuple[Literal["train", "dev", "test", "unused"], ...] = ("train", "dev", "test", "unused")
@@ -80,13 +79,8 @@ def split(pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) 
             dev=split_options.dev_size,
             test=split_options.test_size,
         )
-    if split_options.split == "random":
-        assignments = _apply_fraction(pairs, _split_randomly(len(pairs), dev, test, seed), split_options.fraction)
-        leak = Leakage(_leaked_questions(pairs, assignments), _leaked_answers(pairs, assignments))
-        return Split(pairs, assignments, range(len(pairs)), leak)
-    assignments, components = _split_by_components(pairs, dev, test)
-    assignments = _apply_fraction(pairs, assignments, split_options.fraction)
-    return Split(pairs, assignments, components, Leakage(questions=0.0, answers=_leaked_answers(pairs, assignments)))
+    nothing = Split([], [], [], Leakage(0.0, 0.0))
+    return extend_split(nothing, pairs, replace(split_options, dev_size=dev, test_size=test), seed=seed)
 
 
 def extend_split(previous: Split, pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
@@ -97,15 +91,15 @@ def extend_split(previous: Split, pairs: Sequence[Pair], split_options: SplitOpt
     all_pairs, trained = [*previous.pairs, *pairs], {pair.id for pair in previous.rows("train")}
     unsampled: list[SplitName] = ["train" if name == "unused" else name for name in previous.assignments]
     previous = replace(previous, assignments=unsampled)
-    dev, test = split_options.dev_size, split_options.test_size
-    if split_options.split == "random":
-        assignments = [*previous.assignments, *_split_randomly(len(pairs), dev, test, seed)]
+    dev, test, is_random = split_options.dev_size, split_options.test_size, split_options.split == "random"
+    if is_random:
+        assignments = [*unsampled, *_split_randomly(len(pairs), dev, test, seed)]
         components = list(range(len(all_pairs)))
     else:
         assignments, components = _split_by_components(all_pairs, dev, test, previous)
-    sampled = _apply_fraction(all_pairs, assignments, split_options.fraction, trained)
-    leaked = _leaked_questions(all_pairs, sampled) if split_options.split == "random" else 0.0
-    return Split(all_pairs, sampled, components, Leakage(questions=leaked, answers=_leaked_answers(all_pairs, sampled)))
+    assignments = _apply_fraction(all_pairs, assignments, split_options.fraction, trained)
+    leaked = _leaked_questions(all_pairs, assignments) if is_random else 0.0
+    return Split(all_pairs, assignments, components, Leakage(leaked, _leaked_answers(all_pairs, assignments)))
 
 
 def sample_rows(rows: Sequence[T], count: int, seed: int) -> list[T]:
@@ -119,14 +113,14 @@ def question_in_context(pair: Pair) -> str:
     return "\n".join([*(message.content for message in pair.history), pair.question])
 
 
-def require_training_rows(result: Split, file: Path) -> None:
+def require_training_rows(parts: Split, file: Path) -> None:
     """Raise DataError when none of the file's rows is assigned to train."""
-    if "train" not in result.assignments:
+    if "train" not in parts.assignments:
         raise DataError(
             "{file}: {rows} usable row(s), none of which is left to train on.",
             "Add rows, or keep none apart: --dev-size 0 --test-size 0",
             file=file,
-            rows=len(result.pairs),
+            rows=len(parts.pairs),
         )
 
 
@@ -136,7 +130,7 @@ def as_fraction(size: float, rows: int) -> float:
 
 
 def _apply_fraction(
-    pairs: Sequence[Pair], assignments: list[SplitName], fraction: float, trained: Container[str] = ()
+    pairs: Sequence[Pair], assignments: list[SplitName], fraction: float, trained: Container[str]
 ) -> list[SplitName]:
     """Mark training rows beyond `fraction` as unused, never `trained` ones.
 
@@ -151,35 +145,30 @@ def _apply_fraction(
 
 
 def _split_by_components(
-    pairs: Sequence[Pair], dev: float, test: float, previous: Split | None = None
+    pairs: Sequence[Pair], dev: float, test: float, previous: Split
 ) -> tuple[list[SplitName], list[int]]:
-    """Assignments and components. The first pairs are those of `previous`, if given, and keep their assignment."""
+    """Assignments and components. The first pairs are those of `previous` and keep their assignment."""
     components = _DisjointSets(len(pairs))
     assignments: list[SplitName] = []
-    known = len(previous.pairs) if previous else 0
     conversations: dict[str, int] = {}  # conversation id → its first row
     first = _first_occurrences(pairs)
     for row, near in near_duplicates([question_in_context(pair) for pair in pairs], components.roots):
         pair = pairs[row]
-        if previous and row < known:
-            assignments.append(previous.assignments[row])
-            if assignments[row] == "left_out":
-                components.leave_out(row)
+        if row < len(previous.pairs):
+            name, roots = previous.assignments[row], {previous.components[row]}
+        else:
+            linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
+            roots = {*components.roots[linked].tolist()} - {_DisjointSets.LEFT_OUT}
+            names = {assignments[root] for root in roots}
+            # A repetition of a question that was left out would connect the same components again.
+            if len(names) > 1 or (first[row] != row and assignments[first[row]] == "left_out"):
+                name = "left_out"
             else:
-                components.join(row, {previous.components[row]})
-            if pair.conversation_id:
-                conversations.setdefault(pair.conversation_id, row)
-            continue
-        linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
-        roots = {*components.roots[linked].tolist()} - {_DisjointSets.LEFT_OUT}
-        names = {assignments[root] for root in roots}
-        # A repetition of a question that was left out would connect the same components again.
-        repeats_left_out = first[row] != row and assignments[first[row]] == "left_out"
-        if repeats_left_out or len(names) > 1:
-            assignments.append("left_out")
+                name = names.pop() if names else _hashed_split(pair, dev, test)
+        assignments.append(name)
+        if name == "left_out":
             components.leave_out(row)
             continue
-        assignments.append(names.pop() if names else _hashed_split(pair, dev, test))
         components.join(row, roots)
         if pair.conversation_id:
             conversations.setdefault(pair.conversation_id, row)
@@ -247,13 +236,13 @@ class _DisjointSets:
         self.roots[row] = first
 
 
-def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None:
+def write_split(folder: Path, parts: Split, first: Container[str] = ()) -> None:
     """Write each stored split below `folder/data`.
 
     Pairs whose ids are in `first` come first: of two equally near questions the index returns the earlier one.
     """
     for name in _ASSIGNED:
-        rows = list(zip(result.rows(name), result.components_of(name), strict=True))
+        rows = list(zip(parts.rows(name), parts.components_of(name), strict=True))
         rows.sort(key=lambda row: row[0].id not in first)
         records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
         write_lines(_file(folder, name), records)
@@ -261,17 +250,10 @@ def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None
 
 def read_split(folder: Path) -> Split:
     """The split that was written, without left-out rows; its leakage is not stored and reads as 0."""
-    pairs: list[Pair] = []
-    assignments: list[SplitName] = []
-    names: list[str] = []
-    for name in _ASSIGNED:
-        for record in _records(folder, name):
-            pairs.append(_pair(record))
-            assignments.append(name)
-            names.append(str(record["component"]))
-    first: dict[str, int] = {}
-    components = [first.setdefault(component, row) for row, component in enumerate(names)]
-    return Split(pairs, assignments, components, Leakage(0.0, 0.0))
+    rows = [(name, record) for name in _ASSIGNED for record in _records(folder, name)]
+    first: dict[object, int] = {}
+    components = [first.setdefault(record["component"], row) for row, (_, record) in enumerate(rows)]
+    return Split([_pair(record) for _, record in rows], [name for name, _ in rows], components, Leakage(0.0, 0.0))
 
 
 def write_lookup(folder: Path, pairs: Sequence[Pair]) -> None:
@@ -288,17 +270,15 @@ def read_rows(folder: Path, name: StoredSplit) -> list[Pair]:
     return [_pair(record) for record in _records(folder, name)]
 
 
-class RunRows:
+class RunRows(dict[StoredSplit, list[Pair]]):
     """A run's rows by split. A file is parsed when its rows are first asked for, and once."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
-        self._rows: dict[StoredSplit, list[Pair]] = {}
 
-    def __getitem__(self, name: StoredSplit) -> list[Pair]:
-        if name not in self._rows:
-            self._rows[name] = read_rows(self._folder, name)
-        return self._rows[name]
+    def __missing__(self, name: StoredSplit) -> list[Pair]:
+        return self.setdefault(name, read_rows(self._folder, name))
 
     @property
     def held_out(self) -> list[Pair]:
