@@ -44,10 +44,9 @@ def _copies(pairs: Sequence[Pair], kind: Perturbation, share: float, seed: int) 
     sampled: list[tuple[Pair, random.Random]] = []
     for pair in pairs:
         rng = random.Random(f"{seed} {kind} {pair.id}")
-        count = int(share) + (rng.random() < share % 1)
-        sampled += [(pair, rng)] * count
-    questions, generators = [pair.question for pair, _ in sampled], [rng for _, rng in sampled]
-    for (pair, _), question in zip(sampled, perturb_each(questions, kind, generators), strict=True):
+        sampled += [(pair, rng)] * (int(share) + (rng.random() < share % 1))
+    questions = perturb_each([pair.question for pair, _ in sampled], kind, [rng for _, rng in sampled])
+    for (pair, _), question in zip(sampled, questions, strict=True):
         if question != pair.question:
             yield replace(pair, question=question)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
-from daedap.data.inputs import detect, open_text, refuse_unreadable
+from daedap.data.inputs import JSON_SUFFIXES, detect, open_text, refuse_unreadable
 from daedap.data.kakaotalk import is_chat
 from daedap.data.objects import objects
 from daedap.data.reader import DEFAULT_READ_OPTIONS, open_source, rows
@@ -24,8 +24,6 @@ _MARGIN = 100
 """Lines dropped at both ends of a held-out piece of a longer text: adjacent training lines may continue them."""
 _MAX_HELD_OUT = 500_000
 """Maximum held-out characters: more would slow the evaluation without making it better."""
-_PLAIN = (".txt", ".md")
-_JSON = (".jsonl", ".ndjson", ".json")
 _SAMPLE = 200
 """Lines read to detect the format of a file."""
 
@@ -65,9 +63,11 @@ def read_texts(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> 
     """
     refuse_unreadable(path)
     suffix = path.suffix.lower()
-    if suffix in _PLAIN and not is_chat(_sample(path)):
+    if suffix in (".txt", ".md") and not is_chat(_sample(path)):
         corpus = _plain(path)
-    elif suffix in _JSON and any("text" in row for _, row in objects(_sample(path)) if not isinstance(row, BadRow)):
+    elif suffix in JSON_SUFFIXES and any(
+        "text" in row for _, row in objects(_sample(path)) if not isinstance(row, BadRow)
+    ):
         corpus = _json_texts(path)
     else:
         corpus = _dialogues(path, read_options)
@@ -115,12 +115,11 @@ def _dialogues(path: Path, read_options: ReadOptions) -> Corpus:
     pairs = [clean(row)[0] for row in read if isinstance(row, Pair) and not is_damaged(*texts_of(row))]
     usable = [pair for pair in pairs if pair.question and pair.answer]
     conversations = groupby(enumerate(usable), key=lambda numbered: numbered[1].conversation_id or numbered[0])
-    documents = dict.fromkeys(_dialogue([pair for _, pair in group]) for _, group in conversations)
-    return Corpus(list(documents), len(read) - len(usable))
-
-
-def _dialogue(pairs: Sequence[Pair]) -> Document:
-    return Document(tuple(text for pair in pairs for text in (pair.question, pair.answer)), dialogue=True)
+    dialogues = (
+        tuple(text for _, pair in group for text in (pair.question, pair.answer)) for _, group in conversations
+    )
+    documents = [Document(texts, dialogue=True) for texts in dict.fromkeys(dialogues)]
+    return Corpus(documents, len(read) - len(usable))
 
 
 def hold_out(
@@ -135,7 +134,8 @@ def hold_out(
     for documents, times in zip(files, repeat or [1] * len(files), strict=True):
         sampled = _sample_documents([document.characters for document in documents], share, seed)
         train += [document for number, document in enumerate(documents) if number not in sampled] * times
-        held += [_without_margin(documents[number]) for number in sorted(sampled)]
+        pieces = (documents[number] for number in sorted(sampled))
+        held += [replace(one, texts=one.texts[_MARGIN:-_MARGIN]) if one.cut else one for one in pieces]
     forms = {form for document in held for form in _forms(document)}
     known = forms.intersection(form for document in train for form in _forms(document)) if forms else set()
     unseen = (_without_known(document, known) for document in held)
@@ -156,14 +156,8 @@ def _sample_documents(sizes: Sequence[int], share: float, seed: int) -> set[int]
     return sampled
 
 
-def _without_margin(document: Document) -> Document:
-    return replace(document, texts=document.texts[_MARGIN:-_MARGIN]) if document.cut else document
-
-
 def _forms(document: Document) -> Iterable[str]:
-    if document.dialogue:
-        return (comparison_form("\n".join(document.texts)),)
-    return map(comparison_form, document.texts)
+    return map(comparison_form, ["\n".join(document.texts)] if document.dialogue else document.texts)
 
 
 def _without_known(document: Document, known: set[str]) -> Document:

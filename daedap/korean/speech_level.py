@@ -8,7 +8,7 @@ negation included, is unchanged.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -52,6 +52,10 @@ class Edit(NamedTuple):
     def overlaps(self, other: Edit) -> bool:
         """Whether the ranges overlap."""
         return self.start < other.end and other.start < self.end
+
+    def applied(self, text: str) -> str:
+        """The text with the replacement."""
+        return text[: self.start] + self.new + text[self.end :]
 
 
 def polite(text: str, morphemes: Sequence[Morpheme]) -> str:
@@ -130,15 +134,11 @@ class _End:
             return Edit(self.morphemes[self.at].start, self.stop, new)  # 었 and 겠 never merge with the ending
         first = self._first
         before, start = self.morphemes[first : self.stem], self.morphemes[first].start
-        return (
-            Edit(start, self.stop, join([*before, familiar, *kept, self._as(new)])) if self._is_regular(first) else None
-        )
-
-    def _is_regular(self, first: int) -> bool:
-        """Whether the text is spelled as Kiwi joins its morphemes, from morpheme `first` on."""
-        spelled = join(self.morphemes[first : self.at + 1 + self._has_yo])
-        typed = self.text[self.morphemes[first].start : self.stop]
-        return spelled[: len(spelled) - self.elongated] == typed[: len(typed) - self.elongated]
+        spelled, typed = join(self.morphemes[first : self.at + 1 + self._has_yo]), self.text[start : self.stop]
+        if spelled[: len(spelled) - self.elongated] != typed[: len(typed) - self.elongated]:
+            return None
+        ending = self.morphemes[self.at]._replace(form=new, tag="EF")
+        return Edit(start, self.stop, join([*before, familiar, *kept, ending]))
 
     def _copula(self, *, polite: bool) -> Edit:
         """The ending of 이다 or 아니다: 이에요 and 이야 after a consonant, 예요 and 야 after a vowel."""
@@ -164,9 +164,6 @@ class _End:
         while first > 0 and self.morphemes[first - 1].end > self.morphemes[first].start:
             first -= 1
         return first
-
-    def _as(self, form: str) -> Morpheme:
-        return self.morphemes[self.at]._replace(form=form, tag="EF")
 
 
 def _polite_end(end: _End) -> Edit | None:
@@ -204,11 +201,13 @@ def _edited(
 ) -> str:
     ends = [_End(text, morphemes, at) for at in range(len(morphemes)) if _ends(morphemes, at)]
     edits = [edit for end in ends if (edit := change(end))]
-    if edits:
-        replaced = [*edits]
-        edits += [edit for edit in _pronouns(text, morphemes, pronouns) if not any(map(edit.overlaps, replaced))]
+    if not edits:
+        return text
+    starts = [one.start for one in morphemes if one[:2] in (("나", "NP"), ("저", "NP"), ("내", "MM"), ("제", "MM"))]
+    replaced = [Edit(at, at + 1, pronouns[text[at]]) for at in starts if text[at] in pronouns]
+    edits += [edit for edit in replaced if not any(map(edit.overlaps, edits))]
     for edit in sorted(edits, reverse=True):  # last first: the offsets of the others stay valid
-        text = text[: edit.start] + edit.new + text[edit.end :]
+        text = edit.applied(text)
     return text
 
 
@@ -229,10 +228,3 @@ def _is_end_mark(one: Morpheme) -> bool:
 
 def _after(morphemes: Sequence[Morpheme], at: int, holds: Callable[[Morpheme], bool]) -> bool:
     return at + 1 < len(morphemes) and holds(morphemes[at + 1])
-
-
-def _pronouns(text: str, morphemes: Sequence[Morpheme], pronouns: dict[str, str]) -> Iterator[Edit]:
-    for one in morphemes:
-        speaker = one[:2] in (("나", "NP"), ("저", "NP"), ("내", "MM"), ("제", "MM"))
-        if speaker and text[one.start] in pronouns:
-            yield Edit(one.start, one.start + 1, pronouns[text[one.start]])
