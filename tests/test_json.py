@@ -206,6 +206,19 @@ def test_yaml_of_messages(tmp_path: Path) -> None:
     assert pairs == [("주차 되나요?", "네 됩니다."), ("언제 열어요?", "아홉 시예요.")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yml", "- 1: 3\n  질문: 주차 되나요?\n  답변: 네 됩니다.\n"),
+        ("a.yml", "- 질문: {0: '주차 되나요?', 1: '언제 열어요?'}\n  답변: {0: 네 됩니다., 1: 아홉 시예요.}\n"),
+        ("a.jsonl", "{'질문': '주차 되나요?', 2: 'a', '답변': '네 됩니다.'}\n"),
+    ],
+)
+def test_keys_that_are_numbers(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert texts(list(rows(open_source(tmp_path / name))))[0] == ("주차 되나요?", "네 됩니다.")
+
+
 def test_yaml_and_parquet(tmp_path: Path) -> None:
     chatterbot = "categories:\n- 인사\nconversations:\n- - 안녕\n  - 반가워요\n- - 주차 되나요?\n  - 네 됩니다.\n"
     assert texts(read(tmp_path, chatterbot, "a.yml")) == [("안녕", "반가워요"), ("주차 되나요?", "네 됩니다.")]

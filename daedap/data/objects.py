@@ -94,9 +94,16 @@ def _value(text: str) -> object:
         if not text.startswith("{'"):
             return None
     try:
-        return ast.literal_eval(text)
+        return _with_text_keys(ast.literal_eval(text))
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
+
+
+def _with_text_keys(value: Any) -> Any:
+    """A value whose objects have texts for keys, as in JSON; those of YAML and Python may be numbers or dates."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(one) for key, one in value.items()}
+    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
 
 
 def _as_row(value: Any, line: int, text: str) -> Row | BadRow:
@@ -267,7 +274,7 @@ def yaml_objects(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     import yaml
 
     try:
-        document = yaml.safe_load(text)
+        document = _with_text_keys(yaml.safe_load(text))
     except (yaml.YAMLError, RecursionError) as error:
         raise DataError(
             "{file} can't be read as YAML ({error}).",
