@@ -81,15 +81,10 @@ class TurnColumns:
 def choose_columns(
     rows: Sequence[tuple[int, Sequence[str]]], requested: Mapping[Part, str | None], file: Path
 ) -> Columns | TurnColumns:
-    """The columns of a table.
+    """The columns of a table, by line number and cells of its first rows.
 
-    Args:
-        rows: Line number and cells of its first rows.
-        requested: Name, or number from 1, of the columns that the user chose.
-        file: Named in messages.
-
-    Raises:
-        DataError: A requested column doesn't exist, or the choice is not clear.
+    Raises DataError when the choice is not clear, or when a column that the user requested, by its name or its number
+    from 1, doesn't exist. The message names `file`.
     """
     cells = [row for _, row in rows]
     named = [name for name in requested.values() if name]
@@ -114,16 +109,9 @@ def choose_columns(
 def choose_keys(
     names: Sequence[str], requested: Mapping[Part, str | None], file: Path, sample: Sequence[str] = ()
 ) -> Columns:
-    """The keys of JSON objects that hold question, answer and label.
+    """The keys of a JSON object that hold question, answer and label; otherwise like `choose_columns`.
 
-    Args:
-        names: Keys of an object.
-        requested: As in `choose_columns`.
-        file: Named in messages.
-        sample: A value for each key, for messages.
-
-    Raises:
-        DataError: As in `choose_columns`.
+    `sample` holds a value for each key, for the message.
     """
     if len(names) < 2:
         raise _single_column(names, file)
@@ -160,21 +148,18 @@ class Header(NamedTuple):
 def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
     """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
 
-    Args:
-        rows: The first rows of a table.
-        requested: Names that the user gave; a row that holds one of them is the header.
+    A row that holds one of the `requested` names is the header.
     """
-    for accepts in (
-        lambda row: any(_named(name, row) is not None for name in requested),
-        is_header,
-        names_other_data,
-    ):
+
+    def is_requested(row: Sequence[str]) -> bool:
+        return any(_named(name, row) is not None for name in requested)
+
+    for accepts in (is_requested, is_header, names_other_data):
         for index, row in enumerate(rows[:_HEADER_ROWS]):
             if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
                 names = [name.strip().lstrip("\ufeff") for name in row]
-                below = rows[index + 1] if index + 1 < len(rows) else []
-                if len(rows) > index + 2 and is_second_header(below):
-                    return Header(_join_headers(names, below), index + 1)
+                if len(rows) > index + 2 and is_second_header(rows[index + 1]):
+                    return Header(_join_headers(names, rows[index + 1]), index + 1)
                 return Header(names, index)
     first = next((index for index, row in enumerate(rows) if any(row)), None)
     if first is not None and _is_foreign(rows[first], rows[first + 1 :]):
@@ -185,15 +170,11 @@ def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) ->
 
 def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
     """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
-    names = [name.strip().lstrip("\ufeff") for name in row]
-    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names if name):
+    names = {index: name for index, cell in enumerate(row) if (name := cell.strip().lstrip("\ufeff"))}
+    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names.values()):
         return False
-    korean = [
-        sum(index < len(cells) and bool(HANGUL.search(cells[index])) for cells in below) > 0.8 * len(below)
-        for index, name in enumerate(names)
-        if name
-    ]
-    return sum(korean) > 1
+    korean = (sum(bool(HANGUL.search("".join(cells[index : index + 1]))) for cells in below) for index in names)
+    return sum(count > 0.8 * len(below) for count in korean) > 1
 
 
 def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:

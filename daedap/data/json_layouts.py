@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, product
 from typing import Any
 
 from daedap.data.clean import BadRow, excerpt
@@ -48,14 +48,7 @@ _LEGACY_END = re.compile(r"\s*(?:END|###)\s*$")
 
 
 def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) -> Iterator[Pair | BadRow]:
-    """The pairs of one object.
-
-    Args:
-        row: The object.
-        line: Its line number.
-        choose: Finds the keys of question and answer.
-        name: Of the file, for conversation ids.
-    """
+    """The pairs of one object; `name` is the file's, for conversation ids."""
     label = next((text for key, text in row.items() if has_role(key, "label") and isinstance(text, str)), "")
     pairs = list(_pairs(row, line, choose, Conversation(f"{name}:{line}", label)))
     pairs = pairs or list(_nested(row, line, choose, f"{name}:{line}", _DEPTH))
@@ -197,8 +190,7 @@ def _is_tool(message: Mapping[str, Any]) -> bool:
 
 
 def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pair | BadRow]:
-    both = _parallel(row[columns.question.name], row[columns.answer.name])
-    if both:
+    if both := _parallel(row[columns.question.name], row[columns.answer.name]):
         yield from (Pair(question, reply, line=line) for question, reply in both)
         return
     questions, answers = _texts(row[columns.question.name]), _texts(row[columns.answer.name])
@@ -209,18 +201,17 @@ def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pai
         yield _no_text(row, line)
     subject = as_text(row.get("input")) if columns.question.name == "instruction" else ""
     history = _history(row)
-    for question in questions:
-        for answer in answers:
-            prompt, reply = _without_markers(question, answer)
-            # what the instruction is about, in Alpaca's layout
-            yield Pair(f"{prompt}\n{subject}" if subject else prompt, reply, label or "", history, line)
+    for question, answer in product(questions, answers):
+        prompt, reply = _without_markers(question, answer)
+        # what the instruction is about, in Alpaca's layout
+        yield Pair(f"{prompt}\n{subject}" if subject else prompt, reply, label or "", history, line)
 
 
 def _parallel(questions: object, answers: object) -> list[tuple[str, str]] | None:
     """Whole columns in one object, as pandas writes them: lists of one length, or objects with the same row numbers."""
     if isinstance(questions, dict) and isinstance(answers, dict):
-        same = questions.keys() == answers.keys() and all(key.isdecimal() for key in questions)
-        questions, answers = (list(questions.values()), list(answers.values())) if same else (None, None)
+        same = questions.keys() == answers.keys() and all(str(key).isdecimal() for key in questions)
+        questions, answers = (list(questions.values()), list(answers.values())) if same else ([], [])
     if not (isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers) > 1):
         return None
     texts = [(as_text(question), as_text(answer)) for question, answer in zip(questions, answers, strict=True)]
@@ -312,18 +303,15 @@ def _names_pair(keys: Iterable[str], is_listed: bool) -> bool:
 
 def _texts(value: object) -> list[str]:
     """A value as texts: a list of strings is several wordings; nothing when it is no text."""
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return [one for one in value if one.strip()]
-    if isinstance(value, list) and (texts := [text for one in value if (text := _named_answer(one))]):
-        return texts
+    several = value if isinstance(value, list) else []
+    if several and all(isinstance(one, str) for one in several):
+        return list(filter(str.strip, several))
+    objects = (one for one in several if isinstance(one, dict))
+    answers = (next((text for key, text in one.items() if has_role(key, "answer")), "") for one in objects)
+    if texts := list(filter(None, map(as_text, answers))):
+        return texts  # of objects such as {"answer": …, "votes": 3}
     text = as_text(value)
     return [] if text is None else [text]
-
-
-def _named_answer(value: object) -> str | None:
-    """The text of an object such as {"answer": …, "votes": 3}."""
-    values = [text for key, text in value.items() if has_role(key, "answer")] if isinstance(value, dict) else []
-    return as_text(values[0]) if values else None
 
 
 def as_text(value: object) -> str | None:

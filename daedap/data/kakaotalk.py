@@ -14,7 +14,7 @@ from datetime import date, datetime, time, timedelta
 
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.conversation import Conversation
-from daedap.data.tables import Record, bad_record, records
+from daedap.data.tables import Record, bad_record
 from daedap.korean.text import nfc
 from daedap.types import Pair
 
@@ -105,11 +105,6 @@ def chat_columns(names: Sequence[str]) -> tuple[int, int, int] | None:
     folded = [_HEADER.get(name.strip().lstrip("\ufeff").casefold(), "") for name in names]
     wanted = ("date", "user", "message")
     return (folded.index("date"), folded.index("user"), folded.index("message")) if {*wanted} <= {*folded} else None
-
-
-def messages(lines: Iterable[str], delimiter: str) -> Iterator[ChatMessage | BadRow]:
-    """Messages of an export: a table when it has a `delimiter`, else text."""
-    return table_messages(records(lines, delimiter)) if delimiter else text_messages(lines)
 
 
 def text_messages(lines: Iterable[str]) -> Iterator[ChatMessage | BadRow]:
@@ -227,13 +222,7 @@ def speakers(chat: Iterable[ChatMessage | BadRow]) -> Counter[str]:
 
 
 def chat_pairs(chat: Iterable[ChatMessage | BadRow], speaker: str, name: str) -> Iterator[Pair | BadRow]:
-    """Pairs of a chat: what the others write is the question, what `speaker` writes next is the answer.
-
-    Args:
-        chat: Messages in order.
-        speaker: Whose messages are the answers.
-        name: Of the file, for conversation ids.
-    """
+    """Pairs of a chat: what the others write is the question, what `speaker` writes next is the answer."""
     conversation, last = Conversation(""), None
     for item in chat:
         if isinstance(item, BadRow):

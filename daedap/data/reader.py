@@ -29,7 +29,15 @@ from daedap.data.inputs import (
     suffix_of,
 )
 from daedap.data.json_layouts import Chooser, as_text, conversation_of, object_pairs
-from daedap.data.kakaotalk import ChatMessage, chat_columns, chat_pairs, is_chat, messages, speakers, table_messages
+from daedap.data.kakaotalk import (
+    ChatMessage,
+    chat_columns,
+    chat_pairs,
+    is_chat,
+    speakers,
+    table_messages,
+    text_messages,
+)
 from daedap.data.objects import objects, parquet_objects, yaml_objects
 from daedap.data.plain_text import has_marked_lines, marked_lines
 from daedap.data.tables import (
@@ -403,7 +411,7 @@ def _chat_messages(source: Source) -> Iterator[ChatMessage | BadRow]:
         yield from table_messages(sheet.records)
         return
     with open_text(source.path, source.text) as lines:
-        yield from messages(lines, source.delimiter)
+        yield from table_messages(records(lines, source.delimiter)) if source.delimiter else text_messages(lines)
 
 
 def _answer_speaker(source: Source, table: Iterable[Record | BadRow], turns: TurnColumns) -> str:

@@ -108,8 +108,8 @@ def _unquoted(lines: Iterable[str]) -> Iterator[str]:
     for record in _outer_records(lines):
         yield from ["\n"] * (record.line - number)
         text = record.fields[0] if record.fields and _is_quoted(record) else record.text
-        inner = [f"{line}\n" for line in text.rstrip("\r\n").replace("\r\n", "\n").split("\n")]
-        yield from inner
+        inner = text.rstrip("\r\n").replace("\r\n", "\n").split("\n")
+        yield from (f"{line}\n" for line in inner)
         number = record.line + len(inner)
 
 
@@ -135,9 +135,8 @@ def sniff(sample: Sequence[str], default: str = "") -> str:
 def _most_regular(sample: Sequence[str], default: str) -> str:
     order = sorted(DELIMITERS, key=lambda delimiter: delimiter != default)
     best = max(order, key=lambda delimiter: _regularity(sample, delimiter))
-    if _regularity(sample, best) == 0 and _regularity(sample, MULTI_SPACE) > 0.8:
-        return MULTI_SPACE
-    return best
+    spaced = _regularity(sample, best) == 0 and _regularity(sample, MULTI_SPACE) > 0.8
+    return MULTI_SPACE if spaced else best
 
 
 def _quoted_lines(sample: Sequence[str], default: str) -> str:
@@ -178,13 +177,9 @@ _ANSWER_MARKS = ("a", "답변", "답", "answer")
 
 
 def table_pairs(table: Iterable[Record], columns: Columns, name: str, delimiter: str = "") -> Iterator[Pair | BadRow]:
-    """The pairs of a table.
+    """The pairs of a table's records below its header.
 
-    Args:
-        table: Its records below the header.
-        columns: Its columns.
-        name: Of the file, for conversation ids.
-        delimiter: Between its fields; none in a workbook.
+    `name` is the file's, for conversation ids; workbooks have no `delimiter`.
     """
     role = header_role(columns.answer.name) if columns.header else None
     # Scripts of chatbots (구분, 유저, 챗봇) list the wordings of a category beside its answers, of which there are
@@ -264,25 +259,19 @@ def _fitted(fields: list[str], columns: Columns, delimiter: str) -> list[str] | 
 def message_pairs(
     table: Iterable[Record | BadRow], turns: TurnColumns, speaker: str, name: str
 ) -> Iterator[Pair | BadRow]:
-    """The pairs of a table in which every row is one message.
+    """The pairs of a table in which every record below the header is one message.
 
-    Args:
-        table: Its records below the header.
-        turns: Its columns.
-        speaker: Whose messages are the answers; not used for a table without speakers, where two take turns.
-        name: Of the file, for conversation ids.
+    The messages of `speaker` are the answers; without a column of speakers, two take turns.
     """
-    conversation, last, previous = Conversation(f"{name}:0"), "", -1
-    answers = False
+    conversation, last, previous, answers = Conversation(f"{name}:0"), "", -1, False
     unrelated = comparison_form(speaker) in _ANSWER_MARKS
     for record in table:
         if isinstance(record, BadRow) or not record.fields or len(record.fields) < turns.text.index + 1:
             yield bad_record(record)
             continue
         fields = [*record.fields, *[""] * (turns.width - len(record.fields))]
-        number = fields[turns.turn.index].strip() if turns.turn else ""
+        number, key = (fields[one.index].strip() if one else "" for one in (turns.turn, turns.conversation))
         place = int(number) if number.isdecimal() else -1
-        key = fields[turns.conversation.index].strip() if turns.conversation else ""
         # Some tables mark only the first message of each dialogue (S), others repeat its id: then `last` is the same.
         if (key and key != last) or (0 <= place <= previous):
             yield from conversation.end()
@@ -311,19 +300,12 @@ def rendered_column(rows: Sequence[Sequence[str]]) -> Column | None:
 
 
 def rendered_pairs(table: Iterable[Record], texts: Column, name: str) -> Iterator[Pair | BadRow]:
-    """The pairs of a table that holds whole conversations in one column.
-
-    Args:
-        table: Its records.
-        texts: The column.
-        name: Of the file, for conversation ids.
-    """
+    """The pairs of a table that holds whole conversations in one column."""
     for record in table:
-        fields = record.fields
-        cell = fields[texts.index] if fields and texts.index < len(fields) else ""
+        cell = next(iter((record.fields or [])[texts.index : texts.index + 1]), "")
         if turns := _cell_turns(cell, record.line):
             yield from pairs_of(turns, Conversation(f"{name}:{record.line}"))
-        elif fields is None or cell.strip() != texts.name:
+        elif record.fields is None or cell.strip() != texts.name:
             yield bad_record(record)
 
 
