@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import math
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -69,14 +70,10 @@ def load(
     fits: Fits | None = None,
     keep_too_long: bool = False,
 ) -> Loaded:
-    """The usable pairs of a file, and the report that `check` gives.
+    """The usable pairs of a file, and the report that `check` gives for the same arguments.
 
-    Args:
-        path: As for `check`, as are `read_options` and `fits`.
-        keep_too_long: Where all pairs are too long, return them as `pairs` instead of raising DataError.
-
-    Raises:
-        DataError: The file can't be read, or has no usable row.
+    Raises DataError when the file can't be read or has no usable row; `keep_too_long` returns pairs of which all are
+    too long as usable ones.
     """
     doctor = _Doctor(open_source(path, read_options), fits or _fits)
     kept = list(doctor.kept_pairs())
@@ -98,9 +95,7 @@ def _nothing_usable(report: Report) -> DataError:
     dropped = [finding for finding in findings if finding.action == "dropped" or finding.kind == "too_long"]
     if not report.rows or not dropped:
         return DataError(
-            "{file} holds no answered question.",
-            "See what was found with daedap check.",
-            file=report.source.path,
+            "{file} holds no answered question.", "See what was found with daedap check.", file=report.source.path
         )
     first = min(dropped, key=lambda finding: finding.examples[0].line)
     return DataError(
@@ -122,7 +117,7 @@ class _Doctor:
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}
         self.seen: set[int] = set()
-        self.questions, self.answers, self.labels = LengthCounter(), LengthCounter(), LabelCounter()
+        self.questions, self.answers, self.labels = TextCounter(), TextCounter(), LabelCounter()
         self.outliers, self.conflicts = OutlierCounter(), ConflictCounter()
         self.first: Pair | None = None
 
@@ -189,19 +184,17 @@ class _Doctor:
         """Everything that was found; call after `kept_pairs` is exhausted."""
         for line, label, similar in self.labels.similar():
             self.record("similar_label", line, f"{label} ~ {similar}")
-        self.counts["very_long"], outliers = self.outliers.result()
-        self.examples["very_long"] = [Example(line, excerpt(question)) for line, question in outliers]
+        self.counts["very_long"], self.examples["very_long"] = self.outliers.found()
         lines = self.conflicts.lines()
         self.counts["conflict"] = len(lines)
         self.examples["conflict"] = self.questions_at(lines[:EXAMPLES])
+        counts = ((kind, count) for kind in KINDS if (count := self.counts[kind]))
         return Report(
             source=self.source,
             rows=self.rows,
             usable=self.kept,
             looked_up=self.counts["too_long"],
-            findings=tuple(
-                Finding(kind, self.counts[kind], tuple(self.examples[kind])) for kind in KINDS if self.counts[kind]
-            ),
+            findings=tuple(Finding(kind, count, tuple(self.examples[kind])) for kind, count in counts),
             labels=self.labels.frequencies(),
             questions=self.questions.stats(),
             answers=self.answers.stats(),
@@ -215,85 +208,74 @@ class _Doctor:
             if row.line in missing and isinstance(row, Pair):
                 missing.discard(row.line)
                 examples.append(Example(row.line, excerpt(row.question)))
-            if not missing:
-                break
+                if not missing:
+                    break
         return examples
 
 
 def masked(pair: Pair) -> Pair:
     """A pair without personal data."""
-    return replace(
-        pair,
-        question=mask_personal(pair.question),
-        answer=mask_personal(pair.answer),
-        label=mask_personal(pair.label),
-        history=tuple(Message(message.role, mask_personal(message.content)) for message in pair.history),
-    )
+    question, answer, label = map(mask_personal, (pair.question, pair.answer, pair.label))
+    history = tuple(Message(message.role, mask_personal(message.content)) for message in pair.history)
+    return replace(pair, question=question, answer=answer, label=label, history=history)
 
 
 @dataclass
-class LengthCounter:
+class TextCounter:
     """Counts lengths and speech levels of texts."""
 
-    lengths: Counter[int] = field(default_factory=Counter)
+    lengths: array[int] = field(default_factory=lambda: array("L"))
     polite: int = 0
 
     def add(self, text: str) -> None:
         """Count one text."""
-        self.lengths[len(text)] += 1
+        self.lengths.append(len(text))
         self.polite += speech_level(text) == "polite"
 
     def stats(self) -> TextStats:
         """Mean, percentiles and share of polite texts."""
-        total = self.lengths.total()
-        if not total:
+        if not (count := len(self.lengths)):
             return TextStats()
-        mean = sum(self.lengths.elements()) / total
         p50, p95, p99 = (percentile(self.lengths, share) for share in (0.5, 0.95, 0.99))
-        return TextStats(round(mean, 2), p50, p95, p99, max(self.lengths), round(self.polite / total, 4))
+        mean, polite = sum(self.lengths) / count, self.polite / count
+        return TextStats(round(mean, 2), p50, p95, p99, max(self.lengths), round(polite, 4))
 
 
-def percentile(lengths: Counter[int], share: float) -> int:
-    """The smallest length that at least this share of the texts do not exceed."""
-    seen, needed = 0, share * lengths.total()
-    for length in sorted(lengths):
-        seen += lengths[length]
-        if seen >= needed:
-            return length
-    return 0
+def percentile(lengths: Sequence[int], share: float) -> int:
+    """The smallest length that at least this share of the texts do not exceed; 0 where there are none."""
+    return sorted(lengths)[math.ceil(share * len(lengths)) - 1] if lengths else 0
 
 
 class OutlierCounter:
     """Counts the sizes of pairs and keeps the longest ones."""
 
     def __init__(self) -> None:
-        self._sizes: Counter[int] = Counter()
-        self._heap: list[tuple[int, int, str]] = []  # (characters, -line, question)
+        self._sizes = array("L")
+        self._longest: list[tuple[int, int, str]] = []  # a heap of (characters, -line, question)
 
     def add(self, pair: Pair) -> None:
         """Count one pair."""
-        size = len(pair.question) + len(pair.answer)
-        self._sizes[size] += 1
-        heapq.heappush(self._heap, (size, -pair.line, pair.question))
-        if len(self._heap) > EXAMPLES:
-            heapq.heappop(self._heap)
+        self._sizes.append(size := len(pair.question) + len(pair.answer))
+        heapq.heappush(self._longest, (size, -pair.line, pair.question))
+        if len(self._longest) > EXAMPLES:
+            heapq.heappop(self._longest)
 
-    def result(self) -> tuple[int, list[tuple[int, str]]]:
-        """Number of outliers, and (line, question) of the longest ones, longest first.
+    def found(self) -> tuple[int, list[Example]]:
+        """Number of outliers, and the longest ones, longest first.
 
         Outliers are over ten times as long as the 95th percentile, or over 1,000 characters.
         """
         limit = min(1_000, 10 * percentile(self._sizes, 0.95))
-        count = sum(many for size, many in self._sizes.items() if size > limit)
-        return count, [(-line, question) for size, line, question in sorted(self._heap, reverse=True) if size > limit]
+        longest = [Example(-line, excerpt(text)) for size, line, text in sorted(self._longest)[::-1] if size > limit]
+        return sum(size > limit for size in self._sizes), longest
 
 
+@dataclass
 class LabelCounter:
     """Counts labels and keeps the first line of each."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.lines: dict[str, int] = {}
+    counts: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, int] = field(default_factory=dict)
 
     def add(self, label: str, line: int) -> None:
         """Count one label; new ones are ignored beyond `MAX_LABELS`."""

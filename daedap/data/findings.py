@@ -193,26 +193,6 @@ class Report:
             "compared": self.compared,
         }
 
-    def first_pair_lines(self) -> list[str]:
-        """The first pair as it is learned, so that wrongly chosen columns are seen at once."""
-        if not self.first:
-            return []
-        question, answer = excerpt(self.first.question), excerpt(self.first.answer)
-        return [translate("first pair: '{question}' → '{answer}'", question=question, answer=answer)]
-
-    def _limit_lines(self) -> list[str]:
-        """How many rows the model learns, and how many the bot only looks up."""
-        if not self.limit:
-            return []
-        base, tokens = self.limit
-        message = "learned: all of them; {base} learns rows of up to {tokens} tokens"
-        if self.looked_up:
-            message = (
-                "learned: {usable:,} rows of up to {tokens} tokens ({base}); "
-                "only looked up, as they are longer: {count:,}"
-            )
-        return [translate(message, usable=self.usable, count=self.looked_up, base=base, tokens=tokens)]
-
     def lines(self) -> list[str]:
         """The report as text in the user's language."""
         lines = [
@@ -225,23 +205,42 @@ class Report:
                 encoding=f", {self.source.encoding}" if self.source.encoding else "",
             ),
             *_column_lines(self.source),
-            *self.first_pair_lines(),
-            *self._limit_lines(),
-            *(finding.line() for finding in self.findings),
         ]
+        if self.first:  # as it is learned, so that wrongly chosen columns are seen at once
+            pair = {"question": excerpt(self.first.question), "answer": excerpt(self.first.answer)}
+            lines.append(translate("first pair: '{question}' → '{answer}'", **pair))
+        if self.limit:
+            message = "learned: all of them; {base} learns rows of up to {tokens} tokens"
+            if self.looked_up:
+                message = (
+                    "learned: {usable:,} rows of up to {tokens} tokens ({base}); "
+                    "only looked up, as they are longer: {count:,}"
+                )
+            base, tokens = self.limit
+            lines.append(translate(message, usable=self.usable, count=self.looked_up, base=base, tokens=tokens))
+        lines += [finding.line() for finding in self.findings]
         if self.source.format == "kakaotalk":
             lines.append(translate("This is a private chat: train on it only if everybody in it agrees."))
         if self.near_duplicates:
             template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
             lines.append(translate(template, count=self.near_duplicates, compared=self.compared))
-        if self.usable:
-            lines += [
-                _text_line(translate("questions"), self.questions),
-                _text_line(translate("answers"), self.answers),
-            ]
+        return lines + self._statistics_lines()
+
+    def _statistics_lines(self) -> list[str]:
+        lines = []
+        for name, stats in ((translate("questions"), self.questions), (translate("answers"), self.answers)):
+            template = (
+                "{name}: {mean:.1f} characters on average (median {p50}, up to {p95} for 95 %, up to {p99} for 99 %, "
+                "longest {max:,}); {polite:.0%} polite"
+            )
+            lines += [translate(template, name=name, **asdict(stats))] if self.usable else []
         if self.answers.mixed:
             lines.append(translate("The answers mix polite and casual speech; the chatbot will too."))
-        return lines + _label_lines(self.labels)
+        if any(self.labels):
+            shown = [f"{label or '-'} ({count:,})" for label, count in list(self.labels.items())[:10]]
+            labels = ", ".join(shown) + (", …" if len(self.labels) > 10 else "")
+            lines.append(translate("labels: {labels}", labels=labels))
+        return lines
 
 
 def _column_lines(source: Source) -> list[str]:
@@ -257,19 +256,3 @@ def _column_lines(source: Source) -> list[str]:
         template = "no header; columns: question = {question}, answer = {answer}, label = {label}"
     label = columns.label.name if columns.label else "-"
     return [*sheets, translate(template, question=columns.question.name, answer=columns.answer.name, label=label)]
-
-
-def _text_line(name: str, stats: TextStats) -> str:
-    return translate(
-        "{name}: {mean:.1f} characters on average (median {p50}, up to {p95} for 95 %, up to {p99} for 99 %, "
-        "longest {max:,}); {polite:.0%} polite",
-        name=name,
-        **asdict(stats),
-    )
-
-
-def _label_lines(labels: Mapping[str, int]) -> list[str]:
-    if not any(labels):
-        return []
-    shown = [f"{label or '-'} ({count:,})" for label, count in list(labels.items())[:10]]
-    return [translate("labels: {labels}", labels=", ".join(shown) + (", …" if len(labels) > 10 else ""))]

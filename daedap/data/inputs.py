@@ -139,9 +139,7 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
         return readable[0]
     if not readable:
         raise DataError(
-            "{file}: there is no text file or table in this archive.",
-            "Unpack it and give one of its files.",
-            file=path,
+            "{file}: there is no text file or table in this archive.", "Unpack it and give one of its files.", file=path
         )
     raise DataError(
         "{file} holds several files: {names}.",

@@ -103,8 +103,8 @@ def is_chat(sample: Sequence[str]) -> bool:
 def chat_columns(names: Sequence[str]) -> tuple[int, int, int] | None:
     """Columns of date, user and message when a row is the header of an exported chat, else None."""
     folded = [_HEADER.get(name.strip().lstrip("\ufeff").casefold(), "") for name in names]
-    wanted = ("date", "user", "message")
-    return (folded.index("date"), folded.index("user"), folded.index("message")) if {*wanted} <= {*folded} else None
+    complete = {"date", "user", "message"} <= {*folded}
+    return (folded.index("date"), folded.index("user"), folded.index("message")) if complete else None
 
 
 def text_messages(lines: Iterable[str]) -> Iterator[ChatMessage | BadRow]:

@@ -40,15 +40,7 @@ from daedap.data.kakaotalk import (
 )
 from daedap.data.objects import objects, parquet_objects, yaml_objects
 from daedap.data.plain_text import has_marked_lines, marked_lines
-from daedap.data.tables import (
-    Record,
-    message_pairs,
-    records,
-    rendered_column,
-    rendered_pairs,
-    sniff,
-    table_pairs,
-)
+from daedap.data.tables import Record, message_pairs, records, rendered_column, rendered_pairs, sniff, table_pairs
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, nfc
 from daedap.types import Pair
