@@ -289,8 +289,10 @@ class _Chooser:
                 columns=_listed(self.names),
             )
         self.refuse_numbers(fixed)
-        if by_content and not fixed:
-            self.refuse_swapped()
+        question, answer = self.places["question"], self.places["answer"]
+        if by_content and not fixed and self.stats[question].asks < self.stats[answer].asks:  # the answers come first
+            self.places |= {"question": answer, "answer": question}
+            raise self.unclear()
         return self.columns()
 
     def find(self, name: str) -> int:
@@ -378,13 +380,6 @@ class _Chooser:
             del self.places["answer"]
             raise self.unclear()
 
-    def refuse_swapped(self) -> None:
-        """Refuse columns whose content says that the answers come first."""
-        question, answer = self.places["question"], self.places["answer"]
-        if self.stats[question].asks < self.stats[answer].asks:
-            self.places |= {"question": answer, "answer": question}
-            raise self.unclear()
-
     def columns(self) -> Columns:
         """The columns that were chosen, with numbered columns of the same name beside them."""
         names = [name.strip() for name in self.names]
@@ -450,9 +445,11 @@ def _numbered(names: Sequence[str], index: int) -> dict[int, int]:
 
 
 def _named(name: str, names: Sequence[str]) -> int | None:
-    exact = [i for i, other in enumerate(names) if other.strip() == name.strip()]
-    similar = [i for i, other in enumerate(names) if comparison_form(other) == comparison_form(name)]
-    return next(iter(exact + similar), None)
+    """Index of the column of this name; of one that differs in case, spacing and the like where there is none."""
+    for form in (str.strip, comparison_form):
+        if (index := next((i for i, other in enumerate(names) if form(other) == form(name)), None)) is not None:
+            return index
+    return None
 
 
 def _listed(names: Sequence[str]) -> str:

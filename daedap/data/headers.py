@@ -212,9 +212,8 @@ def names_other_data(names: Sequence[str]) -> bool:
 def is_second_header(names: Sequence[str]) -> bool:
     """Whether the row below a header continues it: all its cells are header words, such as question, answer."""
     filled = [name for name in names if comparison_form(name)]
-    return len(filled) > 1 and all(
-        header_role(name) and not is_sentence(name) and not re.search(r"\d", name) for name in filled
-    )
+    words = [name for name in filled if header_role(name) and not is_sentence(name) and not re.search(r"\d", name)]
+    return 1 < len(filled) == len(words)
 
 
 def is_sentence(text: str) -> bool:

@@ -152,26 +152,17 @@ def _member(archive: zipfile.ZipFile, path: Path) -> str:
 # ---- encodings ----
 
 _CHUNK = 1 << 20
-_BOMS = (  # UTF-32-LE's byte order mark begins with UTF-16-LE's, so it is tested first
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_BINARY = {
-    b"PK\x03\x04": "zip",
-    b"\x89PNG": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"GIF8": "GIF",
-    b"%PDF": "PDF",
-    b"\x1f\x8b": "gzip",
-    b"\xfd7zXZ": "xz",
-    b"7z\xbc\xaf": "7z",
-    b"\xd0\xcf\x11\xe0": "xls / doc / hwp",
-    b"SQLite format 3": "SQLite",
-    b"PAR1": "Parquet",
+_BOMS = {  # UTF-32-LE's byte order mark begins with UTF-16-LE's, so it is tested first
+    codecs.BOM_UTF8: "utf-8-sig",
+    **dict.fromkeys((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE), "utf-32"),
+    **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
 }
+_BINARY = {
+    **{b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"%PDF": "PDF"},
+    **{b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"},
+    **{b"\xd0\xcf\x11\xe0": "xls / doc / hwp", b"SQLite format 3": "SQLite", b"PAR1": "Parquet"},
+}
+"""How files begin that are no text."""
 # The 2,350 common syllables of KS X 1001. UTF-8 misread as CP949 gives Hanja and rare syllables instead.
 _COMMON = "".join(bytes((lead, trail)).decode("cp949") for lead in range(0xB0, 0xC9) for trail in range(0xA1, 0xFF))
 _COMMON_HANGUL = re.compile(f"[{_COMMON}]")
@@ -212,7 +203,7 @@ def detect(path: Path) -> Encoding:
                 file=path,
                 kind=kind,
             )
-    codec = next((name for bom, name in _BOMS if head.startswith(bom)), "utf-8")
+    codec = next((name for bom, name in _BOMS.items() if head.startswith(bom)), "utf-8")
     nul = _line_of_nul(path) if codec.startswith("utf-8") else 0
     if nul and (without_bom := _utf16_without_bom(path, head)):
         return without_bom
@@ -242,11 +233,9 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _decodes(path: Path, name: str) -> bool:
-    decoder = codecs.getincrementaldecoder(name)("strict")
     try:
-        for chunk in _chunks(path):
-            decoder.decode(chunk)
-        decoder.decode(b"", True)
+        for _ in codecs.iterdecode(_chunks(path), name):
+            pass
     except UnicodeError:
         return False
     return True
@@ -256,9 +245,10 @@ def _line_of_nul(path: Path) -> int:
     """Line number of the first NUL byte; 0 when there is none."""
     line = 1
     for chunk in _chunks(path):
-        if (at := chunk.find(0)) >= 0:
-            return line + chunk.count(b"\n", 0, at)
-        line += chunk.count(b"\n")
+        before, nul, _ = chunk.partition(b"\0")
+        line += before.count(b"\n")
+        if nul:
+            return line
     return 0
 
 

@@ -7,7 +7,6 @@ changes them with its version, and spreadsheets rewrite the dates of the Mac's C
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -121,8 +120,7 @@ def text_messages(lines: Iterable[str]) -> Iterator[ChatMessage | BadRow]:
             continue
         if current:
             yield _finished(current, more)
-        if rule:
-            day = _date(rule) or day
+        day = (_date(rule) if rule else None) or day
         if isinstance(parsed, BadRow):
             yield parsed
         current, more = parsed if isinstance(parsed, ChatMessage) else None, []
@@ -214,11 +212,6 @@ def _moment(match: re.Match[str], day: date | None) -> datetime | None:
     if day is None or hour > 23 or int(match["minute"]) > 59:
         return None
     return datetime.combine(day, time(hour, int(match["minute"])))
-
-
-def speakers(chat: Iterable[ChatMessage | BadRow]) -> Counter[str]:
-    """Number of messages by speaker."""
-    return Counter(item.speaker for item in chat if isinstance(item, ChatMessage))
 
 
 def chat_pairs(chat: Iterable[ChatMessage | BadRow], speaker: str, name: str) -> Iterator[Pair | BadRow]:

@@ -28,13 +28,12 @@ from daedap.data.inputs import (
     refuse_unreadable,
     suffix_of,
 )
-from daedap.data.json_layouts import Chooser, as_text, conversation_of, object_pairs
+from daedap.data.json_layouts import as_text, conversation_of, object_pairs
 from daedap.data.kakaotalk import (
     ChatMessage,
     chat_columns,
     chat_pairs,
     is_chat,
-    speakers,
     table_messages,
     text_messages,
 )
@@ -129,8 +128,11 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
         yield from _excel_rows(source)
     elif source.format == "kakaotalk":
         yield from chat_pairs(_chat_messages(source), source.requested_speaker, name)
+    elif source.format in ("jsonl", "yaml", "parquet") and source.turns:
+        messages = _message_records(_objects_of(source), source.turns)
+        yield from message_pairs(messages, source.turns, source.speaker, name)
     elif source.format in ("jsonl", "yaml", "parquet"):
-        yield from _object_rows(source)
+        yield from _pairs_of_objects(source, _objects_of(source))
     else:
         assert source.text, "all other formats are text"
         with open_text(source.path, source.text) as lines:
@@ -335,13 +337,6 @@ def _object_columns(source: Source, rows: Sequence[dict[str, Any]]) -> Columns |
     return None
 
 
-def _object_rows(source: Source) -> Iterator[Pair | BadRow]:
-    if source.turns:
-        table = _message_records(_objects_of(source), source.turns)
-        return message_pairs(table, source.turns, source.speaker, source.path.name)
-    return _pairs_of_objects(source, _objects_of(source))
-
-
 def _message_records(rows: _Objects, turns: TurnColumns) -> Iterator[Record | BadRow]:
     """Messages as records of a table."""
     columns = [turns.text, *turns.more_texts, turns.speaker, turns.conversation, turns.turn]
@@ -356,25 +351,15 @@ def _message_records(rows: _Objects, turns: TurnColumns) -> Iterator[Record | Ba
 
 
 def _pairs_of_objects(source: Source, rows: _Objects) -> Iterator[Pair | BadRow]:
-    choose = _key_chooser(source)
-    for line, row in rows:
-        if isinstance(row, BadRow):
-            yield row
-        else:
-            yield from object_pairs(row, line, choose, source.path.name)
-
-
-def _key_chooser(source: Source) -> Chooser:
-    """Finds the keys of question and answer of an object; remembers them, as objects have few kinds of keys."""
-
-    @lru_cache(256)
+    @lru_cache(256)  # objects have few kinds of keys
     def choose(keys: tuple[str, ...]) -> Columns | None:
         try:
             return choose_keys(keys, source.requested, source.path)
         except DataError:
             return None
 
-    return choose
+    for line, row in rows:
+        yield from [row] if isinstance(row, BadRow) else object_pairs(row, line, choose, source.path.name)
 
 
 # ---- chats, and who answers ----
@@ -382,7 +367,7 @@ def _key_chooser(source: Source) -> Chooser:
 
 def _open_chat(source: Source) -> Source:
     """Accept a chat in which the speaker writes at least one message, and somebody else another."""
-    counts = speakers(_chat_messages(source))
+    counts = Counter(message.speaker for message in _chat_messages(source) if isinstance(message, ChatMessage))
     if not counts:
         raise DataError("{file} is a KakaoTalk chat without any message.", "Export the chat again.", file=source.path)
     if len(counts) == 1:

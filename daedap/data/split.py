@@ -194,10 +194,8 @@ def _split_randomly(rows: int, dev: float, test: float, seed: int) -> list[Split
     """The usual random split, kept for comparison with published numbers: it leaks near-duplicates."""
     order = random.Random(seed).sample(range(rows), rows)
     n_test, n_dev = round(test * rows), round(dev * rows)
-    assignments: list[SplitName] = ["train"] * rows
-    for place, row in enumerate(order[: n_test + n_dev]):
-        assignments[row] = "test" if place < n_test else "dev"
-    return assignments
+    tested, held = {*order[:n_test]}, {*order[: n_test + n_dev]}
+    return ["test" if row in tested else "dev" if row in held else "train" for row in range(rows)]
 
 
 def _leaked_questions(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
@@ -212,10 +210,10 @@ def _leaked_questions(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -
 
 
 def _leaked_answers(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
-    rows = list(zip(pairs, assignments, strict=True))
-    known = {comparison_form(pair.answer) for pair, name in rows if name == "train"}
-    test = [pair for pair, name in rows if name == "test"]
-    return sum(comparison_form(pair.answer) in known for pair in test) / max(len(test), 1)
+    answers = [(comparison_form(pair.answer), name) for pair, name in zip(pairs, assignments, strict=True)]
+    known = {answer for answer, name in answers if name == "train"}
+    test = [answer in known for answer, name in answers if name == "test"]
+    return sum(test) / max(len(test), 1)
 
 
 class _DisjointSets:

@@ -58,9 +58,12 @@ def add_typo(text: str, rng: random.Random) -> str:
 
 
 def _one_typo(text: str, rng: random.Random) -> str:
-    syllables = _editable_syllables(text)
+    negated = {index for match in NEGATION.finditer(text) for index in range(*match.span())}
+    words = _HANGUL_WORD.finditer(text)
+    syllables = [(word, at - word.start()) for word in words for at in range(*word.span()) if at not in negated]
     rng.shuffle(syllables)
-    for rule in _weighted_order(rng):
+    # Random order, frequent kinds of typo mostly first: weighted sampling without replacement.
+    for rule in sorted(_TYPO_RULES, key=lambda rule: rng.random() ** (1 / _TYPO_RULES[rule]), reverse=True):
         for word, index in syllables:
             misspelled = [new for new in rule(word[0], index) if new != word[0]]
             texts = [text[: word.start()] + new + text[word.end() :] for new in misspelled]
@@ -68,22 +71,6 @@ def _one_typo(text: str, rng: random.Random) -> str:
             if valid:
                 return rng.choice(valid)
     return text
-
-
-def _editable_syllables(text: str) -> list[tuple[re.Match[str], int]]:
-    """Each Hangul syllable outside negations: its word and its index in the word."""
-    negated = {index for match in NEGATION.finditer(text) for index in range(match.start(), match.end())}
-    return [
-        (word, at - word.start())
-        for word in _HANGUL_WORD.finditer(text)
-        for at in range(word.start(), word.end())
-        if at not in negated
-    ]
-
-
-def _weighted_order(rng: random.Random) -> list[TypoRule]:
-    """All rules in random order, frequent kinds of typo mostly first (weighted sampling without replacement)."""
-    return sorted(_TYPO_RULES, key=lambda rule: rng.random() ** (1 / _TYPO_RULES[rule]), reverse=True)
 
 
 def _keystroke(typed: Callable[[str], Sequence[str]]) -> TypoRule:

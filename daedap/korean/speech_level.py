@@ -94,7 +94,7 @@ class _End:
     @property
     def elongated(self) -> bool:
         """Whether a consonant is appended in playful spelling: 배고프당."""
-        return _after(self.morphemes, self.at, lambda other: other.tag == "Z_CODA")
+        return any(other.tag == "Z_CODA" for other in self.morphemes[self.at + 1 : self.at + 2])
 
     @property
     def stem(self) -> int:
@@ -155,7 +155,7 @@ class _End:
 
     @property
     def _has_yo(self) -> bool:
-        return _after(self.morphemes, self.at, lambda other: other[:2] == ("요", "JX"))
+        return any(other[:2] == ("요", "JX") for other in self.morphemes[self.at + 1 : self.at + 2])
 
     @property
     def _first(self) -> int:
@@ -214,17 +214,12 @@ def _edited(
 def _ends(morphemes: Sequence[Morpheme], at: int) -> bool:
     """Whether a sentence ends there: a final ending, a connective ending that nothing follows, or a greeting."""
     one = morphemes[at]
+    following = morphemes[at + 1] if at + 1 < len(morphemes) else None
     if one.tag == "EF":
-        return not _after(morphemes, at, lambda other: other.word == one.word and not _is_end_mark(other))
+        if following is None or following.word != one.word:
+            return True
+        return following.tag.startswith(("S", "W", "Z_CODA")) or following[:2] == ("요", "JX")
     if one.tag == "EC":
-        last = at + 1 == len(morphemes) or morphemes[at + 1].tag in ("SF", "SE", "SW", "W_EMOJI", "Z_CODA")
+        last = following is None or following.tag in ("SF", "SE", "SW", "W_EMOJI", "Z_CODA")
         return last and morphemes[at - 1].form not in _NO_SENTENCE
     return one.tag == "IC" and one.form in _GREETINGS and (at == 0 or one.form != "안녕")
-
-
-def _is_end_mark(one: Morpheme) -> bool:
-    return one.tag.startswith(("S", "W")) or one.tag == "Z_CODA" or one[:2] == ("요", "JX")
-
-
-def _after(morphemes: Sequence[Morpheme], at: int, holds: Callable[[Morpheme], bool]) -> bool:
-    return at + 1 < len(morphemes) and holds(morphemes[at + 1])
