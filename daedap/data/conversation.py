@@ -91,10 +91,7 @@ def role_named(name: str) -> Role | None:
 def assistant_among(speakers: Sequence[str]) -> str | None:
     """The speaker whose messages are answers, by name: 상담원, 점원, bot …, or the other one than 고객, user …
 
-    Args:
-        speakers: Distinct names in the order of their first message.
-
-    Returns: None when the names do not tell and there are more than two of them; of two unknown ones the second.
+    Of two unknown `speakers`, in the order of their first message, the second; of more than two None.
     """
     # Of A and B, A is no answer; beside Q it is.
     marks = {name.casefold() for name in speakers} == {"q", "a"}
@@ -117,16 +114,13 @@ def rendered_turns(text: object, line: int) -> list[Turn]:
     turns: list[Turn] = []
     for mark, end in zip(marks, [*(mark.start() for mark in marks[1:]), len(text)], strict=True):
         body = _END_MARK.sub("", text[mark.end() : end]).strip()
-        role = _mark_role(next(filter(None, mark.groups())))
+        name = next(filter(None, mark.groups()))
+        role = _MARK_ROLES.get(name.casefold()) or role_named(name)
+        if role is None and has_role(name, "question", "answer"):
+            role = "user" if has_role(name, "question") else "assistant"
         if role and body:
             turns.append((role, body, line))
         elif role is None and turns:  # a heading inside an answer
             turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{mark[0].strip()} {body}".strip(), line)
     roles = [role for role, _, _ in turns]
     return turns if "user" in roles and "assistant" in roles[roles.index("user") :] else []
-
-
-def _mark_role(name: str) -> Role | None:
-    if known := _MARK_ROLES.get(name.casefold()) or role_named(name):
-        return known
-    return "user" if has_role(name, "question") else "assistant" if has_role(name, "answer") else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 from daedap.config import ReadOptions
-from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
+from daedap.data.clean import clean, clean_text, is_damaged, texts_of
 from daedap.data.inputs import JSON_SUFFIXES, detect, open_text, refuse_unreadable
 from daedap.data.kakaotalk import is_chat
 from daedap.data.objects import objects
@@ -65,9 +65,7 @@ def read_texts(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> 
     suffix = path.suffix.lower()
     if suffix in (".txt", ".md") and not is_chat(_sample(path)):
         corpus = _plain(path)
-    elif suffix in JSON_SUFFIXES and any(
-        "text" in row for _, row in objects(_sample(path)) if not isinstance(row, BadRow)
-    ):
+    elif suffix in JSON_SUFFIXES and any(isinstance(row, dict) and "text" in row for _, row in objects(_sample(path))):
         corpus = _json_texts(path)
     else:
         corpus = _dialogues(path, read_options)
@@ -94,12 +92,11 @@ def _normalize(line: str) -> str:
     return " ".join(clean_text(line)[0].split())
 
 
-def _cut(texts: tuple[str, ...]) -> Iterator[Document]:
+def _cut(texts: tuple[str, ...]) -> list[Document]:
     """A group of lines as one document, or as several of about _DOCUMENT_LINES; the last one takes the remainder."""
     count = max(1, len(texts) // _DOCUMENT_LINES)
-    for number in range(count):
-        end = (number + 1) * _DOCUMENT_LINES if number + 1 < count else len(texts)
-        yield Document(texts[number * _DOCUMENT_LINES : end], cut=count > 1)
+    bounds = [*range(0, count * _DOCUMENT_LINES, _DOCUMENT_LINES), len(texts)]
+    return [Document(texts[start:end], cut=count > 1) for start, end in pairwise(bounds)]
 
 
 def _json_texts(path: Path) -> Corpus:

@@ -31,11 +31,9 @@ def near_duplicates(
     Exact. Time is about linear in the pairs that share a rare bigram, memory is linear in the questions. Of earlier
     rows with the same comparison form only the first is returned.
 
-    Args:
-        questions: Their texts.
-        groups: A number for each row, where one near row of a group is enough: of a large group only one is returned,
-            which makes many near-duplicates of each other linear instead of quadratic. Those of rows that were
-            returned already may change meanwhile.
+    `groups` gives a number for each row, where one near row of a group is enough: of a large group only one is
+    returned, which makes many near-duplicates of each other linear instead of quadratic. The numbers of rows that were
+    returned already may change meanwhile.
     """
     forms = [comparison_form(question) for question in questions]
     first: dict[str, int] = {}
@@ -45,35 +43,32 @@ def near_duplicates(
         return
     distinct = np.fromiter(first.values(), dtype=np.int64)
     vectors = _bigrams(list(first))
-    similar = _similar(vectors) if groups is None else _similar_in_groups(vectors, distinct, groups)
+    similar = _similar(vectors, distinct, groups)
     for row, form in enumerate(forms):
         yield row, distinct[next(similar)].tolist() if first[form] == row else [first[form]]
 
 
-def _similar(vectors: csr_matrix) -> Iterator[NDArray[np.int64]]:
-    """For each vector, the indices of earlier ones with a cosine of at least THRESHOLD."""
-    rare = _rare_part(vectors)
-    for start, stop in _chunks(rare):
-        chunk = np.arange(start, stop)
-        rows, columns = _near(vectors, rare, chunk, np.arange(stop))
-        yield from np.split(columns, np.searchsorted(rows, chunk[1:]))
-
-
-def _similar_in_groups(
-    vectors: csr_matrix, distinct: NDArray[np.int64], groups: NDArray[np.int64]
+def _similar(
+    vectors: csr_matrix, distinct: NDArray[np.int64], groups: NDArray[np.int64] | None
 ) -> Iterator[NDArray[np.int64]]:
-    """Like `_similar`, but of every large group at most one. `distinct`: the row of each vector in `groups`."""
+    """For each vector, the indices of earlier ones with a cosine of at least THRESHOLD; of a large group at most one.
+
+    `distinct` holds the row of each vector in `groups`.
+    """
     rare = _rare_part(vectors)
     start = 0
     while start < len(distinct):
-        numbers, sizes = np.unique(groups[distinct[:start]], return_counts=True)
-        large = numbers[sizes >= _LARGE]
-        rest = np.flatnonzero(~np.isin(groups[distinct[:start]], large))
-        stop = _chunk_end(rare, start, min(start + (_LARGE if len(large) else 4 * _LARGE), len(distinct)), rest)
+        large, members, step = [], np.zeros(start, np.int64), 64 * _LARGE
+        if groups is not None:
+            members = groups[distinct[:start]]
+            numbers, sizes = np.unique(members, return_counts=True)
+            large = numbers[sizes >= _LARGE].tolist()
+            step = _LARGE if large else 4 * _LARGE
+        rest = np.flatnonzero(~np.isin(members, large))
+        stop = _chunk_end(rare, start, min(start + step, len(distinct)), rest)
         chunk = np.arange(start, stop)
         near = [_near(vectors, rare, chunk, np.concatenate([rest, chunk]))]
-        members = (np.flatnonzero(groups[distinct[:start]] == number) for number in large)
-        near += [_first_near(vectors, rare, chunk, group) for group in members]
+        near += [_first_near(vectors, rare, chunk, np.flatnonzero(members == number)) for number in large]
         rows, columns = (np.concatenate(part) for part in zip(*near, strict=True))
         order = np.argsort(rows, kind="stable")
         yield from np.split(columns[order], np.searchsorted(rows[order], chunk[1:]))
@@ -113,18 +108,6 @@ def _chunk_end(rare: csr_matrix, start: int, stop: int, others: NDArray[np.int64
     counts = np.bincount(np.concatenate([rare[others].indices, chunk.indices]), minlength=rare.shape[1])
     candidates = np.concatenate([[0], np.cumsum(counts[chunk.indices])])[chunk.indptr]
     return start + max(1, int(np.searchsorted(candidates, _CANDIDATES_PER_CHUNK, side="right")) - 1)
-
-
-def _chunks(rare: csr_matrix) -> Iterator[tuple[int, int]]:
-    """Ranges of rows with at most about _CANDIDATES_PER_CHUNK candidate pairs; a single row may have more."""
-    counts = np.bincount(rare.indices, minlength=rare.shape[1])
-    candidates = np.concatenate([[0], np.cumsum(counts[rare.indices])])[rare.indptr]
-    start = 0
-    while start < rare.shape[0]:
-        stop = int(np.searchsorted(candidates, candidates[start] + _CANDIDATES_PER_CHUNK, side="right")) - 1
-        stop = min(max(stop, start + 1), rare.shape[0])
-        yield start, stop
-        start = stop
 
 
 def _bigrams(forms: list[str]) -> csr_matrix:

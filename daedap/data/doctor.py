@@ -50,13 +50,8 @@ class Loaded:
 def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: Fits | None = None) -> Report:
     """Examine a file without holding its pairs in memory.
 
-    Args:
-        path: CSV, TSV, JSON, Excel or a KakaoTalk export.
-        read_options: Columns and speaker, where the user names them.
-        fits: Whether a pair and its end token fit the model; None: pairs of up to `LONGEST` characters do.
-
-    Raises:
-        DataError: The file can't be read. A file without usable rows gives a report with `usable` 0 instead.
+    `fits` tells whether a pair and its end token fit the model; None: pairs of up to `LONGEST` characters do. Raises
+    DataError when the file can't be read; a file without usable rows gives a report with `usable` 0.
     """
     doctor = _Doctor(open_source(path, read_options), fits or _fits)
     deque(doctor.kept_pairs(), 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ class Sheet:
     records: list[Record]
     """Its rows; merged cells are filled downwards, hidden rows left out."""
     hidden_rows: tuple[int, ...] = ()
-    formulas: tuple[tuple[int, str], ...] = ()
-    """Row and text of the formulas without a stored value."""
+    formulas: Mapping[int, str] = field(default_factory=dict)
+    """Formulas without a stored value, by row."""
 
 
 def is_excel(path: Path) -> bool:
@@ -39,11 +40,7 @@ def is_excel(path: Path) -> bool:
 
 
 def read_sheets(path: Path) -> list[Sheet]:
-    """All sheets that hold any cell.
-
-    Raises:
-        DataError: The workbook is damaged.
-    """
+    """All sheets that hold any cell. Raises DataError for a damaged workbook."""
     import openpyxl
 
     try:
@@ -73,36 +70,31 @@ def _survey(path: Path) -> tuple[bool, bool]:
 
 
 def _sheet(sheet: Any, source: Any, large: bool) -> Sheet:
-    merged: dict[tuple[int, int], str] = {}
+    merged: dict[tuple[int, int], str] = {}  # the cells below the first one of a vertically merged range
     hidden: set[int] = set()
     if large:
         sheet.reset_dimensions()  # many programs write a wrong size, which hides columns
     else:
-        merged = _merged_cells(sheet)
+        merged = {
+            (row, area.min_col): _cell_text(sheet.cell(area.min_row, area.min_col))
+            for area in sheet.merged_cells.ranges
+            for row in range(area.min_row + 1, area.max_row + 1)
+        }
         hidden = {row for row, size in sheet.row_dimensions.items() if size.hidden and row <= sheet.max_row}
     rows: list[Record] = []
-    formulas: list[tuple[int, str]] = []
+    formulas: dict[int, str] = {}
     for number, cells in enumerate(sheet.iter_rows(), 1):
         if number in hidden:
             continue
         fields = [_cell_text(cell) or merged.get((number, column), "") for column, cell in enumerate(cells, 1)]
         empty = [column for column, text in enumerate(fields, 1) if source and not text]
         values = (source.cell(number, column).value for column in empty)
-        formulas += [(number, value) for value in values if isinstance(value, str) and value.startswith("=")]
+        formulas.update((number, value) for value in values if isinstance(value, str) and value.startswith("="))
         filled = any(map(str.strip, fields))
         rows.append(Record(number, fields, "\t".join(fields)) if filled else Record(number, [], ""))
     while rows and not rows[-1].fields:
         rows.pop()
-    return Sheet(sheet.title, sheet.sheet_state != "visible", rows, tuple(sorted(hidden)), tuple(formulas))
-
-
-def _merged_cells(sheet: Any) -> dict[tuple[int, int], str]:
-    """(row, column) → text of the cells below the first one of a vertically merged range."""
-    return {
-        (row, area.min_col): _cell_text(sheet.cell(area.min_row, area.min_col))
-        for area in sheet.merged_cells.ranges
-        for row in range(area.min_row + 1, area.max_row + 1)
-    }
+    return Sheet(sheet.title, sheet.sheet_state != "visible", rows, tuple(sorted(hidden)), formulas)
 
 
 def _cell_text(cell: Any) -> str:
@@ -200,6 +192,5 @@ def _date_part(value: datetime | date | time, code: str, half: bool) -> str:
 
 
 def _plain_date(value: datetime | date | time) -> str:
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d" if value.time() == time() else "%Y-%m-%d %H:%M")
-    return value.strftime("%Y-%m-%d" if isinstance(value, date) else "%H:%M")
+    clock = isinstance(value, datetime) and value.time() != time()
+    return value.strftime("%Y-%m-%d %H:%M" if clock else "%Y-%m-%d" if isinstance(value, date) else "%H:%M")

@@ -186,12 +186,9 @@ def open_text(path: Path, encoding: Encoding) -> TextIO:
 
 
 def detect(path: Path) -> Encoding:
-    """Detect the encoding of a file.
+    """The encoding of a file; raises DataError when the file is binary, mixes encodings, or is in none that fits.
 
     In this order: byte order mark; strict UTF-8; UTF-8 or CP949 (a superset of EUC-KR) by lines; charset-normalizer.
-
-    Raises:
-        DataError: The file is binary, mixes encodings, or is in none that fits.
     """
     with open_binary(path) as file:
         head = file.read(1 << 16)

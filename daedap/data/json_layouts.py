@@ -45,6 +45,7 @@ _RESPONSES = ("responses", "messages", "response", "answers", "answer")
 """Keys of an intent: the wordings of a question, and its answers."""
 _LEGACY_PROMPT = re.compile(r"\s*(?:###|-+>)\s*$")
 _LEGACY_END = re.compile(r"\s*(?:END|###)\s*$")
+"""Separators of OpenAI's former prompt/completion files."""
 
 
 def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) -> Iterator[Pair | BadRow]:
@@ -202,7 +203,8 @@ def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pai
     subject = as_text(row.get("input")) if columns.question.name == "instruction" else ""
     history = _history(row)
     for question, answer in product(questions, answers):
-        prompt, reply = _without_markers(question, answer)
+        prompt = _LEGACY_PROMPT.sub("", question)
+        reply = _LEGACY_END.sub("", answer).strip() if prompt != question else answer
         # what the instruction is about, in Alpaca's layout
         yield Pair(f"{prompt}\n{subject}" if subject else prompt, reply, label or "", history, line)
 
@@ -229,12 +231,6 @@ def _history(row: Mapping[str, Any]) -> tuple[Message, ...]:
 
 def _is_exchange(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
-
-
-def _without_markers(question: str, answer: str) -> tuple[str, str]:
-    """Without the separators of OpenAI's former prompt/completion files (`###`, `->`, ` END`)."""
-    prompt = _LEGACY_PROMPT.sub("", question)
-    return (prompt, _LEGACY_END.sub("", answer).strip()) if prompt != question else (question, answer)
 
 
 def _web_page_pair(row: Mapping[str, Any], line: int) -> Pair | None:

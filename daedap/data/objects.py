@@ -268,8 +268,7 @@ def _plain_elements(buffer: _Buffer) -> Iterator[Any]:
 def yaml_objects(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     """The conversations or rows of a YAML file; the number of each stands for its line.
 
-    Raises:
-        DataError: The file is no YAML, or holds Rasa's intents, which name answers that stand in other files.
+    Raises DataError for other files, and for Rasa's intents, which name answers that stand in other files.
     """
     import yaml
 
@@ -300,11 +299,7 @@ def yaml_objects(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 
 
 def parquet_objects(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a Parquet file; the number of each stands for its line.
-
-    Raises:
-        DataError: pyarrow is not installed, or the file is damaged.
-    """
+    """The rows of a Parquet file, numbered from 1. Raises DataError without pyarrow, or when the file is damaged."""
     try:
         import pyarrow
         import pyarrow.parquet

@@ -22,14 +22,10 @@ _SAMPLE = 200
 
 
 def read_questions(path: Path, column: str | None = None) -> Iterator[str]:
-    """The questions of a file in order, without empty ones.
+    """The questions of a workbook, a table, JSON objects, or a text with one question a line; without empty ones.
 
-    Args:
-        path: A workbook, a .csv or .tsv table, JSON objects, or a text with one question a line.
-        column: Name of the questions' column or key, or its number from 1; None: by its name or content.
-
-    Raises:
-        DataError: The file can't be read, or it is not clear which column holds the questions.
+    `column` is the name of the questions' column or key, or its number from 1; None: found by its name or content.
+    Raises DataError when the file can't be read, or when it is not clear which column holds the questions.
     """
     refuse_unreadable(path)
     refuse_damaged_archive(path)

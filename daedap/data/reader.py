@@ -212,9 +212,8 @@ def _excel_rows(source: Source) -> Iterator[Pair | BadRow]:
                 yield BadRow(1, "hidden" if sheet.hidden else "sheet", excerpt(sheet.name))
             continue
         yield from (BadRow(row, "hidden", excerpt(sheet.name)) for row in sheet.hidden_rows)
-        formulas = dict(sheet.formulas)
         for row in _table_rows(source, sheet.records, source.turns or _sheet_columns(source, sheet)):
-            formula = formulas.get(row.line)
+            formula = sheet.formulas.get(row.line)
             empty = isinstance(row, Pair) and not (row.question.strip() and row.answer.strip())
             yield BadRow(row.line, "formula", excerpt(formula)) if formula and empty else row
 

@@ -167,7 +167,7 @@ def _split_by_components(
                 name = names.pop() if names else _hashed_split(pair, dev, test)
         assignments.append(name)
         if name == "left_out":
-            components.leave_out(row)
+            components.roots[row] = _DisjointSets.LEFT_OUT
             continue
         components.join(row, roots)
         if pair.conversation_id:
@@ -223,9 +223,6 @@ class _DisjointSets:
 
     def __init__(self, size: int) -> None:
         self.roots = np.arange(size, dtype=np.int64)
-
-    def leave_out(self, row: int) -> None:
-        self.roots[row] = self.LEFT_OUT
 
     def join(self, row: int, roots: set[int]) -> None:
         first = min(roots, default=row)
