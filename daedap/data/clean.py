@@ -116,12 +116,8 @@ def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:
 def clean_text(text: str) -> tuple[str, frozenset[str]]:
     """A text in NFC without invisible and control characters, with \\n line ends, stripped; and the repairs applied."""
     has_markup = bool(_MARKUP_CHARACTERS.search(text) and _HAS_MARKUP.search(text))
-    if (
-        not has_markup
-        and not _NEEDS_REPAIR.search(text)
-        and unicodedata.is_normalized("NFC", text)
-        and text == text.strip()
-    ):
+    is_clean = not has_markup and not _NEEDS_REPAIR.search(text) and text == text.strip()
+    if is_clean and unicodedata.is_normalized("NFC", text):
         return text, frozenset()
     kinds = set()
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -130,13 +126,11 @@ def clean_text(text: str) -> tuple[str, frozenset[str]]:
         text = plain
     for pattern, substitute, kind in _REPAIRS:
         text, count = pattern.subn(substitute, text)
-        if count:
-            kinds.add(kind)
-    for normalized, kind in ((nfc(text), "decomposed"), (nfc(text).strip(), "spaces")):
-        if normalized != text:
-            kinds.add(kind)
-            text = normalized
-    return text, frozenset(kinds)
+        kinds |= {kind} if count else set()
+    composed = nfc(text)
+    kinds |= {"decomposed"} if composed != text else set()
+    kinds |= {"spaces"} if composed.strip() != composed else set()
+    return composed.strip(), frozenset(kinds)
 
 
 def without_markup(text: str) -> str:
@@ -144,8 +138,7 @@ def without_markup(text: str) -> str:
     plain = text
     for pattern, substitute in _MARKUP:
         plain = pattern.sub(substitute, plain)
-    plain = html.unescape(plain)
-    if plain == text:
+    if (plain := html.unescape(plain)) == text:
         return text
     lines = [re.sub(r"[ \t\u00a0]+", " ", line).strip() for line in plain.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
@@ -192,10 +185,9 @@ def _is_birthday(match: re.Match[str]) -> bool:
     """Whether the first six digits of a resident registration number are a date."""
     year, month, day, century = (match[group] or match[group + 4] for group in (1, 2, 3, 4))
     try:
-        date((1900 if century in "1256" else 2000) + int(year), int(month), int(day))
+        return bool(date((1900 if century in "1256" else 2000) + int(year), int(month), int(day)))
     except ValueError:
         return False
-    return True
 
 
 def _luhn(number: str) -> bool:

@@ -82,10 +82,9 @@ def _sample(path: Path) -> list[str]:
 def _plain(path: Path) -> Corpus:
     with open_text(path, detect(path)) as lines:
         texts = [_normalize(line) for line in lines]
-    whole = ["" if is_damaged(text) else text for text in texts]
-    groups = [tuple(group) for filled, group in groupby(whole, bool) if filled]
-    documents = [document for group in groups for document in _cut(group)]
-    return Corpus(documents, sum(text != kept for text, kept in zip(texts, whole, strict=True)))
+    damaged = sum(map(is_damaged, texts))
+    groups = groupby(("" if is_damaged(text) else text for text in texts), bool)
+    return Corpus([document for filled, group in groups if filled for document in _cut(tuple(group))], damaged)
 
 
 def _normalize(line: str) -> str:

@@ -53,7 +53,7 @@ def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits:
     `fits` tells whether a pair and its end token fit the model; None: pairs of up to `LONGEST` characters do. Raises
     DataError when the file can't be read; a file without usable rows gives a report with `usable` 0.
     """
-    doctor = _Doctor(open_source(path, read_options), fits or _fits)
+    doctor = _Doctor(open_source(path, read_options), fits)
     deque(doctor.kept_pairs(), 0)
     return doctor.report()
 
@@ -70,7 +70,7 @@ def load(
     Raises DataError when the file can't be read or has no usable row; `keep_too_long` returns pairs of which all are
     too long as usable ones.
     """
-    doctor = _Doctor(open_source(path, read_options), fits or _fits)
+    doctor = _Doctor(open_source(path, read_options), fits)
     kept = list(doctor.kept_pairs())
     pairs, lookup = ([pair for pair, is_learned in kept if is_learned is learned] for learned in (True, False))
     report = doctor.report()
@@ -79,10 +79,6 @@ def load(
     if not pairs:
         raise _nothing_usable(report)
     return Loaded(pairs, report, lookup)
-
-
-def _fits(pair: Pair) -> bool:
-    return len(pair.question) + len(pair.answer) <= LONGEST
 
 
 def _nothing_usable(report: Report) -> DataError:
@@ -106,8 +102,9 @@ def _nothing_usable(report: Report) -> DataError:
 class _Doctor:
     """State of the examination of one file."""
 
-    def __init__(self, source: Source, fits: Fits) -> None:
-        self.source, self.fits = source, fits
+    def __init__(self, source: Source, fits: Fits | None) -> None:
+        self.source = source
+        self.fits = fits or (lambda pair: len(pair.question) + len(pair.answer) <= LONGEST)
         self.rows = self.kept = 0
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}

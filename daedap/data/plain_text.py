@@ -15,7 +15,7 @@ from daedap.types import Pair
 _FRONT = r"\s*(?:[#>*-]\s*)*\**\s*"
 
 
-class _Style(NamedTuple):
+class Style(NamedTuple):
     """How a text marks its questions and answers."""
 
     question: re.Pattern[str]
@@ -31,21 +31,21 @@ def _word_mark(letter: str, words: str, speakers: str) -> str:
 
 _ASKED = _word_mark("Q", "질문|질의|물음|문", "사용자|고객|손님|유저|user|human|customer")
 _ANSWERED = _word_mark("A", "답변|대답|응답|답", "챗봇|봇|상담원|상담사|점원|직원|assistant|bot|chatbot|agent")
-_WORDS = _Style(*(re.compile(rf"{_FRONT}{mark}(.*?)(?:\*\*)?\s*$", re.IGNORECASE) for mark in (_ASKED, _ANSWERED)))
-_WORDS_INLINE = _Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
+_WORDS = Style(*(re.compile(rf"{_FRONT}{mark}(.*?)(?:\*\*)?\s*$", re.IGNORECASE) for mark in (_ASKED, _ANSWERED)))
+_WORDS_INLINE = Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
 _LISTED = r"\s*(?:\d+[.)]\s+|[①-⑳]\s*|[-*•]\s+)?"
 _SEPARATOR = r"(?:[-=]+>|→|⇒|➔|➜|::+|(?<=[?？])\s*(?:[-–—:/])(?=\s))"
-_ARROWS = _Style(re.compile(rf"{_LISTED}(\S.*?)\s*{_SEPARATOR}\s*(\S.*)$"), None)
-_BULLETS = _Style(re.compile(r"[-*•]\s+(\S.*)$"), re.compile(r"\s+[-*•◦]\s+(\S.*)$"))
-_NUMBERS = _Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
-_HEADINGS = _Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
+_ARROWS = Style(re.compile(rf"{_LISTED}(\S.*?)\s*{_SEPARATOR}\s*(\S.*)$"), None)
+_BULLETS = Style(re.compile(r"[-*•]\s+(\S.*)$"), re.compile(r"\s+[-*•◦]\s+(\S.*)$"))
+_NUMBERS = Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
+_HEADINGS = Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
 _SYMBOL = r"[^\w\s\"'“‘「『(\[<{*•-]{1,2}\s+"
-_QUESTION_MARKS = _Style(re.compile(rf"\s*(?:{_SYMBOL}|\d+[.)]\s+)?(.+[?？])\s*$"), None)
+_QUESTION_MARKS = Style(re.compile(rf"\s*(?:{_SYMBOL}|\d+[.)]\s+)?(.+[?？])\s*$"), None)
 _SAMPLE = 200
 """Lines by which the style is recognized."""
 
 
-def _style_of(sample: Sequence[str]) -> _Style | None:
+def style_of(sample: Sequence[str]) -> Style | None:
     """The style in which the questions of the first lines have their answers; None for tables and other texts."""
     lines = [line.rstrip("\r\n").lstrip("\ufeff") for line in sample if line.strip()]
     for style in (_WORDS, _NUMBERS, _BULLETS):
@@ -77,7 +77,7 @@ def _begins_asking(lines: Sequence[str]) -> bool:
     return question < 4 and not any(_WORDS.answer and _WORDS.answer.match(line) for line in lines[:question])
 
 
-def _inline_style(lines: Sequence[str]) -> _Style | None:
+def _inline_style(lines: Sequence[str]) -> Style | None:
     """The style of lines each of which holds a question and its answer."""
     inline, asking = ([bool(one.question.match(line)) for line in lines] for one in (_WORDS_INLINE, _WORDS))
     if inline[0] and sum(inline) == sum(asking):
@@ -91,18 +91,12 @@ def _inline_style(lines: Sequence[str]) -> _Style | None:
     return _ARROWS if is_text and not is_table else None
 
 
-def has_marked_lines(sample: Sequence[str]) -> bool:
-    """Whether a text marks its questions and answers."""
-    return _style_of(sample) is not None
-
-
 def marked_lines(lines: Iterable[str]) -> Iterator[Pair | BadRow]:
-    """The pairs of such a text; a line without a mark continues the one before."""
+    """The pairs of a text in one of these styles; a line without a mark continues the one before."""
     rest = iter(lines)
     sample = list(islice(rest, _SAMPLE))
-    style = _style_of(sample)
+    style, section = style_of(sample), ""
     assert style, "the text was recognized"
-    section = ""
     for block in _blocks(chain(sample, rest), style):
         if isinstance(block, BadRow):
             yield block
@@ -122,7 +116,7 @@ class _Block(NamedTuple):
     answer: list[str]
 
 
-def _blocks(lines: Iterable[str], style: _Style) -> Iterator[_Block | BadRow]:
+def _blocks(lines: Iterable[str], style: Style) -> Iterator[_Block | BadRow]:
     block: _Block | None = None
     current: list[str] = []
     for number, raw in enumerate(lines, 1):

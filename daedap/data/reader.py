@@ -38,7 +38,7 @@ from daedap.data.kakaotalk import (
     text_messages,
 )
 from daedap.data.objects import objects, parquet_objects, yaml_objects
-from daedap.data.plain_text import has_marked_lines, marked_lines
+from daedap.data.plain_text import marked_lines, style_of
 from daedap.data.tables import Record, message_pairs, records, rendered_column, rendered_pairs, sniff, table_pairs
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, nfc
@@ -239,7 +239,7 @@ def _open_text(source: Source) -> Source:
             "Open it in Excel and save it as .xlsx or as CSV (UTF-8).",
             file=source.path,
         )
-    if has_marked_lines(sample) and not any(source.requested.values()):
+    if style_of(sample) and not any(source.requested.values()):
         return replace(source, format="text")
     return _open_table(source, sample)
 

@@ -211,7 +211,7 @@ def _particles(text: str, morphemes: Sequence[Morpheme], rng: random.Random) -> 
 def _without_particle(text: str, morphemes: Sequence[Morpheme], at: int) -> Edit | None:
     """The edit that drops a particle; None when the morpheme is no particle or has to stay."""
     host, one = morphemes[at - 1], morphemes[at]
-    if not (one.tag in _PARTICLES and host.tag.startswith(_HOSTS) and _is_followed(morphemes, at)):
+    if one.tag not in _PARTICLES or not host.tag.startswith(_HOSTS) or not _is_followed(morphemes, at):
         return None
     surface = text[one.start : one.end]
     if host.tag == "NP" and host.end > one.start and surface in _SHORTENED:
