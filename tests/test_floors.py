@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
 i18n errors files types arrays config runs
 korean: text speech_level perturb
-data: clean dedup split augment inputs headers columns conversation tables excel kakaotalk plain_text
+data: clean dedup split inputs headers columns conversation tables excel kakaotalk plain_text
 data: objects json_layouts reader questions corpus findings doctor
 database: schema connection lessons conversations comparisons audit events
 database.migrations: env

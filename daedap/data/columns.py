@@ -11,29 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 from daedap.data.clean import excerpt
-from daedap.data.headers import (
-    Column,
-    HeaderRole,
-    Part,
-    Role,
-    column_stats,
-    has_role,
-    header_role,
-    is_header,
-    is_second_header,
-    names_other_data,
-    speaker_side,
-)
+from daedap.data.headers import Column, Part, column_stats, find_header, has_role, header_role, index_of, speaker_side
 from daedap.errors import ColumnsError, DataError
-from daedap.korean.text import HANGUL, comparison_form
-
-_HEADER_ROWS = 20
-"""Rows at the beginning of a table among which its header is looked for."""
 
 
 @dataclass(frozen=True)
@@ -134,78 +116,13 @@ def _typical(rows: Sequence[Sequence[str]]) -> list[str]:
     return next((list(row) for row in filled if len(row) == usual[0][0]), [])
 
 
-# ---- headers ----
-
-
-class Header(NamedTuple):
-    """The header of a table."""
-
-    names: list[str]
-    row: int
-    """Index of its last row among the rows given; -1 for one in the middle of the data, as in joined files."""
-
-
-def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
-    """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
-
-    A row that holds one of the `requested` names is the header.
-    """
-
-    def is_requested(row: Sequence[str]) -> bool:
-        return any(_named(name, row) is not None for name in requested)
-
-    for accepts in (is_requested, is_header, names_other_data):
-        for index, row in enumerate(rows[:_HEADER_ROWS]):
-            if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
-                names = [name.strip().lstrip("\ufeff") for name in row]
-                if len(rows) > index + 2 and is_second_header(rows[index + 1]):
-                    return Header(_join_headers(names, rows[index + 1]), index + 1)
-                return Header(names, index)
-    first = next((index for index, row in enumerate(rows) if any(row)), None)
-    if first is not None and _is_foreign(rows[first], rows[first + 1 :]):
-        return Header([name.strip() for name in rows[first]], first)
-    misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
-    return Header(list(misplaced), -1) if misplaced else None
-
-
-def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
-    """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
-    names = {index: name for index, cell in enumerate(row) if (name := cell.strip().lstrip("\ufeff"))}
-    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names.values()):
-        return False
-    korean = (sum(bool(HANGUL.search("".join(cells[index : index + 1]))) for cells in below) for index in names)
-    return sum(count > 0.8 * len(below) for count in korean) > 1
-
-
-def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:
-    """Whether a row above a header is a title or a remark: few of its cells are filled."""
-    filled = [cell for cell in row if cell.strip()]
-    remark = len(filled) == 2 and bool(header_role(filled[0]))
-    few = len(filled) <= max(1, sum(bool(cell.strip()) for cell in header) // 3)
-    return few or remark or bool(re.match(r"\ufeff?\s*sep=", "".join(row)))
-
-
-def _join_headers(upper: Sequence[str], lower: Sequence[str]) -> list[str]:
-    """Names from two header rows: an upper cell spans the empty cells to its right, as merged cells do.
-
-    A second row that only repeats the first, or translates it, adds nothing.
-    """
-    if all(cell.strip() for cell in upper):
-        return list(upper)
-    names, group = [], ""
-    for above, below in zip_longest(upper, lower, fillvalue=""):
-        group = above.strip() or group
-        names.append(f"{group} {below.strip()}" if below.strip() else above.strip())
-    return names
-
-
 # ---- messages ----
 
 
 def turn_columns(names: Sequence[str], line: int) -> TurnColumns | None:
     """Columns of a table of messages: speaker and text, or dialogue and text; None when there are answers."""
-    columns: dict[Role, Column] = {}
-    ranks: dict[Role, float] = {}
+    columns: dict[str, Column] = {}
+    ranks: dict[str, float] = {}
     for index, name in enumerate(names):
         if (role := header_role(name)) and name.strip():
             columns.setdefault(role.role, Column(index, name))
@@ -267,7 +184,7 @@ class _Chooser:
         self, names: Sequence[str], data: Sequence[Sequence[str]], file: Path, header: bool, *, keys: bool = False
     ) -> None:
         self.names, self.data, self.file, self.header, self.keys = names, data, file, header, keys
-        self.roles: list[HeaderRole | None] = [header_role(name) if header else None for name in names]
+        self.roles = [header_role(name) if header else None for name in names]
         self.stats = [column_stats(data, index) for index in range(len(names))]
         self.places: dict[Part, int] = {}
 
@@ -276,7 +193,7 @@ class _Chooser:
         self.places = {part: self.find(name) for part, name in requested.items() if name}
         fixed = set(self.places)
         if self.header:
-            self.add_named()
+            self.addindex_of()
         by_content = not {"question", "answer"} <= self.places.keys()
         self.add_by_content()
         if not {"question", "answer"} <= self.places.keys():
@@ -297,7 +214,7 @@ class _Chooser:
 
     def find(self, name: str) -> int:
         """Index of a column that the user named, or numbered from 1."""
-        if self.header and (index := _named(name, self.names)) is not None:
+        if self.header and (index := index_of(name, self.names)) is not None:
             return index
         if name.strip().isdecimal() and 1 <= int(name) <= len(self.names):
             return int(name) - 1
@@ -312,7 +229,7 @@ class _Chooser:
             near=_listed([other for other, form in zip(self.names, folded, strict=True) if form in near]),
         )
 
-    def best(self, *roles: Role) -> int | None:
+    def best(self, *roles: str) -> int | None:
         """The surest free column of these roles; earlier roles come first."""
         ranked = [
             (roles.index(role.role), role.rank, index)
@@ -321,12 +238,12 @@ class _Chooser:
         ]
         return min(ranked)[2] if ranked else None
 
-    def add(self, part: Part, *roles: Role) -> None:
+    def add(self, part: Part, *roles: str) -> None:
         """Choose the surest free column of these roles for a part that has none yet."""
         if part not in self.places and (index := self.best(*roles)) is not None:
             self.places[part] = index
 
-    def add_named(self) -> None:
+    def addindex_of(self) -> None:
         """Add columns by their headers. 제목 is the question of 내용 or of 답변, 내용 the question of 답변."""
         self.add("question", "question")
         self.add("answer", "answer")
@@ -417,39 +334,26 @@ class _Chooser:
             sample = excerpt(next(cells, ""))[:30]
             title = f"{index + 1} {excerpt(name.strip())[:30]}".rstrip() if self.header else str(index + 1)
             shown.append(f"{title} '{sample}'" if sample else title)
-        question, answer = self.likely()
-        values = [_quoted(self.names[index]) if self.keys else index + 1 for index in (question, answer)]
+        places = self.likely()
+        names = (self.names[index].strip() for index in places)
+        keys = [name if re.fullmatch(r"[\w.-]+", name) else f'"{name}"' for name in names]
+        question, answer = keys if self.keys else [index + 1 for index in places]
         return ColumnsError(
             "{file}: it is not clear which column holds the questions and which the answers. Columns: {columns}.",
             "Say it with their names or numbers: {command} --question-column {question} --answer-column {answer}",
             file=self.file,
             columns=", ".join(shown) + (", …" if len(self.names) > 12 else ""),
             command=f'daedap check "{self.file}"',
-            question=values[0],
-            answer=values[1],
+            question=question,
+            answer=answer,
         )
-
-
-def _quoted(name: str) -> str:
-    """A name as a command line takes it."""
-    return name.strip() if re.fullmatch(r"[\w.-]+", name.strip()) else f'"{name.strip()}"'
 
 
 def _numbered(names: Sequence[str], index: int) -> dict[int, int]:
     """Number → index of the columns that differ from this one in their number only: 질문1, 질문2."""
-    match = re.fullmatch(r"(.*?)\s*[_-]?(\d+)", names[index])
-    if not match:
-        return {}
-    others = [(other, re.fullmatch(r"(.*?)\s*[_-]?(\d+)", name)) for other, name in enumerate(names)]
-    return {int(numbered[2]): other for other, numbered in others if numbered and numbered[1] == match[1]}
-
-
-def _named(name: str, names: Sequence[str]) -> int | None:
-    """Index of the column of this name; of one that differs in case, spacing and the like where there is none."""
-    for form in (str.strip, comparison_form):
-        if (index := next((i for i, other in enumerate(names) if form(other) == form(name)), None)) is not None:
-            return index
-    return None
+    matches = [re.fullmatch(r"(.*?)\s*[_-]?(\d+)", name) for name in names]
+    mine = matches[index]
+    return {int(other[2]): at for at, other in enumerate(matches) if mine and other and other[1] == mine[1]}
 
 
 def _listed(names: Sequence[str]) -> str:

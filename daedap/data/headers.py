@@ -11,9 +11,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
-from daedap.korean.text import comparison_form, speech_level
+from daedap.korean.text import HANGUL, comparison_form, speech_level
 
 Part = Literal["question", "answer", "label"]
 Role = Literal[Part, "title", "content", "alternatives", "speaker", "utterance", "conversation", "turn", "other"]
@@ -220,6 +221,84 @@ def is_sentence(text: str) -> bool:
     """Whether a text is too long for a header, or ends as a sentence does."""
     return len(text) > 20 or bool(re.search(r"[?!.…~]|(?:요|다|까|죠|네|해|어|아|지)$", text.strip()))
 
+
+# ---- the header of a table ----
+
+_HEADER_ROWS = 20
+"""Rows at the beginning of a table among which its header is looked for."""
+
+
+class Header(NamedTuple):
+    """The header of a table."""
+
+    names: list[str]
+    row: int
+    """Index of its last row among the rows given; -1 for one in the middle of the data, as in joined files."""
+
+
+def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
+    """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
+
+    A row that holds one of the `requested` names is the header.
+    """
+
+    def is_requested(row: Sequence[str]) -> bool:
+        return any(index_of(name, row) is not None for name in requested)
+
+    for accepts in (is_requested, is_header, names_other_data):
+        for index, row in enumerate(rows[:_HEADER_ROWS]):
+            if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
+                names = [name.strip().lstrip("\ufeff") for name in row]
+                if len(rows) > index + 2 and is_second_header(rows[index + 1]):
+                    return Header(_join_headers(names, rows[index + 1]), index + 1)
+                return Header(names, index)
+    first = next((index for index, row in enumerate(rows) if any(row)), None)
+    if first is not None and _is_foreign(rows[first], rows[first + 1 :]):
+        return Header([name.strip() for name in rows[first]], first)
+    misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
+    return Header(list(misplaced), -1) if misplaced else None
+
+
+def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
+    names = {index: name for index, cell in enumerate(row) if (name := cell.strip().lstrip("\ufeff"))}
+    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names.values()):
+        return False
+    korean = (sum(bool(HANGUL.search("".join(cells[index : index + 1]))) for cells in below) for index in names)
+    return sum(count > 0.8 * len(below) for count in korean) > 1
+
+
+def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a row above a header is a title or a remark: few of its cells are filled."""
+    filled = [cell for cell in row if cell.strip()]
+    remark = len(filled) == 2 and bool(header_role(filled[0]))
+    few = len(filled) <= max(1, sum(bool(cell.strip()) for cell in header) // 3)
+    return few or remark or bool(re.match(r"\ufeff?\s*sep=", "".join(row)))
+
+
+def _join_headers(upper: Sequence[str], lower: Sequence[str]) -> list[str]:
+    """Names from two header rows: an upper cell spans the empty cells to its right, as merged cells do.
+
+    A second row that only repeats the first, or translates it, adds nothing.
+    """
+    if all(cell.strip() for cell in upper):
+        return list(upper)
+    names, group = [], ""
+    for above, below in zip_longest(upper, lower, fillvalue=""):
+        group = above.strip() or group
+        names.append(f"{group} {below.strip()}" if below.strip() else above.strip())
+    return names
+
+
+def index_of(name: str, names: Sequence[str]) -> int | None:
+    """Index of the column of this name; of one that differs in case, spacing and the like where there is none."""
+    for form in (str.strip, comparison_form):
+        if (index := next((i for i, other in enumerate(names) if form(other) == form(name)), None)) is not None:
+            return index
+    return None
+
+
+# ---- content ----
 
 Kind = Literal["empty", "number", "name", "category", "text"]
 

@@ -7,7 +7,7 @@ with ### headings, numbered turns (HS01, SS01, …), and any of these inside fur
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, product
 from typing import Any
 
@@ -275,26 +275,21 @@ def _intent_list(values: Sequence[Any]) -> list[str]:
 
 def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth: int) -> Iterator[Pair | BadRow]:
     """The pairs of the objects inside an object: AI-Hub's and KorQuAD's layouts."""
-    values = [value for value in row.values() if isinstance(value, dict | list)]
-    inner = [
-        (one, isinstance(value, list)) for value in values for one in (value if isinstance(value, list) else [value])
-    ]
+    inner: list[tuple[Any, bool]] = []
+    for value in row.values():
+        inner += [(one, True) for one in value] if isinstance(value, list) else [(value, False)]
     inner += [(one, True) for one in _table_in(row)]
-    inner += [({"messages": one}, True) for value in values if _are_conversations(value) for one in value]
+    inner += [({"messages": one}, True) for value in row.values() if _are_conversations(value) for one in value]
     for number, (value, is_listed) in enumerate(each for each in inner if isinstance(each[0], dict)):
-        conversation = Conversation(f"{name}.{number}")
-        clear = choose if _names_pair(value, is_listed) else (lambda _: None)
+        conversation, roles = Conversation(f"{name}.{number}"), roles_of(value)
+        # In a list of objects, title and content are a pair as well.
+        is_pair = "answer" in roles or (is_listed and {"title", "content"} <= roles)
+        clear = choose if is_pair else (lambda _: None)
         pairs = [pair for pair in _pairs(value, line, clear, conversation) if isinstance(pair, Pair)]
         if pairs:
             yield from pairs
         elif depth:
             yield from _nested(value, line, choose, f"{name}.{number}", depth - 1)
-
-
-def _names_pair(keys: Iterable[str], is_listed: bool) -> bool:
-    """Whether keys name an answer; in a list of objects, title and content are a pair as well."""
-    roles = roles_of(keys)
-    return "answer" in roles or (is_listed and {"title", "content"} <= roles)
 
 
 def _texts(value: object) -> list[str]:

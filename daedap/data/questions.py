@@ -10,7 +10,7 @@ from pathlib import Path
 
 from daedap.data.clean import clean_text, excerpt
 from daedap.data.excel import is_excel, read_sheets
-from daedap.data.headers import column_stats, has_role, header_role, is_header, is_sentence
+from daedap.data.headers import column_stats, has_role, header_role, index_of, is_header, is_sentence
 from daedap.data.inputs import JSON_SUFFIXES, detect, open_text, refuse_damaged_archive, refuse_unreadable, suffix_of
 from daedap.data.json_layouts import as_text
 from daedap.data.objects import objects
@@ -133,9 +133,8 @@ def _is_header(row: Sequence[str], usual: int) -> bool:
 
 
 def _chosen(names: Sequence[str], width: int, column: str, path: Path) -> int:
-    for index, name in enumerate(names):
-        if comparison_form(name) == comparison_form(column):
-            return index
+    if (index := index_of(column, names)) is not None:
+        return index
     if re.fullmatch(r"\d+", column.strip()) and 1 <= int(column) <= width:
         return int(column) - 1
     raise DataError(

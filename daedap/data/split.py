@@ -1,4 +1,4 @@
-"""Train, dev and test splits without near-duplicate leakage, and their storage in a run's `data/` folder.
+"""The rows of a run: train, dev and test without near-duplicate leakage, augmented copies, storage in `data/`.
 
 A component is a set of questions connected by near-duplicates (see dedup.py); all its rows go to the same split. The
 split is a hash of the component's first question and rows are assigned in file order, so a row keeps its split when
@@ -15,17 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Container, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from daedap.config import SplitOptions
+from daedap.config import Perturbation, SplitOptions
 from daedap.data.dedup import near_duplicates
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import write_lines
+from daedap.korean.perturb import perturb_each
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair
 
@@ -180,12 +182,12 @@ def _split_by_components(
 def _first_occurrences(pairs: Sequence[Pair]) -> list[int]:
     """For each row, the first row with the same comparison form."""
     first: dict[str, int] = {}
-    return [first.setdefault(comparison_form(question_in_context(pair)), row) for row, pair in enumerate(pairs)]
+    return [first.setdefault(_context_form(pair), row) for row, pair in enumerate(pairs)]
 
 
 def _hashed_split(pair: Pair, dev: float, test: float) -> SplitName:
     """The split by a hash of the question alone; hashes are uniform over [0, 1)."""
-    digest = hashlib.blake2b(comparison_form(question_in_context(pair)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(_context_form(pair).encode(), digest_size=8).digest()
     point = int.from_bytes(digest, "big") / 2**64
     return "test" if point < test else "dev" if point < test + dev else "train"
 
@@ -229,6 +231,64 @@ class _DisjointSets:
         for other in roots - {first}:
             self.roots[self.roots == other] = first
         self.roots[row] = first
+
+
+# ---- augmentation ----
+
+
+def augment(
+    pairs: Sequence[Pair], kinds: Sequence[Perturbation], share: float, seed: int, *, held_out: Sequence[Pair] = ()
+) -> list[Pair]:
+    """Copies of pairs with perturbed questions, `share` per pair and kind, without the pairs themselves.
+
+    A copy is left out when nothing changed, when its question exists with another answer, or when it is a
+    near-duplicate of a held-out question. The copies of a pair depend on the pair and the seed, not on row order.
+    """
+    copies = [copy for kind in kinds for copy in _without_leakage(held_out, [*_copies(pairs, kind, share, seed)])]
+    answers = defaultdict(set)
+    for pair in (*pairs, *copies):
+        answers[_context_form(pair)].add(pair.answer)
+    known = {*map(_key, pairs)}
+    unambiguous = {_key(copy): copy for copy in copies if len(answers[_context_form(copy)]) == 1}
+    return [copy for key, copy in unambiguous.items() if key not in known]
+
+
+def without_question(pairs: Sequence[Pair], share: float, seed: int) -> list[Pair]:
+    """Copies of about `share` of the pairs with an empty question and no history (for P(answer) alone)."""
+    sampled = (pair for pair in pairs if random.Random(f"{seed} null {pair.id}").random() < share)
+    return [replace(pair, question="", history=()) for pair in sampled]
+
+
+def _copies(pairs: Sequence[Pair], kind: Perturbation, share: float, seed: int) -> Iterator[Pair]:
+    sampled: list[tuple[Pair, random.Random]] = []
+    for pair in pairs:
+        rng = random.Random(f"{seed} {kind} {pair.id}")
+        sampled += [(pair, rng)] * (int(share) + (rng.random() < share % 1))
+    questions = perturb_each([pair.question for pair, _ in sampled], kind, [rng for _, rng in sampled])
+    for (pair, _), question in zip(sampled, questions, strict=True):
+        if question != pair.question:
+            yield replace(pair, question=question)
+
+
+def _without_leakage(held_out: Sequence[Pair], copies: list[Pair]) -> list[Pair]:
+    """The copies that are no near-duplicates of a held-out question."""
+    forms = list(dict.fromkeys(map(_context_form, (*held_out, *copies))))
+    held = len({*map(_context_form, held_out)})
+    groups = (np.arange(len(forms)) >= held).astype(np.int64)
+    hits = near_duplicates(forms, groups)
+    near = {forms[row] for row, others in hits if row < held or any(other < held for other in others)}
+    return [copy for copy in copies if _context_form(copy) not in near]
+
+
+def _context_form(pair: Pair) -> str:
+    return comparison_form(question_in_context(pair))
+
+
+def _key(pair: Pair) -> tuple[str, str]:
+    return question_in_context(pair), pair.answer
+
+
+# ---- storage ----
 
 
 def write_split(folder: Path, parts: Split, first: Container[str] = ()) -> None:

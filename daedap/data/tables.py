@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.columns import Columns, TurnColumns, find_header
+from daedap.data.columns import Columns, TurnColumns
 from daedap.data.conversation import Conversation, Turn, pairs_of, rendered_turns, round_pairs
-from daedap.data.headers import Column, header_role
+from daedap.data.headers import Column, find_header, header_role
 from daedap.korean.text import comparison_form, nfc
 from daedap.types import Pair
 

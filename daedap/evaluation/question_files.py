@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.columns import Columns, choose_columns, find_header
+from daedap.data.columns import Columns, choose_columns
 from daedap.data.excel import is_excel, read_sheets
-from daedap.data.headers import column_stats, header_role
+from daedap.data.headers import column_stats, find_header, header_role
 from daedap.data.inputs import (
     JSON_SUFFIXES,
     YAML_SUFFIXES,

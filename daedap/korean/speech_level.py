@@ -132,7 +132,10 @@ class _End:
             return self._copula(polite=new == "어요")
         if kept == between and kept[-1:] and kept[-1].form in _TENSES and familiar == stem:
             return Edit(self.morphemes[self.at].start, self.stop, new)  # 었 and 겠 never merge with the ending
-        first = self._first
+        # From the first morpheme that overlaps the stem, or determines the spelling of 이다.
+        first = self.stem - (self.stem > 0 and stem.tag == "VCP")
+        while first > 0 and self.morphemes[first - 1].end > self.morphemes[first].start:
+            first -= 1
         before, start = self.morphemes[first : self.stem], self.morphemes[first].start
         spelled, typed = join(self.morphemes[first : self.at + 1 + self._has_yo]), self.text[start : self.stop]
         if spelled[: len(spelled) - self.elongated] != typed[: len(typed) - self.elongated]:
@@ -156,14 +159,6 @@ class _End:
     @property
     def _has_yo(self) -> bool:
         return any(other[:2] == ("요", "JX") for other in self.morphemes[self.at + 1 : self.at + 2])
-
-    @property
-    def _first(self) -> int:
-        """Index of the first morpheme that overlaps the stem, or determines the spelling of 이다."""
-        first = self.stem - (self.stem > 0 and self.morphemes[self.stem].tag == "VCP")
-        while first > 0 and self.morphemes[first - 1].end > self.morphemes[first].start:
-            first -= 1
-        return first
 
 
 def _polite_end(end: _End) -> Edit | None:
