@@ -153,15 +153,9 @@ def turns_by_content(names: Sequence[str], data: Sequence[Sequence[str]], line: 
         if any(sum(bool(row[side.index].strip()) for side in sides if side.index < len(row)) > 1 for row in data):
             return None
     columns = {role.role: Column(index, name) for index, name in enumerate(names) if (role := header_role(name))}
-    return TurnColumns(
-        texts[0],
-        Column(speakers[0], names[speakers[0]]),
-        columns.get("conversation"),
-        columns.get("turn"),
-        len(names),
-        line,
-        tuple(texts[1:]),
-    )
+    speaker = Column(speakers[0], names[speakers[0]])
+    conversation, turn = columns.get("conversation"), columns.get("turn")
+    return TurnColumns(texts[0], speaker, conversation, turn, len(names), line, tuple(texts[1:]))
 
 
 def _names_speakers(rows: Sequence[Sequence[str]], index: int) -> bool:

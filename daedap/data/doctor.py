@@ -82,13 +82,12 @@ def load(
 
 
 def _nothing_usable(report: Report) -> DataError:
-    findings = [finding for finding in report.findings if finding.examples]
-    dropped = [finding for finding in findings if finding.action == "dropped" or finding.kind == "too_long"]
-    if not report.rows or not dropped:
+    found = [one for one in report.findings if one.examples and (one.action == "dropped" or one.kind == "too_long")]
+    if not report.rows or not found:
         return DataError(
             "{file} holds no answered question.", "See what was found with daedap check.", file=report.source.path
         )
-    first = min(dropped, key=lambda finding: finding.examples[0].line)
+    first = min(found, key=lambda finding: finding.examples[0].line)
     return DataError(
         "{file}: none of the {rows:,} rows is usable; first, line {line}: {what}.",
         "See all findings with daedap check.",

@@ -266,8 +266,6 @@ def _intent_list(values: Sequence[Any]) -> list[str]:
             inner = next((value[key] for key in ("messages", "speech", "text") if key in value), None)
             if isinstance(parts, list):
                 texts.append("".join(str(part.get("text", "")) for part in parts if isinstance(part, dict)))
-            elif isinstance(inner, dict):
-                texts += _intent_list([inner])
             elif inner is not None:
                 texts += _intent_list(inner if isinstance(inner, list) else [inner])
     return [text for text in texts if text.strip()]

@@ -198,10 +198,7 @@ def _chosen_sheets(source: Source, sheets: Sequence[Sheet]) -> Sequence[Sheet]:
 
 
 def _sheet_columns(source: Source, sheet: Sheet) -> Columns | TurnColumns:
-    rows = [(record.line, record.fields or []) for record in sheet.records[:_SAMPLE]]
-    columns = choose_columns(rows, source.requested, source.path)
-    _refuse_lone_header(source, columns, [line for line, fields in rows if fields])
-    return columns
+    return _columns_of(source, [(record.line, record.fields or []) for record in sheet.records[:_SAMPLE]])
 
 
 def _excel_rows(source: Source) -> Iterator[Pair | BadRow]:
@@ -254,12 +251,11 @@ def _open_table(source: Source, sample: Sequence[str]) -> Source:
         return _open_chat(replace(source, format="kakaotalk"))
     rows = [(record.line, record.fields if record.fields is not None else [record.text.strip()]) for record in filled]
     try:
-        columns = choose_columns(rows, source.requested, source.path)
+        columns = _columns_of(source, rows)
     except DataError:
         if any(source.requested.values()) or not (texts := rendered_column([cells for _, cells in rows])):
             raise
         return replace(source, texts=texts)
-    _refuse_lone_header(source, columns, [line for line, _ in rows])
     if isinstance(columns, Columns):
         return replace(source, columns=columns)
     assert source.text, "its encoding was detected"
@@ -267,11 +263,14 @@ def _open_table(source: Source, sample: Sequence[str]) -> Source:
         return replace(source, turns=columns, speaker=_answer_speaker(source, records(lines, delimiter), columns))
 
 
-def _refuse_lone_header(source: Source, columns: Columns | TurnColumns, lines: Sequence[int]) -> None:
-    if columns.header_line and not any(line > columns.header_line for line in lines):
+def _columns_of(source: Source, rows: Sequence[tuple[int, Sequence[str]]]) -> Columns | TurnColumns:
+    """The columns of a table by its first rows. Raises DataError when they are not clear, or for a header alone."""
+    columns = choose_columns(rows, source.requested, source.path)
+    if columns.header_line and not any(fields and line > columns.header_line for line, fields in rows):
         raise DataError(
             "{file} holds only a header.", "Add one question and answer per line below it.", file=source.path
         )
+    return columns
 
 
 # ---- objects ----

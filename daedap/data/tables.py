@@ -321,7 +321,6 @@ def bad_record(record: Record | BadRow) -> BadRow:
     """What is wrong with a record that is no row: an open quote, nothing in it, or a wrong number of fields."""
     if isinstance(record, BadRow):
         return record
-    if record.fields is None:
-        return BadRow(record.line, "quote", excerpt(record.text.strip()))
-    blank = not any(map(str.strip, record.fields))
-    return BadRow(record.line, "blank" if blank else "fields", "" if blank else excerpt(record.text.strip()))
+    if record.fields is not None and not any(map(str.strip, record.fields)):
+        return BadRow(record.line, "blank", "")
+    return BadRow(record.line, "quote" if record.fields is None else "fields", excerpt(record.text.strip()))
