@@ -12,8 +12,8 @@ from conftest import PAIRS, write_csv
 import daedap
 from daedap.cli import run as cli
 from daedap.config import PERTURBATIONS, AugmentOptions, Perturbation
-from daedap.data.augment import augment, without_question
 from daedap.data.dedup import near_duplicates
+from daedap.data.split import augment, without_question
 from daedap.errors import SettingsError
 from daedap.runs import Run
 from daedap.types import Message, Pair

@@ -5,10 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.column_stats import column_stats
-from daedap.data.columns import Columns, Part, choose_columns, choose_keys, find_header
-from daedap.data.headers import header_role, is_header
-from daedap.data.turn_columns import TurnColumns
+from daedap.data.columns import Columns, TurnColumns, choose_columns, choose_keys
+from daedap.data.headers import Part, column_stats, find_header, header_role, is_header
 from daedap.errors import DataError
 
 FILE = Path("말뭉치.csv")

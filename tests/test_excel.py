@@ -9,9 +9,10 @@ import openpyxl
 import pytest
 
 from daedap.config import ReadOptions
+from daedap.data.clean import BadRow
 from daedap.data.doctor import check
 from daedap.data.excel import format_cell
-from daedap.data.reader import BadRow, open_source, rows
+from daedap.data.reader import open_source, rows
 from daedap.errors import DataError
 from daedap.types import Pair
 

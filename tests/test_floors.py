@@ -10,10 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "daedap"
 HOUSE = """
 i18n errors files types config runs
-korean: text speech_level perturb word_vectors
-data: clean dedup inputs encoding split augment headers column_stats turn_columns columns tables excel
-data: conversation kakaotalk json_stream json_layouts personal other_formats
-data: source table_rows reader questions corpus findings doctor
+korean: text speech_level perturb
+data: clean dedup split inputs headers columns conversation tables excel kakaotalk plain_text
+data: objects json_layouts reader questions corpus findings doctor
 database: schema connection lessons conversations server_state
 database.migrations: env
 database.migrations.versions: first events

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from daedap.data.json_stream import objects
-from daedap.data.reader import BadRow, open_source, rows
+from daedap.data.clean import BadRow
+from daedap.data.objects import objects
+from daedap.data.reader import open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -195,6 +196,27 @@ def test_three_speakers_are_no_conversation_of_two(tmp_path: Path) -> None:
 def test_objects_without_pairs_are_refused_with_their_keys(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 id '7', 2 name '주차'.*--question-column"):
         read(tmp_path, dumps({"id": 7, "name": "주차", "tags": []}))
+
+
+def test_yaml_of_messages(tmp_path: Path) -> None:
+    said = [("고객", "주차 되나요?"), ("상담원", "네 됩니다."), ("고객", "언제 열어요?"), ("상담원", "아홉 시예요.")]
+    lines = (f"- 화자: {who}\n  발화: {text}\n" for who, text in said)
+    (tmp_path / "a.yml").write_text("".join(lines), encoding="utf-8")
+    pairs = texts(list(rows(open_source(tmp_path / "a.yml"))))
+    assert pairs == [("주차 되나요?", "네 됩니다."), ("언제 열어요?", "아홉 시예요.")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yml", "- 1: 3\n  질문: 주차 되나요?\n  답변: 네 됩니다.\n"),
+        ("a.yml", "- 질문: {0: '주차 되나요?', 1: '언제 열어요?'}\n  답변: {0: 네 됩니다., 1: 아홉 시예요.}\n"),
+        ("a.jsonl", "{'질문': '주차 되나요?', 2: 'a', '답변': '네 됩니다.'}\n"),
+    ],
+)
+def test_keys_that_are_numbers(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert texts(list(rows(open_source(tmp_path / name))))[0] == ("주차 되나요?", "네 됩니다.")
 
 
 def test_yaml_and_parquet(tmp_path: Path) -> None:

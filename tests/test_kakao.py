@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from daedap.config import ReadOptions
-from daedap.data.reader import BadRow, Source, open_source, rows
+from daedap.data.clean import BadRow
+from daedap.data.reader import Source, open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import unicodedata
 
+import numpy as np
 import pytest
 
 from daedap.korean.text import (
+    WIDTH,
+    KiwiWordVectors,
     analyse,
     comparison_form,
     compatibility_jamo,
     is_closed,
     join,
+    kiwi,
     morphemes,
     nfc,
     speech_level,
@@ -126,3 +130,39 @@ def test_join_conjugates() -> None:
 @pytest.mark.parametrize(("text", "closed"), [("밥", True), ("물가", False), ("닭", True), ("SNS", False), ("", False)])
 def test_closed_syllables(text: str, closed: bool) -> None:
     assert is_closed(text) is closed
+
+
+# ---- word vectors ----
+
+WORDS = ["사랑", "애정", "행복", "컴퓨터", "밥"]
+
+
+@pytest.fixture(scope="module")
+def word_vectors() -> KiwiWordVectors:
+    return KiwiWordVectors.recover()
+
+
+def numbers(words: list[str]) -> list[int]:
+    return [found[0].morpheme_id for found in analyse(words)]
+
+
+def test_the_vectors_give_kiwis_own_cosines_back(word_vectors: KiwiWordVectors) -> None:
+    asked = numbers(WORDS)
+    vectors = word_vectors.vectors(asked)
+    for one in asked:
+        assert vectors[one].shape == (WIDTH,)
+        assert np.linalg.norm(vectors[one]) == pytest.approx(1, abs=1e-2)
+        for other in asked:
+            cosine = kiwi().morpheme_similarity(one, other)
+            assert float(vectors[one] @ vectors[other]) == pytest.approx(cosine, abs=5e-3)
+
+
+def test_what_means_alike_is_near(word_vectors: KiwiWordVectors) -> None:
+    love, affection, _, computer, _ = numbers(WORDS)
+    found = word_vectors.vectors([love, affection, computer])
+    assert found[love] @ found[affection] > found[love] @ found[computer] + 0.2
+
+
+def test_words_without_a_vector_are_left_out(word_vectors: KiwiWordVectors) -> None:
+    assert word_vectors.vectors([-1, 10**6]) == {}
+    assert word_vectors.vectors([]) == {}

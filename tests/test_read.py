@@ -10,7 +10,8 @@ import openpyxl
 import pytest
 
 from daedap.config import ReadOptions
-from daedap.data.reader import BadRow, open_source, rows
+from daedap.data.clean import BadRow
+from daedap.data.reader import open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from test_similar import cosine, questions
 
-from daedap.config import SplitOptions
+from daedap.config import SplitMethod, SplitOptions
 from daedap.data.dedup import THRESHOLD
-from daedap.data.split import Leakage, Method, Split, SplitName, extend_split, question_in_context, split
+from daedap.data.split import Leakage, Split, SplitName, extend_split, question_in_context, split
 from daedap.errors import SettingsError
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair
 
-METHODS: tuple[Method, ...] = ("components", "random")
+METHODS: tuple[SplitMethod, ...] = ("components", "random")
 HALVES = SplitOptions(dev_size=0.2, test_size=0.3)
 
 
@@ -154,7 +154,7 @@ def test_random_split_says_what_leaks() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_smaller_fraction_is_part_of_a_larger_one(method: Method) -> None:
+def test_a_smaller_fraction_is_part_of_a_larger_one(method: SplitMethod) -> None:
     rows = pairs(500, 2)
     taken = {}
     for fraction in (0.1, 0.3, 0.7, 1.0):
@@ -215,7 +215,7 @@ def test_a_split_that_grows_is_the_split_of_everything(seed: int) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_was_learned_is_learned_whatever_the_fraction(method: Method) -> None:
+def test_what_was_learned_is_learned_whatever_the_fraction(method: SplitMethod) -> None:
     rows = pairs(300)
     small = replace(HALVES, split=method, fraction=0.3)
     before = split(rows, small)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from daedap.config import ReadOptions
+from daedap.data.clean import BadRow
 from daedap.data.doctor import check, load
-from daedap.data.reader import BadRow, open_source, rows
+from daedap.data.reader import open_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -211,6 +212,18 @@ def test_personal_data_is_counted_and_masked(tmp_path: Path) -> None:
     pairs = load(path, ReadOptions(mask_personal=True)).pairs
     assert (pairs[0].question, pairs[1].answer) == ("제 번호는 ***-****-****이에요", "***.**@*******.**.**로 보내세요.")
     assert [pair.answer for pair in pairs[-2:]] == ["02-123-4567이나 1588-0000이에요.", "2024-0301-1234예요."]
+
+
+def test_personal_data_between_tags_and_in_labels(tmp_path: Path) -> None:
+    path = written(tmp_path, "질문,답변,분류\n전화는 010-<b>1234</b>-5678?,네,시설\n메일은요?,네,담당 kim@shop.kr\n")
+    finding = check(path).finding("personal")
+    assert finding is not None
+    assert [example.value for example in finding.examples] == ["전화는 ***-****-****?", "담당 ***@****.**"]
+    pairs = load(path, ReadOptions(mask_personal=True)).pairs
+    assert [(pair.question, pair.label) for pair in pairs] == [
+        ("전화는 ***-****-****?", "시설"),
+        ("메일은요?", "담당 ***@****.**"),
+    ]
 
 
 def test_a_private_chat_is_warned_about(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from daedap.config import RUNS
-from daedap.data.encoding import detect, open_text
+from daedap.data.inputs import detect, open_text
 from daedap.database.connection import Database
 from daedap.database.lessons import SCOPES, LessonStore, TaughtLesson, from_cell, new_lesson, write_csv
 from daedap.database.server_state import AuditLog

@@ -6,6 +6,7 @@ import html
 import re
 import unicodedata
 from dataclasses import dataclass, replace
+from datetime import date
 
 from daedap.korean.text import nfc
 from daedap.types import Message, Pair
@@ -115,12 +116,8 @@ def clean(pair: Pair) -> tuple[Pair, tuple[str, ...]]:
 def clean_text(text: str) -> tuple[str, frozenset[str]]:
     """A text in NFC without invisible and control characters, with \\n line ends, stripped; and the repairs applied."""
     has_markup = bool(_MARKUP_CHARACTERS.search(text) and _HAS_MARKUP.search(text))
-    if (
-        not has_markup
-        and not _NEEDS_REPAIR.search(text)
-        and unicodedata.is_normalized("NFC", text)
-        and text == text.strip()
-    ):
+    is_clean = not has_markup and not _NEEDS_REPAIR.search(text) and text == text.strip()
+    if is_clean and unicodedata.is_normalized("NFC", text):
         return text, frozenset()
     kinds = set()
     text = text.replace("\r\n", "\n").replace("\r", "\n")
@@ -129,13 +126,11 @@ def clean_text(text: str) -> tuple[str, frozenset[str]]:
         text = plain
     for pattern, substitute, kind in _REPAIRS:
         text, count = pattern.subn(substitute, text)
-        if count:
-            kinds.add(kind)
-    for normalized, kind in ((nfc(text), "decomposed"), (nfc(text).strip(), "spaces")):
-        if normalized != text:
-            kinds.add(kind)
-            text = normalized
-    return text, frozenset(kinds)
+        kinds |= {kind} if count else set()
+    composed = nfc(text)
+    kinds |= {"decomposed"} if composed != text else set()
+    kinds |= {"spaces"} if composed.strip() != composed else set()
+    return composed.strip(), frozenset(kinds)
 
 
 def without_markup(text: str) -> str:
@@ -143,8 +138,60 @@ def without_markup(text: str) -> str:
     plain = text
     for pattern, substitute in _MARKUP:
         plain = pattern.sub(substitute, plain)
-    plain = html.unescape(plain)
-    if plain == text:
+    if (plain := html.unescape(plain)) == text:
         return text
     lines = [re.sub(r"[ \t\u00a0]+", " ", line).strip() for line in plain.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+_MOBILE = re.compile(
+    r"(?<![\d-])(01[016-9])[-. )]?(\d{3,4})[-. ]?(\d{4})(?![\d-])|\+82[- ]?10[- ]?\d{3,4}[- ]?\d{4}(?!\d)"
+)
+_EMAIL = re.compile(r"[A-Za-z0-9][\w.+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
+_RESIDENT = re.compile(
+    r"(?<![\d-])(\d{2})(\d{2})(\d{2})\s?-\s?([1-8])\d{6}(?![\d-])|(?<!\d)(\d{2})(\d{2})(\d{2})([1-8])\d{6}(?!\d)"
+)
+_CARD = re.compile(r"(?<![\d-])\d{4}[- ]?\d{4}[- ]?\d{4}[- ]?\d{4}(?![\d-])")
+_ACCOUNT = re.compile(r"(?<![\d-])\d{2,6}-\d{2,6}-\d{2,8}(?:-\d{1,3})?(?![\d-])|(?<![\d-])\d{10,14}(?![\d-])")
+_BANK = re.compile("은행|뱅크|계좌|입금|송금|농협|수협|신협|우체국|새마을금고|국민|신한|우리|하나|기업")
+_CANDIDATE = re.compile(r"\d{4}|\d[-. )]\d{3}|@")
+_LANDLINE = re.compile(r"0(?:2|[3-6]\d|70|80)-|1[5-9]\d\d-")
+
+
+def find_personal(text: str) -> list[tuple[int, int]]:
+    """Start and end of all personal data in a text, in order."""
+    if not _CANDIDATE.search(text):
+        return []
+    spans = [match.span() for match in (*_MOBILE.finditer(text), *_EMAIL.finditer(text))]
+    spans += [match.span() for match in _RESIDENT.finditer(text) if _is_birthday(match)]
+    spans += [match.span() for match in _CARD.finditer(text) if _luhn(match[0])]
+    if _BANK.search(text):
+        spans += [match.span() for match in _ACCOUNT.finditer(text) if not _LANDLINE.match(match[0])]
+    apart: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if not apart or start >= apart[-1][1]:
+            apart.append((start, end))
+    return apart
+
+
+def mask_personal(text: str) -> str:
+    """The text with every letter and digit of personal data as `*`; signs between them stay."""
+    for start, end in reversed(find_personal(text)):
+        text = text[:start] + re.sub(r"[^\W_]", "*", text[start:end]) + text[end:]
+    return text
+
+
+def _is_birthday(match: re.Match[str]) -> bool:
+    """Whether the first six digits of a resident registration number are a date."""
+    year, month, day, century = (match[group] or match[group + 4] for group in (1, 2, 3, 4))
+    try:
+        return bool(date((1900 if century in "1256" else 2000) + int(year), int(month), int(day)))
+    except ValueError:
+        return False
+
+
+def _luhn(number: str) -> bool:
+    """Whether the check digit of a card number is right (Luhn's algorithm)."""
+    digits = [int(digit) for digit in number if digit.isdigit()]
+    doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0

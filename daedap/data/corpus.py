@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 from daedap.config import ReadOptions
-from daedap.data.clean import BadRow, clean, clean_text, is_damaged, texts_of
-from daedap.data.encoding import detect, open_text
-from daedap.data.inputs import refuse_unreadable
-from daedap.data.json_stream import objects
+from daedap.data.clean import clean, clean_text, is_damaged, texts_of
+from daedap.data.inputs import JSON_SUFFIXES, detect, open_text, refuse_unreadable
 from daedap.data.kakaotalk import is_chat
-from daedap.data.reader import open_source, rows
-from daedap.data.source import DEFAULT_READ_OPTIONS
+from daedap.data.objects import objects
+from daedap.data.reader import DEFAULT_READ_OPTIONS, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
@@ -26,8 +24,6 @@ _MARGIN = 100
 """Lines dropped at both ends of a held-out piece of a longer text: adjacent training lines may continue them."""
 _MAX_HELD_OUT = 500_000
 """Maximum held-out characters: more would slow the evaluation without making it better."""
-_PLAIN = (".txt", ".md")
-_JSON = (".jsonl", ".ndjson", ".json")
 _SAMPLE = 200
 """Lines read to detect the format of a file."""
 
@@ -67,9 +63,9 @@ def read_texts(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> 
     """
     refuse_unreadable(path)
     suffix = path.suffix.lower()
-    if suffix in _PLAIN and not is_chat(_sample(path)):
+    if suffix in (".txt", ".md") and not is_chat(_sample(path)):
         corpus = _plain(path)
-    elif suffix in _JSON and any("text" in row for _, row in objects(_sample(path)) if not isinstance(row, BadRow)):
+    elif suffix in JSON_SUFFIXES and any(isinstance(row, dict) and "text" in row for _, row in objects(_sample(path))):
         corpus = _json_texts(path)
     else:
         corpus = _dialogues(path, read_options)
@@ -86,22 +82,20 @@ def _sample(path: Path) -> list[str]:
 def _plain(path: Path) -> Corpus:
     with open_text(path, detect(path)) as lines:
         texts = [_normalize(line) for line in lines]
-    whole = ["" if is_damaged(text) else text for text in texts]
-    groups = [tuple(group) for filled, group in groupby(whole, bool) if filled]
-    documents = [document for group in groups for document in _cut(group)]
-    return Corpus(documents, sum(text != kept for text, kept in zip(texts, whole, strict=True)))
+    damaged = sum(map(is_damaged, texts))
+    groups = groupby(("" if is_damaged(text) else text for text in texts), bool)
+    return Corpus([document for filled, group in groups if filled for document in _cut(tuple(group))], damaged)
 
 
 def _normalize(line: str) -> str:
     return " ".join(clean_text(line)[0].split())
 
 
-def _cut(texts: tuple[str, ...]) -> Iterator[Document]:
+def _cut(texts: tuple[str, ...]) -> list[Document]:
     """A group of lines as one document, or as several of about _DOCUMENT_LINES; the last one takes the remainder."""
     count = max(1, len(texts) // _DOCUMENT_LINES)
-    for number in range(count):
-        end = (number + 1) * _DOCUMENT_LINES if number + 1 < count else len(texts)
-        yield Document(texts[number * _DOCUMENT_LINES : end], cut=count > 1)
+    bounds = [*range(0, count * _DOCUMENT_LINES, _DOCUMENT_LINES), len(texts)]
+    return [Document(texts[start:end], cut=count > 1) for start, end in pairwise(bounds)]
 
 
 def _json_texts(path: Path) -> Corpus:
@@ -117,12 +111,11 @@ def _dialogues(path: Path, read_options: ReadOptions) -> Corpus:
     pairs = [clean(row)[0] for row in read if isinstance(row, Pair) and not is_damaged(*texts_of(row))]
     usable = [pair for pair in pairs if pair.question and pair.answer]
     conversations = groupby(enumerate(usable), key=lambda numbered: numbered[1].conversation_id or numbered[0])
-    documents = dict.fromkeys(_dialogue([pair for _, pair in group]) for _, group in conversations)
-    return Corpus(list(documents), len(read) - len(usable))
-
-
-def _dialogue(pairs: Sequence[Pair]) -> Document:
-    return Document(tuple(text for pair in pairs for text in (pair.question, pair.answer)), dialogue=True)
+    dialogues = (
+        tuple(text for _, pair in group for text in (pair.question, pair.answer)) for _, group in conversations
+    )
+    documents = [Document(texts, dialogue=True) for texts in dict.fromkeys(dialogues)]
+    return Corpus(documents, len(read) - len(usable))
 
 
 def hold_out(
@@ -137,7 +130,8 @@ def hold_out(
     for documents, times in zip(files, repeat or [1] * len(files), strict=True):
         sampled = _sample_documents([document.characters for document in documents], share, seed)
         train += [document for number, document in enumerate(documents) if number not in sampled] * times
-        held += [_without_margin(documents[number]) for number in sorted(sampled)]
+        pieces = (documents[number] for number in sorted(sampled))
+        held += [replace(one, texts=one.texts[_MARGIN:-_MARGIN]) if one.cut else one for one in pieces]
     forms = {form for document in held for form in _forms(document)}
     known = forms.intersection(form for document in train for form in _forms(document)) if forms else set()
     unseen = (_without_known(document, known) for document in held)
@@ -158,14 +152,8 @@ def _sample_documents(sizes: Sequence[int], share: float, seed: int) -> set[int]
     return sampled
 
 
-def _without_margin(document: Document) -> Document:
-    return replace(document, texts=document.texts[_MARGIN:-_MARGIN]) if document.cut else document
-
-
 def _forms(document: Document) -> Iterable[str]:
-    if document.dialogue:
-        return (comparison_form("\n".join(document.texts)),)
-    return map(comparison_form, document.texts)
+    return map(comparison_form, ["\n".join(document.texts)] if document.dialogue else document.texts)
 
 
 def _without_known(document: Document, known: set[str]) -> Document:

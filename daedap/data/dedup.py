@@ -31,56 +31,45 @@ def near_duplicates(
     Exact. Time is about linear in the pairs that share a rare bigram, memory is linear in the questions. Of earlier
     rows with the same comparison form only the first is returned.
 
-    Args:
-        questions: Their texts.
-        groups: A number for each row, where one near row of a group is enough: of a large group only one is returned,
-            which makes many near-duplicates of each other linear instead of quadratic. Those of rows that were
-            returned already may change meanwhile.
+    `groups` gives a number for each row, where one near row of a group is enough: of a large group only one is
+    returned, which makes many near-duplicates of each other linear instead of quadratic. The numbers of rows that were
+    returned already may change meanwhile.
     """
     forms = [comparison_form(question) for question in questions]
     first: dict[str, int] = {}
     for row, form in enumerate(forms):
         first.setdefault(form, row)
+    if not first:
+        return
     distinct = np.fromiter(first.values(), dtype=np.int64)
-    similar = _similar(list(first)) if groups is None else _similar_in_groups(list(first), distinct, groups)
+    vectors = _bigrams(list(first))
+    similar = _similar(vectors, distinct, groups)
     for row, form in enumerate(forms):
-        if first[form] != row:
-            yield row, [first[form]]
-        else:
-            yield row, distinct[next(similar)].tolist()
+        yield row, distinct[next(similar)].tolist() if first[form] == row else [first[form]]
 
 
-def _similar(forms: list[str]) -> Iterator[NDArray[np.int64]]:
-    """For each form, the indices of earlier forms with a cosine of at least THRESHOLD."""
-    if not forms:
-        return
-    vectors = _bigrams(forms)
-    rare = _rare_part(vectors)
-    for start, stop in _chunks(rare):
-        chunk = np.arange(start, stop)
-        rows, columns = _near(vectors, rare, chunk, np.arange(stop))
-        yield from np.split(columns, np.searchsorted(rows, chunk[1:]))
-
-
-def _similar_in_groups(
-    forms: list[str], distinct: NDArray[np.int64], groups: NDArray[np.int64]
+def _similar(
+    vectors: csr_matrix, distinct: NDArray[np.int64], groups: NDArray[np.int64] | None
 ) -> Iterator[NDArray[np.int64]]:
-    """Like `_similar`, but of every large group at most one form. `distinct`: the row of each form in `groups`."""
-    if not forms:
-        return
-    vectors = _bigrams(forms)
+    """For each vector, the indices of earlier ones with a cosine of at least THRESHOLD; of a large group at most one.
+
+    `distinct` holds the row of each vector in `groups`.
+    """
     rare = _rare_part(vectors)
     start = 0
-    while start < len(forms):
-        numbers, sizes = np.unique(groups[distinct[:start]], return_counts=True)
-        large = numbers[sizes >= _LARGE]
-        rest = np.flatnonzero(~np.isin(groups[distinct[:start]], large))
-        stop = _chunk_end(rare, start, min(start + (_LARGE if len(large) else 4 * _LARGE), len(forms)), rest)
+    while start < len(distinct):
+        large, members, step = [], np.zeros(start, np.int64), 64 * _LARGE
+        if groups is not None:
+            members = groups[distinct[:start]]
+            numbers, sizes = np.unique(members, return_counts=True)
+            large = numbers[sizes >= _LARGE].tolist()
+            step = _LARGE if large else 4 * _LARGE
+        rest = np.flatnonzero(~np.isin(members, large))
+        stop = _chunk_end(rare, start, min(start + step, len(distinct)), rest)
         chunk = np.arange(start, stop)
-        result = [_near(vectors, rare, chunk, np.concatenate([rest, chunk]))]
-        members = (np.flatnonzero(groups[distinct[:start]] == number) for number in large)
-        result += [_first_near(vectors, rare, chunk, group) for group in members]
-        rows, columns = (np.concatenate(part) for part in zip(*result, strict=True))
+        near = [_near(vectors, rare, chunk, np.concatenate([rest, chunk]))]
+        near += [_first_near(vectors, rare, chunk, np.flatnonzero(members == number)) for number in large]
+        rows, columns = (np.concatenate(part) for part in zip(*near, strict=True))
         order = np.argsort(rows, kind="stable")
         yield from np.split(columns[order], np.searchsorted(rows[order], chunk[1:]))
         start = stop
@@ -91,49 +80,34 @@ def _near(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pairs of one of `rows` and an earlier one of `columns` that are near-duplicates, sorted by rows."""
     shared = (rare[rows] @ rare[columns].T).tocoo()
-    pairs = rows[shared.row], columns[shared.col]
-    earlier = pairs[1] < pairs[0]
-    pairs = pairs[0][earlier], pairs[1][earlier]
-    near = _cosines(vectors, *pairs) >= THRESHOLD
-    return pairs[0][near], pairs[1][near]
+    pairs = np.stack([rows[shared.row], columns[shared.col]])
+    pairs = pairs[:, pairs[1] < pairs[0]]
+    row, column = pairs[:, _cosines(vectors, *pairs) >= THRESHOLD]
+    return row, column
 
 
 def _first_near(
     vectors: csr_matrix, rare: csr_matrix, rows: NDArray[np.int64], group: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Like `_near`, but one of `group` for each row: those without one yet are compared with ever more of it."""
-    result = [(rows[:0], group[:0])]
-    begin, size = 0, 16
-    while len(rows) and begin < len(group):
-        near, columns = _near(vectors, rare, rows, group[begin : begin + size])
+    found = [(rows[:0], group[:0])]
+    size = 16
+    while len(rows) and len(group):
+        near, columns = _near(vectors, rare, rows, group[:size])
         near, places = np.unique(near, return_index=True)
-        result.append((near, columns[places]))
+        found.append((near, columns[places]))
         rows = np.setdiff1d(rows, near, assume_unique=True)
-        begin, size = begin + size, 4 * size
-    near, columns = (np.concatenate(part) for part in zip(*result, strict=True))
+        group, size = group[size:], 4 * size
+    near, columns = (np.concatenate(part) for part in zip(*found, strict=True))
     return near, columns
 
 
 def _chunk_end(rare: csr_matrix, start: int, stop: int, others: NDArray[np.int64]) -> int:
     """End of a chunk of rows, at most `stop`, so that its candidates are about _CANDIDATES_PER_CHUNK."""
     chunk = rare[start:stop]
-    counts = np.bincount(rare[others].indices, minlength=rare.shape[1]) + np.bincount(
-        chunk.indices, minlength=rare.shape[1]
-    )
+    counts = np.bincount(np.concatenate([rare[others].indices, chunk.indices]), minlength=rare.shape[1])
     candidates = np.concatenate([[0], np.cumsum(counts[chunk.indices])])[chunk.indptr]
     return start + max(1, int(np.searchsorted(candidates, _CANDIDATES_PER_CHUNK, side="right")) - 1)
-
-
-def _chunks(rare: csr_matrix) -> Iterator[tuple[int, int]]:
-    """Ranges of rows with at most about _CANDIDATES_PER_CHUNK candidate pairs; a single row may have more."""
-    counts = np.bincount(rare.indices, minlength=rare.shape[1])
-    candidates = np.concatenate([[0], np.cumsum(counts[rare.indices])])[rare.indptr]
-    start = 0
-    while start < rare.shape[0]:
-        stop = int(np.searchsorted(candidates, candidates[start] + _CANDIDATES_PER_CHUNK, side="right")) - 1
-        stop = min(max(stop, start + 1), rare.shape[0])
-        yield start, stop
-        start = stop
 
 
 def _bigrams(forms: list[str]) -> csr_matrix:

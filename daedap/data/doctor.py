@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import difflib
 import heapq
+import math
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -17,11 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from daedap.config import ReadOptions
-from daedap.data.clean import BadRow, clean, clean_text, excerpt, is_damaged, texts_of
+from daedap.data.clean import BadRow, clean, clean_text, excerpt, find_personal, is_damaged, mask_personal, texts_of
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, TextStats
-from daedap.data.personal import find_personal, mask_personal
-from daedap.data.reader import open_source, rows
-from daedap.data.source import DEFAULT_READ_OPTIONS, Source
+from daedap.data.reader import DEFAULT_READ_OPTIONS, Source, open_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
 from daedap.types import Message, Pair
@@ -51,17 +50,11 @@ class Loaded:
 def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits: Fits | None = None) -> Report:
     """Examine a file without holding its pairs in memory.
 
-    Args:
-        path: CSV, TSV, JSON, Excel or a KakaoTalk export.
-        read_options: Columns and speaker, where the user names them.
-        fits: Whether a pair and its end token fit the model; None: pairs of up to `LONGEST` characters do.
-
-    Raises:
-        DataError: The file can't be read. A file without usable rows gives a report with `usable` 0 instead.
+    `fits` tells whether a pair and its end token fit the model; None: pairs of up to `LONGEST` characters do. Raises
+    DataError when the file can't be read; a file without usable rows gives a report with `usable` 0.
     """
-    doctor = _Doctor(open_source(path, read_options), fits or _fits)
-    for _ in doctor.kept_pairs():
-        pass
+    doctor = _Doctor(open_source(path, read_options), fits)
+    deque(doctor.kept_pairs(), 0)
     return doctor.report()
 
 
@@ -72,20 +65,14 @@ def load(
     fits: Fits | None = None,
     keep_too_long: bool = False,
 ) -> Loaded:
-    """The usable pairs of a file, and the report that `check` gives.
+    """The usable pairs of a file, and the report that `check` gives for the same arguments.
 
-    Args:
-        path: As for `check`, as are `read_options` and `fits`.
-        keep_too_long: Where all pairs are too long, return them as `pairs` instead of raising DataError.
-
-    Raises:
-        DataError: The file can't be read, or has no usable row.
+    Raises DataError when the file can't be read or has no usable row; `keep_too_long` returns pairs of which all are
+    too long as usable ones.
     """
-    doctor = _Doctor(open_source(path, read_options), fits or _fits)
-    pairs: list[Pair] = []
-    lookup: list[Pair] = []
-    for pair, is_learned in doctor.kept_pairs():
-        (pairs if is_learned else lookup).append(pair)
+    doctor = _Doctor(open_source(path, read_options), fits)
+    kept = list(doctor.kept_pairs())
+    pairs, lookup = ([pair for pair, is_learned in kept if is_learned is learned] for learned in (True, False))
     report = doctor.report()
     if not pairs and keep_too_long:
         pairs, lookup = lookup, []
@@ -94,20 +81,13 @@ def load(
     return Loaded(pairs, report, lookup)
 
 
-def _fits(pair: Pair) -> bool:
-    return len(pair.question) + len(pair.answer) <= LONGEST
-
-
 def _nothing_usable(report: Report) -> DataError:
-    findings = [finding for finding in report.findings if finding.examples]
-    dropped = [finding for finding in findings if finding.action == "dropped" or finding.kind == "too_long"]
-    if not report.rows or not dropped:
+    found = [one for one in report.findings if one.examples and (one.action == "dropped" or one.kind == "too_long")]
+    if not report.rows or not found:
         return DataError(
-            "{file} holds no answered question.",
-            "See what was found with daedap check.",
-            file=report.source.path,
+            "{file} holds no answered question.", "See what was found with daedap check.", file=report.source.path
         )
-    first = min(dropped, key=lambda finding: finding.examples[0].line)
+    first = min(found, key=lambda finding: finding.examples[0].line)
     return DataError(
         "{file}: none of the {rows:,} rows is usable; first, line {line}: {what}.",
         "See all findings with daedap check.",
@@ -121,14 +101,15 @@ def _nothing_usable(report: Report) -> DataError:
 class _Doctor:
     """State of the examination of one file."""
 
-    def __init__(self, source: Source, fits: Fits) -> None:
-        self.source, self.fits = source, fits
+    def __init__(self, source: Source, fits: Fits | None) -> None:
+        self.source = source
+        self.fits = fits or (lambda pair: len(pair.question) + len(pair.answer) <= LONGEST)
         self.rows = self.kept = 0
         self.counts: Counter[str] = Counter()
         self.examples: dict[str, list[Example]] = {kind: [] for kind in KINDS}
         self.seen: set[int] = set()
-        self.questions, self.answers, self.labels = LengthCounter(), LengthCounter(), LabelCounter()
-        self.outliers, self.conflicts = OutlierCounter(EXAMPLES), ConflictCounter()
+        self.questions, self.answers, self.labels = TextCounter(), TextCounter(), LabelCounter()
+        self.outliers, self.conflicts = OutlierCounter(), ConflictCounter()
         self.first: Pair | None = None
 
     def kept_pairs(self) -> Iterator[tuple[Pair, bool]]:
@@ -149,17 +130,17 @@ class _Doctor:
     def examine(self, raw: Pair) -> Pair | None:
         """The normalized pair, or None when it is dropped; repairs are recorded only for pairs that are kept."""
         pair, repairs = clean(raw)
-        if is_personal := any(map(find_personal, texts_of(pair))):
-            pair = masked(pair) if self.source.read_options.mask_personal else pair
+        personal = next(filter(find_personal, texts_of(pair)), "")
+        is_masked = self.source.read_options.mask_personal
+        pair = masked(pair) if personal and is_masked else pair
         if fault := self.fault(raw, pair):
             self.record(fault, raw.line, raw.question or raw.answer)
             return None
         for kind in repairs:
-            self.record(kind, raw.line, _repaired_text(raw, kind))
-        if is_personal:
-            shown = next(text for text in texts_of(raw) if find_personal(text))
-            kind = "masked" if self.source.read_options.mask_personal else "personal"
-            self.record(kind, raw.line, mask_personal(shown))
+            repaired = raw.question if kind in clean_text(raw.question)[1] else raw.answer
+            self.record(kind, raw.line, raw.label if kind == "label" else repaired)
+        if personal:
+            self.record("masked" if is_masked else "personal", raw.line, mask_personal(personal))
         self.first = self.first or pair
         return pair
 
@@ -194,19 +175,17 @@ class _Doctor:
         """Everything that was found; call after `kept_pairs` is exhausted."""
         for line, label, similar in self.labels.similar():
             self.record("similar_label", line, f"{label} ~ {similar}")
-        self.counts["very_long"], outliers = self.outliers.result()
-        self.examples["very_long"] = [Example(line, excerpt(question)) for line, question in outliers]
+        self.counts["very_long"], self.examples["very_long"] = self.outliers.found()
         lines = self.conflicts.lines()
         self.counts["conflict"] = len(lines)
         self.examples["conflict"] = self.questions_at(lines[:EXAMPLES])
+        counts = ((kind, count) for kind in KINDS if (count := self.counts[kind]))
         return Report(
             source=self.source,
             rows=self.rows,
             usable=self.kept,
             looked_up=self.counts["too_long"],
-            findings=tuple(
-                Finding(kind, self.counts[kind], tuple(self.examples[kind])) for kind in KINDS if self.counts[kind]
-            ),
+            findings=tuple(Finding(kind, count, tuple(self.examples[kind])) for kind, count in counts),
             labels=self.labels.frequencies(),
             questions=self.questions.stats(),
             answers=self.answers.stats(),
@@ -220,93 +199,74 @@ class _Doctor:
             if row.line in missing and isinstance(row, Pair):
                 missing.discard(row.line)
                 examples.append(Example(row.line, excerpt(row.question)))
-            if not missing:
-                break
+                if not missing:
+                    break
         return examples
 
 
 def masked(pair: Pair) -> Pair:
     """A pair without personal data."""
-    return replace(
-        pair,
-        question=mask_personal(pair.question),
-        answer=mask_personal(pair.answer),
-        history=tuple(Message(message.role, mask_personal(message.content)) for message in pair.history),
-    )
-
-
-def _repaired_text(raw: Pair, kind: str) -> str:
-    """The text of a pair that needed this kind of repair."""
-    if kind == "label":
-        return raw.label
-    return raw.question if kind in clean_text(raw.question)[1] else raw.answer
+    question, answer, label = map(mask_personal, (pair.question, pair.answer, pair.label))
+    history = tuple(Message(message.role, mask_personal(message.content)) for message in pair.history)
+    return replace(pair, question=question, answer=answer, label=label, history=history)
 
 
 @dataclass
-class LengthCounter:
+class TextCounter:
     """Counts lengths and speech levels of texts."""
 
-    lengths: Counter[int] = field(default_factory=Counter)
+    lengths: array[int] = field(default_factory=lambda: array("L"))
     polite: int = 0
 
     def add(self, text: str) -> None:
         """Count one text."""
-        self.lengths[len(text)] += 1
+        self.lengths.append(len(text))
         self.polite += speech_level(text) == "polite"
 
     def stats(self) -> TextStats:
         """Mean, percentiles and share of polite texts."""
-        total = self.lengths.total()
-        if not total:
+        if not (count := len(self.lengths)):
             return TextStats()
-        mean = sum(length * count for length, count in self.lengths.items()) / total
         p50, p95, p99 = (percentile(self.lengths, share) for share in (0.5, 0.95, 0.99))
-        return TextStats(round(mean, 2), p50, p95, p99, max(self.lengths), round(self.polite / total, 4))
+        mean, polite = sum(self.lengths) / count, self.polite / count
+        return TextStats(round(mean, 2), p50, p95, p99, max(self.lengths), round(polite, 4))
 
 
-def percentile(lengths: Counter[int], share: float) -> int:
-    """The smallest length that at least this share of the texts do not exceed."""
-    seen, needed = 0, share * lengths.total()
-    for length in sorted(lengths):
-        seen += lengths[length]
-        if seen >= needed:
-            return length
-    return 0
+def percentile(lengths: Sequence[int], share: float) -> int:
+    """The smallest length that at least this share of the texts do not exceed; 0 where there are none."""
+    return sorted(lengths)[math.ceil(share * len(lengths)) - 1] if lengths else 0
 
 
 class OutlierCounter:
     """Counts the sizes of pairs and keeps the longest ones."""
 
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
-        self._sizes: Counter[int] = Counter()
-        self._heap: list[tuple[int, int, str]] = []  # (characters, -line, question)
+    def __init__(self) -> None:
+        self._sizes = array("L")
+        self._longest: list[tuple[int, int, str]] = []  # a heap of (characters, -line, question)
 
     def add(self, pair: Pair) -> None:
         """Count one pair."""
-        size = len(pair.question) + len(pair.answer)
-        self._sizes[size] += 1
-        if len(self._heap) < self._keep:
-            heapq.heappush(self._heap, (size, -pair.line, pair.question))
-        elif size > self._heap[0][0]:
-            heapq.heapreplace(self._heap, (size, -pair.line, pair.question))
+        self._sizes.append(size := len(pair.question) + len(pair.answer))
+        heapq.heappush(self._longest, (size, -pair.line, pair.question))
+        if len(self._longest) > EXAMPLES:
+            heapq.heappop(self._longest)
 
-    def result(self) -> tuple[int, list[tuple[int, str]]]:
-        """Number of outliers, and (line, question) of the longest ones, longest first.
+    def found(self) -> tuple[int, list[Example]]:
+        """Number of outliers, and the longest ones, longest first.
 
         Outliers are over ten times as long as the 95th percentile, or over 1,000 characters.
         """
         limit = min(1_000, 10 * percentile(self._sizes, 0.95))
-        count = sum(many for size, many in self._sizes.items() if size > limit)
-        return count, [(-line, question) for size, line, question in sorted(self._heap, reverse=True) if size > limit]
+        longest = [Example(-line, excerpt(text)) for size, line, text in sorted(self._longest)[::-1] if size > limit]
+        return sum(size > limit for size in self._sizes), longest
 
 
+@dataclass
 class LabelCounter:
     """Counts labels and keeps the first line of each."""
 
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.lines: dict[str, int] = {}
+    counts: Counter[str] = field(default_factory=Counter)
+    lines: dict[str, int] = field(default_factory=dict)
 
     def add(self, label: str, line: int) -> None:
         """Count one label; new ones are ignored beyond `MAX_LABELS`."""
@@ -322,13 +282,12 @@ class LabelCounter:
 
     def similar(self) -> list[tuple[int, str, str]]:
         """Labels that may be misspelled: line, label, and the more frequent label it resembles."""
-        names = [label for label in self.frequencies() if label]
-        hits = []
-        for place, label in enumerate(names[:200]):  # quadratic
-            similar = next((other for other in names[:place] if self._is_misspelled(label, other)), None)
-            if similar:
-                hits.append((self.lines[label], label, similar))
-        return sorted(hits)
+        names = [label for label in self.frequencies() if label][:200]  # quadratic
+        return sorted(
+            (self.lines[label], label, similar)
+            for place, label in enumerate(names)
+            if (similar := next((other for other in names[:place] if self._is_misspelled(label, other)), None))
+        )
 
     def _is_misspelled(self, label: str, other: str) -> bool:
         if _number(label) or _number(other):
@@ -364,16 +323,11 @@ class ConflictCounter:
 
     def lines(self) -> list[int]:
         """For each such question, the line of its first pair with a different answer, in file order."""
-        questions = np.array(self._questions, dtype=np.uint64)
-        order = np.argsort(questions, kind="stable")  # stable: pairs of one question keep the file order
-        questions, answers = questions[order], np.array(self._answers, dtype=np.uint64)[order]
-        begins = np.ones(len(order), dtype=bool)
-        begins[1:] = questions[1:] != questions[:-1]
-        first = np.flatnonzero(begins)[np.cumsum(begins) - 1]  # for each pair the first pair of its question
-        differs = np.flatnonzero(answers != answers[first])
-        _, places = np.unique(first[differs], return_index=True)
-        lines = np.array(self._lines, dtype=np.uint64)[order][differs[places]]
-        return [int(line) for line in np.sort(lines)]
+        questions, answers, lines = map(np.array, (self._questions, self._answers, self._lines))
+        _, first, question_of = np.unique(questions, return_index=True, return_inverse=True)
+        differs = np.flatnonzero(answers != answers[first[question_of]])
+        _, places = np.unique(question_of[differs], return_index=True)
+        return sorted(lines[differs[places]].tolist())
 
 
 def _digest(*texts: str) -> int:

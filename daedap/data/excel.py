@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ class Sheet:
     records: list[Record]
     """Its rows; merged cells are filled downwards, hidden rows left out."""
     hidden_rows: tuple[int, ...] = ()
-    formulas: tuple[tuple[int, str], ...] = ()
-    """Row and text of the formulas without a stored value."""
+    formulas: Mapping[int, str] = field(default_factory=dict)
+    """Formulas without a stored value, by row."""
 
 
 def is_excel(path: Path) -> bool:
@@ -40,11 +40,7 @@ def is_excel(path: Path) -> bool:
 
 
 def read_sheets(path: Path) -> list[Sheet]:
-    """All sheets that hold any cell.
-
-    Raises:
-        DataError: The workbook is damaged.
-    """
+    """All sheets that hold any cell. Raises DataError for a damaged workbook."""
     import openpyxl
 
     try:
@@ -68,57 +64,37 @@ def _survey(path: Path) -> tuple[bool, bool]:
     """Whether a workbook is too large to be held in memory, and whether it has formulas."""
     with zipfile.ZipFile(path) as archive:
         sheets = [info for info in archive.infolist() if info.filename.startswith("xl/worksheets/")]
-        large = any(info.file_size > _LARGE for info in sheets)
-        formulas = (
-            any(b"<f>" in (text := archive.read(info)) or b"<f " in text for info in sheets) if not large else False
-        )
-    return large, formulas
+        if any(info.file_size > _LARGE for info in sheets):
+            return True, False
+        return False, any(re.search(rb"<f[ >]", archive.read(info)) for info in sheets)
 
 
 def _sheet(sheet: Any, source: Any, large: bool) -> Sheet:
+    merged: dict[tuple[int, int], str] = {}  # the cells below the first one of a vertically merged range
+    hidden: set[int] = set()
     if large:
         sheet.reset_dimensions()  # many programs write a wrong size, which hides columns
-    merged = {} if large else _merged_cells(sheet)
-    hidden = set() if large else {row for row, size in sheet.row_dimensions.items() if size.hidden}
+    else:
+        merged = {
+            (row, area.min_col): _cell_text(sheet.cell(area.min_row, area.min_col))
+            for area in sheet.merged_cells.ranges
+            for row in range(area.min_row + 1, area.max_row + 1)
+        }
+        hidden = {row for row, size in sheet.row_dimensions.items() if size.hidden and row <= sheet.max_row}
     rows: list[Record] = []
-    formulas: list[tuple[int, str]] = []
-    blank: list[Record] = []
+    formulas: dict[int, str] = {}
     for number, cells in enumerate(sheet.iter_rows(), 1):
-        fields = [_cell_text(cell) for cell in cells]
-        for column, text in merged.get(number, {}).items():
-            if column <= len(fields) and not fields[column - 1]:
-                fields[column - 1] = text
         if number in hidden:
             continue
-        formulas += [(number, text) for text in _formulas(source, number, fields)]
-        if not any(map(str.strip, fields)):
-            blank.append(Record(number, [], ""))
-            continue
-        rows += blank
-        blank = []
-        rows.append(Record(number, fields, "\t".join(fields)))
-    hidden &= {number for number in hidden if number <= (sheet.max_row or 0)}
-    return Sheet(sheet.title, sheet.sheet_state != "visible", rows, tuple(sorted(hidden)), tuple(formulas))
-
-
-def _merged_cells(sheet: Any) -> dict[int, dict[int, str]]:
-    """Row → column → text of the cells below the first one of a vertically merged range."""
-    filled: dict[int, dict[int, str]] = {}
-    for area in sheet.merged_cells.ranges:
-        text = _cell_text(sheet.cell(area.min_row, area.min_col))
-        for row in range(area.min_row + 1, area.max_row + 1):
-            filled.setdefault(row, {})[area.min_col] = text
-    return filled
-
-
-def _formulas(source: Any, number: int, fields: Sequence[str]) -> Iterator[str]:
-    """The formulas in the empty cells of a row."""
-    if source is None:
-        return
-    for column, text in enumerate(fields, 1):
-        value = source.cell(number, column).value if not text else None
-        if isinstance(value, str) and value.startswith("="):
-            yield value
+        fields = [_cell_text(cell) or merged.get((number, column), "") for column, cell in enumerate(cells, 1)]
+        empty = [column for column, text in enumerate(fields, 1) if source and not text]
+        values = (source.cell(number, column).value for column in empty)
+        formulas.update((number, value) for value in values if isinstance(value, str) and value.startswith("="))
+        filled = any(map(str.strip, fields))
+        rows.append(Record(number, fields, "\t".join(fields)) if filled else Record(number, [], ""))
+    while rows and not rows[-1].fields:
+        rows.pop()
+    return Sheet(sheet.title, sheet.sheet_state != "visible", rows, tuple(sorted(hidden)), formulas)
 
 
 def _cell_text(cell: Any) -> str:
@@ -132,14 +108,13 @@ def format_cell(value: object, number_format: str) -> str:
     """A value as Excel shows it under a number format; formats that are not understood fall back to plain text."""
     if isinstance(value, bool):
         return str(value).upper()
-    section = _section(value, number_format)
-    if isinstance(value, datetime | date | time):
-        return _format_date(value, section)
     if isinstance(value, timedelta):
         minutes, seconds = divmod(int(value.total_seconds()), 60)
         return f"{minutes // 60}:{minutes % 60:02}" + (f":{seconds:02}" if seconds else "")
+    if isinstance(value, datetime | date | time):
+        return _format_date(value, _section(value, number_format))
     if isinstance(value, int | float):
-        return _format_number(value, section)
+        return _format_number(value, _section(value, number_format))
     return str(value)
 
 
@@ -199,33 +174,23 @@ def _format_date(value: datetime | date | time, section: str) -> str:
 def _date_part(value: datetime | date | time, code: str, half: bool) -> str:
     """One token of a date format; `n` stands for minutes."""
     hour = getattr(value, "hour", 0)
-    numbers = {
-        "y": getattr(value, "year", 0),
-        "m": getattr(value, "month", 0),
-        "d": getattr(value, "day", 0),
-        "h": (hour % 12 or 12) if half else hour,
-        "n": getattr(value, "minute", 0),
-        "s": getattr(value, "second", 0),
-    }
-    if code.startswith("aaa"):
-        return _weekday(value, len(code) > 3)
+    if code.startswith(("aaa", "ddd")):
+        weekday = "월화수목금토일"[value.weekday()] if isinstance(value, date) else ""
+        return weekday + ("요일" if len(code) > 3 else "")
     if code[0] in "a오":
-        return ("오후" if hour >= 12 else "오전") if code[0] == "오" else ("PM" if hour >= 12 else "AM")
-    if code[0] == "y":
-        return f"{numbers['y']:04}" if len(code) > 2 else f"{numbers['y'] % 100:02}"
-    if code[0] == "d" and len(code) > 2:
-        return _weekday(value, len(code) > 3)
+        return {"오": ("오전", "오후"), "a": ("AM", "PM")}[code[0]][hour >= 12]
     if code[0] == "m" and len(code) > 2 and isinstance(value, date):
         return value.strftime("%b" if len(code) == 3 else "%B")
-    return f"{numbers[code[0]]:0{min(len(code), 2)}}"
-
-
-def _weekday(value: datetime | date | time, full: bool) -> str:
-    name = "월화수목금토일"[value.weekday()] if isinstance(value, date) else ""
-    return name + ("요일" if full else "")
+    if code[0] == "h":
+        number = (hour % 12 or 12) if half else hour
+    else:
+        names = {"y": "year", "m": "month", "d": "day", "n": "minute", "s": "second"}
+        number = getattr(value, names[code[0]], 0)
+    if code[0] == "y":
+        return f"{number:04}" if len(code) > 2 else f"{number % 100:02}"
+    return f"{number:0{min(len(code), 2)}}"
 
 
 def _plain_date(value: datetime | date | time) -> str:
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d" if value.time() == time() else "%Y-%m-%d %H:%M")
-    return value.strftime("%Y-%m-%d" if isinstance(value, date) else "%H:%M")
+    clock = isinstance(value, datetime) and value.time() != time()
+    return value.strftime("%Y-%m-%d %H:%M" if clock else "%Y-%m-%d" if isinstance(value, date) else "%H:%M")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from daedap.data.clean import excerpt
-from daedap.data.source import Source
+from daedap.data.reader import Source
 from daedap.i18n import translate
 from daedap.types import Pair
 
@@ -95,6 +95,28 @@ class Finding:
         """The kind in the user's language."""
         return translate(KINDS[self.kind].description)
 
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain JSON types."""
+        examples = [asdict(example) for example in self.examples]
+        kind = {"kind": self.kind, "action": self.action, "description": self.description}
+        return {**kind, "count": self.count, "examples": examples}
+
+    def line(self) -> str:
+        """The finding as text in the user's language, with its first three places."""
+        shown = [
+            translate("line {line} '{value}'" if example.value else "line {line}", **asdict(example))
+            for example in self.examples[:3]
+        ]
+        where = ", ".join(shown + ["…"] * (self.count > len(shown)))
+        template = "kept: {what}: {count:,} ({where})"
+        if self.action != "kept":
+            template = (
+                "dropped: {what}: {count:,} ({where})"
+                if self.action == "dropped"
+                else "repaired: {what}: {count:,} ({where})"
+            )
+        return translate(template, what=self.description, count=self.count, where=where)
+
 
 @dataclass(frozen=True)
 class TextStats:
@@ -161,7 +183,7 @@ class Report:
             "usable": self.usable,
             "looked_up": self.looked_up,
             "limit": {"base": self.limit[0], "tokens": self.limit[1]} if self.limit else None,
-            "findings": [_finding_json(finding) for finding in self.findings],
+            "findings": [finding.to_json() for finding in self.findings],
             "labels": dict(self.labels),
             "questions": asdict(self.questions),
             "answers": asdict(self.answers),
@@ -170,26 +192,6 @@ class Report:
             "near_duplicates": self.near_duplicates,
             "compared": self.compared,
         }
-
-    def first_pair_lines(self) -> list[str]:
-        """The first pair as it is learned, so that wrongly chosen columns are seen at once."""
-        if not self.first:
-            return []
-        question, answer = excerpt(self.first.question), excerpt(self.first.answer)
-        return [translate("first pair: '{question}' → '{answer}'", question=question, answer=answer)]
-
-    def _limit_lines(self) -> list[str]:
-        """How many rows the model learns, and how many the bot only looks up."""
-        if not self.limit:
-            return []
-        base, tokens = self.limit
-        if not self.looked_up:
-            message = "learned: all of them; {base} learns rows of up to {tokens} tokens"
-            return [translate(message, base=base, tokens=tokens)]
-        message = (
-            "learned: {usable:,} rows of up to {tokens} tokens ({base}); only looked up, as they are longer: {count:,}"
-        )
-        return [translate(message, usable=self.usable, count=self.looked_up, base=base, tokens=tokens)]
 
     def lines(self) -> list[str]:
         """The report as text in the user's language."""
@@ -203,33 +205,42 @@ class Report:
                 encoding=f", {self.source.encoding}" if self.source.encoding else "",
             ),
             *_column_lines(self.source),
-            *self.first_pair_lines(),
-            *self._limit_lines(),
-            *map(_finding_line, self.findings),
         ]
+        if self.first:  # as it is learned, so that wrongly chosen columns are seen at once
+            pair = {"question": excerpt(self.first.question), "answer": excerpt(self.first.answer)}
+            lines.append(translate("first pair: '{question}' → '{answer}'", **pair))
+        if self.limit:
+            message = "learned: all of them; {base} learns rows of up to {tokens} tokens"
+            if self.looked_up:
+                message = (
+                    "learned: {usable:,} rows of up to {tokens} tokens ({base}); "
+                    "only looked up, as they are longer: {count:,}"
+                )
+            base, tokens = self.limit
+            lines.append(translate(message, usable=self.usable, count=self.looked_up, base=base, tokens=tokens))
+        lines += [finding.line() for finding in self.findings]
         if self.source.format == "kakaotalk":
             lines.append(translate("This is a private chat: train on it only if everybody in it agrees."))
         if self.near_duplicates:
             template = "kept: {count:,} of the first {compared:,} questions nearly repeat an earlier one"
             lines.append(translate(template, count=self.near_duplicates, compared=self.compared))
-        if self.usable:
-            lines += [
-                _text_line(translate("questions"), self.questions),
-                _text_line(translate("answers"), self.answers),
-            ]
+        return lines + self._statistics_lines()
+
+    def _statistics_lines(self) -> list[str]:
+        lines = []
+        for name, stats in ((translate("questions"), self.questions), (translate("answers"), self.answers)):
+            template = (
+                "{name}: {mean:.1f} characters on average (median {p50}, up to {p95} for 95 %, up to {p99} for 99 %, "
+                "longest {max:,}); {polite:.0%} polite"
+            )
+            lines += [translate(template, name=name, **asdict(stats))] if self.usable else []
         if self.answers.mixed:
             lines.append(translate("The answers mix polite and casual speech; the chatbot will too."))
-        return lines + _label_lines(self.labels)
-
-
-def _finding_json(finding: Finding) -> dict[str, Any]:
-    return {
-        "kind": finding.kind,
-        "action": finding.action,
-        "description": finding.description,
-        "count": finding.count,
-        "examples": [asdict(example) for example in finding.examples],
-    }
+        if any(self.labels):
+            shown = [f"{label or '-'} ({count:,})" for label, count in list(self.labels.items())[:10]]
+            labels = ", ".join(shown) + (", …" if len(self.labels) > 10 else "")
+            lines.append(translate("labels: {labels}", labels=labels))
+        return lines
 
 
 def _column_lines(source: Source) -> list[str]:
@@ -239,49 +250,9 @@ def _column_lines(source: Source) -> list[str]:
         return [translate("columns: messages = {text}; answers are those of {speaker}", **names)]
     if not columns:
         return []
-    fields = {
-        "question": columns.question.name,
-        "answer": columns.answer.name,
-        "label": columns.label.name if columns.label else "-",
-    }
     sheets = [translate("sheets: {sheets}", sheets=", ".join(source.sheets))] if len(source.sheets) > 1 else []
-    if columns.header:
-        return [*sheets, translate("columns: question = {question}, answer = {answer}, label = {label}", **fields)]
-    return [
-        *sheets,
-        translate("no header; columns: question = {question}, answer = {answer}, label = {label}", **fields),
-    ]
-
-
-def _finding_line(finding: Finding) -> str:
-    shown = [_example_text(example) for example in finding.examples[:3]]
-    if finding.count > len(shown):
-        shown.append("…")
-    fields = {"count": finding.count, "what": finding.description, "where": ", ".join(shown)}
-    if finding.action == "dropped":
-        return translate("dropped: {what}: {count:,} ({where})", **fields)
-    if finding.action == "repaired":
-        return translate("repaired: {what}: {count:,} ({where})", **fields)
-    return translate("kept: {what}: {count:,} ({where})", **fields)
-
-
-def _example_text(example: Example) -> str:
-    if not example.value:
-        return translate("line {line}", line=example.line)
-    return translate("line {line} '{value}'", line=example.line, value=example.value)
-
-
-def _text_line(name: str, stats: TextStats) -> str:
-    return translate(
-        "{name}: {mean:.1f} characters on average (median {p50}, up to {p95} for 95 %, up to {p99} for 99 %, "
-        "longest {max:,}); {polite:.0%} polite",
-        name=name,
-        **asdict(stats),
-    )
-
-
-def _label_lines(labels: Mapping[str, int]) -> list[str]:
-    if not any(labels):
-        return []
-    shown = [f"{label or '-'} ({count:,})" for label, count in list(labels.items())[:10]]
-    return [translate("labels: {labels}", labels=", ".join(shown) + (", …" if len(labels) > 10 else ""))]
+    template = "columns: question = {question}, answer = {answer}, label = {label}"
+    if not columns.header:
+        template = "no header; columns: question = {question}, answer = {answer}, label = {label}"
+    label = columns.label.name if columns.label else "-"
+    return [*sheets, translate(template, question=columns.question.name, answer=columns.answer.name, label=label)]

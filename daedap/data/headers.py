@@ -1,32 +1,23 @@
-"""Roles of column headers and JSON keys: which words name a question, an answer, a label, a speaker, or none of them.
+"""What a column's header (or a JSON key) and its content say about it.
 
 A header is split into words (`ANS_CONTENT`, `userMessage`, `문의(내용)`); generic words (내용, text, …) are stripped
-from its end, and the last remaining word decides: 질문내용 is a question, 질문답변 an answer, 문의유형 a label, 답변자
-neither.
+from its end, and the last remaining word decides on its role: 질문내용 is a question, 질문답변 an answer, 문의유형 a
+label, 답변자 neither.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Literal, NamedTuple
 
-from daedap.korean.text import comparison_form
+from daedap.korean.text import HANGUL, comparison_form, speech_level
 
-Role = Literal[
-    "question",
-    "answer",
-    "label",
-    "title",
-    "content",
-    "alternatives",
-    "speaker",
-    "utterance",
-    "conversation",
-    "turn",
-    "other",
-]
+Part = Literal["question", "answer", "label"]
+Role = Literal[Part, "title", "content", "alternatives", "speaker", "utterance", "conversation", "turn", "other"]
 
 
 class HeaderRole(NamedTuple):
@@ -119,6 +110,17 @@ def header_role(name: str) -> HeaderRole | None:
     return HeaderRole("other", 0) if not comparison_form(name) or name.strip().isdecimal() else None
 
 
+def has_role(name: str, *roles: Role, below: float = 9) -> bool:
+    """Whether a header has one of these roles, at a rank below a limit: at ranks below 3 it names what, not who."""
+    role = header_role(name)
+    return role is not None and role.role in roles and role.rank < below
+
+
+def roles_of(names: Iterable[str]) -> set[Role]:
+    """The roles among some headers."""
+    return {role.role for name in names if (role := header_role(name))}
+
+
 def _role(text: str) -> HeaderRole | None:
     if (whole := comparison_form(text)) in _ROLES:
         return _ROLES[whole]
@@ -155,24 +157,20 @@ def _word_role(word: str) -> HeaderRole | None:
 def _compound_role(base: str, ending: str) -> HeaderRole | None:
     """The role of a Korean compound such as 문의 + 제목, 고객 + 문의, 답변 + 일."""
     role, base_role = _ROLES.get(ending), _word_role(base) if base else None
+    kind, rank = base_role or (None, 0.0)
     if ending in _GENERIC_ENDINGS:
-        if base_role and base_role.role in ("question", "answer", "label", "other"):
+        if kind in ("question", "answer", "label", "other"):
             return base_role
         return HeaderRole("content", 0) if ending in ("내용", "본문") else None
     assert role, "an ending is generic or has a role"
-    if ending == "명" and base_role and (base_role.role == "label" or _is_asked(base_role)):
-        return HeaderRole(base_role.role, base_role.rank + 0.5)  # 민원명 is a weaker question than 민원내용
-    if ending in ("방법", "절차") and base_role and base_role.role == "answer":
+    if ending == "명" and (kind == "label" or (kind == "question" and rank < 3)):
+        return HeaderRole(kind, rank + 0.5)  # 민원명 is a weaker question than 민원내용
+    if ending in ("방법", "절차") and kind == "answer":
         return base_role
-    if role.role == "title" and base_role and base_role.role != "content":
+    if role.role == "title" and kind not in (None, "content"):
         # 문의제목 is a weaker question than 문의내용; 답변제목 is no answer.
-        return HeaderRole("question", base_role.rank + 0.5) if base_role.role == "question" else HeaderRole("other", 0)
+        return HeaderRole("question", rank + 0.5) if kind == "question" else HeaderRole("other", 0)
     return None if len(ending) == 1 and role.role in ("question", "answer") else role
-
-
-def _is_asked(role: HeaderRole) -> bool:
-    """Whether a role is what somebody asks, and not who asks (고객)."""
-    return role.role == "question" and role.rank < 3
 
 
 _STAFF = ["매니저", "운영자", "관리자", "담당자", "판매자", "사장", "manager", "operator", "admin", "staff", "seller"]
@@ -180,12 +178,9 @@ _STAFF = ["매니저", "운영자", "관리자", "담당자", "판매자", "사�
 
 def speaker_side(name: str) -> Literal["question", "answer"] | None:
     """Whether somebody of this name (고객, 상담원, user, Q) asks or answers; None when the name does not tell."""
-    if comparison_form(name) in _STAFF:
+    if comparison_form(name) in _STAFF or has_role(name, "answer"):
         return "answer"
-    role = header_role(name)
-    if role and role.role == "question":
-        return "question"
-    return "answer" if role and role.role == "answer" else None
+    return "question" if has_role(name, "question") else None
 
 
 def is_header(names: Sequence[str]) -> bool:
@@ -193,44 +188,179 @@ def is_header(names: Sequence[str]) -> bool:
     filled = [name for name in names if comparison_form(name)]
     if len(filled) < 2 or any(len(name) > 40 for name in filled):
         return False
-    roles = [role.role if (role := header_role(name)) else None for name in filled]
-    if any(pair <= set(roles) for pair in _ROLE_PAIRS):
+    if any(pair <= roles_of(filled) for pair in _ROLE_PAIRS):
         return True
-    named = [
-        role in ("question", "answer") and len(comparison_form(name)) > 1
-        for name, role in zip(filled, roles, strict=True)
-    ]
-    return any(named) and not any(is_sentence(name) for name, known in zip(filled, named, strict=True) if not known)
+    others = [name for name in filled if not has_role(name, "question", "answer") or len(comparison_form(name)) < 2]
+    return len(others) < len(filled) and not any(map(is_sentence, others))
 
 
-_ROLE_PAIRS = (
-    {"question", "answer"},
-    {"title", "content"},
-    {"title", "answer"},
-    {"content", "answer"},
-    {"speaker", "utterance"},
-    {"speaker", "content"},
-    {"conversation", "question"},
-    {"conversation", "utterance"},
-)
+_ROLE_PAIRS = [
+    set(pair.split())
+    for pair in (
+        *("question answer", "title content", "title answer", "content answer"),
+        *("speaker utterance", "speaker content", "conversation question", "conversation utterance"),
+    )
+]
 
 
 def names_other_data(names: Sequence[str]) -> bool:
     """Whether at least half of the cells of a row are header words, though none of a question or answer: 이름,나이."""
     filled = [name for name in names if comparison_form(name)]
     known = [bool(header_role(name)) and len(comparison_form(name)) > 1 for name in filled]
-    needed = max(2, len(filled) / 2)
-    return sum(known) >= needed and not any(map(is_sentence, filled))
+    return sum(known) >= max(2, len(filled) / 2) and not any(map(is_sentence, filled))
 
 
 def is_second_header(names: Sequence[str]) -> bool:
     """Whether the row below a header continues it: all its cells are header words, such as question, answer."""
     filled = [name for name in names if comparison_form(name)]
-    return len(filled) > 1 and all(
-        header_role(name) and not is_sentence(name) and not re.search(r"\d", name) for name in filled
-    )
+    words = [name for name in filled if header_role(name) and not is_sentence(name) and not re.search(r"\d", name)]
+    return 1 < len(filled) == len(words)
 
 
 def is_sentence(text: str) -> bool:
     """Whether a text is too long for a header, or ends as a sentence does."""
     return len(text) > 20 or bool(re.search(r"[?!.…~]|(?:요|다|까|죠|네|해|어|아|지)$", text.strip()))
+
+
+# ---- the header of a table ----
+
+_HEADER_ROWS = 20
+"""Rows at the beginning of a table among which its header is looked for."""
+
+
+class Header(NamedTuple):
+    """The header of a table."""
+
+    names: list[str]
+    row: int
+    """Index of its last row among the rows given; -1 for one in the middle of the data, as in joined files."""
+
+
+def find_header(rows: Sequence[Sequence[str]], requested: Sequence[str] = ()) -> Header | None:
+    """The header: the first row that names columns, below title and blank rows; two rows of it are joined.
+
+    A row that holds one of the `requested` names is the header.
+    """
+
+    def is_requested(row: Sequence[str]) -> bool:
+        return any(index_of(name, row) is not None for name in requested)
+
+    for accepts in (is_requested, is_header, names_other_data):
+        for index, row in enumerate(rows[:_HEADER_ROWS]):
+            if accepts(row) and all(_is_title(above, row) for above in rows[:index]):
+                names = [name.strip().lstrip("\ufeff") for name in row]
+                if len(rows) > index + 2 and is_second_header(rows[index + 1]):
+                    return Header(_join_headers(names, rows[index + 1]), index + 1)
+                return Header(names, index)
+    first = next((index for index, row in enumerate(rows) if any(row)), None)
+    if first is not None and _is_foreign(rows[first], rows[first + 1 :]):
+        return Header([name.strip() for name in rows[first]], first)
+    misplaced = next((row for row in rows if is_header(row) and is_second_header(row)), None)
+    return Header(list(misplaced), -1) if misplaced else None
+
+
+def _is_foreign(row: Sequence[str], below: Sequence[Sequence[str]]) -> bool:
+    """Whether a row names the columns of a Korean table by words such as QUST_TXT or src."""
+    names = {index: name for index, cell in enumerate(row) if (name := cell.strip().lstrip("\ufeff"))}
+    if len(below) < 2 or not all(re.fullmatch(r"[A-Za-z][\w.-]*", name, re.ASCII) for name in names.values()):
+        return False
+    korean = (sum(bool(HANGUL.search("".join(cells[index : index + 1]))) for cells in below) for index in names)
+    return sum(count > 0.8 * len(below) for count in korean) > 1
+
+
+def _is_title(row: Sequence[str], header: Sequence[str]) -> bool:
+    """Whether a row above a header is a title or a remark: few of its cells are filled."""
+    filled = [cell for cell in row if cell.strip()]
+    remark = len(filled) == 2 and bool(header_role(filled[0]))
+    few = len(filled) <= max(1, sum(bool(cell.strip()) for cell in header) // 3)
+    return few or remark or bool(re.match(r"\ufeff?\s*sep=", "".join(row)))
+
+
+def _join_headers(upper: Sequence[str], lower: Sequence[str]) -> list[str]:
+    """Names from two header rows: an upper cell spans the empty cells to its right, as merged cells do.
+
+    A second row that only repeats the first, or translates it, adds nothing.
+    """
+    if all(cell.strip() for cell in upper):
+        return list(upper)
+    names, group = [], ""
+    for above, below in zip_longest(upper, lower, fillvalue=""):
+        group = above.strip() or group
+        names.append(f"{group} {below.strip()}" if below.strip() else above.strip())
+    return names
+
+
+def index_of(name: str, names: Sequence[str]) -> int | None:
+    """Index of the column of this name; of one that differs in case, spacing and the like where there is none."""
+    for form in (str.strip, comparison_form):
+        if (index := next((i for i, other in enumerate(names) if form(other) == form(name)), None)) is not None:
+            return index
+    return None
+
+
+# ---- content ----
+
+Kind = Literal["empty", "number", "name", "category", "text"]
+
+_NUMBER = re.compile(
+    r"[-+]?[\d.,:/\s%~()-]*\d[\d.,:/\s%~()-]*(?:원|개|명|세|살|호|점|년|월|일|시|분|초|AM|PM|am|pm)?"
+    r"|\d{2,4}\s*년\s*\d{1,2}\s*월.*|\d{4}[-./]\s?\d{1,2}[-./]\s?\d{1,2}.*|[A-Za-z]{0,4}[-_]?\d+|true|false|예|아니오|[YNyn]"
+    r"|[\w.+-]+@[\w-]+\.[\w.]+"
+)
+"""Numbers, dates, times, amounts, codes, flags and e-mail addresses: no text to answer."""
+_SURNAMES = (
+    "김이박최정강조윤장임한오서신권황안송류전홍고문양손배백허유남심노하곽성차주우구민진지엄채원천방공현함변염여추도소석"
+    "선설마길연위표명기반왕금옥육인맹제모탁국"
+)
+_NAME = re.compile(rf"[{_SURNAMES}][가-힣]{{2}}(?:씨|님)?")
+_QUESTION = re.compile(
+    r"[?？]|(?:나요|까요?|는지|은지|은가요?|는가요?|인가요?|죠|려면|어요|아요|해요|돼요|요)[\s.!?~ㅠㅜㅋㅎ]*$"
+)
+"""Ends as a question may; many answers end so, too."""
+_ASKS = re.compile(
+    r"[?？]|(?:나요|까요?|는지|은지|가요|니|냐|나|지|려면|을까|ㄹ까|대|(?<!그)래|싶어|싶다|방법)[\s.!~ㅠㅜㅋㅎ]*$"
+)
+_ANSWERS = re.compile(r"(?<!싶어)(?<!주세)(?<!돼)(?:요|다|죠|오)[.!]+$")
+"""Ends as a question hardly ever does, or an answer often does."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table, or one key of JSON objects."""
+
+    index: int
+    """From 0."""
+    name: str
+    """Its header; its number from 1 when there is no header."""
+
+
+class ColumnStats(NamedTuple):
+    """Content of one column."""
+
+    kind: Kind
+    questions: float
+    """Share of cells that read like a question."""
+    asks: float
+    """Share of cells that end as questions do, less that of cells that end as answers do and of polite ones; -2 to 1.
+    Answers are polite more often than questions are."""
+
+
+def column_stats(rows: Sequence[Sequence[str]], index: int) -> ColumnStats:
+    """Statistics of one column over sample rows (without the header)."""
+    cells = [row[index].strip() for row in rows if index < len(row) and row[index].strip()]
+    if not cells:
+        return ColumnStats("empty", 0.0, 0.0)
+    count = len(cells)
+    asks = sum(bool(_ASKS.search(cell)) for cell in cells)
+    asks -= sum(bool(_ANSWERS.search(cell)) + (speech_level(cell) == "polite") for cell in cells)
+    questions = sum(bool(_QUESTION.search(cell)) for cell in cells) / count
+    length = sum(map(len, cells)) / count
+    repeats = len(set(cells)) <= max(1, (0.7 if length <= 6 else 0.5) * count)
+    kind: Kind = "text"
+    if sum(bool(_NUMBER.fullmatch(cell)) for cell in cells) >= 0.8 * count:
+        kind = "number"
+    elif count > 2 and sum(bool(_NAME.fullmatch(cell)) for cell in cells) >= 0.8 * count:
+        kind = "name"
+    elif count > 3 and length <= 15 and questions < 0.3 and repeats:
+        kind = "category"
+    return ColumnStats(kind, questions, asks / count)

@@ -7,50 +7,35 @@ with ### headings, numbered turns (HS01, SS01, …), and any of these inside fur
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, product
 from typing import Any
 
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.columns import Columns
-from daedap.data.conversation import HISTORY, Conversation, assistant_among, pairs_of
-from daedap.data.headers import header_role, is_sentence
-from daedap.data.json_stream import CONVERSATIONS, are_messages
+from daedap.data.conversation import (
+    HISTORY,
+    Conversation,
+    Turn,
+    assistant_among,
+    pairs_of,
+    rendered_turns,
+    role_named,
+    round_pairs,
+)
+from daedap.data.headers import has_role, header_role, is_sentence, roles_of
+from daedap.data.objects import CONVERSATIONS, are_messages
 from daedap.types import Message, Pair, Role
 
 Chooser = Callable[[tuple[str, ...]], Columns | None]
 """Keys of an object → the keys of question and answer, or None."""
-Turn = tuple[Role, str, int]
 
-_ROLES: dict[str, Role] = {
-    **dict.fromkeys(("user", "human", "prompter", "사용자"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "챗봇"), "assistant"),
-    **dict.fromkeys(("system", "developer", "시스템"), "system"),
-}
-_TOOLS = {
-    "tool",
-    "function",
-    "function_call",
-    "function_response",
-    "observation",
-    "tool_call",
-    "tool_response",
-    "ipython",
-}
+_TOOLS = {"tool", "tool_call", "tool_response", "function", "function_call", "function_response"}
+_TOOLS |= {"observation", "ipython"}
 _ROLE_KEYS = ("role", "from", "speaker", "participantID", "speaker_id", "speakerId", "sender", "화자", "발화자")
 _TEXT_KEYS = (
-    "norm_text",
-    "content",
-    "value",
-    "text",
-    "utterance",
-    "message",
-    "sentence",
-    "form",
-    "parts",
-    "발화",
-    "발화문",
-    "문장",
-    "내용",
+    *("norm_text", "content", "value", "text", "utterance", "message", "sentence", "form", "parts"),
+    *("발화", "발화문", "문장", "내용"),
 )
 _SYSTEM_KEYS = ("system", "system_prompt", "systemPrompt")
 _DEPTH = 6
@@ -58,41 +43,21 @@ _DEPTH = 6
 _PHRASES = ("userSays", "trainingPhrases", "training_phrases", "patterns", "utterances", "examples", "phrases")
 _RESPONSES = ("responses", "messages", "response", "answers", "answer")
 """Keys of an intent: the wordings of a question, and its answers."""
-_MARK = re.compile(
-    r"#{2,}[ \t]*([^\n:：#]{1,20}?)[ \t]*[:：]|^#{2,}[ \t]*([^\n:：#]{1,20}?)[ \t]*$"
-    r"|<\|im_start\|>(\w+)|<\|(user|assistant|system)\|>|(\[/?INST\]|<usr>|<sys>)"
-    r"|^(질문|답변|사용자|챗봇|Q|A|User|Human|Assistant|Bot)[ \t]*[:：]",
-    re.MULTILINE | re.IGNORECASE,
-)
-"""Begins a turn in a text that was rendered for training: ### 명령문:, <|im_start|>user, [INST], <usr>, 질문: …"""
-_MARK_ROLES: dict[str, Role] = {"[inst]": "user", "[/inst]": "assistant", "<usr>": "user", "<sys>": "assistant"}
-_END_MARK = re.compile(r"</?s>|<\|(?:im_end|endoftext|end)\|>|\[EOS\]")
 _LEGACY_PROMPT = re.compile(r"\s*(?:###|-+>)\s*$")
 _LEGACY_END = re.compile(r"\s*(?:END|###)\s*$")
+"""Separators of OpenAI's former prompt/completion files."""
 
 
 def object_pairs(row: Mapping[str, Any], line: int, choose: Chooser, name: str) -> Iterator[Pair | BadRow]:
-    """The pairs of one object.
-
-    Args:
-        row: The object.
-        line: Its line number.
-        choose: Finds the keys of question and answer.
-        name: Of the file, for conversation ids.
-    """
-    label = next((text for key in row if _is_label(key) and isinstance(text := row[key], str)), "")
+    """The pairs of one object; `name` is the file's, for conversation ids."""
+    label = next((text for key, text in row.items() if has_role(key, "label") and isinstance(text, str)), "")
     pairs = list(_pairs(row, line, choose, Conversation(f"{name}:{line}", label)))
-    if not pairs:
-        pairs = list(_nested(row, line, choose, f"{name}:{line}", _DEPTH))
-    if pairs:
-        yield from pairs
-    else:
-        yield BadRow(line, "keys", excerpt(str(dict(row))))
+    pairs = pairs or list(_nested(row, line, choose, f"{name}:{line}", _DEPTH))
+    yield from pairs or [_no_text(row, line)]
 
 
-def _is_label(key: str) -> bool:
-    role = header_role(key)
-    return bool(role and role.role == "label")
+def _no_text(row: Mapping[str, Any], line: int) -> BadRow:
+    return BadRow(line, "keys", excerpt(str(dict(row))))
 
 
 def _pairs(row: Mapping[str, Any], line: int, choose: Chooser, conversation: Conversation) -> Iterator[Pair | BadRow]:
@@ -113,8 +78,8 @@ def _pairs(row: Mapping[str, Any], line: int, choose: Chooser, conversation: Con
             yield from round_pairs(values, columns, line, conversation)
         else:
             yield from _single(row, line, columns)
-    elif marked := marked_turns(row.get("text"), line) or marked_turns(row.get("prompt"), line):
-        yield from pairs_of(marked, conversation)
+    elif turns := rendered_turns(row.get("text"), line) or rendered_turns(row.get("prompt"), line):
+        yield from pairs_of(turns, conversation)
     elif _maps_questions(row):
         yield from (Pair(question, str(reply), line=line) for question, reply in row.items())
 
@@ -124,24 +89,27 @@ def conversation_of(row: Mapping[str, Any]) -> list[Any] | None:
     if _intent_texts(row):
         return None
     prompt, completion = row.get("prompt"), row.get("completion", row.get("chosen"))
-    if isinstance(completion, list) and _is_messages(completion):
-        if isinstance(prompt, list) and _is_messages(prompt):
-            return [*prompt, *completion]
+    if completion := _with_roles(completion):
         if isinstance(prompt, str):
             return [{"role": "user", "content": prompt}, *completion]
-    if isinstance(contents := row.get("contents"), list) and _is_messages(contents):  # Gemini's
+        if prompt := _with_roles(prompt):
+            return prompt + completion
+    if contents := _with_roles(row.get("contents")):  # Gemini's
         return contents
     lists = (row[key] for key in CONVERSATIONS if isinstance(row.get(key), list) and row[key])
     return next((value for value in lists if not _are_conversations(value)), None)
 
 
-def _are_conversations(values: Sequence[Any] | Mapping[str, Any]) -> bool:
-    """Whether a list holds lists of messages."""
-    return (
-        isinstance(values, list)
-        and bool(values)
-        and all(isinstance(value, list) and are_messages(value) for value in values)
-    )
+def _with_roles(value: Any) -> list[Any]:
+    """A list of messages with a role; empty for another value."""
+    messages = value if isinstance(value, list) else []
+    return messages if messages and isinstance(messages[0], dict) and "role" in messages[0] else []
+
+
+def _are_conversations(values: Any) -> bool:
+    """Whether a value is a list of lists of messages."""
+    lists = isinstance(values, list) and bool(values)
+    return lists and all(isinstance(value, list) and are_messages(value) for value in values)
 
 
 def _table_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -154,68 +122,55 @@ def _table_in(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(names, one, strict=True)) for one in data if isinstance(one, list) and len(one) == len(names)]
 
 
-def _is_messages(values: Sequence[Any]) -> bool:
-    return bool(values) and isinstance(values[0], dict) and "role" in values[0]
-
-
 def _conversation_pairs(
     messages: Sequence[Any], line: int, conversation: Conversation, system: str
 ) -> Iterator[Pair | BadRow]:
     """Nothing is taken from a conversation with an unreadable message: the following ones may refer to it."""
-    turns = _turns(messages, line)
-    if isinstance(turns, BadRow):
-        yield turns
-        return
-    skipped = [turn for turn in turns if turn is None]
-    read = [turn for turn in turns if turn is not None]
-    pairs = list(pairs_of([("system", system, line), *read] if system else read, conversation))
-    if skipped and pairs:
-        yield BadRow(line, "tool", excerpt(str(next(m for m in messages if isinstance(m, dict) and _is_tool(m)))))
-    if pairs:
-        yield from pairs
-    else:
-        yield BadRow(line, "turns", excerpt(str(messages)))
-
-
-def _turns(messages: Sequence[Any], line: int) -> list[Turn | None] | BadRow:
-    """Role and text of each message, None for calls of tools and their results."""
-    names: list[str] = []
-    turns: list[Turn | None] = []
-    for message in messages:
-        if isinstance(message, dict) and (name := _speaker(message)) and _role(name) is None and not _is_tool(message):
-            names += [name] if name not in names else []
+    speakers = (_speaker(message) for message in messages if isinstance(message, dict) and not _is_tool(message))
+    names = [name for name in dict.fromkeys(speakers) if name and role_named(name) is None]
     assistant = assistant_among(names) if names else None
-    if names and assistant is None and len(names) > 1:
-        return BadRow(line, "turns", excerpt(str(messages)))
+    if len(names) > 1 and assistant is None:
+        yield BadRow(line, "turns", excerpt(str(messages)))
+        return
+    turns: list[Turn] = [("system", system, line)] if system else []
+    tools = []
     for number, message in enumerate(messages):
-        read = _turn(message, assistant, number, line)
-        if isinstance(read, BadRow):
-            return read
+        if (read := _turns(message, assistant, number, line)) is None:
+            yield BadRow(line, "turns", excerpt(str(message)))
+            return
         turns += read
-    return turns
+        tools += [] if read else [message]
+    pairs = list(pairs_of(turns, conversation))
+    if not pairs:
+        yield BadRow(line, "turns", excerpt(str(messages)))
+    elif tools:
+        yield BadRow(line, "tool", excerpt(str(tools[0])))
+    yield from pairs
 
 
-def _turn(message: Any, assistant: str | None, number: int, line: int) -> list[Turn | None] | BadRow:
-    """Role and text of a message; without a role, messages alternate between user and assistant."""
+def _turns(message: Any, assistant: str | None, number: int, line: int) -> list[Turn] | None:
+    """Role and text of a message, none of a call of a tool or its result; None when it can't be read.
+
+    Without a role, messages alternate between user and assistant.
+    """
     alternating: Role = "assistant" if number % 2 else "user"
     if isinstance(message, str):
         return [(alternating, message, line)]
     if both := _question_and_answer(message):
         return [("user", both[0], line), ("assistant", both[1], line)]
-    if isinstance(message, dict):
-        if _is_tool(message):
-            return [None]
-        name, text = _speaker(message), next((as_text(message[key]) for key in _TEXT_KEYS if key in message), None)
-        other: Role = "assistant" if name == assistant else "user"
-        role = alternating if name is None else _role(name) or (other if assistant else None)
-        if role and text is not None:
-            return [(role, text, line)]
-    return BadRow(line, "turns", excerpt(str(message)))
+    if not isinstance(message, dict):
+        return None
+    if _is_tool(message):
+        return []
+    name, text = _speaker(message), next((as_text(message[key]) for key in _TEXT_KEYS if key in message), None)
+    other: Role = "assistant" if name == assistant else "user"
+    role = alternating if name is None else role_named(name) or (other if assistant else None)
+    return [(role, text, line)] if role and text is not None else None
 
 
 def _question_and_answer(message: Any) -> tuple[str, str] | None:
     """Both sides of an exchange that is written as one element: ["주차?", "네"] or {"input": …, "output": …}."""
-    if isinstance(message, list) and len(message) == 2 and all(isinstance(text, str) for text in message):
+    if _is_exchange(message):
         return message[0], message[1]
     if not isinstance(message, dict) or _speaker(message) is not None:
         return None
@@ -229,27 +184,14 @@ def _speaker(message: Mapping[str, Any]) -> str | None:
     return str(name) if isinstance(name, str | int) else None
 
 
-def _role(name: str) -> Role | None:
-    return _ROLES.get(name.strip().casefold())
-
-
 def _is_tool(message: Mapping[str, Any]) -> bool:
     name = (_speaker(message) or "").strip().casefold()
     calls = message.get("tool_calls") or message.get("function_call")
     return name in _TOOLS or bool(calls and not as_text(message.get("content")))
 
 
-def round_pairs(values: Sequence[str], columns: Columns, line: int, conversation: Conversation) -> Iterator[Pair]:
-    """The pairs of a row that holds a whole conversation in numbered columns."""
-    turns: list[Turn] = []
-    for question, answer in columns.rounds:
-        turns += [("user", values[question], line), ("assistant", values[answer], line)]
-    yield from pairs_of(turns, conversation)
-
-
 def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pair | BadRow]:
-    both = _parallel(row[columns.question.name], row[columns.answer.name])
-    if both:
+    if both := _parallel(row[columns.question.name], row[columns.answer.name]):
         yield from (Pair(question, reply, line=line) for question, reply in both)
         return
     questions, answers = _texts(row[columns.question.name]), _texts(row[columns.answer.name])
@@ -257,21 +199,21 @@ def _single(row: Mapping[str, Any], line: int, columns: Columns) -> Iterator[Pai
         questions += [text for text in _texts(row.get(column.name)) if text]
     label = as_text(row[columns.label.name]) if columns.label else ""
     if not questions or not answers:
-        yield BadRow(line, "keys", excerpt(str(dict(row))))
+        yield _no_text(row, line)
     subject = as_text(row.get("input")) if columns.question.name == "instruction" else ""
     history = _history(row)
-    for question in questions:
-        for answer in answers:
-            prompt, reply = _without_markers(question, answer)
-            # what the instruction is about, in Alpaca's layout
-            yield Pair(f"{prompt}\n{subject}" if subject else prompt, reply, label or "", history, line)
+    for question, answer in product(questions, answers):
+        prompt = _LEGACY_PROMPT.sub("", question)
+        reply = _LEGACY_END.sub("", answer).strip() if prompt != question else answer
+        # what the instruction is about, in Alpaca's layout
+        yield Pair(f"{prompt}\n{subject}" if subject else prompt, reply, label or "", history, line)
 
 
 def _parallel(questions: object, answers: object) -> list[tuple[str, str]] | None:
     """Whole columns in one object, as pandas writes them: lists of one length, or objects with the same row numbers."""
     if isinstance(questions, dict) and isinstance(answers, dict):
-        same = questions.keys() == answers.keys() and all(key.isdecimal() for key in questions)
-        questions, answers = (list(questions.values()), list(answers.values())) if same else (None, None)
+        same = questions.keys() == answers.keys() and all(str(key).isdecimal() for key in questions)
+        questions, answers = (list(questions.values()), list(answers.values())) if same else ([], [])
     if not (isinstance(questions, list) and isinstance(answers, list) and len(questions) == len(answers) > 1):
         return None
     texts = [(as_text(question), as_text(answer)) for question, answer in zip(questions, answers, strict=True)]
@@ -281,26 +223,20 @@ def _parallel(questions: object, answers: object) -> list[tuple[str, str]] | Non
 def _history(row: Mapping[str, Any]) -> tuple[Message, ...]:
     """The exchanges before an instruction: [["question", "answer"], …], in LLaMA-Factory's layout."""
     exchanges = row.get("history")
-    if not isinstance(exchanges, list):
+    if not isinstance(exchanges, list) or not all(map(_is_exchange, exchanges)):
         return ()
-    turns: list[Message] = []
-    for both in exchanges:
-        if not (isinstance(both, list) and len(both) == 2 and all(isinstance(text, str) for text in both)):
-            return ()
-        turns += [Message("user", both[0]), Message("assistant", both[1])]
-    return tuple(turns[-HISTORY:])
+    turns = [(Message("user", question), Message("assistant", answer)) for question, answer in exchanges]
+    return tuple(chain(*turns))[-HISTORY:]
 
 
-def _without_markers(question: str, answer: str) -> tuple[str, str]:
-    """Without the separators of OpenAI's former prompt/completion files (`###`, `->`, ` END`)."""
-    prompt = _LEGACY_PROMPT.sub("", question)
-    return (prompt, _LEGACY_END.sub("", answer).strip()) if prompt != question else (question, answer)
+def _is_exchange(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)
 
 
 def _web_page_pair(row: Mapping[str, Any], line: int) -> Pair | None:
     """The pair of a question in schema.org's FAQPage, as web pages carry it for search engines."""
     question, accepted = row.get("name", row.get("text")), row.get("acceptedAnswer")
-    reply = as_text(accepted[0] if isinstance(accepted, list) and accepted else accepted) if accepted else None
+    reply = as_text(accepted[0] if isinstance(accepted, list) and accepted else accepted)
     return Pair(question, reply, line=line) if isinstance(question, str) and reply else None
 
 
@@ -330,52 +266,23 @@ def _intent_list(values: Sequence[Any]) -> list[str]:
             inner = next((value[key] for key in ("messages", "speech", "text") if key in value), None)
             if isinstance(parts, list):
                 texts.append("".join(str(part.get("text", "")) for part in parts if isinstance(part, dict)))
-            elif isinstance(inner, dict):
-                texts += _intent_list([inner])
             elif inner is not None:
                 texts += _intent_list(inner if isinstance(inner, list) else [inner])
     return [text for text in texts if text.strip()]
 
 
-def marked_turns(text: object, line: int) -> list[Turn]:
-    """The turns of a text that was rendered for training, such as `### 명령문: … ### 답변: …` (KoAlpaca).
-
-    Returns: Role, text and line of each; empty when there is no question with its answer.
-    """
-    if not isinstance(text, str) or not (marks := list(_MARK.finditer(text))):
-        return []
-    turns: list[Turn] = []
-    for mark, following in zip(marks, [*marks[1:], None], strict=True):
-        name = next(group for group in mark.groups() if group)
-        body = _END_MARK.sub("", text[mark.end() : following.start() if following else len(text)]).strip()
-        if (role := _mark_role(name)) and body:
-            turns.append((role, body, line))
-        elif role is None and turns:  # a heading inside an answer
-            turns[-1] = (turns[-1][0], f"{turns[-1][1]}\n{mark[0].strip()} {body}".strip(), line)
-    roles = [role for role, _, _ in turns]
-    return turns if "user" in roles and "assistant" in roles[roles.index("user") :] else []
-
-
-def _mark_role(name: str) -> Role | None:
-    if known := _MARK_ROLES.get(name.casefold()) or _role(name):
-        return known
-    role = header_role(name)
-    if role and role.role == "question":
-        return "user"
-    return "assistant" if role and role.role == "answer" else None
-
-
 def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth: int) -> Iterator[Pair | BadRow]:
     """The pairs of the objects inside an object: AI-Hub's and KorQuAD's layouts."""
-    values = [value for value in row.values() if isinstance(value, dict | list)]
-    inner = [
-        (one, isinstance(value, list)) for value in values for one in (value if isinstance(value, list) else [value])
-    ]
+    inner: list[tuple[Any, bool]] = []
+    for value in row.values():
+        inner += [(one, True) for one in value] if isinstance(value, list) else [(value, False)]
     inner += [(one, True) for one in _table_in(row)]
-    inner += [({"messages": one}, True) for value in values if _are_conversations(value) for one in value]
+    inner += [({"messages": one}, True) for value in row.values() if _are_conversations(value) for one in value]
     for number, (value, is_listed) in enumerate(each for each in inner if isinstance(each[0], dict)):
-        conversation = Conversation(f"{name}.{number}")
-        clear = choose if _names_pair(value, is_listed) else (lambda _: None)
+        conversation, roles = Conversation(f"{name}.{number}"), roles_of(value)
+        # In a list of objects, title and content are a pair as well.
+        is_pair = "answer" in roles or (is_listed and {"title", "content"} <= roles)
+        clear = choose if is_pair else (lambda _: None)
         pairs = [pair for pair in _pairs(value, line, clear, conversation) if isinstance(pair, Pair)]
         if pairs:
             yield from pairs
@@ -383,26 +290,17 @@ def _nested(row: Mapping[str, Any], line: int, choose: Chooser, name: str, depth
             yield from _nested(value, line, choose, f"{name}.{number}", depth - 1)
 
 
-def _names_pair(keys: Iterable[str], is_listed: bool) -> bool:
-    """Whether keys name an answer; in a list of objects, title and content are a pair as well."""
-    roles = {role.role for key in keys if (role := header_role(key))}
-    return "answer" in roles or (is_listed and {"title", "content"} <= roles)
-
-
 def _texts(value: object) -> list[str]:
     """A value as texts: a list of strings is several wordings; nothing when it is no text."""
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
-        return [one for one in value if one.strip()]
-    if isinstance(value, list) and (texts := [text for one in value if (text := _named_answer(one))]):
-        return texts
+    several = value if isinstance(value, list) else []
+    if several and all(isinstance(one, str) for one in several):
+        return list(filter(str.strip, several))
+    objects = (one for one in several if isinstance(one, dict))
+    answers = (next((text for key, text in one.items() if has_role(key, "answer")), "") for one in objects)
+    if texts := list(filter(None, map(as_text, answers))):
+        return texts  # of objects such as {"answer": …, "votes": 3}
     text = as_text(value)
     return [] if text is None else [text]
-
-
-def _named_answer(value: object) -> str | None:
-    """The text of an object such as {"answer": …, "votes": 3}."""
-    keys = [key for key in value if header_role(key) and _names_pair([key], False)] if isinstance(value, dict) else []
-    return as_text(value[keys[0]]) if isinstance(value, dict) and keys else None
 
 
 def as_text(value: object) -> str | None:

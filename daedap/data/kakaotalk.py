@@ -7,14 +7,13 @@ changes them with its version, and spreadsheets rewrite the dates of the Mac's C
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 
 from daedap.data.clean import BadRow, excerpt
 from daedap.data.conversation import Conversation
-from daedap.data.tables import Record, records
+from daedap.data.tables import Record, bad_record
 from daedap.korean.text import nfc
 from daedap.types import Pair
 
@@ -103,13 +102,8 @@ def is_chat(sample: Sequence[str]) -> bool:
 def chat_columns(names: Sequence[str]) -> tuple[int, int, int] | None:
     """Columns of date, user and message when a row is the header of an exported chat, else None."""
     folded = [_HEADER.get(name.strip().lstrip("\ufeff").casefold(), "") for name in names]
-    wanted = ("date", "user", "message")
-    return (folded.index("date"), folded.index("user"), folded.index("message")) if {*wanted} <= {*folded} else None
-
-
-def messages(lines: Iterable[str], delimiter: str) -> Iterator[ChatMessage | BadRow]:
-    """Messages of an export: a table when it has a `delimiter`, else text."""
-    return table_messages(records(lines, delimiter)) if delimiter else text_messages(lines)
+    complete = {"date", "user", "message"} <= {*folded}
+    return (folded.index("date"), folded.index("user"), folded.index("message")) if complete else None
 
 
 def text_messages(lines: Iterable[str]) -> Iterator[ChatMessage | BadRow]:
@@ -126,8 +120,7 @@ def text_messages(lines: Iterable[str]) -> Iterator[ChatMessage | BadRow]:
             continue
         if current:
             yield _finished(current, more)
-        if rule:
-            day = _date(rule) or day
+        day = (_date(rule) if rule else None) or day
         if isinstance(parsed, BadRow):
             yield parsed
         current, more = parsed if isinstance(parsed, ChatMessage) else None, []
@@ -140,7 +133,7 @@ def table_messages(table: Iterable[Record]) -> Iterator[ChatMessage | BadRow]:
     columns: tuple[int, int, int] | None = None
     for record in table:
         if not record.fields:
-            yield BadRow(record.line, "quote" if record.fields is None else "blank", excerpt(record.text.strip()))
+            yield bad_record(record)
         elif header := chat_columns(record.fields):
             columns = header
         elif columns:
@@ -221,19 +214,8 @@ def _moment(match: re.Match[str], day: date | None) -> datetime | None:
     return datetime.combine(day, time(hour, int(match["minute"])))
 
 
-def speakers(chat: Iterable[ChatMessage | BadRow]) -> Counter[str]:
-    """Number of messages by speaker."""
-    return Counter(item.speaker for item in chat if isinstance(item, ChatMessage))
-
-
 def chat_pairs(chat: Iterable[ChatMessage | BadRow], speaker: str, name: str) -> Iterator[Pair | BadRow]:
-    """Pairs of a chat: what the others write is the question, what `speaker` writes next is the answer.
-
-    Args:
-        chat: Messages in order.
-        speaker: Whose messages are the answers.
-        name: Of the file, for conversation ids.
-    """
+    """Pairs of a chat: what the others write is the question, what `speaker` writes next is the answer."""
     conversation, last = Conversation(""), None
     for item in chat:
         if isinstance(item, BadRow):

@@ -9,45 +9,35 @@ from itertools import islice
 from pathlib import Path
 
 from daedap.data.clean import clean_text, excerpt
-from daedap.data.column_stats import column_stats
-from daedap.data.encoding import detect, open_text
 from daedap.data.excel import is_excel, read_sheets
-from daedap.data.headers import header_role, is_header, is_sentence
-from daedap.data.inputs import JSON_SUFFIXES, inner_name, refuse_damaged_archive, refuse_unreadable
+from daedap.data.headers import column_stats, has_role, header_role, index_of, is_header, is_sentence
+from daedap.data.inputs import JSON_SUFFIXES, detect, open_text, refuse_damaged_archive, refuse_unreadable, suffix_of
 from daedap.data.json_layouts import as_text
-from daedap.data.json_stream import objects
+from daedap.data.objects import objects
 from daedap.data.tables import QUOTED_LINES, records, sniff
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 
-_TABLES = (".csv", ".tsv", ".tab")
 _SAMPLE = 200
 
 
 def read_questions(path: Path, column: str | None = None) -> Iterator[str]:
-    """The questions of a file in order, without empty ones.
+    """The questions of a workbook, a table, JSON objects, or a text with one question a line; without empty ones.
 
-    Args:
-        path: A workbook, a .csv or .tsv table, JSON objects, or a text with one question a line.
-        column: Name of the questions' column or key, or its number from 1; None: by its name or content.
-
-    Raises:
-        DataError: The file can't be read, or it is not clear which column holds the questions.
+    `column` is the name of the questions' column or key, or its number from 1; None: found by its name or content.
+    Raises DataError when the file can't be read, or when it is not clear which column holds the questions.
     """
     refuse_unreadable(path)
     refuse_damaged_archive(path)
-    suffix = Path(inner_name(path)).suffix.lower()
     if is_excel(path):
         texts: Iterator[str] = _of_workbook(path, column)
-    elif suffix in JSON_SUFFIXES:
+    elif suffix_of(path) in JSON_SUFFIXES:
         texts = _of_objects(path, column)
-    elif suffix in _TABLES or column:
+    elif suffix_of(path) in (".csv", ".tsv", ".tab") or column:
         texts = _of_table(path, column)
     else:
         texts = _of_lines(path)
-    for text in texts:
-        if question := clean_text(text)[0]:
-            yield question
+    yield from filter(None, (clean_text(text)[0] for text in texts))
 
 
 def _of_lines(path: Path) -> Iterator[str]:
@@ -58,19 +48,18 @@ def _of_lines(path: Path) -> Iterator[str]:
 def _of_workbook(path: Path, column: str | None) -> Iterator[str]:
     """The questions of all visible sheets that have such a column."""
     sheets = read_sheets(path)
-    refusal: DataError | None = None
-    answered = False
-    for sheet in [sheet for sheet in sheets if not sheet.hidden] or sheets:
+    refusals: list[DataError] = []
+    sheets = [sheet for sheet in sheets if not sheet.hidden] or sheets
+    for sheet in sheets:
         rows = [record.fields or [] for record in sheet.records]
         try:
             index, first = _question_column(rows[:_SAMPLE], column, path)
         except DataError as error:
-            refusal = refusal or error
-            continue
-        answered = True
-        yield from (row[index] for row in rows[first:] if index < len(row))
-    if refusal and not answered:
-        raise refusal
+            refusals.append(error)
+        else:
+            yield from (row[index] for row in rows[first:] if index < len(row))
+    if refusals and len(refusals) == len(sheets):
+        raise refusals[0]
 
 
 def _of_table(path: Path, column: str | None) -> Iterator[str]:
@@ -106,55 +95,46 @@ def _of_objects(path: Path, column: str | None) -> Iterator[str]:
 
 def _question_column(rows: Sequence[Sequence[str]], column: str | None, path: Path) -> tuple[int, int]:
     """Index of the column of questions, and of the first row below the header."""
-    filled = [number for number, row in enumerate(rows) if any(cell.strip() for cell in row)]
+    filled = [sum(bool(cell.strip()) for cell in row) for row in rows]
+    begin = [number for number, count in enumerate(filled) if count][:20]
     width = max(map(len, rows), default=0)
-    usual = Counter(sum(bool(cell.strip()) for cell in rows[number]) for number in filled).most_common(1)
-    header = next((number for number in filled[:20] if _is_header(rows[number], usual[0][0])), None)
+    usual = Counter(filter(None, filled)).most_common(1)
+    header = next((number for number in begin if _is_header(rows[number], usual[0][0])), -1)
     if column:
-        named = (n for n in filled[:20] if any(comparison_form(cell) == comparison_form(column) for cell in rows[n]))
-        header = next(named, header)
-    names = rows[header] if header is not None else []
-    first = 0 if header is None else header + 1
+        form = comparison_form(column)
+        header = next((number for number in begin if form in map(comparison_form, rows[number])), header)
+    names = rows[header] if header >= 0 else next((row for row in rows if len(row) == width), [])
     if column:
-        full = next((row for row in rows if len(row) == width), [])
-        return _chosen(names or full, width, column, path), first
-    roles = [
-        (role.rank, index)
-        for index, name in enumerate(names)
-        if (role := header_role(name)) and role.role == "question"
-    ]
-    if roles:
-        return min(roles)[1], first
-    stats = [column_stats(rows[first:], index) for index in range(width)]
+        return _chosen(names, width, column, path), header + 1
+    roles = [(header_role(name), index) for index, name in enumerate(names)]
+    named = [(role.rank, index) for role, index in roles if role and role.role == "question"]
+    if named and header >= 0:
+        return min(named)[1], header + 1
+    stats = [column_stats(rows[header + 1 :], index) for index in range(width)]
     texts = [index for index, column_of in enumerate(stats) if column_of.kind in ("text", "category") or width == 1]
     if len(texts) != 1:
+        likely = max(texts or range(width), key=lambda index: (stats[index].questions, stats[index].asks), default=0)
         raise DataError(
             "{file}: it is not clear which column holds the questions. Columns: {columns}.",
             "Say it with its name or number: --question-column {column}",
             file=path,
-            columns=_listed(names or next((row for row in rows if len(row) == width), [])),
-            column=1
-            + max(
-                texts or range(width or 1),
-                key=lambda index: (stats[index].questions, stats[index].asks) if stats else (0, 0),
-            ),
+            columns=_listed(names),
+            column=likely + 1,
         )
-    return texts[0], first
+    return texts[0], header + 1
 
 
 def _is_header(row: Sequence[str], usual: int) -> bool:
     """Whether a row names a column of questions; the only one when rows have usually one cell, else it is a title."""
     if sum(bool(cell.strip()) for cell in row) < min(2, usual):
         return False
-    roles = [header_role(name) for name in row if comparison_form(name)]
-    named = any(role and role.role == "question" and role.rank < 3 for role in roles)
+    named = any(has_role(name, "question", below=3) for name in row)
     return is_header(row) or (named and not any(is_sentence(name) for name in row if not header_role(name)))
 
 
 def _chosen(names: Sequence[str], width: int, column: str, path: Path) -> int:
-    for index, name in enumerate(names):
-        if comparison_form(name) == comparison_form(column):
-            return index
+    if (index := index_of(column, names)) is not None:
+        return index
     if re.fullmatch(r"\d+", column.strip()) and 1 <= int(column) <= width:
         return int(column) - 1
     raise DataError(

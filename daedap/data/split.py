@@ -1,4 +1,4 @@
-"""Train, dev and test splits without near-duplicate leakage, and their storage in a run's `data/` folder.
+"""The rows of a run: train, dev and test without near-duplicate leakage, augmented copies, storage in `data/`.
 
 A component is a set of questions connected by near-duplicates (see dedup.py); all its rows go to the same split. The
 split is a hash of the component's first question and rows are assigned in file order, so a row keeps its split when
@@ -15,24 +15,25 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Container, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
 import numpy as np
 
-from daedap.config import SplitOptions
+from daedap.config import Perturbation, SplitOptions
 from daedap.data.dedup import near_duplicates
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import write_lines
+from daedap.korean.perturb import perturb_each
 from daedap.korean.text import comparison_form
 from daedap.types import Message, Pair
 
 T = TypeVar("T")
 SplitName = Literal["train", "dev", "test", "left_out", "unused"]
 StoredSplit = Literal["train", "dev", "test", "unused", "lookup"]
-Method = Literal["components", "random"]
 HELD_OUT: tuple[StoredSplit, ...] = ("dev", "test")
 SPLITS: tuple[StoredSplit, ...] = ("train", *HELD_OUT)
 _ASSIGNED: tuple[Literal["train", "dev", "test", "unused"], ...] = ("train", "dev", "test", "unused")
@@ -80,13 +81,8 @@ def split(pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) 
             dev=split_options.dev_size,
             test=split_options.test_size,
         )
-    if split_options.split == "random":
-        assignments = _apply_fraction(pairs, _split_randomly(len(pairs), dev, test, seed), split_options.fraction)
-        leak = Leakage(_leaked_questions(pairs, assignments), _leaked_answers(pairs, assignments))
-        return Split(pairs, assignments, range(len(pairs)), leak)
-    assignments, components = _split_by_components(pairs, dev, test)
-    assignments = _apply_fraction(pairs, assignments, split_options.fraction)
-    return Split(pairs, assignments, components, Leakage(questions=0.0, answers=_leaked_answers(pairs, assignments)))
+    nothing = Split([], [], [], Leakage(0.0, 0.0))
+    return extend_split(nothing, pairs, replace(split_options, dev_size=dev, test_size=test), seed=seed)
 
 
 def extend_split(previous: Split, pairs: Sequence[Pair], split_options: SplitOptions, *, seed: int = 0) -> Split:
@@ -97,15 +93,15 @@ def extend_split(previous: Split, pairs: Sequence[Pair], split_options: SplitOpt
     all_pairs, trained = [*previous.pairs, *pairs], {pair.id for pair in previous.rows("train")}
     unsampled: list[SplitName] = ["train" if name == "unused" else name for name in previous.assignments]
     previous = replace(previous, assignments=unsampled)
-    dev, test = split_options.dev_size, split_options.test_size
-    if split_options.split == "random":
-        assignments = [*previous.assignments, *_split_randomly(len(pairs), dev, test, seed)]
+    dev, test, is_random = split_options.dev_size, split_options.test_size, split_options.split == "random"
+    if is_random:
+        assignments = [*unsampled, *_split_randomly(len(pairs), dev, test, seed)]
         components = list(range(len(all_pairs)))
     else:
         assignments, components = _split_by_components(all_pairs, dev, test, previous)
-    sampled = _apply_fraction(all_pairs, assignments, split_options.fraction, trained)
-    leaked = _leaked_questions(all_pairs, sampled) if split_options.split == "random" else 0.0
-    return Split(all_pairs, sampled, components, Leakage(questions=leaked, answers=_leaked_answers(all_pairs, sampled)))
+    assignments = _apply_fraction(all_pairs, assignments, split_options.fraction, trained)
+    leaked = _leaked_questions(all_pairs, assignments) if is_random else 0.0
+    return Split(all_pairs, assignments, components, Leakage(leaked, _leaked_answers(all_pairs, assignments)))
 
 
 def sample_rows(rows: Sequence[T], count: int, seed: int) -> list[T]:
@@ -119,14 +115,14 @@ def question_in_context(pair: Pair) -> str:
     return "\n".join([*(message.content for message in pair.history), pair.question])
 
 
-def require_training_rows(result: Split, file: Path) -> None:
+def require_training_rows(parts: Split, file: Path) -> None:
     """Raise DataError when none of the file's rows is assigned to train."""
-    if "train" not in result.assignments:
+    if "train" not in parts.assignments:
         raise DataError(
             "{file}: {rows} usable row(s), none of which is left to train on.",
             "Add rows, or keep none apart: --dev-size 0 --test-size 0",
             file=file,
-            rows=len(result.pairs),
+            rows=len(parts.pairs),
         )
 
 
@@ -136,7 +132,7 @@ def as_fraction(size: float, rows: int) -> float:
 
 
 def _apply_fraction(
-    pairs: Sequence[Pair], assignments: list[SplitName], fraction: float, trained: Container[str] = ()
+    pairs: Sequence[Pair], assignments: list[SplitName], fraction: float, trained: Container[str]
 ) -> list[SplitName]:
     """Mark training rows beyond `fraction` as unused, never `trained` ones.
 
@@ -151,35 +147,30 @@ def _apply_fraction(
 
 
 def _split_by_components(
-    pairs: Sequence[Pair], dev: float, test: float, previous: Split | None = None
+    pairs: Sequence[Pair], dev: float, test: float, previous: Split
 ) -> tuple[list[SplitName], list[int]]:
-    """Assignments and components. The first pairs are those of `previous`, if given, and keep their assignment."""
+    """Assignments and components. The first pairs are those of `previous` and keep their assignment."""
     components = _DisjointSets(len(pairs))
     assignments: list[SplitName] = []
-    known = len(previous.pairs) if previous else 0
     conversations: dict[str, int] = {}  # conversation id → its first row
     first = _first_occurrences(pairs)
     for row, near in near_duplicates([question_in_context(pair) for pair in pairs], components.roots):
         pair = pairs[row]
-        if previous and row < known:
-            assignments.append(previous.assignments[row])
-            if assignments[row] == "left_out":
-                components.leave_out(row)
+        if row < len(previous.pairs):
+            name, roots = previous.assignments[row], {previous.components[row]}
+        else:
+            linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
+            roots = {*components.roots[linked].tolist()} - {_DisjointSets.LEFT_OUT}
+            names = {assignments[root] for root in roots}
+            # A repetition of a question that was left out would connect the same components again.
+            if len(names) > 1 or (first[row] != row and assignments[first[row]] == "left_out"):
+                name = "left_out"
             else:
-                components.join(row, {previous.components[row]})
-            if pair.conversation_id:
-                conversations.setdefault(pair.conversation_id, row)
+                name = names.pop() if names else _hashed_split(pair, dev, test)
+        assignments.append(name)
+        if name == "left_out":
+            components.roots[row] = _DisjointSets.LEFT_OUT
             continue
-        linked = [*near, conversations[pair.conversation_id]] if pair.conversation_id in conversations else near
-        roots = {*components.roots[linked].tolist()} - {_DisjointSets.LEFT_OUT}
-        names = {assignments[root] for root in roots}
-        # A repetition of a question that was left out would connect the same components again.
-        repeats_left_out = first[row] != row and assignments[first[row]] == "left_out"
-        if repeats_left_out or len(names) > 1:
-            assignments.append("left_out")
-            components.leave_out(row)
-            continue
-        assignments.append(names.pop() if names else _hashed_split(pair, dev, test))
         components.join(row, roots)
         if pair.conversation_id:
             conversations.setdefault(pair.conversation_id, row)
@@ -191,12 +182,12 @@ def _split_by_components(
 def _first_occurrences(pairs: Sequence[Pair]) -> list[int]:
     """For each row, the first row with the same comparison form."""
     first: dict[str, int] = {}
-    return [first.setdefault(comparison_form(question_in_context(pair)), row) for row, pair in enumerate(pairs)]
+    return [first.setdefault(_context_form(pair), row) for row, pair in enumerate(pairs)]
 
 
 def _hashed_split(pair: Pair, dev: float, test: float) -> SplitName:
     """The split by a hash of the question alone; hashes are uniform over [0, 1)."""
-    digest = hashlib.blake2b(comparison_form(question_in_context(pair)).encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(_context_form(pair).encode(), digest_size=8).digest()
     point = int.from_bytes(digest, "big") / 2**64
     return "test" if point < test else "dev" if point < test + dev else "train"
 
@@ -205,10 +196,8 @@ def _split_randomly(rows: int, dev: float, test: float, seed: int) -> list[Split
     """The usual random split, kept for comparison with published numbers: it leaks near-duplicates."""
     order = random.Random(seed).sample(range(rows), rows)
     n_test, n_dev = round(test * rows), round(dev * rows)
-    assignments: list[SplitName] = ["train"] * rows
-    for place, row in enumerate(order[: n_test + n_dev]):
-        assignments[row] = "test" if place < n_test else "dev"
-    return assignments
+    tested, held = {*order[:n_test]}, {*order[: n_test + n_dev]}
+    return ["test" if row in tested else "dev" if row in held else "train" for row in range(rows)]
 
 
 def _leaked_questions(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
@@ -223,10 +212,10 @@ def _leaked_questions(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -
 
 
 def _leaked_answers(pairs: Sequence[Pair], assignments: Sequence[SplitName]) -> float:
-    rows = list(zip(pairs, assignments, strict=True))
-    known = {comparison_form(pair.answer) for pair, name in rows if name == "train"}
-    test = [pair for pair, name in rows if name == "test"]
-    return sum(comparison_form(pair.answer) in known for pair in test) / max(len(test), 1)
+    answers = [(comparison_form(pair.answer), name) for pair, name in zip(pairs, assignments, strict=True)]
+    known = {answer for answer, name in answers if name == "train"}
+    test = [answer in known for answer, name in answers if name == "test"]
+    return sum(test) / max(len(test), 1)
 
 
 class _DisjointSets:
@@ -237,9 +226,6 @@ class _DisjointSets:
     def __init__(self, size: int) -> None:
         self.roots = np.arange(size, dtype=np.int64)
 
-    def leave_out(self, row: int) -> None:
-        self.roots[row] = self.LEFT_OUT
-
     def join(self, row: int, roots: set[int]) -> None:
         first = min(roots, default=row)
         for other in roots - {first}:
@@ -247,13 +233,71 @@ class _DisjointSets:
         self.roots[row] = first
 
 
-def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None:
+# ---- augmentation ----
+
+
+def augment(
+    pairs: Sequence[Pair], kinds: Sequence[Perturbation], share: float, seed: int, *, held_out: Sequence[Pair] = ()
+) -> list[Pair]:
+    """Copies of pairs with perturbed questions, `share` per pair and kind, without the pairs themselves.
+
+    A copy is left out when nothing changed, when its question exists with another answer, or when it is a
+    near-duplicate of a held-out question. The copies of a pair depend on the pair and the seed, not on row order.
+    """
+    copies = [copy for kind in kinds for copy in _without_leakage(held_out, [*_copies(pairs, kind, share, seed)])]
+    answers = defaultdict(set)
+    for pair in (*pairs, *copies):
+        answers[_context_form(pair)].add(pair.answer)
+    known = {*map(_key, pairs)}
+    unambiguous = {_key(copy): copy for copy in copies if len(answers[_context_form(copy)]) == 1}
+    return [copy for key, copy in unambiguous.items() if key not in known]
+
+
+def without_question(pairs: Sequence[Pair], share: float, seed: int) -> list[Pair]:
+    """Copies of about `share` of the pairs with an empty question and no history (for P(answer) alone)."""
+    sampled = (pair for pair in pairs if random.Random(f"{seed} null {pair.id}").random() < share)
+    return [replace(pair, question="", history=()) for pair in sampled]
+
+
+def _copies(pairs: Sequence[Pair], kind: Perturbation, share: float, seed: int) -> Iterator[Pair]:
+    sampled: list[tuple[Pair, random.Random]] = []
+    for pair in pairs:
+        rng = random.Random(f"{seed} {kind} {pair.id}")
+        sampled += [(pair, rng)] * (int(share) + (rng.random() < share % 1))
+    questions = perturb_each([pair.question for pair, _ in sampled], kind, [rng for _, rng in sampled])
+    for (pair, _), question in zip(sampled, questions, strict=True):
+        if question != pair.question:
+            yield replace(pair, question=question)
+
+
+def _without_leakage(held_out: Sequence[Pair], copies: list[Pair]) -> list[Pair]:
+    """The copies that are no near-duplicates of a held-out question."""
+    forms = list(dict.fromkeys(map(_context_form, (*held_out, *copies))))
+    held = len({*map(_context_form, held_out)})
+    groups = (np.arange(len(forms)) >= held).astype(np.int64)
+    hits = near_duplicates(forms, groups)
+    near = {forms[row] for row, others in hits if row < held or any(other < held for other in others)}
+    return [copy for copy in copies if _context_form(copy) not in near]
+
+
+def _context_form(pair: Pair) -> str:
+    return comparison_form(question_in_context(pair))
+
+
+def _key(pair: Pair) -> tuple[str, str]:
+    return question_in_context(pair), pair.answer
+
+
+# ---- storage ----
+
+
+def write_split(folder: Path, parts: Split, first: Container[str] = ()) -> None:
     """Write each stored split below `folder/data`.
 
     Pairs whose ids are in `first` come first: of two equally near questions the index returns the earlier one.
     """
     for name in _ASSIGNED:
-        rows = list(zip(result.rows(name), result.components_of(name), strict=True))
+        rows = list(zip(parts.rows(name), parts.components_of(name), strict=True))
         rows.sort(key=lambda row: row[0].id not in first)
         records = [{"id": pair.id, "component": component, **asdict(pair)} for pair, component in rows]
         write_lines(_file(folder, name), records)
@@ -261,17 +305,10 @@ def write_split(folder: Path, result: Split, first: Container[str] = ()) -> None
 
 def read_split(folder: Path) -> Split:
     """The split that was written, without left-out rows; its leakage is not stored and reads as 0."""
-    pairs: list[Pair] = []
-    assignments: list[SplitName] = []
-    names: list[str] = []
-    for name in _ASSIGNED:
-        for record in _records(folder, name):
-            pairs.append(_pair(record))
-            assignments.append(name)
-            names.append(str(record["component"]))
-    first: dict[str, int] = {}
-    components = [first.setdefault(component, row) for row, component in enumerate(names)]
-    return Split(pairs, assignments, components, Leakage(0.0, 0.0))
+    rows = [(name, record) for name in _ASSIGNED for record in _records(folder, name)]
+    first: dict[object, int] = {}
+    components = [first.setdefault(record["component"], row) for row, (_, record) in enumerate(rows)]
+    return Split([_pair(record) for _, record in rows], [name for name, _ in rows], components, Leakage(0.0, 0.0))
 
 
 def write_lookup(folder: Path, pairs: Sequence[Pair]) -> None:
@@ -288,17 +325,15 @@ def read_rows(folder: Path, name: StoredSplit) -> list[Pair]:
     return [_pair(record) for record in _records(folder, name)]
 
 
-class RunRows:
+class RunRows(dict[StoredSplit, list[Pair]]):
     """A run's rows by split. A file is parsed when its rows are first asked for, and once."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._folder = folder
-        self._rows: dict[StoredSplit, list[Pair]] = {}
 
-    def __getitem__(self, name: StoredSplit) -> list[Pair]:
-        if name not in self._rows:
-            self._rows[name] = read_rows(self._folder, name)
-        return self._rows[name]
+    def __missing__(self, name: StoredSplit) -> list[Pair]:
+        return self.setdefault(name, read_rows(self._folder, name))
 
     @property
     def held_out(self) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Text tables: records of comma, tab, semicolon, `|` or multi-space separated files, and their delimiter."""
+"""Tables: the records of text files, separated by commas, tabs, …; and the pairs of their rows, Excel's as well."""
 
 from __future__ import annotations
 
@@ -6,10 +6,15 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.columns import find_header
+from daedap.data.columns import Columns, TurnColumns
+from daedap.data.conversation import Conversation, Turn, pairs_of, rendered_turns, round_pairs
+from daedap.data.headers import Column, find_header, header_role
+from daedap.korean.text import comparison_form, nfc
+from daedap.types import Pair
 
 DELIMITERS = "\t,;|"
 """In order of trust: a tab hardly ever occurs in a sentence, a comma often does."""
@@ -103,8 +108,8 @@ def _unquoted(lines: Iterable[str]) -> Iterator[str]:
     for record in _outer_records(lines):
         yield from ["\n"] * (record.line - number)
         text = record.fields[0] if record.fields and _is_quoted(record) else record.text
-        inner = [f"{line}\n" for line in text.rstrip("\r\n").replace("\r\n", "\n").split("\n")]
-        yield from inner
+        inner = text.rstrip("\r\n").replace("\r\n", "\n").split("\n")
+        yield from (f"{line}\n" for line in inner)
         number = record.line + len(inner)
 
 
@@ -119,14 +124,6 @@ def _is_quoted(record: Record) -> bool:
     return bool(record.fields and len(record.fields) == 1 and text.startswith('"') and record.fields[0].strip() != text)
 
 
-def bad_record(record: Record) -> BadRow:
-    """What is wrong with a record that is no row: an open quote, nothing in it, or a wrong number of fields."""
-    if record.fields is None:
-        return BadRow(record.line, "quote", excerpt(record.text.strip()))
-    blank = not any(map(str.strip, record.fields))
-    return BadRow(record.line, "blank" if blank else "fields", "" if blank else excerpt(record.text.strip()))
-
-
 def sniff(sample: Sequence[str], default: str = "") -> str:
     """The delimiter of a table by its first lines: that of `sep=`, else the most regular; `default` wins a tie."""
     if sample and (match := _SEP_LINE.match(sample[0].rstrip("\r\n"))):
@@ -138,9 +135,8 @@ def sniff(sample: Sequence[str], default: str = "") -> str:
 def _most_regular(sample: Sequence[str], default: str) -> str:
     order = sorted(DELIMITERS, key=lambda delimiter: delimiter != default)
     best = max(order, key=lambda delimiter: _regularity(sample, delimiter))
-    if _regularity(sample, best) == 0 and _regularity(sample, MULTI_SPACE) > 0.8:
-        return MULTI_SPACE
-    return best
+    spaced = _regularity(sample, best) == 0 and _regularity(sample, MULTI_SPACE) > 0.8
+    return MULTI_SPACE if spaced else best
 
 
 def _quoted_lines(sample: Sequence[str], default: str) -> str:
@@ -167,3 +163,164 @@ def _regularity(sample: Sequence[str], delimiter: str) -> float:
         return 2.0
     width, count = Counter(map(len, rows)).most_common(1)[0]
     return count / len(rows) if width > 1 else 0.0
+
+
+# ---- rows → pairs ----
+
+_BOTH = re.compile(
+    r"\s*[\[<]?(?:Q|질문|문)\s*\d*[\]>.):]\s*(\S.*?)\s*\n\s*[\[<]?(?:A|답변|답)\s*\d*[\]>.):]\s*(\S.*)",
+    re.DOTALL | re.IGNORECASE,
+)
+"""A cell with a question and its answer."""
+_ANSWER_MARKS = ("a", "답변", "답", "answer")
+"""Instead of a speaker's name: then every question stands for itself."""
+
+
+def table_pairs(table: Iterable[Record], columns: Columns, name: str, delimiter: str = "") -> Iterator[Pair | BadRow]:
+    """The pairs of a table's records below its header.
+
+    `name` is the file's, for conversation ids; workbooks have no `delimiter`.
+    """
+    role = header_role(columns.answer.name) if columns.header else None
+    # Scripts of chatbots (구분, 유저, 챗봇) list the wordings of a category beside its answers, of which there are
+    # fewer. In other tables a row without an answer is incomplete.
+    is_script = bool(columns.label and role and role.role == "answer" and role.rank > 3)
+    pairs = _row_pairs(table, columns, name, delimiter)
+    return _with_answers_of_category(pairs) if is_script else pairs
+
+
+def _row_pairs(table: Iterable[Record], columns: Columns, name: str, delimiter: str) -> Iterator[Pair | BadRow]:
+    names = [comparison_form(name) for name in columns.names]
+    for record in table:
+        fields = _fitted(record.fields or [], columns, delimiter)
+        if names and record.fields and list(map(comparison_form, record.fields)) == names:
+            yield BadRow(record.line, "header", excerpt(record.text.strip()))
+        elif fields is None:
+            yield bad_record(record)
+        elif columns.rounds:
+            label = fields[columns.label.index] if columns.label else ""
+            yield from round_pairs(fields, columns, record.line, Conversation(f"{name}:{record.line}", label))
+        else:
+            yield from _wordings(fields, columns, record.line)
+
+
+def _wordings(fields: Sequence[str], columns: Columns, line: int) -> Iterator[Pair]:
+    """A pair for every wording of the question of a row."""
+    label = fields[columns.label.index] if columns.label else ""
+    texts = [fields[columns.question.index]]
+    for column in columns.alternatives:
+        several = [fields[column.index]]
+        if not column.name[-1:].isdigit():
+            several = several[0].replace(";", "\n").split("\n")
+        texts += filter(str.strip, several)
+    yield from (Pair(text, fields[columns.answer.index], label, line=line) for text in texts)
+
+
+def _with_answers_of_category(rows: Iterable[Pair | BadRow]) -> Iterator[Pair | BadRow]:
+    """The rows; those without an answer get those of their category (their label) in turns."""
+    label, answers, given = "", list[str](), 0
+    for row in rows:
+        if isinstance(row, BadRow) or not row.label or not row.question.strip():
+            yield row
+            continue
+        if row.label != label:
+            label, answers, given = row.label, [], 0
+        if row.answer.strip() or not answers:
+            answers += filter(str.strip, [row.answer])
+            yield row
+        else:
+            yield BadRow(row.line, "category", excerpt(row.question))
+            yield replace(row, answer=answers[given % len(answers)])
+            given += 1
+
+
+def _fitted(fields: list[str], columns: Columns, delimiter: str) -> list[str] | None:
+    """A row with as many fields as the table has columns; None when it is blank or broken.
+
+    Programs leave out empty cells at the end of a row, and remarks may stand beside a sheet's table. Commas in an
+    answer without quotes (`네, 됩니다`) are followed by a space, unlike those between fields; a tab is no part of text.
+    """
+    width = columns.width
+    if not any(map(str.strip, fields)):
+        return None
+    if len(fields) < width:
+        complete = not delimiter or max(columns.question.index, columns.answer.index) < len(fields)
+        return fields + [""] * (width - len(fields)) if complete else None
+    rest = fields[width:]
+    if not delimiter or not any(map(str.strip, rest)):
+        return fields[:width]
+    delimiter = delimiter.removeprefix(QUOTED_LINES)
+    joins = delimiter == "\t" or all(part.startswith(" ") and part.strip() for part in rest)
+    if columns.answer.index == width - 1 and joins:
+        return [*fields[: width - 1], delimiter.replace("\t", " ").join(fields[width - 1 :])]
+    return None
+
+
+def message_pairs(
+    table: Iterable[Record | BadRow], turns: TurnColumns, speaker: str, name: str
+) -> Iterator[Pair | BadRow]:
+    """The pairs of a table in which every record below the header is one message.
+
+    The messages of `speaker` are the answers; without a column of speakers, two take turns.
+    """
+    conversation, last, previous, answers = Conversation(f"{name}:0"), "", -1, False
+    unrelated = comparison_form(speaker) in _ANSWER_MARKS
+    for record in table:
+        if isinstance(record, BadRow) or not record.fields or len(record.fields) < turns.text.index + 1:
+            yield bad_record(record)
+            continue
+        fields = [*record.fields, *[""] * (turns.width - len(record.fields))]
+        number, key = (fields[one.index].strip() if one else "" for one in (turns.turn, turns.conversation))
+        place = int(number) if number.isdecimal() else -1
+        # Some tables mark only the first message of each dialogue (S), others repeat its id: then `last` is the same.
+        if (key and key != last) or (0 <= place <= previous):
+            yield from conversation.end()
+            conversation, answers = Conversation(f"{name}:{record.line}"), False
+        last, previous = key, place
+        if turns.speaker:
+            answered, answers = answers, nfc(fields[turns.speaker.index].strip()) == speaker
+            if unrelated and answered and not answers:
+                yield from conversation.end()
+                conversation = Conversation(f"{name}:{record.line}")
+        if text := turns.text_of(fields):
+            yield from conversation.add("assistant" if answers else "user", text, record.line)
+        if not turns.speaker:
+            answers = not answers
+    yield from conversation.end()
+
+
+def rendered_column(rows: Sequence[Sequence[str]]) -> Column | None:
+    """The column whose texts are rendered conversations (### 질문: … ### 답변: …), below a header or not."""
+    for index in range(max(map(len, rows))):
+        cells = [row[index] for row in rows if index < len(row) and row[index].strip()]
+        marked = [bool(_cell_turns(cell, 0)) for cell in cells]
+        if sum(marked) > 0 and sum(marked) >= 0.8 * (len(marked) - (not marked[0])):
+            return Column(index, "" if marked[0] else cells[0].strip())
+    return None
+
+
+def rendered_pairs(table: Iterable[Record], texts: Column, name: str) -> Iterator[Pair | BadRow]:
+    """The pairs of a table that holds whole conversations in one column."""
+    for record in table:
+        cell = next(iter((record.fields or [])[texts.index : texts.index + 1]), "")
+        if turns := _cell_turns(cell, record.line):
+            yield from pairs_of(turns, Conversation(f"{name}:{record.line}"))
+        elif record.fields is None or cell.strip() != texts.name:
+            yield bad_record(record)
+
+
+def _cell_turns(cell: str, line: int) -> list[Turn]:
+    """The turns of a text that was rendered for training, or of a question and its answer: Q. …, A. … below it."""
+    text = cell.replace("\\n", "\n")
+    if match := _BOTH.match(text):
+        return [("user", match[1], line), ("assistant", match[2], line)]
+    return rendered_turns(text, line)
+
+
+def bad_record(record: Record | BadRow) -> BadRow:
+    """What is wrong with a record that is no row: an open quote, nothing in it, or a wrong number of fields."""
+    if isinstance(record, BadRow):
+        return record
+    if record.fields is not None and not any(map(str.strip, record.fields)):
+        return BadRow(record.line, "blank", "")
+    return BadRow(record.line, "quote" if record.fields is None else "fields", excerpt(record.text.strip()))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import sqlalchemy as sql
 from sqlalchemy.engine import Connection
 
-from daedap.data.personal import mask_personal
+from daedap.data.clean import mask_personal
 from daedap.database.connection import Store
 from daedap.database.schema import lessons, now, revisions
 from daedap.errors import DataError

@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.column_stats import column_stats
-from daedap.data.columns import Columns, choose_columns, find_header
-from daedap.data.encoding import detect, open_text
+from daedap.data.columns import Columns, choose_columns
 from daedap.data.excel import is_excel, read_sheets
-from daedap.data.headers import header_role
-from daedap.data.inputs import JSON_SUFFIXES, YAML_SUFFIXES, inner_name, refuse_unknown, refuse_unreadable
-from daedap.data.json_stream import objects
-from daedap.data.other_formats import parquet_objects, yaml_objects
+from daedap.data.headers import column_stats, find_header, header_role
+from daedap.data.inputs import (
+    JSON_SUFFIXES,
+    YAML_SUFFIXES,
+    detect,
+    inner_name,
+    open_text,
+    refuse_unknown,
+    refuse_unreadable,
+)
+from daedap.data.objects import objects, parquet_objects, yaml_objects
 from daedap.data.tables import records, sniff
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form

@@ -58,9 +58,12 @@ def add_typo(text: str, rng: random.Random) -> str:
 
 
 def _one_typo(text: str, rng: random.Random) -> str:
-    syllables = _editable_syllables(text)
+    negated = {index for match in NEGATION.finditer(text) for index in range(*match.span())}
+    words = _HANGUL_WORD.finditer(text)
+    syllables = [(word, at - word.start()) for word in words for at in range(*word.span()) if at not in negated]
     rng.shuffle(syllables)
-    for rule in _weighted_order(rng):
+    # Random order, frequent kinds of typo mostly first: weighted sampling without replacement.
+    for rule in sorted(_TYPO_RULES, key=lambda rule: rng.random() ** (1 / _TYPO_RULES[rule]), reverse=True):
         for word, index in syllables:
             misspelled = [new for new in rule(word[0], index) if new != word[0]]
             texts = [text[: word.start()] + new + text[word.end() :] for new in misspelled]
@@ -70,43 +73,23 @@ def _one_typo(text: str, rng: random.Random) -> str:
     return text
 
 
-def _editable_syllables(text: str) -> list[tuple[re.Match[str], int]]:
-    """Each Hangul syllable outside negations: its word and its index in the word."""
-    negated = {index for match in NEGATION.finditer(text) for index in range(match.start(), match.end())}
-    return [
-        (word, at - word.start())
-        for word in _HANGUL_WORD.finditer(text)
-        for at in range(word.start(), word.end())
-        if at not in negated
-    ]
+def _keystroke(typed: Callable[[str], Sequence[str]]) -> TypoRule:
+    """The rule that types something else than one keystroke of the syllable: what `typed` gives for it."""
 
+    def misspellings(word: str, at: int) -> list[str]:
+        before, strokes, after = map(_strokes, (word[:at], word[at], word[at + 1 :]))
+        return [
+            _typed(before + strokes[:n] + new + strokes[n + 1 :] + after)
+            for n, key in enumerate(strokes)
+            for new in typed(key)
+        ]
 
-def _weighted_order(rng: random.Random) -> list[TypoRule]:
-    """All rules in random order, frequent kinds of typo mostly first (weighted sampling without replacement)."""
-    return sorted(_TYPO_RULES, key=lambda rule: rng.random() ** (1 / _TYPO_RULES[rule]), reverse=True)
-
-
-def _neighbouring_key(word: str, at: int) -> list[str]:
-    return _each_stroke(word, at, lambda key: [near for near in _KEY_POSITIONS if _adjacent(key, near)])
-
-
-def _missed_shift(word: str, at: int) -> list[str]:
-    """했어 → 햇어."""
-    return _each_stroke(word, at, lambda key: [_SHIFT[key]] if key in _SHIFT else [])
-
-
-def _held_shift(word: str, at: int) -> list[str]:
-    """가게 → 까게."""
-    return _each_stroke(word, at, lambda key: [_SHIFTED[key]] if key in _SHIFTED else [])
-
-
-def _doubled_key(word: str, at: int) -> list[str]:
-    return _each_stroke(word, at, lambda key: [key + key])
+    return misspellings
 
 
 def _missing_key(word: str, at: int) -> list[str]:
     """Without a vowel or a final. Never an initial: that is noticed at once, or makes another word (할까 → 하라)."""
-    return _each_stroke(word, at, lambda _: [""])[1:]
+    return _keystroke(lambda _: [""])(word, at)[1:]
 
 
 def _sounds_alike(word: str, at: int) -> list[str]:
@@ -121,33 +104,23 @@ def _sounds_alike(word: str, at: int) -> list[str]:
     return [word[:at] + new + word[at + 1 :] for new in syllables]
 
 
-_TYPO_RULES: dict[TypoRule, float] = {
-    **{_neighbouring_key: 3, _sounds_alike: 3, _missed_shift: 2},
-    **{_doubled_key: 1, _missing_key: 1, _held_shift: 0.5},
-}
-
-
-def _each_stroke(word: str, at: int, instead: Callable[[str], list[str]]) -> list[str]:
-    """The word for each replacement that `instead` gives for each keystroke of a syllable."""
-    before, strokes, after = map(_strokes, (word[:at], word[at], word[at + 1 :]))
-    return [
-        _typed(before + strokes[:n] + new + strokes[n + 1 :] + after)
-        for n, key in enumerate(strokes)
-        for new in instead(key)
-    ]
-
-
 def _adjacent(key: str, other: str) -> bool:
     """Whether two keys are neighbours typed by the same hand: consonants are on the left, vowels on the right."""
-    if key not in _KEY_POSITIONS or (key in _VOWELS) != (other in _VOWELS):
+    if key == other or key not in _KEY_POSITIONS or (key in _VOWELS) != (other in _VOWELS):
         return False
-    (row, x), (other_row, other_x) = _KEY_POSITIONS[key], _KEY_POSITIONS[other]
-    return (
-        key != other
-        and abs(row - other_row) <= 1
-        and abs(x - other_x) <= 1
-        and abs(row - other_row) + abs(x - other_x) < 1.6
-    )
+    rows, widths = (abs(one - two) for one, two in zip(_KEY_POSITIONS[key], _KEY_POSITIONS[other], strict=True))
+    return rows <= 1 and widths <= 1 and rows + widths < 1.6
+
+
+_TYPO_RULES: dict[TypoRule, float] = {
+    _keystroke(lambda key: [near for near in _KEY_POSITIONS if _adjacent(key, near)]): 3,
+    _sounds_alike: 3,
+    _keystroke(lambda key: _SHIFT.get(key, "")): 2,  # 했어 → 햇어
+    _keystroke(lambda key: [key + key]): 1,
+    _missing_key: 1,
+    _keystroke(lambda key: _SHIFTED.get(key, "")): 0.5,  # 가게 → 까게
+}
+"""How often each kind of typo occurs, relative to the others."""
 
 
 def _strokes(syllables: str) -> str:
@@ -232,16 +205,13 @@ def _laughter(text: str, rng: random.Random) -> str:
 def _particles(text: str, morphemes: Sequence[Morpheme], rng: random.Random) -> str:
     """Drop one of the particles 이/가, 을/를, 은/는."""
     edits = [edit for at in range(1, len(morphemes)) if (edit := _without_particle(text, morphemes, at))]
-    if not edits:
-        return text
-    edit = rng.choice(edits)
-    return text[: edit.start] + edit.new + text[edit.end :]
+    return rng.choice(edits).applied(text) if edits else text
 
 
 def _without_particle(text: str, morphemes: Sequence[Morpheme], at: int) -> Edit | None:
     """The edit that drops a particle; None when the morpheme is no particle or has to stay."""
     host, one = morphemes[at - 1], morphemes[at]
-    if not (one.tag in _PARTICLES and host.tag.startswith(_HOSTS) and _is_followed(morphemes, at)):
+    if one.tag not in _PARTICLES or not host.tag.startswith(_HOSTS) or not _is_followed(morphemes, at):
         return None
     surface = text[one.start : one.end]
     if host.tag == "NP" and host.end > one.start and surface in _SHORTENED:
@@ -255,13 +225,9 @@ def _is_followed(morphemes: Sequence[Morpheme], at: int) -> bool:
     after = morphemes[at + 1] if at + 1 < len(morphemes) else None
     if after is None or after.word == morphemes[at].word or after.tag.startswith("S") or after.form in _FIXED:
         return False
-    return _is_unambiguous(morphemes, at)
-
-
-def _is_unambiguous(morphemes: Sequence[Morpheme], at: int) -> bool:
-    """Whether subject and object can still be told apart without the particle."""
     if morphemes[at].tag in ("JKO", "JKC") or morphemes[at - 1].tag.startswith(("J", "E")):
         return True
+    # Subject and object can still be told apart where the verb takes no object, or the object keeps its particle.
     rest = morphemes[at + 1 :]
     verb = next((one for one in rest if one.tag.startswith(("V", "XSV", "XSA"))), None)
     if verb is None or not verb.tag.startswith(_TRANSITIVE_TAGS) or _INTRANSITIVE.fullmatch(verb.form):

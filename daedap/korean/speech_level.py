@@ -8,7 +8,7 @@ negation included, is unchanged.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -53,6 +53,10 @@ class Edit(NamedTuple):
         """Whether the ranges overlap."""
         return self.start < other.end and other.start < self.end
 
+    def applied(self, text: str) -> str:
+        """The text with the replacement."""
+        return text[: self.start] + self.new + text[self.end :]
+
 
 def polite(text: str, morphemes: Sequence[Morpheme]) -> str:
     """The text in 해요체, with 저 for 나. A text with 너 is returned unchanged: 너 does not occur in 해요체."""
@@ -90,7 +94,7 @@ class _End:
     @property
     def elongated(self) -> bool:
         """Whether a consonant is appended in playful spelling: 배고프당."""
-        return _after(self.morphemes, self.at, lambda other: other.tag == "Z_CODA")
+        return any(other.tag == "Z_CODA" for other in self.morphemes[self.at + 1 : self.at + 2])
 
     @property
     def stem(self) -> int:
@@ -128,17 +132,16 @@ class _End:
             return self._copula(polite=new == "어요")
         if kept == between and kept[-1:] and kept[-1].form in _TENSES and familiar == stem:
             return Edit(self.morphemes[self.at].start, self.stop, new)  # 었 and 겠 never merge with the ending
-        first = self._first
+        # From the first morpheme that overlaps the stem, or determines the spelling of 이다.
+        first = self.stem - (self.stem > 0 and stem.tag == "VCP")
+        while first > 0 and self.morphemes[first - 1].end > self.morphemes[first].start:
+            first -= 1
         before, start = self.morphemes[first : self.stem], self.morphemes[first].start
-        return (
-            Edit(start, self.stop, join([*before, familiar, *kept, self._as(new)])) if self._is_regular(first) else None
-        )
-
-    def _is_regular(self, first: int) -> bool:
-        """Whether the text is spelled as Kiwi joins its morphemes, from morpheme `first` on."""
-        spelled = join(self.morphemes[first : self.at + 1 + self._has_yo])
-        typed = self.text[self.morphemes[first].start : self.stop]
-        return spelled[: len(spelled) - self.elongated] == typed[: len(typed) - self.elongated]
+        spelled, typed = join(self.morphemes[first : self.at + 1 + self._has_yo]), self.text[start : self.stop]
+        if spelled[: len(spelled) - self.elongated] != typed[: len(typed) - self.elongated]:
+            return None
+        ending = self.morphemes[self.at]._replace(form=new, tag="EF")
+        return Edit(start, self.stop, join([*before, familiar, *kept, ending]))
 
     def _copula(self, *, polite: bool) -> Edit:
         """The ending of 이다 or 아니다: 이에요 and 이야 after a consonant, 예요 and 야 after a vowel."""
@@ -155,18 +158,7 @@ class _End:
 
     @property
     def _has_yo(self) -> bool:
-        return _after(self.morphemes, self.at, lambda other: other[:2] == ("요", "JX"))
-
-    @property
-    def _first(self) -> int:
-        """Index of the first morpheme that overlaps the stem, or determines the spelling of 이다."""
-        first = self.stem - (self.stem > 0 and self.morphemes[self.stem].tag == "VCP")
-        while first > 0 and self.morphemes[first - 1].end > self.morphemes[first].start:
-            first -= 1
-        return first
-
-    def _as(self, form: str) -> Morpheme:
-        return self.morphemes[self.at]._replace(form=form, tag="EF")
+        return any(other[:2] == ("요", "JX") for other in self.morphemes[self.at + 1 : self.at + 2])
 
 
 def _polite_end(end: _End) -> Edit | None:
@@ -204,35 +196,25 @@ def _edited(
 ) -> str:
     ends = [_End(text, morphemes, at) for at in range(len(morphemes)) if _ends(morphemes, at)]
     edits = [edit for end in ends if (edit := change(end))]
-    if edits:
-        replaced = [*edits]
-        edits += [edit for edit in _pronouns(text, morphemes, pronouns) if not any(map(edit.overlaps, replaced))]
+    if not edits:
+        return text
+    starts = [one.start for one in morphemes if one[:2] in (("나", "NP"), ("저", "NP"), ("내", "MM"), ("제", "MM"))]
+    replaced = [Edit(at, at + 1, pronouns[text[at]]) for at in starts if text[at] in pronouns]
+    edits += [edit for edit in replaced if not any(map(edit.overlaps, edits))]
     for edit in sorted(edits, reverse=True):  # last first: the offsets of the others stay valid
-        text = text[: edit.start] + edit.new + text[edit.end :]
+        text = edit.applied(text)
     return text
 
 
 def _ends(morphemes: Sequence[Morpheme], at: int) -> bool:
     """Whether a sentence ends there: a final ending, a connective ending that nothing follows, or a greeting."""
     one = morphemes[at]
+    following = morphemes[at + 1] if at + 1 < len(morphemes) else None
     if one.tag == "EF":
-        return not _after(morphemes, at, lambda other: other.word == one.word and not _is_end_mark(other))
+        if following is None or following.word != one.word:
+            return True
+        return following.tag.startswith(("S", "W", "Z_CODA")) or following[:2] == ("요", "JX")
     if one.tag == "EC":
-        last = at + 1 == len(morphemes) or morphemes[at + 1].tag in ("SF", "SE", "SW", "W_EMOJI", "Z_CODA")
+        last = following is None or following.tag in ("SF", "SE", "SW", "W_EMOJI", "Z_CODA")
         return last and morphemes[at - 1].form not in _NO_SENTENCE
     return one.tag == "IC" and one.form in _GREETINGS and (at == 0 or one.form != "안녕")
-
-
-def _is_end_mark(one: Morpheme) -> bool:
-    return one.tag.startswith(("S", "W")) or one.tag == "Z_CODA" or one[:2] == ("요", "JX")
-
-
-def _after(morphemes: Sequence[Morpheme], at: int, holds: Callable[[Morpheme], bool]) -> bool:
-    return at + 1 < len(morphemes) and holds(morphemes[at + 1])
-
-
-def _pronouns(text: str, morphemes: Sequence[Morpheme], pronouns: dict[str, str]) -> Iterator[Edit]:
-    for one in morphemes:
-        speaker = one[:2] in (("나", "NP"), ("저", "NP"), ("내", "MM"), ("제", "MM"))
-        if speaker and text[one.start] in pronouns:
-            yield Edit(one.start, one.start + 1, pronouns[text[one.start]])

@@ -1,12 +1,18 @@
-"""Normalization of Korean text for comparison, speech level, and morphological analysis with Kiwi."""
+"""Korean text: its form for comparison, its speech level; morphemes and word vectors by Kiwi."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from daedap.types import Float32Array
 
 if TYPE_CHECKING:
     from kiwipiepy import Kiwi
@@ -40,7 +46,7 @@ class Morpheme(NamedTuple):
     word: int
     """Index of its word in the text, from 0."""
     morpheme_id: int = -1
-    """Its entry in Kiwi's dictionary: see word_vectors.py."""
+    """Its entry in Kiwi's dictionary."""
 
 
 def nfc(text: str) -> str:
@@ -101,3 +107,54 @@ def kiwi() -> Kiwi:
     from kiwipiepy import Kiwi  # 1 s and 300 MB: loaded on first use
 
     return Kiwi(load_multi_dict=False)
+
+
+# ---- word vectors ----
+
+WIDTH = 256
+_LANDMARKS, _COMMON = 400, (60, 12_000)
+"""Number of landmarks, and the range of ids they are sampled from: Kiwi's dictionary is sorted by frequency."""
+
+
+@dataclass(frozen=True)
+class KiwiWordVectors:
+    """Unit word vectors in an arbitrary rotation; store `basis` with any model trained on them.
+
+    Kiwi's CoNg model has 256-dimensional embeddings of 70,000 morphemes but exposes only their cosine similarities.
+    The Nyström method (Williams & Seeger 2001) recovers the vectors, up to one common rotation, from the cosines with
+    a set of landmark words; with more landmarks than dimensions the recovery is exact.
+    """
+
+    basis: Float32Array
+    """(landmarks, 256): projection of cosines with the landmarks onto the vectors."""
+
+    @classmethod
+    def recover(cls) -> KiwiWordVectors:
+        """Compute the basis (about a second)."""
+        landmarks = _landmarks()
+        values, directions = np.linalg.eigh(_cosines(landmarks, landmarks))
+        top = slice(-1, -WIDTH - 1, -1)
+        return cls((directions[:, top] / np.sqrt(values[top])).astype(np.float32))
+
+    def vectors(self, words: Iterable[int]) -> dict[int, Float32Array]:
+        """`Morpheme.morpheme_id` → vector of shape (256,); words without a vector in Kiwi are left out."""
+        ids, landmarks = sorted(set(words)), _landmarks()
+        cosines = _cosines(ids, landmarks)
+        known = [bool(np.isfinite(row).all()) for row in cosines]
+        return {word: vector for word, vector, good in zip(ids, cosines @ self.basis, known, strict=True) if good}
+
+
+def model_version() -> str:
+    """Version of Kiwi's model; vectors of different versions are not comparable."""
+    return version("kiwipiepy-model")
+
+
+def _landmarks() -> list[int]:
+    return sorted(int(word) for word in np.random.RandomState(0).choice(np.arange(*_COMMON), _LANDMARKS, replace=False))
+
+
+def _cosines(words: list[int], others: list[int]) -> Float32Array:
+    """Cosines of shape (words, others); NaN where Kiwi has no vector."""
+    cosine = kiwi().morpheme_similarity
+    rows = [[cosine(word, other) for other in others] for word in words]
+    return np.array(rows, np.float32).reshape(len(words), len(others))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from daedap.data.augment import augment
-from daedap.data.split import RunRows, read_rows, sample_rows
+from daedap.data.split import RunRows, augment, read_rows, sample_rows
 from daedap.files import new_folder
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder

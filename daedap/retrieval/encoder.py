@@ -19,8 +19,15 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from daedap.errors import RunError
-from daedap.korean.text import Morpheme, analyse, comparison_form, strip_emoticons
-from daedap.korean.word_vectors import WIDTH, KiwiWordVectors, model_version
+from daedap.korean.text import (
+    WIDTH,
+    KiwiWordVectors,
+    Morpheme,
+    analyse,
+    comparison_form,
+    model_version,
+    strip_emoticons,
+)
 from daedap.retrieval.lexical import SIDES, Hits, nearest_vectors, surrounded
 from daedap.retrieval.query import Query, texts_of
 from daedap.types import Float32Array, Pair

@@ -25,8 +25,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from daedap.config import FRESH, AugmentOptions, DeviceName, Method, ModelOptions, TrainOptions
-from daedap.data.augment import augment, without_question
-from daedap.data.split import RunRows, sample_rows
+from daedap.data.split import RunRows, augment, sample_rows, without_question
 from daedap.errors import SettingsError
 from daedap.files import write_json
 from daedap.i18n import translate

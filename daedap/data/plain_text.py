@@ -1,26 +1,21 @@
-"""Less common formats as objects for json_layouts: YAML (ChatterBot), Parquet, and plain texts of Q. and A. lines."""
+"""Plain texts of questions and answers: Q. … A. …, an arrow between both, numbers and bullets, one above the other."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, count, islice
-from pathlib import Path
-from typing import Any, NamedTuple
+from itertools import chain, islice
+from typing import NamedTuple
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.column_stats import column_stats
-from daedap.data.headers import is_header
+from daedap.data.headers import column_stats, is_header
 from daedap.data.tables import DELIMITERS, MULTI_SPACE
-from daedap.errors import DataError
 from daedap.types import Pair
-
-Row = dict[str, Any]
 
 _FRONT = r"\s*(?:[#>*-]\s*)*\**\s*"
 
 
-class _Style(NamedTuple):
+class Style(NamedTuple):
     """How a text marks its questions and answers."""
 
     question: re.Pattern[str]
@@ -36,21 +31,21 @@ def _word_mark(letter: str, words: str, speakers: str) -> str:
 
 _ASKED = _word_mark("Q", "질문|질의|물음|문", "사용자|고객|손님|유저|user|human|customer")
 _ANSWERED = _word_mark("A", "답변|대답|응답|답", "챗봇|봇|상담원|상담사|점원|직원|assistant|bot|chatbot|agent")
-_WORDS = _Style(*(re.compile(rf"{_FRONT}{mark}(.*?)(?:\*\*)?\s*$", re.IGNORECASE) for mark in (_ASKED, _ANSWERED)))
-_WORDS_INLINE = _Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
+_WORDS = Style(*(re.compile(rf"{_FRONT}{mark}(.*?)(?:\*\*)?\s*$", re.IGNORECASE) for mark in (_ASKED, _ANSWERED)))
+_WORDS_INLINE = Style(re.compile(rf"{_FRONT}{_ASKED}(.+?)(?:\s*[/|,;\t]\s*|\s+){_ANSWERED}(.*)$", re.IGNORECASE), None)
 _LISTED = r"\s*(?:\d+[.)]\s+|[①-⑳]\s*|[-*•]\s+)?"
 _SEPARATOR = r"(?:[-=]+>|→|⇒|➔|➜|::+|(?<=[?？])\s*(?:[-–—:/])(?=\s))"
-_ARROWS = _Style(re.compile(rf"{_LISTED}(\S.*?)\s*{_SEPARATOR}\s*(\S.*)$"), None)
-_BULLETS = _Style(re.compile(r"[-*•]\s+(\S.*)$"), re.compile(r"\s+[-*•◦]\s+(\S.*)$"))
-_NUMBERS = _Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
-_HEADINGS = _Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
+_ARROWS = Style(re.compile(rf"{_LISTED}(\S.*?)\s*{_SEPARATOR}\s*(\S.*)$"), None)
+_BULLETS = Style(re.compile(r"[-*•]\s+(\S.*)$"), re.compile(r"\s+[-*•◦]\s+(\S.*)$"))
+_NUMBERS = Style(re.compile(r"\s*(?:\d+[.)]|[①-⑳])\s*(.+)$"), re.compile(r"\s*(?:[-–—→▶▷ㄴ└>:]|=>|->)\s*(.+)$"))
+_HEADINGS = Style(re.compile(r"(#{1,6}\s+\S.*)$"), None)
 _SYMBOL = r"[^\w\s\"'“‘「『(\[<{*•-]{1,2}\s+"
-_QUESTION_MARKS = _Style(re.compile(rf"\s*(?:{_SYMBOL}|\d+[.)]\s+)?(.+[?？])\s*$"), None)
+_QUESTION_MARKS = Style(re.compile(rf"\s*(?:{_SYMBOL}|\d+[.)]\s+)?(.+[?？])\s*$"), None)
 _SAMPLE = 200
 """Lines by which the style is recognized."""
 
 
-def _style_of(sample: Sequence[str]) -> _Style | None:
+def style_of(sample: Sequence[str]) -> Style | None:
     """The style in which the questions of the first lines have their answers; None for tables and other texts."""
     lines = [line.rstrip("\r\n").lstrip("\ufeff") for line in sample if line.strip()]
     for style in (_WORDS, _NUMBERS, _BULLETS):
@@ -82,10 +77,10 @@ def _begins_asking(lines: Sequence[str]) -> bool:
     return question < 4 and not any(_WORDS.answer and _WORDS.answer.match(line) for line in lines[:question])
 
 
-def _inline_style(lines: Sequence[str]) -> _Style | None:
+def _inline_style(lines: Sequence[str]) -> Style | None:
     """The style of lines each of which holds a question and its answer."""
-    result = [bool(_WORDS_INLINE.question.match(line)) for line in lines]
-    if result[0] and sum(result) == sum(bool(_WORDS.question.match(line)) for line in lines):
+    inline, asking = ([bool(one.question.match(line)) for line in lines] for one in (_WORDS_INLINE, _WORDS))
+    if inline[0] and sum(inline) == sum(asking):
         return _WORDS_INLINE
     arrows = [match for line in lines if (match := _ARROWS.question.match(line))]
     if len(arrows) < 2 or len(arrows) < 0.5 * len(lines) or not _ARROWS.question.match(lines[0]):
@@ -96,18 +91,12 @@ def _inline_style(lines: Sequence[str]) -> _Style | None:
     return _ARROWS if is_text and not is_table else None
 
 
-def has_marked_lines(sample: Sequence[str]) -> bool:
-    """Whether a text marks its questions and answers: Q. … A. …, an arrow between them, a question above its answer."""
-    return _style_of(sample) is not None
-
-
 def marked_lines(lines: Iterable[str]) -> Iterator[Pair | BadRow]:
-    """The pairs of such a text; a line without a mark continues the one before."""
+    """The pairs of a text in one of these styles; a line without a mark continues the one before."""
     rest = iter(lines)
     sample = list(islice(rest, _SAMPLE))
-    style = _style_of(sample)
+    style, section = style_of(sample), ""
     assert style, "the text was recognized"
-    section = ""
     for block in _blocks(chain(sample, rest), style):
         if isinstance(block, BadRow):
             yield block
@@ -127,7 +116,7 @@ class _Block(NamedTuple):
     answer: list[str]
 
 
-def _blocks(lines: Iterable[str], style: _Style) -> Iterator[_Block | BadRow]:
+def _blocks(lines: Iterable[str], style: Style) -> Iterator[_Block | BadRow]:
     block: _Block | None = None
     current: list[str] = []
     for number, raw in enumerate(lines, 1):
@@ -145,68 +134,3 @@ def _blocks(lines: Iterable[str], style: _Style) -> Iterator[_Block | BadRow]:
             yield BadRow(number, "fields", excerpt(line.strip()))
     if block:
         yield block
-
-
-def yaml_objects(path: Path, text: str) -> Iterator[tuple[int, Row]]:
-    """The conversations or rows of a YAML file; the number of each stands for its line.
-
-    Raises:
-        DataError: The file is no YAML, or holds Rasa's intents, which name answers that stand in other files.
-    """
-    import yaml
-
-    try:
-        document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(
-            "{file} can't be read as YAML ({error}).",
-            "Save the pairs as CSV or JSONL.",
-            file=path,
-            error=" ".join(str(error).split())[:100],
-        ) from error
-    if isinstance(document, dict) and "nlu" in document:
-        raise DataError(
-            "{file} holds Rasa's intents: questions without the text of their answers.",
-            "Write a CSV of question and answer; the answers stand in domain.yml.",
-            file=path,
-        )
-    rows = document
-    if isinstance(document, dict):
-        label = document.get("categories")
-        label = label[0] if isinstance(label, list) and label else label
-        lists = [value for key, value in document.items() if isinstance(value, list) and key != "categories"]
-        rows = [
-            {"conversation": row, "category": label} if isinstance(row, list) else row for row in (lists or [[]])[0]
-        ]
-    yield from (
-        (number, row if isinstance(row, dict) else {"conversation": row})
-        for number, row in enumerate(rows if isinstance(rows, list) else [], 1)
-        if isinstance(row, dict | list)
-    )
-
-
-def parquet_objects(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a Parquet file; the number of each stands for its line.
-
-    Raises:
-        DataError: pyarrow is not installed, or the file is damaged.
-    """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            "{file}: reading Parquet needs the package pyarrow.", "Install it: pip install pyarrow", file=path
-        ) from error
-    numbers = count(1)
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1_000):
-                yield from ((next(numbers), row) for row in batch.to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            "{file} can't be read as Parquet ({error}).",
-            "Save the pairs as CSV or JSONL.",
-            file=path,
-            error=" ".join(str(error).split())[:100],
-        ) from error

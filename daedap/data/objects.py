@@ -1,4 +1,4 @@
-"""JSON objects of a file one after the other, in bounded memory: JSON lines, one list, or a list inside an object."""
+"""The objects of a file: JSON in bounded memory (lines, a list, or a list inside an object), YAML and Parquet."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from daedap.data.clean import BadRow, excerpt
-from daedap.data.headers import header_role, is_second_header
+from daedap.data.headers import has_role, header_role, is_second_header
+from daedap.errors import DataError
 
 Row = dict[str, Any]
 
@@ -22,6 +24,7 @@ CONVERSATIONS = (
 _CHUNK = 1 << 16
 _LONGEST_OBJECT = 1 << 24
 """Characters. An object that is not closed by then is broken."""
+_BLANK = "\ufeff \t\r\n"
 _SPACE = re.compile(r"[\s\ufeff]*")
 _SEPARATOR = re.compile(r"[\s,\ufeff]*")
 _NEXT_OBJECT = re.compile(r"\}\s*,\s*(?=\{)")
@@ -36,16 +39,14 @@ def objects(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadRow]]:
     """
     rest = iter(lines)
     skipped: list[str] = []
-    for line in rest:
+    first = ""
+    while not first and (line := next(rest, None)) is not None:
         skipped.append(line)
-        if line.strip("\ufeff \t\r\n"):
-            break
-    first = skipped[-1].strip("\ufeff \t\r\n") if skipped else ""
-    whole = chain(skipped, rest)
+        first = line.strip(_BLANK)
+    lines = chain(skipped, rest)
     if (first.startswith("[") and not _is_conversation(first)) or (first.startswith("{") and not _is_row(first)):
-        yield from _document(_Buffer(whole))
-    else:
-        yield from _by_lines(whole)
+        return _document(_Buffer(lines))
+    return _by_lines(lines)
 
 
 def _is_conversation(line: str) -> bool:
@@ -81,18 +82,28 @@ def _by_lines(lines: Iterable[str]) -> Iterator[tuple[int, Row | BadRow]]:
             continue
         yield from ((at, BadRow(at, "blank", "")) for at in blank)
         blank.clear()
-        yield number, _parse_line(number, line)
+        yield number, _as_row(_value(line.strip(_BLANK).rstrip(",")), number, line.strip())
 
 
-def _parse_line(number: int, line: str) -> Row | BadRow:
-    text = line.strip("\ufeff \t\r\n").rstrip(",")
+def _value(text: str) -> object:
+    """The value of a line: JSON, JSON encoded twice, or a Python dict as print() shows it (`{'question': …}`)."""
     try:
-        row = json.loads(text)
-        if isinstance(row, str):  # encoded twice
-            row = json.loads(row)
+        value = json.loads(text)
+        return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
-        row = _python_literal(text)
-    return _as_row(row, number, line.strip())
+        if not text.startswith("{'"):
+            return None
+    try:
+        return _with_text_keys(ast.literal_eval(text))
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+def _with_text_keys(value: Any) -> Any:
+    """A value whose objects have texts for keys, as in JSON; those of YAML and Python may be numbers or dates."""
+    if isinstance(value, dict):
+        return {str(key): _with_text_keys(one) for key, one in value.items()}
+    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
 
 
 def _as_row(value: Any, line: int, text: str) -> Row | BadRow:
@@ -102,16 +113,6 @@ def _as_row(value: Any, line: int, text: str) -> Row | BadRow:
     if isinstance(value, list) and are_messages(value):
         return {"conversation": value}
     return value if isinstance(value, dict) else BadRow(line, "json", excerpt(text))
-
-
-def _python_literal(text: str) -> object:
-    """A Python dict as print() shows it (`{'question': …}`), which many scripts write for JSON; None for other text."""
-    if not text.startswith("{'"):
-        return None
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        return None
 
 
 class _Buffer:
@@ -166,14 +167,11 @@ class _Buffer:
             else:
                 return value
 
-    def skip_object(self) -> bool:
-        """Continue at the next object of a list after a broken one; False, at the end of the file, if there is none."""
-        while not (match := _NEXT_OBJECT.search(self._text, self._at)):
-            if not self._read(_CHUNK):
-                self._at = len(self._text)
-                return False
-        self._at = match.end()
-        return True
+    def skip_object(self) -> None:
+        """Continue at the next object of a list after a broken one; at the end of the file, if there is none."""
+        while not (match := _NEXT_OBJECT.search(self._text, self._at)) and self._read(_CHUNK):
+            pass
+        self._at = match.end() if match else len(self._text)
 
     def _read(self, size: int) -> bool:
         """Append at least `size` characters; False at the end of the file."""
@@ -216,8 +214,7 @@ def _elements(buffer: _Buffer) -> Iterator[tuple[int, Row | BadRow]]:
             value = buffer.decode()
         except ValueError:
             yield line, BadRow(line, "json", buffer.excerpt)
-            if not buffer.skip_object():
-                return
+            buffer.skip_object()
         else:
             yield line, _as_row(value, line, str(value))
     if character:
@@ -255,15 +252,68 @@ def _members(buffer: _Buffer, line: int) -> Iterator[tuple[int, Row | BadRow]]:
 
 def _holds_rows(key: str, row: Row) -> bool:
     """Whether the list under a key may hold the rows of the file rather than be a part of this one."""
-    return key not in CONVERSATIONS and header_role(key) is None and not any(_is_text(name) for name in row)
-
-
-def _is_text(key: str) -> bool:
-    role = header_role(key)
-    return bool(role and role.role in ("question", "answer") and role.rank < 2)
+    holds_text = any(has_role(name, "question", "answer", below=2) for name in row)
+    return key not in CONVERSATIONS and header_role(key) is None and not holds_text
 
 
 def _plain_elements(buffer: _Buffer) -> Iterator[Any]:
     while buffer.peek(_SEPARATOR) not in ("", "]"):
         yield buffer.decode()
     buffer.skip()
+
+
+# ---- YAML and Parquet ----
+
+
+def yaml_objects(path: Path, text: str) -> Iterator[tuple[int, Row]]:
+    """The conversations or rows of a YAML file; the number of each stands for its line.
+
+    Raises DataError for other files, and for Rasa's intents, which name answers that stand in other files.
+    """
+    import yaml
+
+    try:
+        document = _with_text_keys(yaml.safe_load(text))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise DataError(
+            "{file} can't be read as YAML ({error}).",
+            "Save the pairs as CSV or JSONL.",
+            file=path,
+            error=" ".join(str(error).split())[:100],
+        ) from error
+    if isinstance(document, dict) and "nlu" in document:
+        raise DataError(
+            "{file} holds Rasa's intents: questions without the text of their answers.",
+            "Write a CSV of question and answer; the answers stand in domain.yml.",
+            file=path,
+        )
+    rows: object = document
+    label: Row = {}
+    if isinstance(document, dict):
+        name = document.get("categories")
+        label = {"category": name[0] if isinstance(name, list) and name else name}
+        rows = next((rows for key, rows in document.items() if isinstance(rows, list) and key != "categories"), [])
+    for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
+        if isinstance(row, dict | list):
+            yield number, row if isinstance(row, dict) else {"conversation": row, **label}
+
+
+def parquet_objects(path: Path) -> Iterator[tuple[int, Row]]:
+    """The rows of a Parquet file, numbered from 1. Raises DataError without pyarrow, or when the file is damaged."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            "{file}: reading Parquet needs the package pyarrow.", "Install it: pip install pyarrow", file=path
+        ) from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield from enumerate((row for batch in file.iter_batches(1_000) for row in batch.to_pylist()), 1)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            "{file} can't be read as Parquet ({error}).",
+            "Save the pairs as CSV or JSONL.",
+            file=path,
+            error=" ".join(str(error).split())[:100],
+        ) from error

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from daedap.data.encoding import Encoding, detect, open_text
+from daedap.data.inputs import Encoding, detect, open_text
 from daedap.errors import DataError
 
 TEXT = "질문,답변\n안녕하세요?,반가워요.\n점심 뭐 먹을까?,따뜻한 국밥 어때요?\n"
