@@ -150,7 +150,7 @@ def _full_default_training(search: _FinishedSearch, plan: Plan) -> list[float] |
 
 
 def _bits(run: Run, setup: SearchSetup) -> list[float]:
-    from daedap.model.saved import open_trained  # torch takes seconds to import
+    from daedap.model.language_model import open_trained  # torch takes seconds to import
 
     bits: list[float] = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
     return bits

@@ -42,7 +42,7 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 def export_engine(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's engine, and compare the answers to `count` questions. Raises ExportError without one."""
     from daedap.model.decoding import DecodingRules
-    from daedap.model.saved import load_prompt
+    from daedap.model.language_model import load_prompt
 
     rules = DecodingRules(load_prompt(run), run.trained["limits"]["max_new_tokens"])
     compute_type = write(run, rules, folder)

@@ -14,6 +14,8 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from daedap.errors import BaseError, DataError
 from daedap.model.tokenizer import encode, find_control_ids, prefix_ids
 from daedap.types import Message, Pair, Role
@@ -178,6 +180,12 @@ class Prompt:
 def round_up(length: int, step: int = _LENGTH_MULTIPLE) -> int:
     """The next multiple of `step`: the padded length of so many positions."""
     return -(-length // step) * step
+
+
+def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Row indices by length, shortest first, in batches of `size`: where the order of batches does not matter."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -92,6 +93,31 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     known = [id for id in ids if id != tokenizer.unk_token_id]
     text = tokenizer.decode(known, clean_up_tokenization_spaces=False)
     return compatibility_jamo(str(text)).strip()
+
+
+@dataclass(frozen=True)
+class PlainTokenizer:
+    """What `Prompt` and `DecodingRules` use of transformers' tokenizers, by the package tokenizers alone."""
+
+    backend: Tokenizer
+    unk_token_id: int | None
+    pad_token_id: int | None
+    all_special_ids: tuple[int, ...]
+
+    def __call__(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> dict[str, list[int]]:
+        """As transformers': `input_ids`."""
+        self.backend.encode_special_tokens = split_special_tokens
+        return {"input_ids": self.backend.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def decode(self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool) -> str:
+        """As transformers'."""
+        assert not clean_up_tokenization_spaces, "no Korean tokenizer needs that"
+        return str(self.backend.decode(list(ids), skip_special_tokens=False))
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Id → token."""
+        return dict(self.backend.get_added_tokens_decoder())
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from daedap.arrays import Float64Array
 from daedap.korean.text import comparison_form
 from daedap.retrieval.encoder import PairEmbeddings, SentenceEmbeddings
-from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.lexical import LexicalKnn
 from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.token_vectors import Encoder
+from daedap.training.planner import ENOUGH_DEV_ROWS
 from daedap.types import Pair
 
 if TYPE_CHECKING:

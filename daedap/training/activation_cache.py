@@ -22,11 +22,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from daedap.i18n import translate
-from daedap.model.batching import sorted_batches
-from daedap.model.device import Machine
-from daedap.model.distributed import broadcast, is_main, new_shared_file, shard
+from daedap.model.device import Machine, broadcast, is_main, new_shared_file, shard
 from daedap.model.loss import Batch, TokenizedRows, collate
-from daedap.model.prompt import Example
+from daedap.model.prompt import Example, sorted_batches
 from daedap.model.trainable import SPLITTABLE, frozen_lower, lowest_trained_block, unwrap_peft
 
 if TYPE_CHECKING:
@@ -107,7 +105,7 @@ class FrozenBlocks:
 
         @torch.inference_mode()
         def run(ids: Tensor) -> Tensor:
-            with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+            with machine.autocast():
                 states: Tensor = lower(ids)
             return states
 

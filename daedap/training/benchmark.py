@@ -21,10 +21,9 @@ from daedap.data.split import RunRows
 from daedap.files import write_json, write_lines
 from daedap.korean.text import nfc
 from daedap.model.base import Base
-from daedap.model.batching import sorted_batches
 from daedap.model.device import has_fast_bf16, processor_name
 from daedap.model.loss import score_answers
-from daedap.model.prompt import Prompt
+from daedap.model.prompt import Prompt, sorted_batches
 from daedap.model.trainable import unwrap_peft
 from daedap.runs import Run, TrainConfig
 from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_baseline

@@ -32,10 +32,18 @@ from daedap.files import write_json
 from daedap.i18n import translate
 from daedap.model.base import Base, load_base, load_recorded_base, random_init_base
 from daedap.model.decoding import unreadable_weights
-from daedap.model.device import Machine, choose_device, choose_machine, fuse_activations, pays_to_compile
-from daedap.model.distributed import broadcast, init_distributed, receive
+from daedap.model.device import (
+    Machine,
+    broadcast,
+    choose_device,
+    choose_machine,
+    fuse_activations,
+    init_distributed,
+    pays_to_compile,
+    receive,
+)
+from daedap.model.language_model import load_full_model, save_trained, weights_folder
 from daedap.model.prompt import Example, Prompt
-from daedap.model.saved import load_full_model, save_trained, weights_folder
 from daedap.model.tokenizer import load_tokenizer
 from daedap.model.trainable import (
     cast_to_bf16,
@@ -44,10 +52,10 @@ from daedap.model.trainable import (
     train_in_full,
     with_lora,
 )
-from daedap.retrieval.fitting import extends_index
 from daedap.runs import Json, Run, TrainConfig
 from daedap.training.activation_cache import find_frozen
-from daedap.training.planner import Plan, choose_plan, indexing_seconds, measure_costs, read_plan, scoring_seconds
+from daedap.training.planner import Plan, choose_plan, extends_index, indexing_seconds, read_plan, scoring_seconds
+from daedap.training.profiling import measure_costs
 from daedap.training.trainer import Trainer, TrainResult, build_task
 from daedap.types import Pair
 
@@ -60,7 +68,7 @@ _MIN_LR_FACTOR = 0.1
 _SHORT_BUDGET = 180.0
 """Seconds up to which it takes too long to measure what fewer layers would save, where all are trained by default."""
 _SMALL_FILE_ROWS = 500
-"""Rows up to which bots answer by retrieval alone (retrieval/fitting.py): their language model trains for one epoch."""
+"""Rows up to which bots answer by retrieval alone (training/planner.py): their language model trains for one epoch."""
 _SMALL_MODEL_WEIGHTS = 50_000_000
 """Weights below which a base is trained in full by default: LoRA would save nothing there."""
 _SHORT_ROW_TOKENS = 64

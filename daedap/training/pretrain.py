@@ -33,7 +33,7 @@ from daedap.model.device import Machine, choose_device, choose_machine, require_
 from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from daedap.runs import Json, Run
-from daedap.training.trainer import Progress, TrainingLoop, check_finite
+from daedap.training.checkpoint import Progress, TrainingLoop, check_finite
 
 _TOKENIZE_BATCH = 10_000
 PADDING = -100
@@ -274,7 +274,7 @@ def next_token_loss(model: nn.Module, machine: Machine, *, compiled: bool) -> Lo
     """A function from blocks, (rows, length + 1), to the mean −ln p of all ids but the first of a row and padding."""
 
     def loss(blocks: Tensor) -> Tensor:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+        with machine.autocast():
             logits = model(input_ids=blocks[:, :-1].clamp(min=0), use_cache=False).logits
         return cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten(), ignore_index=PADDING)
 

@@ -1,13 +1,18 @@
-"""Split a file's rows into training, dev and test rows; with `--from`, extend the parent's split."""
+"""Which rows of a file a run learns from: those that are not too long, split into training, dev and test rows.
+
+With `--from`, the parent's split is extended. Nothing here needs torch, unless a base other than the built-in one says
+how long a row may be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from daedap.config import ModelOptions, ReadOptions, SplitOptions
+from daedap.config import FRESH, MINI, ModelOptions, ReadOptions, SplitOptions
 from daedap.data.doctor import Loaded
 from daedap.data.split import (
     Split,
@@ -26,9 +31,56 @@ from daedap.korean.text import comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
+BUILT_IN = Path(__file__).parent.parent / "mini"
+"""Folder of daedap-mini."""
+_CONTROL_TOKENS = 3
+"""<|user|> question <|assistant|> answer </s>: what daedap-mini's chat template adds."""
 _USED: tuple[SplitName, ...] = ("train", "dev", "test")
 _CHANGEABLE = ("dropout", "precision", "device", "cache_gb", "fraction")
 """Options that may differ from the parent's; all others are taken over."""
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """The longest pair that a base learns; longer ones are only looked up."""
+
+    base: str
+    tokens: int
+    """Question, answer and control tokens; for a fresh base, characters."""
+    fits: Callable[[Pair], bool]
+
+
+def length_limit(base: str, max_length: int) -> LengthLimit:
+    """The limit of a base and of `--max-length`, whichever is lower.
+
+    Raises BaseError when a base other than the built-in ones can't be loaded.
+    """
+    if base == FRESH:
+        return LengthLimit(base, max_length, lambda pair: len(pair.question) + len(pair.answer) + 8 <= max_length)
+    if base == MINI:
+        return _built_in_limit(max_length)
+    from daedap.model.base import load_base  # torch takes seconds to import
+
+    prompt = load_base(base).prompt(max_length)
+    return LengthLimit(base, prompt.max_length, prompt.fits)
+
+
+def _built_in_limit(max_length: int) -> LengthLimit:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(BUILT_IN / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a typed </s> is text
+    positions: int = json.loads((BUILT_IN / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    limit = min(max_length, positions)
+
+    def fits(pair: Pair) -> bool:
+        if 4 * (len(pair.question) + len(pair.answer) + 2) + _CONTROL_TOKENS <= limit:  # four bytes a character at most
+            return True
+        texts = (pair.question, pair.answer)
+        lengths = (len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+        return sum(lengths) + _CONTROL_TOKENS <= limit
+
+    return LengthLimit(MINI, limit, fits)
 
 
 def parent_options(

@@ -1,126 +1,38 @@
-"""The training loop of fine-tuning, and what it shares with pretraining.
+"""The training loop of fine-tuning.
 
 A step is the same whether training was interrupted before it or not: batches depend on seed and epoch, and a checkpoint
-holds weights, optimizer, random states and progress.
+holds the rest (checkpoint.py).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from daedap.config import TrainOptions
-from daedap.errors import SettingsError
 from daedap.i18n import translate
-from daedap.model.batching import epoch_batches, sorted_batches
-from daedap.model.device import Machine
-from daedap.model.distributed import all_reduce_sum, barrier, broadcast, is_main, shard, world_size
+from daedap.model.device import Machine, all_reduce_sum, barrier, broadcast, is_main, shard, world_size
 from daedap.model.loss import AnswerLoss, TokenizedRows, shortlist
-from daedap.model.prompt import Example, Prompt
-from daedap.runs import Json, Run
+from daedap.model.prompt import Example, Prompt, sorted_batches
+from daedap.runs import Run
 from daedap.training.activation_cache import CachedRows, FrozenBlocks
-from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
+from daedap.training.checkpoint import Progress, TrainingLoop, check_finite, load_weights, save_weights
 
 if TYPE_CHECKING:
     from peft import PeftModel
-
-
-@dataclass
-class Progress:
-    """The position of a training, saved in every checkpoint by accelerate."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Time of training until the last checkpoint, interrupted processes included."""
-
-    def state_dict(self) -> Json:
-        """The state as plain values."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Json) -> None:
-        """Restore a saved state."""
-        self.__dict__.update(state)
-
-
-class TrainingLoop:
-    """Clock, checkpoints, log and weight updates of a training that can be resumed from any checkpoint."""
-
-    machine: Machine
-    folder: Path
-    """The run's folder: `log.jsonl` and `checkpoints/` are written there."""
-    progress: Progress
-    accelerator: Accelerator
-    clock: Callable[[], float]
-    """Seconds since some moment."""
-    _clock_at_checkpoint: float
-    """The clock at the last checkpoint, or at the start; `progress.seconds` is the time before."""
-    resumable: bool = True
-    """Write checkpoints."""
-
-    def _new_accelerator(self, model: nn.Module, **options: Any) -> Accelerator:
-        """An accelerator whose checkpoints hold the model's trained weights, random states and the progress."""
-        AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with other options
-        accelerator = Accelerator(cpu=self.machine.device == "cpu", **options)
-        keep_only_trained(accelerator, model)
-        accelerator.register_for_checkpointing(self.progress)
-        self._clock_at_checkpoint = self.clock()
-        return accelerator
-
-    def _resume(self) -> None:
-        """Load the newest checkpoint, if any, remove later log lines and start the clock."""
-        resume(self.accelerator, self.folder)
-        if is_main():
-            cut_log(self.folder, self.progress.step)
-        self._clock_at_checkpoint = self.clock()
-
-    def _elapsed(self) -> float:
-        """Seconds of training, those before an interruption included as far as its last checkpoint."""
-        return self.progress.seconds + self.clock() - self._clock_at_checkpoint
-
-    def _backward(self, loss: Tensor, parameters: Iterable[Tensor], max_norm: float) -> float:
-        """Compute and clip the gradients. Returns their norm before clipping."""
-        self.accelerator.backward(loss)
-        return float(self.accelerator.clip_grad_norm_(parameters, max_norm))
-
-    def _apply_gradients(self, optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad()
-        self.progress.step += 1
-
-    def _save_checkpoint(self, keep: int) -> None:
-        """Write a checkpoint and delete all but the newest `keep`."""
-        now = self.clock()
-        self.progress.seconds += now - self._clock_at_checkpoint
-        self._clock_at_checkpoint = now
-        if is_main() and self.resumable:
-            save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, keep)
-
-
-def check_finite(step: int, *values: float) -> None:
-    """Raise SettingsError when a loss or gradient norm is NaN or infinite."""
-    if not all(map(math.isfinite, values)):
-        raise SettingsError(
-            "Loss or gradient norm became NaN or infinite at step {step}.",
-            "Lower --learning-rate, or give --precision fp32.",
-            step=step,
-        )
 
 
 class WeightAverage:
@@ -200,6 +112,8 @@ def build_task(
     return Task(model, loss, AnswerLoss(model, first_block=first_block), train, dev)
 
 
+_BUCKET = 32
+"""Batches per bucket: large enough that a batch holds nearly equal lengths, small enough to stay random."""
 _DEV_BATCH_SIZE = 16
 """Small, because dev logits cover the whole vocabulary."""
 _MIN_AVERAGED = 2
@@ -422,6 +336,20 @@ class _LogWindow:
         """The fields of a line of the log."""
         rate = self.rows / (now - self.start)
         return {"loss": self.loss, "grad_norm": self.last_grad_norm, "samples_per_second": round(rate, 2)}
+
+
+def epoch_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Row indices of each batch of one epoch, in random order; every row occurs once.
+
+    Rows are shuffled, sorted by length within buckets of 32 batches, and the batches are shuffled again. Depends on
+    seed and epoch only.
+    """
+    random = np.random.default_rng((seed, epoch))
+    shuffled = random.permutation(len(lengths))
+    buckets = [shuffled[start : start + size * _BUCKET] for start in range(0, len(lengths), size * _BUCKET)]
+    ordered = [bucket[np.argsort(np.asarray(lengths)[bucket], kind="stable")] for bucket in buckets]
+    batches = [bucket[start : start + size].tolist() for bucket in ordered for start in range(0, len(bucket), size)]
+    return [batches[index] for index in random.permutation(len(batches))]
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
