@@ -68,17 +68,13 @@ class DecodingRules:
         alone = self.prompt.question(replace(pair, history=()), self.prompt.max_length - 1)
         return self.prompt.question(pair, max(len(alone), self.prompt.max_length - self.max_new_tokens))
 
-    def new_tokens_for(self, prompt_length: int) -> int:
-        """The maximum number of new tokens after a prompt of so many."""
-        return min(self.max_new_tokens, self.prompt.max_length - prompt_length)
-
     def batches(self, pairs: Sequence[Pair], replies: int = 1) -> Iterator[tuple[list[int], list[list[int]], int]]:
         """Batches of questions: their rows in `pairs`, their prompts, and the new tokens that each may get.
 
         `replies`: wanted of each question, so that a batch holds fewer questions.
         """
         prompts = [self.question(pair) for pair in pairs]
-        limits = [self.new_tokens_for(len(prompt)) for prompt in prompts]
+        limits = [min(self.max_new_tokens, self.prompt.max_length - len(prompt)) for prompt in prompts]
         for rows in generation_batches(list(map(len, prompts)), limits, max(1, _BATCH_SIZE // replies)):
             yield rows, [prompts[row] for row in rows], limits[rows[0]]
 

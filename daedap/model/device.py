@@ -58,7 +58,8 @@ _BEYOND_AVX2 = {"AVX-512", "VNNI", "bf16", "AMX"}
 
 def processor_name() -> str:
     """The processor's model name, or its architecture where PyTorch knows no name."""
-    return str(torch.cpu.get_capabilities().get("cpu_name") or torch.cpu.get_capabilities().get("architecture"))
+    capabilities = torch.cpu.get_capabilities()
+    return str(capabilities.get("cpu_name") or capabilities.get("architecture"))
 
 
 def processor_features() -> list[str]:
@@ -126,14 +127,11 @@ class Machine:
 
 def choose_device(wanted: DeviceName = "auto") -> DeviceName:
     """The named device, or with "auto" the first of cuda, mps and cpu that exists. Raises SettingsError."""
-    available: dict[DeviceName, bool] = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    exists: dict[DeviceName, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available: list[DeviceName] = [*(name for name in exists if exists[name]), "cpu"]
     if wanted == "auto":
-        return next(name for name, exists in available.items() if exists)
-    if not available[wanted]:
+        return available[0]
+    if wanted not in available:
         raise SettingsError(
             "--device {device}: not available on this machine.",
             "Leave --device out to use the best there is.",
@@ -150,19 +148,14 @@ def choose_precision(wanted: Precision, width: int, device: str) -> Literal["fp3
         return "fp32"
     if device == "cpu" and not has_fast_bf16():
         return "fp32"
-    fp32, bf16 = (best_of_n(_feed_forward_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
-    return "bf16" if fp32 > _MIN_BF16_SPEEDUP * bf16 else "fp32"
 
+    def seconds(dtype: torch.dtype) -> float:
+        """Of a feed-forward layer on 512 tokens."""
+        states = torch.ones(512, width, dtype=dtype, device=device)
+        weights = torch.ones(width, 4 * width, dtype=dtype, device=device)
+        return best_of_n(lambda: (states @ weights).sum().item())  # .item() synchronizes the GPU
 
-def _feed_forward_product(width: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
-    """A function that multiplies (512, width) by (width, 4 * width): a feed-forward layer on 512 tokens."""
-    states, weights = torch.ones(512, width, dtype=dtype), torch.ones(width, 4 * width, dtype=dtype)
-    left, right = states.to(device), weights.to(device)
-
-    def multiply() -> None:
-        (left @ right).sum().item()  # .item() synchronizes the GPU
-
-    return multiply
+    return "bf16" if seconds(torch.float32) > _MIN_BF16_SPEEDUP * seconds(torch.bfloat16) else "fp32"
 
 
 def choose_machine(device: DeviceName, precision: Precision, width: int) -> Machine:
@@ -170,8 +163,15 @@ def choose_machine(device: DeviceName, precision: Precision, width: int) -> Mach
 
     Raises SettingsError when the device is not available.
     """
-    chosen = choose_device(device)
-    return describe_machine(chosen, choose_precision(precision, width, chosen))
+    device = choose_device(device)
+    return Machine(
+        device,
+        choose_precision(precision, width, device),
+        torch.get_num_threads(),
+        torch.cuda.get_device_name() if device == "cuda" else processor_name(),
+        processes=world_size(),
+        features=processor_features(),
+    )
 
 
 def pays_to_compile(wanted: bool | None, seconds: float) -> bool:
@@ -203,7 +203,7 @@ def require_compiler() -> None:
         ) from error
 
 
-def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) -> float:
+def best_of_n(work: Callable[[], object], times: int = 5, seconds: float = 1.0) -> float:
     """Call `work` up to `times` times and return the shortest duration in seconds: other load only adds time.
 
     Slow work is repeated less: at least twice, and not again once `seconds` have been spent.
@@ -215,14 +215,6 @@ def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) ->
         work()
         measured.append(time.perf_counter() - start)
     return min(measured)
-
-
-def describe_machine(device: DeviceName, precision: Literal["fp32", "bf16"]) -> Machine:
-    """A description of this machine, for the manifest."""
-    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    return Machine(
-        device, precision, torch.get_num_threads(), name, processes=world_size(), features=processor_features()
-    )
 
 
 def peak_memory() -> int:

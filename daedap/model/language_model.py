@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -37,9 +38,6 @@ from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer
 from daedap.runs import Run
 from daedap.types import Generation, Pair
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 @dataclass(frozen=True)
@@ -174,10 +172,19 @@ def save_trained(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder:
 
 
 def open_trained(run: Run, device: str = "cpu") -> TorchModel:
-    """The trained model of a complete run. Raises RunError when its files or its base have changed."""
+    """The trained model of a complete run, an adapter merged into its base: as fast as the base.
+
+    Raises RunError when its files or its base have changed.
+    """
     folder = weights_folder(run)
-    model = _load_merged(run, folder) if folder.name == "adapter" else load_full_model(folder)
-    return _torch_model(run, model, load_tokenizer(folder), device)
+    if folder.name == "model":
+        return _torch_model(run, load_full_model(folder), load_tokenizer(folder), device)
+    base = load_recorded_base(run, run.trained["base"])
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    except Exception as error:  # a damaged file fails in safetensors, torch or peft
+        raise unreadable_weights(folder, error) from error
+    return _torch_model(run, merged, load_tokenizer(folder), device)
 
 
 def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
@@ -186,7 +193,7 @@ def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
     if recorded["name"] == FRESH:
         tokenizer = load_tokenizer(run.folder / "model")
         return _torch_model(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
-    base = load_recorded_base(run, run.trained["base"])
+    base = load_recorded_base(run, recorded)
     return _torch_model(run, base.model, base.tokenizer, device)
 
 
@@ -218,18 +225,6 @@ def load_full_model(folder: Path) -> PreTrainedModel:
     except Exception as error:  # a damaged file fails in safetensors, torch or transformers
         raise unreadable_weights(folder, error) from error
     return model
-
-
-def _load_merged(run: Run, folder: Path) -> PreTrainedModel:
-    """Base and adapter merged into one model, as fast as the base."""
-    from peft import PeftModel  # takes a second to import; not needed for a full model
-
-    base = load_recorded_base(run, run.trained["base"])
-    try:
-        merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
-    except Exception as error:  # as above
-        raise unreadable_weights(folder, error) from error
-    return merged
 
 
 _FEW_PAIRS = 8

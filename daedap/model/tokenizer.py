@@ -43,12 +43,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     replaces the file's own pre-tokenizer: transformers 5 then garbles every Hangul character. `tokenizer.json` is
     loaded directly instead. Raises BaseError when there is none or it can't be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    file = folder / "tokenizer.json"
     try:
-        if (folder / "tokenizer_config.json").exists() or not (folder / "tokenizer.json").exists():
+        if (folder / "tokenizer_config.json").exists() or not file.exists():
             return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-        return _from_file(folder / "tokenizer.json")
+        known = Tokenizer.from_file(str(file)).token_to_id
+        named = {role: [name for name in names if known(name) is not None] for role, names in _SPECIAL_TOKENS.items()}
+        tokens = {role: names[0] for role, names in named.items() if names}
+        return PreTrainedTokenizerFast(tokenizer_file=str(file), **tokens)
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception here
         raise BaseError(
             "{folder}: its tokenizer can't be loaded ({error}).",
@@ -56,17 +60,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             folder=folder,
             error=str(error).splitlines()[0] if str(error) else type(error).__name__,
         ) from error
-
-
-def _from_file(path: Path) -> PreTrainedTokenizerFast:
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer.from_file(str(path))
-    tokens = {
-        role: next((name for name in names if backend.token_to_id(name) is not None), None)
-        for role, names in _SPECIAL_TOKENS.items()
-    }
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **{role: name for role, name in tokens.items() if name})
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -25,9 +25,6 @@ from daedap.model.device import Machine, broadcast, is_main, new_shared_file, sh
 from daedap.model.loss import Batch, TokenizedRows, collate
 from daedap.model.prompt import Example, sorted_batches
 from daedap.model.trainable import SPLITTABLE, frozen_lower, lowest_trained_block, unwrap_peft
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 _log = logging.getLogger("daedap")
 _BATCH_SIZE = 64
@@ -176,4 +173,4 @@ def _starts(examples: Sequence[Example]) -> list[int]:
     order = np.argsort(positions, kind="stable")
     starts = np.empty_like(positions)
     starts[order] = np.cumsum(positions[order]) - positions[order]
-    return starts.tolist()
+    return list(map(int, starts))

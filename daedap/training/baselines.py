@@ -54,7 +54,7 @@ def kogpt2_shape(tokenizer_folder: Path | None = None) -> Base:
     folder = tokenizer_folder or BUILT_IN
     tokenizer = load_tokenizer(folder)
     build_prompt(tokenizer, 64)  # sets its chat template
-    shape = {"vocab_size": 51_200, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+    shape: dict[str, Any] = {"vocab_size": 51_200, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
     specials = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)

@@ -95,20 +95,14 @@ class Plan:
             "{used:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
             "about {training} for training, {scores} for the rest."
         )
-        used = round(self.fraction * self.rows)
-        lines = [
-            translate(
-                template,
-                **asdict(self),
-                used=used,
-                training=_minutes(self.seconds),
-                scores=_minutes(self.scoring),
-            )
-        ]
-        if self.budget is not None and (requested := self.requested + self.scoring) > self.budget:
+        times = {"training": _minutes(self.seconds), "scores": _minutes(self.scoring)}
+        lines = [translate(template, **asdict(self), used=round(self.fraction * self.rows), **times)]
+        if self.budget is None:
+            return lines
+        if (requested := self.requested + self.scoring) > self.budget:
             template = "All rows, epochs and layers would take {requested}; within {budget}, this plan loses least."
             lines.append(translate(template, requested=_minutes(requested), budget=_minutes(self.budget)))
-        if self.budget is not None and self.seconds + self.scoring > self.budget:
+        if self.seconds + self.scoring > self.budget:
             lines.append(translate("That is more than the budget: training ends when the time is over."))
         return lines
 
@@ -133,10 +127,8 @@ def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int 
         return request
     depths = [layers] if layers else sorted({math.ceil(request.blocks * share) for share in _LAYER_FRACTIONS})
     lengths = [epochs] if epochs else range(1, request.epochs + 1)
-    plans = [
-        replace(request, layers=depth, epochs=length, fraction=fraction)
-        for depth, length, fraction in product(depths, lengths, _ROW_FRACTIONS)
-    ]
+    choices = product(depths, lengths, _ROW_FRACTIONS)
+    plans = [replace(request, layers=depth, epochs=length, fraction=share) for depth, length, share in choices]
     timed = [replace(plan, seconds=_seconds(costs, plan)) for plan in plans]
     within = [plan for plan in timed if plan.seconds + request.scoring <= request.budget]
     return min(within, key=_expected_loss) if within else min(timed, key=lambda plan: plan.seconds)
@@ -177,12 +169,8 @@ def _seconds(costs: Costs, plan: Plan) -> float:
 
 def _expected_loss(plan: Plan) -> float:
     """Expected increase in dev loss over the full plan, nats per token."""
-    depth = plan.layers / plan.blocks
-    return float(
-        np.interp(depth, *_LOSS_BY_LAYERS)
-        + np.interp(plan.epochs, *_LOSS_BY_EPOCHS)
-        + np.interp(plan.fraction, *_LOSS_BY_ROWS)
-    )
+    by_layers = np.interp(plan.layers / plan.blocks, *_LOSS_BY_LAYERS)
+    return float(by_layers + np.interp(plan.epochs, *_LOSS_BY_EPOCHS) + np.interp(plan.fraction, *_LOSS_BY_ROWS))
 
 
 def needs_bi_encoder(*, train: int, dev: int) -> bool:

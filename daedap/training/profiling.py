@@ -11,11 +11,11 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
-from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import psutil
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -26,11 +26,7 @@ from daedap.model.prompt import Example, round_up
 from daedap.model.trainable import BLOCK, SPLITTABLE, frozen_lower, unwrap_peft
 from daedap.training.planner import Costs
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
 _TRIAL_ROWS, _TRIAL_BLOCKS = 32, 4
-
 _SHAPES = ((1024, 1024, 4096), (1024, 4096, 1024), (2048, 2048, 2048), (4096, 768, 3072))
 """(m, k, n) of products that are large enough to be compute-bound."""
 _POLL_SECONDS = 0.02
@@ -111,16 +107,15 @@ def _forward(compute: Callable[[], object], machine: Machine) -> Callable[[], No
     return work
 
 
-def matmul_peak(dtype: torch.dtype, device: str = "cpu", times: int = 5) -> float:
-    """GFLOP/s of matrix products: the maximum over several shapes, each the median of `times` repetitions."""
-    return max(_gflops(shape, dtype, device, times) for shape in _SHAPES)
+def matmul_peak(dtype: torch.dtype, device: str = "cpu") -> float:
+    """GFLOP/s of matrix products: the maximum over several shapes, each the median of five repetitions."""
+    return max(_gflops(*shape, dtype, device) for shape in _SHAPES)
 
 
-def _gflops(shape: tuple[int, int, int], dtype: torch.dtype, device: str, times: int) -> float:
-    rows, inner, columns = shape
+def _gflops(rows: int, inner: int, columns: int, dtype: torch.dtype, device: str) -> float:
     left, right = torch.randn(rows, inner).to(device, dtype), torch.randn(inner, columns).to(device, dtype)
     measured = []
-    for _ in range(times + 1):
+    for _ in range(6):
         start = time.perf_counter()
         left @ right
         synchronize(device)
@@ -149,35 +144,23 @@ class PeakMemory:
 
     def __enter__(self) -> PeakMemory:
         gc.collect()
-        _trim()
+        if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):  # musl has none
+            trim(0)  # glibc would keep freed memory, and it would count for this block
         self._process, self._done = psutil.Process(), threading.Event()
-        self.before_bytes = self.peak_bytes = self._resident()
+        self.before_bytes = self.peak_bytes = self._process.memory_info().rss
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._sample()
+    def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
 
     def _poll(self) -> None:
-        while not self._done.wait(_POLL_SECONDS):
-            self._sample()
-
-    def _sample(self) -> None:
-        self.peak_bytes = max(self.peak_bytes, self._resident())
-
-    def _resident(self) -> int:
-        return int(self._process.memory_info().rss)
-
-
-def _trim() -> None:
-    """Return freed memory to the system; glibc would keep it, and it would count for the next block."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-        if trim:
-            trim(0)
+        ended = False
+        while not ended:
+            ended = self._done.wait(_POLL_SECONDS)
+            self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss)
 
 
 class _Product(NamedTuple):
@@ -199,7 +182,9 @@ def step_flops(model: nn.Module, *, rows: int, length: int, head_positions: int)
     the optimizer and recomputation (gradient checkpointing) don't count.
     """
     tokens, total = rows * length, 0.0
-    attention = 4.0 * tokens * length * _attention_width(model)
+    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 4.0 * tokens * length * int(config.num_attention_heads) * int(head_width)
     embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     gradient_below = any(table.weight.requires_grad for table in embeddings)
     for block, group in groupby(_products(model), key=lambda product: product.block):
@@ -228,9 +213,3 @@ def _weight(module: nn.Module) -> tuple[int, bool]:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     return weight.numel(), weight.requires_grad
-
-
-def _attention_width(model: nn.Module) -> int:
-    config = model.config.get_text_config()  # type: ignore[union-attr, operator]
-    heads = int(config.num_attention_heads)
-    return heads * int(getattr(config, "head_dim", None) or config.hidden_size // heads)

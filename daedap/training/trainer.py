@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from accelerate.utils import set_seed
+from peft import PeftModel
 from torch import nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
@@ -30,9 +30,6 @@ from daedap.model.prompt import Example, Prompt, sorted_batches
 from daedap.runs import Run
 from daedap.training.activation_cache import CachedRows, FrozenBlocks
 from daedap.training.checkpoint import Progress, TrainingLoop, check_finite, load_weights, save_weights
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 class WeightAverage:
@@ -52,18 +49,9 @@ class WeightAverage:
         self._update(self._mean, self._weights, self.count)
         self.count += 1
 
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """Within the block the model has the averaged weights; the original weights are restored exactly."""
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
-
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the model's weights and the mean."""
+        """Exchange the model's weights and the mean; a second time restores both exactly."""
         for weight, mean in zip(self._weights, self._mean, strict=True):
             own = weight.clone()
             weight.copy_(mean)
@@ -187,11 +175,8 @@ class Trainer(TrainingLoop):
         barrier()  # process 0 may still be writing the best weights
         averaged = self._load_kept_weights()
         self.accelerator.end_training()
-        progress = self.progress
-        best = progress.best_loss if self.task.dev.examples else None
-        return TrainResult(
-            progress.epoch, progress.step, progress.best_epoch, best, averaged, round(progress.seconds, 1)
-        )
+        end, best = self.progress, self.progress.best_loss if self.task.dev.examples else None
+        return TrainResult(end.epoch, end.step, end.best_epoch, best, averaged, round(end.seconds, 1))
 
     def _load_kept_weights(self) -> bool:
         """Load the best weights, else the average, else keep the last ones. Returns whether they are an average."""
@@ -205,11 +190,14 @@ class Trainer(TrainingLoop):
 
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(self.task.model, self.train_options.weight_decay),
-            lr=self.train_options.learning_rate or 0.0,
-            fused=True,
-        )
+        weights = [weight for weight in self.task.model.parameters() if weight.requires_grad]
+        matrices = [weight for weight in weights if weight.ndim > 1]
+        vectors = [weight for weight in weights if weight.ndim <= 1]  # norms and biases, as in transformers' Trainer
+        groups = [
+            {"params": matrices, "weight_decay": self.train_options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.train_options.learning_rate or 0.0, fused=True)
         if self.machine.compiled:
             self.task.loss.compile(dynamic=True)
         self.loss, self.optimizer = self.accelerator.prepare(self.task.loss, optimizer)
@@ -236,17 +224,19 @@ class Trainer(TrainingLoop):
         batches = self._batches(self.progress.epoch)
         first = self.progress.step - self.progress.epoch * len(batches)
         self.loss.train()
-        window = _LogWindow(self.clock())
+        since, nats, labels, trained = self.clock(), 0.0, 0, 0  # sums over the steps since the last line of the log
         for rows in batches[first:]:
             if not self._update_fraction_done():
                 break
-            window.add(*self._step(rows), rows=len(rows))
+            step_nats, step_labels, norm = self._step(rows)
+            nats, labels, trained = nats + step_nats, labels + step_labels, trained + len(rows)
             bar.update()
             if self.progress.step % self.train_options.logging_steps == 0 or self.progress.step == self.total_steps:
-                bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
+                bar.set_postfix(loss=f"{nats / labels:.3f}", refresh=False)
                 now, rate = self.clock(), self.optimizer.param_groups[0]["lr"]
-                self._log("train", **window.summary(now), learning_rate=rate)
-                window = _LogWindow(now)
+                speed = round(trained / (now - since), 2)
+                self._log("train", loss=nats / labels, grad_norm=norm, samples_per_second=speed, learning_rate=rate)
+                since, nats, labels, trained = now, 0.0, 0, 0
             if self.progress.step % self.train_options.save_steps == 0 and rows is not batches[-1]:
                 self._save_checkpoint(self.train_options.save_total_limit)
 
@@ -275,7 +265,7 @@ class Trainer(TrainingLoop):
         patience = train_options.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
         progress.done = stopped or progress.epoch >= train_options.epochs or not self._update_fraction_done()
-        self._save_checkpoint(self.train_options.save_total_limit)
+        self._save_checkpoint(train_options.save_total_limit)
 
     @torch.inference_mode()
     def _dev_loss(self, dev: Rows) -> float:
@@ -290,8 +280,9 @@ class Trainer(TrainingLoop):
         """Save the weights if they, or their average so far, have the lowest dev loss."""
         better = self._keep_if_best("dev")
         if self.average and self.average.count >= _MIN_AVERAGED:
-            with self.average.swapped_in():
-                better = self._keep_if_best("average") or better
+            self.average.swap()
+            better = self._keep_if_best("average") or better
+            self.average.swap()
         self.progress.stale_epochs = 0 if better else self.progress.stale_epochs + 1
 
     def _keep_if_best(self, event: Literal["dev", "average"]) -> bool:
@@ -311,33 +302,6 @@ class Trainer(TrainingLoop):
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
 
 
-@dataclass
-class _LogWindow:
-    """Sums over the steps since the last line of the log, and the last step's gradient norm."""
-
-    start: float
-    """The clock at the first step."""
-    nats: float = 0.0
-    labels: int = 0
-    rows: int = 0
-    last_grad_norm: float = 0.0
-
-    def add(self, nats: float, labels: int, grad_norm: float, *, rows: int) -> None:
-        """Add a step."""
-        self.nats, self.labels, self.rows = self.nats + nats, self.labels + labels, self.rows + rows
-        self.last_grad_norm = grad_norm
-
-    @property
-    def loss(self) -> float:
-        """Mean over labels, in nats."""
-        return self.nats / self.labels
-
-    def summary(self, now: float) -> dict[str, float]:
-        """The fields of a line of the log."""
-        rate = self.rows / (now - self.start)
-        return {"loss": self.loss, "grad_norm": self.last_grad_norm, "samples_per_second": round(rate, 2)}
-
-
 def epoch_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -> list[list[int]]:
     """Row indices of each batch of one epoch, in random order; every row occurs once.
 
@@ -350,12 +314,3 @@ def epoch_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -
     ordered = [bucket[np.argsort(np.asarray(lengths)[bucket], kind="stable")] for bucket in buckets]
     batches = [bucket[start : start + size].tolist() for bucket in ordered for start in range(0, len(bucket), size)]
     return [batches[index] for index in random.permutation(len(batches))]
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices, none for norms and biases, as in transformers' Trainer."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
