@@ -21,7 +21,7 @@ from daedap.config import FRESH, MINI
 from daedap.data.split import read_components, read_rows
 from daedap.evaluation.metrics import Score, gold_ranks, ranking, ratio
 from daedap.evaluation.testset import candidates
-from daedap.model.saved import open_trained
+from daedap.model.language_model import open_trained
 from daedap.runs import Run
 
 RESULTS = Path(__file__).parent / "RESULTS.md"

@@ -13,7 +13,7 @@ from pathlib import Path
 from daedap.data.split import SPLITS, read_rows
 from daedap.export.common import pick_questions, trained_answers
 from daedap.model.decoding import DecodingRules
-from daedap.model.saved import open_trained
+from daedap.model.language_model import open_trained
 from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 from daedap.types import Pair

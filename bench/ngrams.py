@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from daedap.model.base import Base, load_base
-from daedap.model.device import describe_machine
+from daedap.model.device import choose_machine
 from daedap.training.pretrain import Corpus, next_token_loss, total_bits
 
 Ids = NDArray[np.int64]
@@ -115,7 +115,7 @@ def main() -> None:
     held_out = Corpus(held_out.ids[:stop], held_out.starts[: options.documents], 0)
     said = texts(held_out, base)
     characters = sum(map(len, said))
-    loss = next_token_loss(base.model, describe_machine("cpu", "fp32"), compiled=False)
+    loss = next_token_loss(base.model, choose_machine("cpu", "fp32", 0), compiled=False)
     bits = {"the base": total_bits(base.model, loss, held_out, 16, 256)}
     tokens = KneserNey(learned.ids.astype(np.int64), len(base.tokenizer), 5)
     bits["5-gram Kneser-Ney over the same tokens"] = tokens.bits(held_out.ids.astype(np.int64))

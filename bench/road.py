@@ -19,7 +19,7 @@ from pathlib import Path
 import daedap
 from daedap.data.doctor import load
 from daedap.korean.text import comparison_form
-from daedap.model.saved import open_trained
+from daedap.model.language_model import open_trained
 from daedap.types import Pair
 
 RESULTS = Path(__file__).parent / "RESULTS.md"

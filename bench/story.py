@@ -29,7 +29,7 @@ from daedap.evaluation.compare import Difference, common_rows, differences, read
 from daedap.evaluation.evaluate import Row, Systems, evaluate
 from daedap.evaluation.evaluate_run import save_evaluation
 from daedap.evaluation.testset import EvalSettings
-from daedap.model.saved import open_trained
+from daedap.model.language_model import open_trained
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.runs import Run

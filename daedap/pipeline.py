@@ -95,8 +95,7 @@ def complete_run(run: Run, base: Base | None = None) -> Run:
     """
     from daedap.model.convert import write_engine  # torch takes seconds to import
     from daedap.model.engine import ENGINE
-    from daedap.model.language_model import CachedScorer
-    from daedap.model.saved import open_trained
+    from daedap.model.language_model import CachedScorer, open_trained
     from daedap.training.finetune import finetune
 
     rows = RunRows(run.folder)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from daedap.model.batching import epoch_batches, generation_batches, sorted_batches
+from daedap.model.decoding import generation_batches
+from daedap.model.prompt import sorted_batches
+from daedap.training.trainer import epoch_batches
 
 LENGTHS = np.random.default_rng(0).integers(5, 60, size=1003).tolist()
 

@@ -12,9 +12,9 @@ from daedap.data.clean import clean, clean_text
 from daedap.data.doctor import LONGEST, check, load, percentile
 from daedap.data.findings import KINDS, Report
 from daedap.errors import DataError
-from daedap.model.limits import BUILT_IN, length_limit
 from daedap.model.prompt import build_prompt
 from daedap.model.tokenizer import load_tokenizer
+from daedap.training.split_rows import BUILT_IN, length_limit
 from daedap.types import Pair
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"

@@ -18,7 +18,7 @@ import toys
 from conftest import write_csv
 
 from daedap.cli import run as cli
-from daedap.model.saved import open_trained
+from daedap.model.language_model import open_trained
 from daedap.runs import Run
 
 pytestmark = pytest.mark.slow

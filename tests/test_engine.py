@@ -30,8 +30,7 @@ from daedap.model.convert import convert, write_engine
 from daedap.model.decoding import LanguageModel
 from daedap.model.device import Machine, processor_features
 from daedap.model.engine import Engine
-from daedap.model.language_model import TorchModel
-from daedap.model.saved import open_trained
+from daedap.model.language_model import TorchModel, open_trained
 from daedap.model.tokenizer import encode, load_tokenizer, save_tokenizer
 from daedap.model.verify import open_engine
 from daedap.runs import Run, TrainConfig, create

@@ -34,13 +34,12 @@ from daedap.export.gguf import write as write_gguf
 from daedap.export.language_model import adapter_answers, merged_answers, write_adapter, write_merged
 from daedap.files import write_json
 from daedap.model.base import BUILT_IN
-from daedap.model.bundled import PlainTokenizer, open_language_model
 from daedap.model.decoding import DecodingRules
 from daedap.model.gguf import GgufReader, dequantized_model
-from daedap.model.language_model import TorchModel
+from daedap.model.language_model import TorchModel, load_prompt, open_trained
 from daedap.model.prompt import build_prompt
-from daedap.model.saved import load_prompt, open_trained
-from daedap.model.tokenizer import decode, encode, find_control_ids, load_tokenizer
+from daedap.model.tokenizer import PlainTokenizer, decode, encode, find_control_ids, load_tokenizer
+from daedap.model.verify import open_language_model
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.rerank import RerankWeights
 from daedap.runs import Run

@@ -16,11 +16,10 @@ data: objects json_layouts reader questions corpus findings doctor
 database: schema connection lessons conversations server_state
 database.migrations: env
 database.migrations.versions: first events
-model: batching distributed device gguf tokenizer prompt decoding base limits trainable
-model: loss language_model saved engine verify bundled convert sentence_encoder encoder_conversion
-retrieval: fitting
-training: activation_cache biencoder checkpoint planner profiling baselines split_rows
-training: trainer finetune benchmark pretrain trial
+model: device tokenizer prompt gguf base decoding trainable loss language_model engine verify convert
+model: sentence_encoder encoder_conversion
+training: split_rows planner profiling activation_cache biencoder checkpoint trainer finetune trial pretrain
+training: baselines benchmark
 retrieval: lexical interaction query matcher large_matcher encoder
 retrieval: rerank hybrid lessons courtesies small_talk bot build
 evaluation: metrics reply_retrieval run_record tables testset question_files faq

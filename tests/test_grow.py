@@ -20,7 +20,7 @@ from daedap.data.split import RunRows, read_components, read_rows
 from daedap.errors import DataError, RunError, SettingsError
 from daedap.evaluation.run_record import read_run_record
 from daedap.files import write_json
-from daedap.model.saved import open_trained
+from daedap.model.language_model import open_trained
 from daedap.runs import Run
 from daedap.training.finetune import TrainingSetup, finetune, replayed_rows, setup_run
 from daedap.types import Pair

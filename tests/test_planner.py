@@ -15,7 +15,8 @@ from daedap.model.base import load_base
 from daedap.model.device import Machine
 from daedap.model.trainable import with_lora
 from daedap.runs import Run
-from daedap.training.planner import Costs, Plan, choose_plan, indexing_seconds, measure_costs, scoring_seconds
+from daedap.training.planner import Costs, Plan, choose_plan, indexing_seconds, scoring_seconds
+from daedap.training.profiling import measure_costs
 
 CPU = Machine("cpu", "fp32", 1, "")
 REQUEST = Plan(rows=10_000, epochs=5, layers=12, blocks=12)

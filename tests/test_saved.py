@@ -18,8 +18,7 @@ from daedap.data.split import RunRows, split, write_split
 from daedap.errors import BaseError, DaedapError, RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
-from daedap.model.language_model import TorchModel
-from daedap.model.saved import open_trained, open_untuned
+from daedap.model.language_model import TorchModel, open_trained, open_untuned
 from daedap.model.tokenizer import decode, encode
 from daedap.runs import Run, TrainConfig, create
 from daedap.training.finetune import finetune

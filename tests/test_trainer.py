@@ -257,8 +257,9 @@ def test_the_mean_of_what_is_trained() -> None:
         with torch.no_grad():
             trained.weight += torch.randn(2, 2)
     own = trained.weight.detach().clone()
-    with average.swapped_in():
-        torch.testing.assert_close(trained.weight, torch.stack(seen).mean(0))
+    average.swap()
+    torch.testing.assert_close(trained.weight, torch.stack(seen).mean(0))
+    average.swap()
     assert torch.equal(trained.weight, own)
     assert torch.equal(frozen.weight, before)
     other = WeightAverage(model)
@@ -266,8 +267,9 @@ def test_the_mean_of_what_is_trained() -> None:
     means = []
     for one in (average, other):
         one.add()
-        with one.swapped_in():
-            means.append(trained.weight.detach().clone())
+        one.swap()
+        means.append(trained.weight.detach().clone())
+        one.swap()
     assert torch.equal(*means)
 
 

@@ -13,8 +13,7 @@ from conftest import PAIRS
 from daedap.config import ModelOptions, SplitOptions, TrainOptions
 from daedap.data.split import RunRows, split, write_split
 from daedap.files import write_json
-from daedap.model.language_model import TorchModel
-from daedap.model.saved import open_trained
+from daedap.model.language_model import TorchModel, open_trained
 from daedap.runs import Run, TrainConfig
 from daedap.training.finetune import finetune
 from daedap.training.planner import indexing_seconds

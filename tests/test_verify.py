@@ -20,7 +20,7 @@ from transformers import GPT2LMHeadModel
 from daedap.errors import RunError
 from daedap.files import write_json
 from daedap.model.base import load_base
-from daedap.model.convert import _quantize, convert
+from daedap.model.convert import convert, quantize
 from daedap.model.device import processor_kind
 from daedap.model.engine import Engine
 from daedap.model.language_model import TorchModel
@@ -161,7 +161,7 @@ def test_no_pair_of_int8_weights_can_saturate(width: int) -> None:
     rows[0] = 0.0
     layer = LinearSpec()
     layer.weight = NumpyVariable(rows.copy())
-    _quantize(layer, "linear/weight", layer.weight)
+    quantize(layer, "linear/weight", layer.weight)
     weights, scale = layer.weight.numpy().astype(int), layer.weight_scale.numpy()
     np.testing.assert_allclose(weights / scale[:, None], rows, atol=float(0.51 / scale.min()))
     padded = np.pad(np.abs(weights), ((0, 0), (0, -width % 4))).reshape(len(rows), -1, 4)

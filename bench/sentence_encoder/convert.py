@@ -22,14 +22,14 @@ from bert import Bert
 from ctranslate2.converters.transformers import BertLoader
 from torch import nn
 
-from daedap.model.convert import _LARGEST_PAIR, _quantize
+from daedap.model.convert import LARGEST_PAIR, quantize
 
 
 def convert(encoder: Bert, folder: Path, max_length: int, largest_pair: int) -> None:
     """Write the folder. `largest_pair`: the largest sum of two neighbouring weights in eight bits."""
     spec = specification(encoder)
     spec.optimize()
-    spec._visit(partial(_quantize, largest_pair=largest_pair))
+    spec._visit(partial(quantize, largest_pair=largest_pair))
     folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
     encoder.tokenizer.no_truncation()
@@ -64,5 +64,5 @@ if __name__ == "__main__":
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--full-range", action="store_true")
     options = parser.parse_args(sys.argv[1:])
-    pair = 2 * 127 if options.full_range else _LARGEST_PAIR
+    pair = 2 * 127 if options.full_range else LARGEST_PAIR
     convert(Bert.open(options.model, options.prefix), options.out, options.max_length, pair)

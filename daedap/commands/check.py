@@ -16,7 +16,7 @@ from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
 from daedap.data.reader import rows
 from daedap.evaluation.row_rules import Finding, diagnose_rows
-from daedap.model.limits import length_limit
+from daedap.training.split_rows import length_limit
 from daedap.types import Pair
 
 COMPARED = 100_000

@@ -124,7 +124,7 @@ def _final_run(search: _FinishedSearch, unfinished: Run | None) -> tuple[Run, Ve
     run = _existing_run(config, runs) or train_from_config(config, runs)
     if not default_bits:
         return run, None
-    from daedap.model.saved import open_trained  # torch takes seconds to import
+    from daedap.model.language_model import open_trained  # torch takes seconds to import
 
     bits = measure_objective(open_trained(run).log2_probability, setup.comparison).bits.tolist()
     return run, versus_defaults(bits, default_bits, setup.comparison)

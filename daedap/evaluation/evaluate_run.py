@@ -69,7 +69,7 @@ def own_test_rows(run: Run) -> EvalRows:
 
 def rows_of_file(file: Path, read_options: ReadOptions, run: Run) -> EvalRows:
     """All pairs of another file that fit into the run's maximum length."""
-    from daedap.model.saved import load_prompt  # torch takes seconds to import
+    from daedap.model.language_model import load_prompt  # torch takes seconds to import
 
     loaded = load(file, read_options, fits=load_prompt(run).fits)
     _log.info("\n".join(loaded.report.lines()))
@@ -121,8 +121,11 @@ def _open(run: Run, model: LanguageModel | None = None) -> tuple[dict[str, Langu
 
     The bots' indexes hold no answers of the test rows.
     """
-    from daedap.model.language_model import CachedScorer  # torch takes seconds to import
-    from daedap.model.saved import open_trained, open_untuned
+    from daedap.model.language_model import (
+        CachedScorer,  # torch takes seconds to import
+        open_trained,
+        open_untuned,
+    )
 
     models = {"model": model or CachedScorer(open_trained(run))}
     bots = {"bot": _open_bot(run, models["model"])}

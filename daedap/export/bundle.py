@@ -4,7 +4,7 @@
     data/dev.jsonl test.jsonl  the rows that the run held out, from which its bot answers, too
     index/                     known pairs, their n-grams and vectors
     encoder/                   the sentence encoder
-    engine/                    where it takes part in answering: the language model (model/bundled.py)
+    engine/                    where it takes part in answering: the language model (model/verify.py)
     lessons.jsonl              lessons in force when it was made, the latest first
     requirements.txt           packages that answering takes
     README.md
@@ -115,7 +115,7 @@ def _copy_language_model(bot: Bot, folder: Path) -> bool:
 
     if not isinstance(bot.language_model, Engine):
         return False
-    from daedap.model.bundled import save_language_model
+    from daedap.model.verify import save_language_model
 
     save_language_model(bot.language_model, folder)
     return True

@@ -73,7 +73,7 @@ _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 def export_gguf(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's model, and compare tokens of the run's texts and the answers to `count` questions."""
     from daedap.model.decoding import DecodingRules
-    from daedap.model.saved import open_trained
+    from daedap.model.language_model import open_trained
 
     model = open_trained(run)
     write(model, folder, name=f"daedap run {run.number}", licence=str(run.trained["base"]["licence"]))

@@ -81,7 +81,7 @@ _SETTINGS = "generation.json"
 def export_merged(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's model, and compare the answers to `count` questions."""
     from daedap.model.decoding import DecodingRules
-    from daedap.model.saved import open_trained
+    from daedap.model.language_model import open_trained
 
     model = open_trained(run)
     rules = DecodingRules(model.prompt, model.max_new_tokens)
@@ -95,7 +95,7 @@ def export_merged(run: Run, folder: Path, count: int) -> Verification:
 def export_adapter(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's adapter, and compare the answers to `count` questions. Raises ExportError without an adapter."""
     from daedap.model.decoding import DecodingRules
-    from daedap.model.saved import load_prompt, open_trained
+    from daedap.model.language_model import load_prompt, open_trained
 
     rules = DecodingRules(load_prompt(run), run.trained["limits"]["max_new_tokens"])
     write_adapter(run, rules, folder)
@@ -183,7 +183,7 @@ def _add_older_names(path: Path) -> None:
 def export_engine(run: Run, folder: Path, count: int) -> Verification:
     """Write a run's engine, and compare the answers to `count` questions. Raises ExportError without one."""
     from daedap.model.decoding import DecodingRules
-    from daedap.model.saved import load_prompt
+    from daedap.model.language_model import load_prompt
 
     rules = DecodingRules(load_prompt(run), run.trained["limits"]["max_new_tokens"])
     compute_type = write_engine(run, rules, folder)

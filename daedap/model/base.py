@@ -9,7 +9,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,15 +45,13 @@ def _accept_explicit_head_width() -> None:
     attention uses `head_dim` only: kakaocorp/kanana-nano-2.1b (1792, 24 heads of 128) can't be read. Patched for the
     whole process, because the check runs wherever such a configuration is read, copied or saved.
     """
-    checks = cast("Any", LlamaConfig).__class_validators__
 
     def validate_architecture(config: LlamaConfig) -> None:
         if config.head_dim == config.hidden_size // config.num_attention_heads:  # the default
             LlamaConfig.validate_architecture(config)
 
-    names = [check.__name__ for check in checks]
-    if validate_architecture.__name__ in names:
-        checks[names.index(validate_architecture.__name__)] = validate_architecture
+    checks = cast("Any", LlamaConfig).__class_validators__
+    checks[:] = [validate_architecture if check.__name__ == "validate_architecture" else check for check in checks]
 
 
 _accept_explicit_head_width()
@@ -198,10 +196,18 @@ def _load_model(folder: Path) -> PreTrainedModel:
 def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
     """Raise BaseError for a base that could not be used without anyone noticing.
 
-    Its tokenizer must keep Korean text, have no more ids than the model has embeddings, have an EOS token, encode typed
-    control tokens as text, and begin prompts with what it prepends to a text (BOS).
+    Its tokenizer must have no more ids than the model has embeddings, keep Korean text, encode typed control tokens as
+    text, have an EOS token, and begin prompts like every text of pretraining (BOS) unless its chat template decides.
     """
-    _test_vocabulary(name, model, tokenizer)
+    highest, rows = max(tokenizer.get_vocab().values()), cast("Embedding", model.get_input_embeddings()).num_embeddings
+    if highest >= rows:
+        raise BaseError(
+            "{name}: its tokenizer has ids up to {highest} but the model only {rows} embeddings.",
+            "Tokenizer and model do not belong together; get both from the same place.",
+            name=name,
+            highest=highest,
+            rows=rows,
+        )
     for text in _ROUND_TRIP_TEXTS:
         back = decode(tokenizer, encode(tokenizer, text))
         if comparison_form(back) != comparison_form(text):
@@ -212,7 +218,14 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
                 text=text,
                 back=back[:60],
             )
-    _test_opening(name, tokenizer)
+    prefix, opening = prefix_ids(tokenizer), build_prompt(tokenizer, 64).template.opening
+    if not has_own_template(tokenizer) and opening[: len(prefix)] != prefix:
+        raise BaseError(
+            "{name}: its tokenizer puts '{front}' before every text, but no chat template can name it.",
+            "Mark it special in its tokenizer.json, or give it a chat_template.",
+            name=name,
+            front="".join(tokenizer.convert_ids_to_tokens(prefix)),
+        )
     specials = set(tokenizer.all_special_ids) | {build_prompt(tokenizer, 64).template.eos_id}
     for special in specials - {tokenizer.unk_token_id}:
         typed = tokenizer.convert_ids_to_tokens(special)
@@ -223,30 +236,6 @@ def self_test(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerF
                 name=name,
                 typed=typed,
             )
-
-
-def _test_opening(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
-    """A prompt must begin like every text of pretraining (BOS), unless the base's chat template decides otherwise."""
-    prefix, opening = prefix_ids(tokenizer), build_prompt(tokenizer, 64).template.opening
-    if not has_own_template(tokenizer) and opening[: len(prefix)] != prefix:
-        raise BaseError(
-            "{name}: its tokenizer puts '{front}' before every text, but no chat template can name it.",
-            "Mark it special in its tokenizer.json, or give it a chat_template.",
-            name=name,
-            front="".join(tokenizer.convert_ids_to_tokens(prefix)),
-        )
-
-
-def _test_vocabulary(name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
-    highest, rows = max(tokenizer.get_vocab().values()), cast("Embedding", model.get_input_embeddings()).num_embeddings
-    if highest >= rows:
-        raise BaseError(
-            "{name}: its tokenizer has ids up to {highest} but the model only {rows} embeddings.",
-            "Tokenizer and model do not belong together; get both from the same place.",
-            name=name,
-            highest=highest,
-            rows=rows,
-        )
 
 
 def _licence(name: str, folder: Path) -> str:
@@ -285,11 +274,7 @@ def random_init_model(
 ) -> LlamaForCausalLM:
     """A Llama with random weights from the seed; by default 4 layers of width 256, about 4 million weights."""
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
+        **{**asdict(shape), "vocab_size": len(tokenizer)},
         max_position_embeddings=max_positions,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,

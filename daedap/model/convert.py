@@ -6,7 +6,7 @@
 CTranslate2 has no shortlist for decoder-only models, but accepts a head shorter than the embedding, for the first
 tokens of the vocabulary. Such a model can't score texts that contain other tokens.
 
-The converters of CTranslate2 4.8 drop parts of some architectures; `patch_spec` restores them. Each gap made an engine
+The converters of CTranslate2 4.8 drop parts of some architectures; `_patch_spec` restores them. Each gap made an engine
 fail or give wrong answers on copies of published configurations (tests/test_published_bases.py).
 """
 
@@ -40,63 +40,10 @@ from daedap.model.prompt import Prompt
 from daedap.model.verify import Reference, verify_engine
 from daedap.runs import Run
 
-
-def add_converter_names(model: PreTrainedModel) -> PreTrainedModel:
-    """Add the attributes that CTranslate2's GPT-NeoX converter reads and transformers 5 has removed."""
-    config: Any = model.config
-    if config.model_type == "gpt_neox":
-        config.rotary_pct = config.rope_parameters["partial_rotary_factor"]
-        model.embed_out = model.get_output_embeddings()
-    return model
-
-
-def norm_epsilon(config: Any) -> float:
-    """The epsilon of layer or RMS norms, whose name differs between architectures."""
-    names = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
-    return float(next(value for name in names if (value := getattr(config, name, None))))
-
-
-def patch_spec(spec: Any, config: Any) -> None:
-    """Restore what the converter dropped from the attention of a validated, not yet quantized specification."""
-    _remove_sliding_windows(spec.decoder)
-    for layer in spec.decoder.layer:
-        attention = layer.self_attention
-        if getattr(config, "head_dim", None) and not hasattr(attention, "head_dim"):
-            _set(attention, "head_dim", np.int32(config.head_dim))
-        if config.model_type == "llama":
-            _add_rope_scaling(attention, config)
-
-
-def _remove_sliding_windows(decoder: Any) -> None:
-    """Use full attention: `_build_spec` refuses windows shorter than the longest text.
-
-    With padding removed, CTranslate2 mistakes the hidden size for the text length. Where it exceeds the window
-    (gemma-3-270m: 640 > 512) masking fails with "Length mask has size … which is different than the current batch
-    size".
-    """
-    for spec in (decoder, *(layer.self_attention for layer in decoder.layer)):
-        if hasattr(spec, "sliding_window"):
-            _set(spec, "sliding_window", np.int32(0))
-
-
-def _add_rope_scaling(attention: Any, config: Any) -> None:
-    """Llama 3's rope scaling, of which the converter keeps only the low and high frequency factors."""
-    rope = config.rope_parameters
-    if rope.get("rope_type") == "llama3":
-        _set(attention, "rotary_scaling_type", np.int8(RotaryScalingType.Llama3))
-        _set(attention, "rotary_scaling_factor", np.float32(rope["factor"]))
-        _set(attention, "original_max_position_embeddings", np.int32(rope["original_max_position_embeddings"]))
-
-
-def _set(attention: Any, name: str, value: np.generic) -> None:
-    """Set an attribute that the spec's class does not declare: its `__setattr__` refuses it, saving writes it."""
-    object.__setattr__(attention, name, NumpyVariable(np.asarray(value)))
-
-
 _log = logging.getLogger("daedap")
 _MIN_SAVING = 0.15
 """Fraction of the weights per generated token that a shortlist must save to be worth a second model file."""
-_LARGEST_WEIGHT, _LARGEST_PAIR = 127, 127
+_LARGEST_WEIGHT, LARGEST_PAIR = 127, 127
 """Of an int8 weight, and of the sum of the absolute values of any two of four neighbours. Without VNNI a processor adds
 two products of an unsigned activation (at most 255) and a weight in 16 bits, which hold 255 × 128: larger pairs
 saturate, and log-probabilities are off by up to 40 %."""
@@ -117,7 +64,7 @@ def write_engine(run: Run, rows: RunRows, model: TorchModel) -> None:
     try:
         with new_folder(run.folder / ENGINE) as folder:
             for int8 in (True, False):
-                convert(model.model, prompt, folder, kept, largest_pair=_LARGEST_PAIR if int8 else None)
+                convert(model.model, prompt, folder, kept, largest_pair=LARGEST_PAIR if int8 else None)
                 reference.save(folder)
                 if verify_engine(folder, prompt, model.max_new_tokens):
                     break
@@ -140,17 +87,16 @@ def convert(
     folder: Path,
     kept: Tensor | None = None,
     *,
-    largest_pair: int | None = _LARGEST_PAIR,
+    largest_pair: int | None = LARGEST_PAIR,
 ) -> None:
     """Write a model to a folder and, where it pays, one with a head for the `kept` ids to its `replies/`.
 
     `largest_pair`: the largest sum of two neighbouring int8 weights; None keeps float32. Raises EngineError when
     CTranslate2 doesn't support the model.
     """
-    pays = kept is not None and _pays(model, len(kept))
     spec = _build_spec(model, prompt, largest_pair)
     _save(spec, folder)
-    if kept is not None and pays:
+    if kept is not None and _pays(model, len(kept)):
         _shorten(spec, kept)
         _save(spec, folder / REPLIES)
 
@@ -170,32 +116,67 @@ def _build_spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None
     if window and window < prompt.max_length:  # see _remove_sliding_windows
         reason = "its sliding window is {window} tokens, and --max-length is {length}"
         raise _unsupported(model, translate(reason, window=window, length=prompt.max_length))
+    norms = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
     try:
         with torch.no_grad():
-            spec = _MODEL_LOADERS[type(model.config).__name__].get_model_spec(add_converter_names(_copy_modules(model)))
-        spec.config.layer_norm_epsilon = norm_epsilon(config)
+            spec = _MODEL_LOADERS[type(model.config).__name__].get_model_spec(_copy_modules(model))
+        spec.config.layer_norm_epsilon = float(next(value for name in norms if (value := getattr(config, name, None))))
         names = _token_names(prompt, config.vocab_size)
         spec.register_vocabulary(names)
         unknown = prompt.tokenizer.unk_token_id
         spec.config.unk_token = names[prompt.pad_id if unknown is None else unknown]
         spec.config.bos_token = spec.config.eos_token = names[prompt.template.eos_id]  # prompts bring their own BOS
         spec.validate()
-        patch_spec(spec, config)
+        _patch_spec(spec, config)
         spec.optimize()
         if largest_pair:
-            spec._visit(partial(_quantize, largest_pair=largest_pair))
+            spec._visit(partial(quantize, largest_pair=largest_pair))
     except Exception as error:  # every loader fails in its own way
         raise _unsupported(model, f"{type(error).__name__}: {error}") from error
     return spec
 
 
 def _copy_modules(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of all modules with shared tensors: the converters delete layers after reading them."""
+    """A copy of all modules with shared tensors: the converters delete layers after reading them.
+
+    With the attributes that the one for GPT-NeoX reads and transformers 5 has removed.
+    """
     tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    config: Any = copied.config
+    if config.model_type == "gpt_neox":
+        config.rotary_pct = config.rope_parameters["partial_rotary_factor"]
+        copied.embed_out = copied.get_output_embeddings()
+    return copied
 
 
-def _quantize(layer: Any, name: str, value: Any, largest_pair: int = _LARGEST_PAIR) -> None:
+def _patch_spec(spec: Any, config: Any) -> None:
+    """Restore what the converter dropped from the attention of a validated, not yet quantized specification.
+
+    Sliding windows are removed; `_build_spec` refuses those that are shorter than the longest text. With padding
+    removed, CTranslate2 mistakes the hidden size for the text length. Where it exceeds the window (gemma-3-270m:
+    640 > 512) masking fails with "Length mask has size … which is different than the current batch size".
+    """
+    llama3 = config.model_type == "llama" and config.rope_parameters.get("rope_type") == "llama3"
+    for part in (spec.decoder, *(layer.self_attention for layer in spec.decoder.layer)):
+        if hasattr(part, "sliding_window"):
+            _set(part, "sliding_window", np.int32(0))
+    for attention in (layer.self_attention for layer in spec.decoder.layer):
+        if getattr(config, "head_dim", None) and not hasattr(attention, "head_dim"):
+            _set(attention, "head_dim", np.int32(config.head_dim))
+        if llama3:  # the converter keeps only the low and high frequency factors
+            rope = config.rope_parameters
+            _set(attention, "rotary_scaling_type", np.int8(RotaryScalingType.Llama3))
+            _set(attention, "rotary_scaling_factor", np.float32(rope["factor"]))
+            _set(attention, "original_max_position_embeddings", np.int32(rope["original_max_position_embeddings"]))
+
+
+def _set(part: Any, name: str, value: np.generic) -> None:
+    """Set an attribute that the spec's class does not declare: its `__setattr__` refuses it, saving writes it."""
+    object.__setattr__(part, name, NumpyVariable(np.asarray(value)))
+
+
+def quantize(layer: Any, name: str, value: Any, largest_pair: int = LARGEST_PAIR) -> None:
     """Round a matrix to int8 with a scale per row: for `LayerSpec._visit`, like CTranslate2's own `_quantize`.
 
     A row uses the range ±127, or less where two neighbours would exceed `largest_pair` and saturate without VNNI.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,10 @@ from daedap.errors import RunError
 from daedap.model.prompt import Prompt
 from daedap.model.tokenizer import decode
 from daedap.types import Float64Array, Generation, Pair
+
+_BATCH_SIZE = 64
+_MAX_EXTRA_TOKENS = 64
+"""Prompt tokens that a batch may feed one at a time beyond its shortest prompt; more cost as much as a new batch."""
 
 
 class LanguageModel(Protocol):
@@ -63,9 +67,15 @@ class DecodingRules:
         alone = self.prompt.question(replace(pair, history=()), self.prompt.max_length - 1)
         return self.prompt.question(pair, max(len(alone), self.prompt.max_length - self.max_new_tokens))
 
-    def new_tokens_for(self, prompt_length: int) -> int:
-        """The maximum number of new tokens after a prompt of so many."""
-        return min(self.max_new_tokens, self.prompt.max_length - prompt_length)
+    def batches(self, pairs: Sequence[Pair], replies: int = 1) -> Iterator[tuple[list[int], list[list[int]], int]]:
+        """Batches of questions: their rows in `pairs`, their prompts, and the new tokens that each may get.
+
+        `replies`: wanted of each question, so that a batch holds fewer questions.
+        """
+        prompts = [self.question(pair) for pair in pairs]
+        limits = [min(self.max_new_tokens, self.prompt.max_length - len(prompt)) for prompt in prompts]
+        for rows in generation_batches(list(map(len, prompts)), limits, max(1, _BATCH_SIZE // replies)):
+            yield rows, [prompts[row] for row in rows], limits[rows[0]]
 
     @cached_property
     def suppressed_ids(self) -> list[int]:
@@ -80,6 +90,24 @@ class DecodingRules:
         counted = nats[: len(text_ids) + ended]
         mean = sum(counted) / len(counted) / math.log(2)
         return Generation(decode(self.prompt.tokenizer, text_ids), ended, len(counted), mean)
+
+
+def generation_batches(lengths: Sequence[int], max_new_tokens: Sequence[int], size: int) -> list[list[int]]:
+    """Row indices by prompt length, in batches of equal `max_new_tokens` and similar length.
+
+    CTranslate2 prefills only as many tokens as the shortest prompt of a batch has and feeds the rest one at a time.
+    """
+    batches: list[list[int]] = []
+    extra = 0
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        first = batches[-1][0] if batches else row
+        extra += lengths[row] - lengths[first]
+        full = not batches or len(batches[-1]) == size
+        if full or extra > _MAX_EXTRA_TOKENS or max_new_tokens[row] != max_new_tokens[first]:
+            batches.append([])
+            extra = 0
+        batches[-1].append(row)
+    return batches
 
 
 def unreadable_weights(folder: Path, error: Exception) -> RunError:

@@ -1,4 +1,5 @@
-"""Device, precision and processor features of this machine, and whether torch.compile works and pays here.
+"""What a training is computed on: device, precision and processor features of this machine, whether torch.compile
+works and pays here, and the processes that `torchrun` or `accelerate launch` starts.
 
 int8 products are exact only where the processor accumulates them in 32 bits (VNNI); elsewhere they are added in pairs
 in 16 bits, which may saturate. bf16 products are fast only with hardware support. Environment variables that restrict
@@ -11,19 +12,27 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
 
 import psutil
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, reduce
 from torch import nn
+from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
 from transformers.activations import NewGELUActivation
 
 from daedap.config import DeviceName, Precision
 from daedap.errors import SettingsError
+from daedap.files import new_file
 from daedap.i18n import translate
-from daedap.model.distributed import world_size
+
+T = TypeVar("T")
 
 _ISA_VARIABLES = (
     "ONEDNN_MAX_CPU_ISA",
@@ -49,7 +58,8 @@ _BEYOND_AVX2 = {"AVX-512", "VNNI", "bf16", "AMX"}
 
 def processor_name() -> str:
     """The processor's model name, or its architecture where PyTorch knows no name."""
-    return str(torch.cpu.get_capabilities().get("cpu_name") or torch.cpu.get_capabilities().get("architecture"))
+    capabilities = torch.cpu.get_capabilities()
+    return str(capabilities.get("cpu_name") or capabilities.get("architecture"))
 
 
 def processor_features() -> list[str]:
@@ -105,6 +115,10 @@ class Machine:
     features: list[str] = field(default_factory=list)
     """Processor features that matter for speed: AVX2, AVX-512, VNNI, bf16."""
 
+    def autocast(self) -> torch.autocast:
+        """A context in which matrix products are computed in this precision."""
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16")
+
     def summary(self) -> str:
         """One line for the terminal."""
         template = "Computed on {processor} ({features}): {threads} threads, {precision}"
@@ -113,14 +127,11 @@ class Machine:
 
 def choose_device(wanted: DeviceName = "auto") -> DeviceName:
     """The named device, or with "auto" the first of cuda, mps and cpu that exists. Raises SettingsError."""
-    available: dict[DeviceName, bool] = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
+    exists: dict[DeviceName, bool] = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available: list[DeviceName] = [*(name for name in exists if exists[name]), "cpu"]
     if wanted == "auto":
-        return next(name for name, exists in available.items() if exists)
-    if not available[wanted]:
+        return available[0]
+    if wanted not in available:
         raise SettingsError(
             "--device {device}: not available on this machine.",
             "Leave --device out to use the best there is.",
@@ -137,19 +148,14 @@ def choose_precision(wanted: Precision, width: int, device: str) -> Literal["fp3
         return "fp32"
     if device == "cpu" and not has_fast_bf16():
         return "fp32"
-    fp32, bf16 = (best_of_n(_feed_forward_product(width, dtype, device)) for dtype in (torch.float32, torch.bfloat16))
-    return "bf16" if fp32 > _MIN_BF16_SPEEDUP * bf16 else "fp32"
 
+    def seconds(dtype: torch.dtype) -> float:
+        """Of a feed-forward layer on 512 tokens."""
+        states = torch.ones(512, width, dtype=dtype, device=device)
+        weights = torch.ones(width, 4 * width, dtype=dtype, device=device)
+        return best_of_n(lambda: (states @ weights).sum().item())  # .item() synchronizes the GPU
 
-def _feed_forward_product(width: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
-    """A function that multiplies (512, width) by (width, 4 * width): a feed-forward layer on 512 tokens."""
-    states, weights = torch.ones(512, width, dtype=dtype), torch.ones(width, 4 * width, dtype=dtype)
-    left, right = states.to(device), weights.to(device)
-
-    def multiply() -> None:
-        (left @ right).sum().item()  # .item() synchronizes the GPU
-
-    return multiply
+    return "bf16" if seconds(torch.float32) > _MIN_BF16_SPEEDUP * seconds(torch.bfloat16) else "fp32"
 
 
 def choose_machine(device: DeviceName, precision: Precision, width: int) -> Machine:
@@ -157,8 +163,15 @@ def choose_machine(device: DeviceName, precision: Precision, width: int) -> Mach
 
     Raises SettingsError when the device is not available.
     """
-    chosen = choose_device(device)
-    return describe_machine(chosen, choose_precision(precision, width, chosen))
+    device = choose_device(device)
+    return Machine(
+        device,
+        choose_precision(precision, width, device),
+        torch.get_num_threads(),
+        torch.cuda.get_device_name() if device == "cuda" else processor_name(),
+        processes=world_size(),
+        features=processor_features(),
+    )
 
 
 def pays_to_compile(wanted: bool | None, seconds: float) -> bool:
@@ -190,7 +203,7 @@ def require_compiler() -> None:
         ) from error
 
 
-def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) -> float:
+def best_of_n(work: Callable[[], object], times: int = 5, seconds: float = 1.0) -> float:
     """Call `work` up to `times` times and return the shortest duration in seconds: other load only adds time.
 
     Slow work is repeated less: at least twice, and not again once `seconds` have been spent.
@@ -202,14 +215,6 @@ def best_of_n(work: Callable[[], None], times: int = 5, seconds: float = 1.0) ->
         work()
         measured.append(time.perf_counter() - start)
     return min(measured)
-
-
-def describe_machine(device: DeviceName, precision: Literal["fp32", "bf16"]) -> Machine:
-    """A description of this machine, for the manifest."""
-    name = torch.cuda.get_device_name() if device == "cuda" else processor_name()
-    return Machine(
-        device, precision, torch.get_num_threads(), name, processes=world_size(), features=processor_features()
-    )
 
 
 def peak_memory() -> int:
@@ -231,3 +236,86 @@ def fuse_activations(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+# Data-parallel training. In a single process, each of these does nothing or returns its input.
+
+
+def init_distributed(device: str) -> None:
+    """Create the process group and wait for the other processes."""
+    if _is_distributed():
+        PartialState(cpu=device == "cpu", **_store_options())
+
+
+def _store_options() -> dict[str, Any]:
+    """Arguments of `init_process_group` with a key-value store of its own for every restart.
+
+    On one machine torchrun keeps one store for all attempts, so restarted processes would read the addresses of the
+    dead ones (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    attempt, machines = (os.environ.get(name, "") for name in ("TORCHELASTIC_RESTART_COUNT", "GROUP_WORLD_SIZE"))
+    if attempt in ("", "0") or machines != "1":
+        return {}
+    store, rank, size = next(rendezvous("env://"))
+    return {"store": PrefixStore(f"attempt {attempt}", store), "rank": rank, "world_size": size}
+
+
+def is_main() -> bool:
+    """Whether this is process 0, the only one that writes files, evaluates and decides."""
+    return not _is_distributed() or PartialState().is_main_process
+
+
+def world_size() -> int:
+    """The number of processes."""
+    return PartialState().num_processes if _is_distributed() else 1
+
+
+def shard(items: Sequence[T]) -> Sequence[T]:
+    """This process's items: every `world_size()`-th, from its rank on."""
+    return items[PartialState().process_index :: world_size()] if _is_distributed() else items
+
+
+def broadcast(make: Callable[[], T]) -> T:
+    """Call `make` in the main process and return its result in every process."""
+    if not _is_distributed():
+        return make()
+    made: T = broadcast_object_list([make()])[0] if is_main() else receive()
+    return made
+
+
+def receive() -> Any:
+    """The result of the main process's `broadcast`, for a worker that can't name `make`."""
+    return broadcast_object_list([None])[0]
+
+
+def all_reduce_sum(value: float) -> float:
+    """The sum of a value over all processes."""
+    if not _is_distributed():
+        return value
+    summed = reduce(torch.tensor([value], dtype=torch.float64, device=PartialState().device), reduction="sum")
+    return float(summed)
+
+
+def barrier() -> None:
+    """Wait until every process has reached this call."""
+    if _is_distributed():
+        PartialState().wait_for_everyone()
+
+
+@contextmanager
+def new_shared_file(path: Path) -> Iterator[IO[bytes]]:
+    """A temporary file into which every process writes its part; renamed to `path` when all have finished."""
+    if is_main():
+        with new_file(path) as file:
+            broadcast(lambda: file.name)
+            yield file
+            barrier()
+    else:
+        with Path(receive()).open("r+b") as file:
+            yield file
+        barrier()
+    barrier()  # until it is renamed
+
+
+def _is_distributed() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1

@@ -12,8 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
-from csv import DictReader
+from csv import reader
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from daedap.errors import EncoderError
 from daedap.files import digest, new_folder
 from daedap.i18n import tell, translate
-from daedap.model.convert import _quantize
+from daedap.model.convert import quantize
 from daedap.model.sentence_encoder import CENTRE, EncoderSettings, Pooling, SentenceEncoder
 from daedap.types import Float32Array
 
@@ -65,9 +64,8 @@ _TEXTS = (
 class _Source:
     """An encoder as it is published."""
 
-    name: str
     model: Path
-    """Holds config.json and the weights."""
+    """Folder of config.json and the weights."""
     settings: EncoderSettings
     lower: bool
     """Texts are put in lower case first."""
@@ -109,8 +107,16 @@ def _locate(name: str) -> Path:
             "Give a folder that holds config.json, the weights and the tokenizer.",
             name=name,
         )
+    from huggingface_hub import snapshot_download  # not needed for a folder
+
+    wanted = ["*.json", "*.model", "vocab.txt", "merges.txt", "README.md"]
+    others = ["onnx/*", "openvino/*", "*/onnx/*"]
     try:
-        return _download(name)
+        folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.safetensors"], ignore_patterns=others))
+        if any(folder.rglob("*.safetensors")):
+            return folder
+        wanted.append("pytorch_model*.bin")  # pickles only as a last resort
+        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=others))
     except Exception as error:  # errors of httpx, huggingface_hub and the OS alike
         raise EncoderError(
             "{name}: can't be downloaded from the hub ({error}).",
@@ -118,18 +124,6 @@ def _locate(name: str) -> Path:
             name=name,
             error=type(error).__name__,
         ) from error
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # not needed for a folder
-
-    wanted = ["*.json", "*.model", "vocab.txt", "merges.txt", "README.md"]
-    others = ["onnx/*", "openvino/*", "*/onnx/*"]
-    folder = Path(snapshot_download(name, allow_patterns=[*wanted, "*.safetensors"], ignore_patterns=others))
-    if not any(folder.rglob("*.safetensors")):  # pickles only as a last resort
-        wanted.append("pytorch_model*.bin")
-        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=others))
-    return folder
 
 
 def _digest(root: Path) -> str:
@@ -157,7 +151,7 @@ def _read_source(name: str, folder: Path, key: str) -> _Source:
         positions -= int(config.get("pad_token_id", 1)) + 1  # RoBERTa counts positions from there
     longest = min(int(texts.get("max_seq_length") or _LONGEST), positions)
     settings = EncoderSettings(_read_prefix(name, folder), longest, pooling, name, key)
-    return _Source(name, model, settings, bool(texts.get("do_lower_case")))
+    return _Source(model, settings, bool(texts.get("do_lower_case")))
 
 
 def _check_architecture(name: str, config: Any) -> None:
@@ -223,12 +217,14 @@ def _convert(source: _Source, folder: Path) -> None:
             if worst >= _LEAST_COSINE[int8]:
                 break
         else:
-            raise _unsupported(
-                source.name, translate("its vectors differ after conversion: cosine {worst:.3f}", worst=worst)
-            )
+            reason = translate("its vectors differ after conversion: cosine {worst:.3f}", worst=worst)
+            raise _unsupported(source.settings.name, reason)
         if not int8:
             _log.info(translate("int8 is too coarse for these weights: the encoder keeps them in float32."))
-        np.save(new / CENTRE, encoder.encode(_centre_texts()).mean(axis=0), allow_pickle=False)
+        with _STARTER.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(reader(file))[1::_CENTRE_ROWS]
+        texts = [text for row in rows for text in row[:2]]
+        np.save(new / CENTRE, encoder.encode(texts).mean(axis=0), allow_pickle=False)
 
 
 def _load_model(source: _Source) -> PreTrainedModel:
@@ -240,7 +236,7 @@ def _load_model(source: _Source) -> PreTrainedModel:
         raise EncoderError(
             "{name}: its weights can't be loaded ({error}).",
             "The files may be cut short, unsafe or of an unknown architecture; get them again.",
-            name=source.name,
+            name=source.settings.name,
             error=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
@@ -248,7 +244,7 @@ def _load_model(source: _Source) -> PreTrainedModel:
         raise EncoderError(
             "{name}: its weights are not all there: {count} are missing, {first} among them.",
             "The files may belong to another model or be incomplete; get them again.",
-            name=source.name,
+            name=source.settings.name,
             count=len(missing),
             first=missing[0],
         )
@@ -265,7 +261,7 @@ def _load_tokenizer(source: _Source) -> Tokenizer:
         raise EncoderError(
             "{name}: its tokenizer can't be loaded ({error}).",
             "It needs tokenizer.json, or what it can be made from: vocab.txt, or sentencepiece.bpe.model.",
-            name=source.name,
+            name=source.settings.name,
             error=type(error).__name__,
         ) from error
     if source.lower:
@@ -286,8 +282,8 @@ def _reference(source: _Source, model: PreTrainedModel, tokenizer: Tokenizer) ->
         states = model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         vectors.append((states[0] if source.settings.pooling == "cls" else states.mean(dim=0)).numpy())
     tokenizer.no_truncation()
-    result = np.stack(vectors).astype(np.float32)
-    unit: Float32Array = result / np.linalg.norm(result, axis=1, keepdims=True)
+    rows = np.stack(vectors).astype(np.float32)
+    unit: Float32Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return unit
 
 
@@ -297,37 +293,24 @@ def write_encoder(
 ) -> None:
     """Write a BERT, RoBERTa or XLM-R in the layout of sentence_encoder.py."""
     bert: Any = model
-    config = bert.config
+    config, is_bert = bert.config, bert.config.model_type == "bert"
     config.position_embedding_type = "absolute"  # what transformers 5 no longer says
-    is_bert = config.model_type == "bert"
-    bert.pooler = nn.Module() if is_bert else None  # left out; the converter of BERT insists on one
-    if is_bert:
-        bert.pooler.dense = nn.Linear(1, 1)
+    bert.pooler = nn.ModuleDict({"dense": nn.Linear(1, 1)}) if is_bert else None  # BERT's converter insists on one
     spec = _LOADERS[config.model_type]().get_model_spec(bert)
     if is_bert:
         del spec.pooler_dense, spec.pooler_activation
-    spec.register_vocabulary(_token_names(tokenizer, config.vocab_size))
+    names = [tokenizer.id_to_token(row) for row in range(config.vocab_size)]
+    spec.register_vocabulary([f"<row {row}>" if name is None else name for row, name in enumerate(names)])
     spec.config.layer_norm_epsilon = config.layer_norm_eps
     spec.config.unk_token = spec._vocabulary[0]  # ids are given, never tokens
     spec.validate()
     spec.optimize()
     if int8:
-        spec._visit(_quantize)
+        spec._visit(quantize)
     folder.mkdir(parents=True, exist_ok=True)
     spec.save(str(folder))
     tokenizer.save(str(folder / "tokenizer.json"))
     settings.save(folder)
-
-
-def _token_names(tokenizer: Tokenizer, rows: int) -> list[str]:
-    names = [tokenizer.id_to_token(row) for row in range(rows)]
-    return [f"<row {row}>" if name is None else name for row, name in enumerate(names)]
-
-
-def _centre_texts() -> Sequence[str]:
-    with _STARTER.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(DictReader(file))[::_CENTRE_ROWS]
-    return [text for row in rows for text in list(row.values())[:2]]
 
 
 def _unsupported(name: str, reason: str) -> EncoderError:

@@ -18,9 +18,8 @@ from typing import Any
 import ctranslate2
 import numpy as np
 
-from daedap.model.batching import generation_batches, sorted_batches
 from daedap.model.decoding import DecodingRules, unreadable_weights
-from daedap.model.prompt import Example, Prompt
+from daedap.model.prompt import Example, Prompt, sorted_batches
 from daedap.types import Float64Array, Generation, Pair
 
 ENGINE = "engine"
@@ -108,10 +107,6 @@ class Engine:
         return _open(self.folder, self.compute_type, workers=_threads())
 
     @property
-    def _scorer(self) -> Any:
-        return self._full_scorer if self._has_shortlist else self._batch_generator
-
-    @property
     def _has_shortlist(self) -> bool:
         return (self.folder / REPLIES).is_dir()
 
@@ -139,9 +134,9 @@ class Engine:
 
     def _score(self, examples: Sequence[Example]) -> list[tuple[float, int]]:
         tokens = [self._to_tokens(example.ids) for example in examples]
-        per_worker = _rows_per_worker(len(tokens), _threads())
+        scorer = self._full_scorer if self._has_shortlist else self._batch_generator
         # max_input_length=0: the default would truncate at 1,024 tokens.
-        results = self._scorer.score_batch(tokens, max_input_length=0, max_batch_size=per_worker)
+        results = scorer.score_batch(tokens, max_input_length=0, max_batch_size=math.ceil(len(tokens) / _threads()))
         # log_probs[n - 1] belongs to token n: the first token is not predicted.
         nats = [result.log_probs[each.answer_start - 1 :] for each, result in zip(examples, results, strict=True)]
         return [(math.fsum(of_answer) / math.log(2), len(of_answer)) for of_answer in nats]
@@ -150,37 +145,28 @@ class Engine:
         self, generator: Any, pairs: Sequence[Pair], workers: int = 1, **options: Any
     ) -> list[list[Generation]]:
         """One or more replies to each question; `options` are those of sampling."""
-        questions = [self._rules.question(pair) for pair in pairs]
-        lengths = [len(ids) for ids in questions]
-        limits = [self._rules.new_tokens_for(length) for length in lengths]
+        suppressed = [] if self._has_shortlist else self._rules.suppressed_ids  # a shortlist contains none of them
         replies: dict[int, list[Generation]] = {}
-        for rows in generation_batches(lengths, limits, max(1, _BATCH_SIZE // options.get("num_hypotheses", 1))):
+        for rows, prompts, limit in self._rules.batches(pairs, options.get("num_hypotheses", 1)):
             results = generator.generate_batch(
-                [self._to_tokens(questions[row]) for row in rows],
+                [self._to_tokens(ids) for ids in prompts],
                 include_prompt_in_result=False,
                 return_end_token=True,
                 return_scores=True,
-                max_batch_size=_rows_per_worker(len(rows), workers),
-                max_length=self._rules.new_tokens_for(max(lengths[row] for row in rows)),
+                max_batch_size=math.ceil(len(rows) / workers),
+                max_length=limit,
                 end_token=[self._tokens[self.prompt.template.eos_id]],
-                suppress_sequences=self._suppressed,
+                suppress_sequences=[[self._tokens[id]] for id in suppressed],
                 **options,
             )
             replies |= zip(rows, map(self._to_generations, results), strict=True)
         return [replies[row] for row in range(len(pairs))]
 
-    @property
-    def _suppressed(self) -> list[list[str]]:
-        """Control tokens; a shortlist contains none but EOS."""
-        return [] if self._has_shortlist else [[self._tokens[id]] for id in self._rules.suppressed_ids]
-
     def _to_generations(self, result: Any) -> list[Generation]:
         """CTranslate2's scores are mean ln p over all tokens, EOS included."""
         sequences = [[self._ids[token] for token in tokens] for tokens in result.sequences]
-        return [
-            self._rules.to_generation(ids, [mean] * len(ids))
-            for ids, mean in zip(sequences, result.scores, strict=True)
-        ]
+        scored = zip(sequences, result.scores, strict=True)
+        return [self._rules.to_generation(ids, [mean] * len(ids)) for ids, mean in scored]
 
 
 class _SeededGenerators:
@@ -233,10 +219,6 @@ def _threads() -> int:
     if torch := sys.modules.get("torch"):
         return int(torch.get_num_threads())
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _rows_per_worker(rows: int, workers: int) -> int:
-    return -(-rows // workers)
 
 
 def _read_json(path: Path) -> Any:

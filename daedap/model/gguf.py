@@ -21,7 +21,6 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -99,15 +98,9 @@ class GgufReader:
 
         tensor = self.tensors[name]
         start, kind = self.data_start + tensor.offset, GGMLQuantizationType(tensor.kind)
-        data = self._bytes[start : start + self._size(tensor)]
-        if kind in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
-            data = data.view(np.float32 if kind == GGMLQuantizationType.F32 else np.float16)
+        data = np.memmap(self.path, mode="r", dtype=np.uint8)[start : start + self._size(tensor)]
         rows = dequantize(data.reshape(*tensor.shape[:-1], -1), kind)
         return np.array(rows, np.float32).reshape(tensor.shape)
-
-    @cached_property
-    def _bytes(self) -> NDArray[np.uint8]:
-        return np.memmap(self.path, mode="r", dtype=np.uint8)
 
     def _size(self, tensor: Tensor) -> int:
         from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
@@ -193,9 +186,9 @@ def pick_gguf(names: Sequence[str], repository: str, tag: str = "") -> str | Non
     None where there is no GGUF file. Raises BaseError when the choice is left to the user.
     """
     files = sorted(name for name in names if name.endswith(".gguf") and "/" not in name and "mmproj" not in name)
-    result = [name for name in files if re.search(rf"(?i)[-._]{re.escape(tag)}\.gguf$", name)] if tag else files
-    if len(result) == 1 or not files:
-        return result[0] if result else None
+    fitting = [name for name in files if re.search(rf"(?i)[-._]{re.escape(tag)}\.gguf$", name)] if tag else files
+    if len(fitting) == 1 or not files:
+        return fitting[0] if fitting else None
     tags = [match[1] for name in files if (match := re.search(r"[-.]((?:I?Q\d|B?F\d)\w*)\.gguf$", name))]
     raise BaseError(
         "{repository}: {count} GGUF files, {files}.",
@@ -351,7 +344,11 @@ def _tokenizer(file: GgufReader) -> PreTrainedTokenizerFast:
 
     metadata = {key.removeprefix("tokenizer."): value for key, value in file.metadata.items()}
     fields = {ours: metadata[key] for key, ours in GGUF_TOKENIZER_MAPPING["tokenizer"].items() if key in metadata}
-    backend = _without_extra_tokens(convert_gguf_tokenizer(file.architecture, fields)[0], len(fields["tokens"]))
+    backend = convert_gguf_tokenizer(file.architecture, fields)[0]
+    if backend.get_vocab_size() > len(fields["tokens"]):  # transformers adds some, such as `<|endoftext|>`
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(fields["tokens"])]
+        backend = Tokenizer.from_str(json.dumps(state))
     numbers = {name: metadata.get(f"ggml.{key}_token_id") for name, key in _TOKENS.items()}
     names = {name: fields["tokens"][number] for name, number in numbers.items() if number is not None}
     # Without the flag, llama.cpp adds it where the vocabulary is SentencePiece's.
@@ -363,12 +360,3 @@ def _tokenizer(file: GgufReader) -> PreTrainedTokenizerFast:
         special_tokens=[(token, backend.token_to_id(token)) for token in prefix],
     )
     return PreTrainedTokenizerFast(tokenizer_object=backend, chat_template=metadata.get("chat_template"), **names)
-
-
-def _without_extra_tokens(backend: Tokenizer, tokens: int) -> Tokenizer:
-    """Remove special tokens that transformers adds to files without them, such as `<|endoftext|>`."""
-    if backend.get_vocab_size() == tokens:
-        return backend
-    state = json.loads(backend.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < tokens]
-    return Tokenizer.from_str(json.dumps(state))

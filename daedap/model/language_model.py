@@ -1,7 +1,8 @@
-"""The PyTorch implementation of `LanguageModel`.
+"""The PyTorch implementation of `LanguageModel`, and a run's trained weights, from which it is opened.
 
 `TorchModel` runs every architecture on every device; `engine.Engine` is the CTranslate2 one. `CachedScorer` and
-`EngineWithScorer` wrap a model for evaluations, which score the same pairs many times.
+`EngineWithScorer` wrap a model for evaluations, which score the same pairs many times. Weights are written in standard
+layouts: a PEFT adapter, or a full model of transformers.
 """
 
 from __future__ import annotations
@@ -10,20 +11,32 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
-from daedap.model.batching import generation_batches
-from daedap.model.decoding import DecodingRules, LanguageModel
+from daedap.config import FRESH
+from daedap.files import new_folder
+from daedap.model.base import load_recorded_base, random_init_model
+from daedap.model.decoding import DecodingRules, LanguageModel, unreadable_weights
+from daedap.model.device import fuse_activations
 from daedap.model.loss import score_answers
-from daedap.model.prompt import Prompt
+from daedap.model.prompt import Prompt, build_prompt
+from daedap.model.tokenizer import load_tokenizer, save_tokenizer
+from daedap.runs import Run
 from daedap.types import Float64Array, Generation, Pair
-
-_BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
@@ -78,13 +91,10 @@ class TorchModel:
 
     def _generate_all(self, pairs: Sequence[Pair], count: int, **options: Any) -> list[list[tuple[Generation, float]]]:
         """`count` replies to each question with their margins, in batches of similar prompt length."""
-        questions = [self._rules.question(pair) for pair in pairs]
-        lengths = [len(ids) for ids in questions]
-        limits = [self._rules.new_tokens_for(length) for length in lengths]
+        tokens = {"eos_token_id": self.prompt.template.eos_id, "pad_token_id": self.prompt.pad_id}
         replies: dict[int, list[tuple[Generation, float]]] = {}
-        for rows in generation_batches(lengths, limits, max(1, _BATCH_SIZE // count)):
-            prompts = [questions[row] for row in rows]
-            config = self._generation_config(max(map(len, prompts)), num_return_sequences=count, **options)
+        for rows, prompts, limit in self._rules.batches(pairs, count):
+            config = GenerationConfig(max_new_tokens=limit, num_return_sequences=count, **tokens, **options)
             batch = self._generate(prompts, config)
             replies |= {row: batch[index * count : (index + 1) * count] for index, row in enumerate(rows)}
         return [replies[row] for row in range(len(pairs))]
@@ -111,14 +121,6 @@ class TorchModel:
         kept = set(self.allowed.tolist())
         rows = self.model.get_output_embeddings().out_features
         return [token for token in range(rows) if token not in kept]
-
-    def _generation_config(self, prompt_length: int, **options: Any) -> GenerationConfig:
-        return GenerationConfig(
-            max_new_tokens=self._rules.new_tokens_for(prompt_length),
-            eos_token_id=self.prompt.template.eos_id,
-            pad_token_id=self.prompt.pad_id,
-            **options,
-        )
 
 
 class _TokenRecorder(LogitsProcessor):
@@ -158,6 +160,72 @@ class _TokenRecorder(LogitsProcessor):
             self._nats.append(self._step.gather(1, chosen[:, None])[:, 0])
 
 
+def save_trained(model: PreTrainedModel | PeftModel, prompt: Prompt, run_folder: Path) -> None:
+    """Write `adapter/` (LoRA) or `model/` (all weights), each with the tokenizer and its chat template."""
+    name = "model" if isinstance(model, PreTrainedModel) else "adapter"
+    if isinstance(model, PreTrainedModel) and model.generation_config:
+        model.generation_config.eos_token_id = prompt.template.eos_id
+    with new_folder(run_folder / name) as temporary:
+        cast("PreTrainedModel", model).save_pretrained(temporary)
+        save_tokenizer(prompt.tokenizer, temporary)
+
+
+def open_trained(run: Run, device: str = "cpu") -> TorchModel:
+    """The trained model of a complete run, an adapter merged into its base: as fast as the base.
+
+    Raises RunError when its files or its base have changed.
+    """
+    folder = weights_folder(run)
+    if folder.name == "model":
+        return _torch_model(run, load_full_model(folder), load_tokenizer(folder), device)
+    base = load_recorded_base(run, run.trained["base"])
+    try:
+        merged: PreTrainedModel = PeftModel.from_pretrained(base.model, str(folder)).merge_and_unload()
+    except Exception as error:  # a damaged file fails in safetensors, torch or peft
+        raise unreadable_weights(folder, error) from error
+    return _torch_model(run, merged, load_tokenizer(folder), device)
+
+
+def open_untuned(run: Run, device: str = "cpu") -> TorchModel:
+    """The base of a run without its training, as `open_trained`."""
+    recorded = run.trained["base"]
+    if recorded["name"] == FRESH:
+        tokenizer = load_tokenizer(run.folder / "model")
+        return _torch_model(run, random_init_model(tokenizer, recorded["seed"]), tokenizer, device)
+    base = load_recorded_base(run, recorded)
+    return _torch_model(run, base.model, base.tokenizer, device)
+
+
+def load_prompt(run: Run) -> Prompt:
+    """The prompt of a run's model, without loading the model. Raises BaseError when its tokenizer can't be read."""
+    return build_prompt(load_tokenizer(weights_folder(run)), run.trained["limits"]["max_length"])
+
+
+def weights_folder(run: Run) -> Path:
+    """The folder of a run's weights: `adapter/`, else `model/`."""
+    adapter = run.folder / "adapter"
+    return adapter if adapter.is_dir() else run.folder / "model"
+
+
+def _torch_model(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, device: str) -> TorchModel:
+    fuse_activations(model)
+    model.to(device)  # type: ignore[arg-type]
+    limits, machine = run.trained["limits"], run.trained["machine"]
+    prompt = build_prompt(tokenizer, limits["max_length"])
+    return TorchModel(model, prompt, limits["max_new_tokens"], device, machine["precision"])
+
+
+def load_full_model(folder: Path) -> PreTrainedModel:
+    """A full model from a folder, in float32. Raises RunError when its weights can't be read."""
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype="float32", weights_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # a damaged file fails in safetensors, torch or transformers
+        raise unreadable_weights(folder, error) from error
+    return model
+
+
 _FEW_PAIRS = 8
 """Candidates of one question that a bot scores at a time."""
 
@@ -177,18 +245,9 @@ class _Delegating:
         """As `LanguageModel.reply`."""
         return self.model.reply(pairs)
 
-    def sample(
-        self,
-        pairs: Sequence[Pair],
-        count: int,
-        *,
-        seed: int,
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-    ) -> list[list[Generation]]:
+    def sample(self, pairs: Sequence[Pair], count: int, **options: Any) -> list[list[Generation]]:
         """As `LanguageModel.sample`."""
-        return self.model.sample(pairs, count, seed=seed, temperature=temperature, top_k=top_k, top_p=top_p)
+        return self.model.sample(pairs, count, **options)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, pad
 from transformers import PreTrainedModel
@@ -21,9 +22,6 @@ from transformers import PreTrainedModel
 from daedap.model.prompt import Example, Prompt, round_up
 from daedap.model.trainable import SPLITTABLE, trained_upper, unwrap_peft
 from daedap.types import Float64Array
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 _LABEL_MULTIPLE = 32
 """The number of labels is padded to multiples of this, for the same reason as lengths: see prompt.round_up."""
@@ -72,10 +70,9 @@ class TokenizedRows:
 
 def label_positions(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Row and position of every token that predicts a label, (labels,) each."""
-    lengths = torch.tensor([len(example.ids) for example in examples])
-    answers = torch.tensor([example.answer_start for example in examples])
+    lengths, starts = torch.tensor([(len(example.ids), example.answer_start) for example in examples]).T
     positions = torch.arange(int(lengths.max()))
-    is_label = (positions >= answers[:, None] - 1) & (positions < lengths[:, None] - 1)
+    is_label = (positions >= starts[:, None] - 1) & (positions < lengths[:, None] - 1)
     row, position = is_label.nonzero(as_tuple=True)
     return row, position
 
@@ -182,8 +179,6 @@ def shortlist(prompt: Prompt, examples: Sequence[Example]) -> Tensor | None:
     return torch.tensor(ids) if len(ids) < _MAX_SHORTLIST * vocabulary else None
 
 
-PromptGroup = list[int]
-"""Indices of examples with the same prompt, scored in one packed row."""
 _BATCH_SIZE = 64
 _PACKABLE = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text", "exaone4", "smollm3"})
 """Architectures that accept any 4-D attention mask where all layers have attention. With the others, the prompt is
@@ -223,21 +218,18 @@ def _is_packable(model: PreTrainedModel, longest: int) -> bool:
     return model.config.model_type in _PACKABLE and kinds <= {"full_attention", "sliding_attention"} and within
 
 
-def _group_by_prompt(examples: Sequence[Example]) -> list[PromptGroup]:
-    """Examples grouped by prompt, at most `_BATCH_SIZE` in a group."""
-    by_prompt: dict[tuple[int, ...], PromptGroup] = {}
+def _group_by_prompt(examples: Sequence[Example]) -> list[list[int]]:
+    """Indices of examples with the same prompt, which are scored in one packed row: at most `_BATCH_SIZE` each."""
+    by_prompt: dict[tuple[int, ...], list[int]] = {}
     for row, example in enumerate(examples):
         by_prompt.setdefault(tuple(example.ids[: example.answer_start]), []).append(row)
-    return [
-        group[start : start + _BATCH_SIZE]
-        for group in by_prompt.values()
-        for start in range(0, len(group), _BATCH_SIZE)
-    ]
+    step = _BATCH_SIZE
+    return [rows[start : start + step] for rows in by_prompt.values() for start in range(0, len(rows), step)]
 
 
-def _group_batches(groups: Sequence[PromptGroup], examples: Sequence[Example]) -> Iterator[list[PromptGroup]]:
+def _group_batches(groups: Sequence[list[int]], examples: Sequence[Example]) -> Iterator[list[list[int]]]:
     """Groups of similar length in batches of at most `_BATCH_SIZE` examples."""
-    batch, held = list[PromptGroup](), 0
+    batch, held = list[list[int]](), 0
     for group in sorted(groups, key=lambda group: sum(len(examples[row].ids) for row in group)):
         if held + len(group) > _BATCH_SIZE and batch:
             yield batch

@@ -14,6 +14,8 @@ from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from daedap.errors import BaseError, DataError
 from daedap.model.tokenizer import encode, find_control_ids, prefix_ids
 from daedap.types import Message, Pair, Role
@@ -45,16 +47,7 @@ _PLACEHOLDERS = [f"MARK{n}MARK" for n in range(4)]
 _LENGTH_MULTIPLE = 4
 """Batches are padded to multiples of this length. oneDNN builds kernels for every new shape; with many shapes that
 takes twice as long as the training step itself: bench/RESULTS.md, "Few shapes"."""
-
-
 _SENTENCE_OR_WORD = re.compile(r".*[.!?。]\s|.*\s", re.DOTALL)
-
-
-def _beginning(text: str) -> str:
-    """About the first three quarters of a text: up to the last sentence or word that ends there."""
-    cut = text[: len(text) * 3 // 4]
-    end = _SENTENCE_OR_WORD.match(cut)
-    return end[0].strip() if end and end[0].strip() else cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,23 +97,21 @@ class Prompt:
         pad = self.tokenizer.pad_token_id
         return self.template.eos_id if pad is None else int(pad)
 
-    def example(self, pair: Pair) -> Example:
+    def example(self, pair: Pair, *, truncate: bool = True) -> Example:
         """Prompt and answer as ids, truncated to `max_length`: the oldest turns first, then the question's beginning.
 
-        Raises DataError when the answer leaves no room for the template.
+        Raises DataError when the answer leaves no room for the template, or without `truncate` for the question.
         """
         answer = [*encode(self.tokenizer, pair.answer), self.template.eos_id]
-        question = self.question(pair, self.max_length - len(answer), truncate=True)
+        question = self.question(pair, self.max_length - len(answer), truncate=truncate)
         return Example([*question, *answer], len(question))
 
     def fitting_examples(self, pairs: Iterable[Pair]) -> list[Example]:
         """The examples of the pairs that `fits` accepts, each tokenized once."""
         examples = []
         for pair in pairs:
-            answer = [*encode(self.tokenizer, pair.answer), self.template.eos_id]
-            with suppress(DataError):  # the question is too long
-                question = self.question(pair, self.max_length - len(answer))
-                examples.append(Example([*question, *answer], len(question)))
+            with suppress(DataError):
+                examples.append(self.example(pair, truncate=False))
         return examples
 
     def shortened(self, pair: Pair) -> Pair:
@@ -175,9 +166,22 @@ class Prompt:
         return ids + encode(self.tokenizer, turns[-1].content) + self.template.assistant
 
 
+def _beginning(text: str) -> str:
+    """About the first three quarters of a text: up to the last sentence or word that ends there."""
+    cut = text[: len(text) * 3 // 4]
+    end = _SENTENCE_OR_WORD.match(cut)
+    return end[0].strip() if end and end[0].strip() else cut
+
+
 def round_up(length: int, step: int = _LENGTH_MULTIPLE) -> int:
     """The next multiple of `step`: the padded length of so many positions."""
     return -(-length // step) * step
+
+
+def sorted_batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Row indices by length, shortest first, in batches of `size`: where the order of batches does not matter."""
+    order = np.argsort(np.asarray(lengths), kind="stable")
+    return [order[start : start + size].tolist() for start in range(0, len(order), size)]
 
 
 def _alternating(messages: Sequence[Message]) -> list[Message]:
@@ -198,29 +202,23 @@ def _alternating(messages: Sequence[Message]) -> list[Message]:
 def build_prompt(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Prompt:
     """The prompt of a tokenizer: its own chat template, else KoGPT2's role tokens, else 질문/답변 in plain text.
 
-    The template is set on the tokenizer, so that it is saved with it. Raises BaseError when it can't be used.
+    Templates other than the tokenizer's own begin with what it prepends to a text (BOS in most cases). The template is
+    set on the tokenizer, so that it is saved with it. Raises BaseError when it can't be used.
     """
     if not tokenizer.chat_template:
-        roles = {"<usr>", "<sys>", "</s>"} <= set(tokenizer.all_special_tokens) | set(tokenizer.added_tokens_encoder)
-        tokenizer.chat_template = _prefix_template(tokenizer) + (KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE)
-    if isinstance(tokenizer.chat_template, str):
-        tokenizer.chat_template = _STRFTIME_NOW.sub(
-            lambda call: repr(_FIXED_DATE.strftime(call[2])), tokenizer.chat_template
-        )
+        ids, tokens = prefix_ids(tokenizer), set(tokenizer.all_special_tokens) | set(tokenizer.added_tokens_encoder)
+        bos_only = ids == [tokenizer.bos_token_id]
+        prefix = "{{ bos_token }}" if bos_only else "".join(tokenizer.convert_ids_to_tokens(ids))
+        roles = {"<usr>", "<sys>", "</s>"} <= tokens
+        tokenizer.chat_template = prefix + (KOGPT2_TEMPLATE if roles else PLAIN_TEMPLATE)
+    if isinstance(template := tokenizer.chat_template, str):
+        tokenizer.chat_template = _STRFTIME_NOW.sub(lambda call: repr(_FIXED_DATE.strftime(call[2])), template)
     return Prompt(tokenizer, _parse_template(tokenizer), max_length)
 
 
 def has_own_template(tokenizer: PreTrainedTokenizerFast) -> bool:
     """Whether the chat template came with the tokenizer; if so, it alone decides how a prompt begins."""
     return not str(tokenizer.chat_template).endswith((KOGPT2_TEMPLATE, PLAIN_TEMPLATE))
-
-
-def _prefix_template(tokenizer: PreTrainedTokenizerFast) -> str:
-    """The tokens that the tokenizer prepends to a text (BOS in most cases), as the beginning of a chat template."""
-    ids = prefix_ids(tokenizer)
-    if ids == [tokenizer.bos_token_id]:
-        return "{{ bos_token }}"
-    return "".join(tokenizer.convert_ids_to_tokens(ids))
 
 
 def _parse_template(tokenizer: PreTrainedTokenizerFast) -> Template:
@@ -237,16 +235,8 @@ def _parse_template(tokenizer: PreTrainedTokenizerFast) -> Template:
             "Remove chat_template from its tokenizer_config.json to use daedap's own.",
             error=error,
         ) from error
-    return Template(opening, past_assistant, user, assistant, _eos_id(tokenizer, closing))
-
-
-def _eos_id(tokenizer: PreTrainedTokenizerFast, closing: Sequence[int]) -> int:
-    """The token that ends an answer: the template's (`<|im_end|>`) when it is an added token, else EOS."""
-    if closing and closing[0] in tokenizer.added_tokens_decoder:
-        return closing[0]
-    if tokenizer.eos_token_id is None:
-        raise BaseError(
-            "The base's tokenizer has no end token.",
-            "Set eos_token in its tokenizer_config.json.",
-        )
-    return int(tokenizer.eos_token_id)
+    # An answer ends with the template's token (`<|im_end|>`) when it is an added one, else with EOS.
+    eos = closing[0] if closing and closing[0] in tokenizer.added_tokens_decoder else tokenizer.eos_token_id
+    if eos is None:
+        raise BaseError("The base's tokenizer has no end token.", "Set eos_token in its tokenizer_config.json.")
+    return Template(opening, past_assistant, user, assistant, int(eos))

@@ -24,6 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from daedap.errors import EncoderError
+from daedap.model.prompt import sorted_batches
 from daedap.types import Float32Array
 
 Pooling = Literal["mean", "cls"]
@@ -98,32 +99,27 @@ class SentenceEncoder:
         0.998 without VNNI.
         """
         distinct = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-        vectors = self._encode_distinct(list(distinct))
+        vectors = np.zeros((len(distinct), self.width), np.float32)
+        parts, batches = self._batches([self.settings.prefix + text for text in distinct])
+        for part, encoded in zip(parts, self._each(batches), strict=True):
+            vectors[part] = encoded
         return vectors if len(distinct) == len(texts) else vectors[[distinct[text] for text in texts]]
-
-    def _encode_distinct(self, texts: Sequence[str]) -> Float32Array:
-        prefixed = [self.settings.prefix + text for text in texts]
-        tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(prefixed)]  # some add nothing to ""
-        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
-        parts = [order[start : start + _AT_ONCE] for start in range(0, len(order), _AT_ONCE)]
-        batches = [[tokens[row] for row in part] for part in parts]
-        vectors = np.zeros((len(texts), self.width), np.float32)
-        for part, result in zip(parts, self._each(batches), strict=True):
-            vectors[part] = result
-        return vectors
 
     def encode_tokens(self, texts: Sequence[str]) -> list[Float32Array]:
         """(tokens, width) of each text: the states of its tokens, rows of length 1."""
-        tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(list(texts))]
-        order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         vectors: dict[int, Float32Array] = {}
-        for start in range(0, len(order), _AT_ONCE):
-            part = order[start : start + _AT_ONCE]
-            states = np.array(self.model.forward_batch([tokens[row] for row in part]).last_hidden_state)
-            for row, text in zip(part, states, strict=True):
-                own = text[: len(tokens[row])]
+        for part, batch in zip(*self._batches(texts), strict=True):
+            states = np.array(self.model.forward_batch(batch).last_hidden_state)
+            for row, tokens, text in zip(part, batch, states, strict=True):
+                own = text[: len(tokens)]
                 vectors[row] = own / np.linalg.norm(own, axis=1, keepdims=True)
         return [vectors[row] for row in range(len(texts))]
+
+    def _batches(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[list[int]]]]:
+        """Rows of texts of similar length, shortest first, and their token ids."""
+        tokens = [one.ids or [0] for one in self.tokenizer.encode_batch_fast(list(texts))]  # some add nothing to ""
+        parts = sorted_batches(list(map(len, tokens)), _AT_ONCE)
+        return parts, [[tokens[row] for row in part] for part in parts]
 
     @property
     def built_in(self) -> bool:
@@ -149,8 +145,7 @@ class SentenceEncoder:
             return self._centred(states[:, 0])
         lengths = np.array([len(text) for text in batch])
         own = np.arange(states.shape[1]) < lengths[:, None]
-        sums = np.matmul(own[:, None].astype(np.float32), states)[:, 0]  # no mean: the length is divided away below
-        return self._centred(sums)
+        return self._centred(np.matmul(own[:, None].astype(np.float32), states)[:, 0])  # a sum: its length is no matter
 
     def _centred(self, vectors: Float32Array) -> Float32Array:
         """Less the centre, of length 1. The centre is a mean of vectors of length 1."""

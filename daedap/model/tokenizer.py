@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,12 +43,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     replaces the file's own pre-tokenizer: transformers 5 then garbles every Hangul character. `tokenizer.json` is
     loaded directly instead. Raises BaseError when there is none or it can't be read.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    file = folder / "tokenizer.json"
     try:
-        if (folder / "tokenizer_config.json").exists() or not (folder / "tokenizer.json").exists():
+        if (folder / "tokenizer_config.json").exists() or not file.exists():
             return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-        return _from_file(folder / "tokenizer.json")
+        known = Tokenizer.from_file(str(file)).token_to_id
+        named = {role: [name for name in names if known(name) is not None] for role, names in _SPECIAL_TOKENS.items()}
+        tokens = {role: names[0] for role, names in named.items() if names}
+        return PreTrainedTokenizerFast(tokenizer_file=str(file), **tokens)
     except Exception as error:  # the libraries raise OSError, ValueError, KeyError and bare Exception here
         raise BaseError(
             "{folder}: its tokenizer can't be loaded ({error}).",
@@ -55,17 +60,6 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             folder=folder,
             error=str(error).splitlines()[0] if str(error) else type(error).__name__,
         ) from error
-
-
-def _from_file(path: Path) -> PreTrainedTokenizerFast:
-    from transformers import PreTrainedTokenizerFast
-
-    backend = Tokenizer.from_file(str(path))
-    tokens = {
-        role: next((name for name in names if backend.token_to_id(name) is not None), None)
-        for role, names in _SPECIAL_TOKENS.items()
-    }
-    return PreTrainedTokenizerFast(tokenizer_file=str(path), **{role: name for role, name in tokens.items() if name})
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -92,6 +86,31 @@ def decode(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int]) -> str:
     known = [id for id in ids if id != tokenizer.unk_token_id]
     text = tokenizer.decode(known, clean_up_tokenization_spaces=False)
     return compatibility_jamo(str(text)).strip()
+
+
+@dataclass(frozen=True)
+class PlainTokenizer:
+    """What `Prompt` and `DecodingRules` use of transformers' tokenizers, by the package tokenizers alone."""
+
+    backend: Tokenizer
+    unk_token_id: int | None
+    pad_token_id: int | None
+    all_special_ids: tuple[int, ...]
+
+    def __call__(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> dict[str, list[int]]:
+        """As transformers': `input_ids`."""
+        self.backend.encode_special_tokens = split_special_tokens
+        return {"input_ids": self.backend.encode(text, add_special_tokens=add_special_tokens).ids}
+
+    def decode(self, ids: Sequence[int], *, clean_up_tokenization_spaces: bool) -> str:
+        """As transformers'."""
+        assert not clean_up_tokenization_spaces, "no Korean tokenizer needs that"
+        return str(self.backend.decode(list(ids), skip_special_tokens=False))
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """Id → token."""
+        return dict(self.backend.get_added_tokens_decoder())
 
 
 def prefix_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,22 +21,22 @@ from transformers.pytorch_utils import Conv1D
 
 from daedap.errors import SettingsError
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-Linear = (nn.Linear, Conv1D)
+Module = TypeVar("Module", bound=nn.Module)
 BLOCK = re.compile(r"\.(?:h|layers|blocks|layer)\.(\d+)\.")
 """The number of a block in a module or parameter name with a leading dot: `.transformer.h.3.attn.c_attn.weight`."""
 
 
 def with_lora(model: PreTrainedModel, *, rank: int, alpha: int, dropout: float, layers: int | None) -> PeftModel:
     """Freeze the model; add LoRA to the linear layers of the top `layers` blocks (None: all). Raises SettingsError."""
+    top = top_blocks(model, layers)
+    linear_layers = (name for name, part in model.named_modules() if isinstance(part, nn.Linear | Conv1D))
+    blocks = ((name, BLOCK.search(f".{name}.")) for name in linear_layers)  # the head is in no block
     config = LoraConfig(
         task_type="CAUSAL_LM",
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
-        target_modules=_linear_layers(model, top_blocks(model, layers)),
+        target_modules=[name for name, block in blocks if block and (top is None or int(block[1]) in top)],
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2's weights are (in, out)
     )
     adapted = get_peft_model(model, config)
@@ -81,12 +81,6 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             module.attention_dropout = probability  # type: ignore[assignment]
 
 
-def _linear_layers(model: PreTrainedModel, blocks: list[int] | None) -> list[str]:
-    """Full names of the linear layers in these blocks (None: in any); the head is in no block."""
-    matches = ((name, BLOCK.search(f".{name}.")) for name, part in model.named_modules() if isinstance(part, Linear))
-    return [name for name, block in matches if block and (blocks is None or int(block[1]) in blocks)]
-
-
 def top_blocks(model: PreTrainedModel, layers: int | None) -> list[int] | None:
     """Numbers of the top `layers` blocks; None for all. Raises SettingsError when the model has fewer."""
     if layers is None:
@@ -102,10 +96,8 @@ def top_blocks(model: PreTrainedModel, layers: int | None) -> list[int] | None:
     return list(range(blocks - layers, blocks))
 
 
-Module = TypeVar("Module", bound=nn.Module)
 SPLITTABLE = frozenset({"gpt2", "gpt_neox", "llama", "qwen2", "qwen3", "gemma3_text", "exaone4", "smollm3", "lfm2"})
 """Architectures whose blocks depend on nothing below but the hidden states that enter them."""
-
 _FINAL_NORMS = ("ln_f", "final_layer_norm", "norm", "embedding_norm")
 _FEED_FORWARD = ("mlp", "feed_forward")
 
@@ -118,7 +110,7 @@ def unwrap_peft(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def frozen_lower(model: PreTrainedModel, blocks: int) -> nn.Module:
     """The embedding and the lowest `blocks` blocks: ids, (rows, length), to hidden states, (rows, length, width)."""
     body = _slice_blocks(_body(model), 0, blocks)
-    _without_final_norm(body)
+    _take_final_norm(body)
     return _FrozenLower(body)
 
 
@@ -131,11 +123,13 @@ def trained_upper(model: PreTrainedModel, first_block: int = 0, shortlist: Tenso
     """
     view = shallow_view(model)
     body = _slice_blocks(_body(model), first_block, None) if first_block else shallow_view(_body(model))
-    body = _without_embedding(body) if first_block else body
+    if first_block:
+        _remove_embedding(body)
     view._modules[model.base_model_prefix] = _GatherPositions(body, split=model.config.model_type in SPLITTABLE)
     if shortlist is not None:
-        name = next(name for name, child in model.named_children() if child is model.get_output_embeddings())
-        view._modules[name] = _ShortlistHead(cast("nn.Linear", model.get_output_embeddings()), shortlist)
+        head = cast("nn.Linear", model.get_output_embeddings())
+        name = next(name for name, child in model.named_children() if child is head)
+        view._modules[name] = _ShortlistHead(head, shortlist)
     return view
 
 
@@ -159,7 +153,7 @@ class _GatherPositions(nn.Module):
         super().__init__()
         self.body = body
         self.feed_forward = _feed_forward_at_positions(body) if split else None
-        self.norm = _without_final_norm(body) if split else nn.Identity()
+        self.norm = _take_final_norm(body) if split else nn.Identity()
 
     def forward(self, *args: Any, positions: tuple[Tensor, Tensor], **kwargs: Any) -> Any:
         if self.feed_forward is not None:
@@ -194,8 +188,7 @@ class _AtPositions(nn.Module):
 
 def _feed_forward_at_positions(body: nn.Module) -> _AtPositions:
     """Replace the last block's feed-forward layer, in a view of a body that becomes another view."""
-    name = next(name for name, child in body.named_children() if isinstance(child, nn.ModuleList))
-    *blocks, last = cast("nn.ModuleList", body._modules[name])
+    name, (*blocks, last) = _blocks(body)
     view = shallow_view(last)
     part = next(part for part in _FEED_FORWARD if part in view._modules)
     limited = view._modules[part] = _AtPositions(cast("nn.Module", view._modules[part]))
@@ -203,7 +196,7 @@ def _feed_forward_at_positions(body: nn.Module) -> _AtPositions:
     return limited
 
 
-def _without_final_norm(body: nn.Module) -> nn.Module:
+def _take_final_norm(body: nn.Module) -> nn.Module:
     """Take the final norm out of a view of a body."""
     name = next(name for name in _FINAL_NORMS if name in body._modules)
     norm = cast("nn.Module", body._modules[name])
@@ -236,9 +229,8 @@ class _NoPositions(nn.Module):
 
 
 def _slice_blocks(body: nn.Module, first: int, stop: int | None) -> nn.Module:
-    view = shallow_view(body)
-    name = next(name for name, child in body.named_children() if isinstance(child, nn.ModuleList))
-    blocks = list(cast("nn.ModuleList", body._modules[name]))[first:stop]
+    view, (name, blocks) = shallow_view(body), _blocks(body)
+    blocks = blocks[first:stop]
     view._modules[name] = nn.ModuleList(blocks)
     view.config = config = copy.copy(cast("Any", body.config))
     config.num_hidden_layers = len(blocks)
@@ -247,7 +239,7 @@ def _slice_blocks(body: nn.Module, first: int, stop: int | None) -> nn.Module:
     return view
 
 
-def _without_embedding(body: nn.Module) -> nn.Module:
+def _remove_embedding(body: nn.Module) -> None:
     """Remove position embeddings and input dropout: the hidden states contain both. The token table stays, unused."""
     tokens = body.get_input_embeddings()  # type: ignore[operator]
     for name, child in body.named_children():
@@ -255,7 +247,11 @@ def _without_embedding(body: nn.Module) -> nn.Module:
             body._modules[name] = _NoPositions()
         elif isinstance(child, nn.Dropout):
             body._modules[name] = nn.Identity()
-    return body
+
+
+def _blocks(body: nn.Module) -> tuple[str, list[nn.Module]]:
+    """The name of the list of blocks in a body, and the blocks."""
+    return next((name, list(child)) for name, child in body.named_children() if isinstance(child, nn.ModuleList))
 
 
 def _body(model: PreTrainedModel) -> nn.Module:

@@ -1,43 +1,54 @@
-"""Comparison of an engine with PyTorch in float32, once on each kind of processor.
+"""Engines that are opened once they agree with PyTorch in float32 on this kind of processor: a run's, or a bundle's.
 
     engine/reference.json    dev rows with their scores and greedy answers, by PyTorch in float32
            verified.json     kind of processor → the compute type that agrees with them there, and how closely
 
 int8 arithmetic differs between processors, and a run may be moved: an engine is verified when it is first opened on a
 new kind of processor. Where int8 deviates too much, the same weights are computed in float32; where that deviates, too,
-PyTorch answers.
+PyTorch answers. A bundle is opened without PyTorch and transformers, and holds besides:
+
+    engine/tokenizer.json    as the package tokenizers writes it
+           prompt.json       the control ids between texts, and the limits
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Sequence
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from daedap.errors import StorageError
 from daedap.files import write_json
 from daedap.i18n import translate
 from daedap.model.decoding import LanguageModel, unreadable_weights
-from daedap.model.engine import ENGINE, Engine
-from daedap.model.prompt import Prompt
+from daedap.model.engine import ENGINE, REPLIES, Engine
+from daedap.model.prompt import Prompt, Template
+from daedap.model.tokenizer import PlainTokenizer
 from daedap.runs import Json, Run
 from daedap.types import Message, Pair
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from daedap.model.language_model import TorchModel  # torch takes seconds to import
 
 _log = logging.getLogger("daedap")
-REFERENCE, VERIFIED = "reference.json", "verified.json"
+_REFERENCE, _VERIFIED = "reference.json", "verified.json"
+_TOKENIZER, _PROMPT = "tokenizer.json", "prompt.json"
 PYTORCH = "pytorch"
 """Recorded instead of a compute type where no engine agrees."""
-COMPUTE_TYPES = ("int8", "float32")
+_COMPUTE_TYPES = ("int8", "float32")
 """CTranslate2's, in the order in which they are tried: the fastest first."""
 _ROWS = 16
 _MAX_BPC_DIFFERENCE = 0.02
@@ -109,17 +120,17 @@ class Reference:
 
     def save(self, folder: Path) -> None:
         """Write it into an engine's folder."""
-        write_json(folder / REFERENCE, asdict(self))
+        write_json(folder / _REFERENCE, asdict(self))
 
     @classmethod
     def open(cls, folder: Path) -> Reference:
         """Read it. Raises RunError when it is missing or damaged."""
         try:
-            fields = json.loads((folder / REFERENCE).read_text(encoding="utf-8"))
+            fields = json.loads((folder / _REFERENCE).read_text(encoding="utf-8"))
             pairs = tuple(_pair(row) for row in fields.pop("pairs"))
             return cls(pairs, **{name: tuple(values) for name, values in fields.items()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise unreadable_weights(folder / REFERENCE, error) from error
+            raise unreadable_weights(folder / _REFERENCE, error) from error
 
 
 def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
@@ -127,7 +138,7 @@ def open_engine(run: Run, device: str = "cpu") -> LanguageModel:
 
     Raises RunError when its files or its base have changed.
     """
-    from daedap.model.saved import load_prompt, open_trained  # torch takes seconds to import
+    from daedap.model.language_model import load_prompt, open_trained  # torch takes seconds to import
 
     folder = run.folder / ENGINE
     if device != "cpu" or not folder.is_dir():
@@ -156,37 +167,102 @@ def open_verified_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> E
 
 def verify_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> Engine | None:
     """Compare each compute type with the reference, and record the first one that agrees on this kind of processor."""
-    reference = Reference.open(folder)
-    for compute_type in COMPUTE_TYPES:
-        engine = Engine.open(folder, prompt, max_new_tokens, compute_type)
-        agreement = reference.compare(engine)
+    from daedap.model.device import processor_kind  # torch takes seconds to import
+
+    for engine, agreement in _compared(folder, prompt, max_new_tokens):
         if agreement.close:
-            if compute_type != COMPUTE_TYPES[0]:
+            if engine.compute_type != _COMPUTE_TYPES[0]:
                 message = "The engine computes in {compute_type} on this processor, slower: int8 deviates too much."
-                _log.info(translate(message, compute_type=compute_type))
-            _record(folder, asdict(agreement))
+                _log.info(translate(message, compute_type=engine.compute_type))
+            _record(folder, processor_kind(), asdict(agreement))
             return engine
-    _record(folder, {"compute_type": PYTORCH})
+    _record(folder, processor_kind(), {"compute_type": PYTORCH})
     return None
+
+
+def _compared(folder: Path, prompt: Prompt, max_new_tokens: int) -> Iterator[tuple[Engine, Agreement]]:
+    """The engine with each compute type, and how closely that agrees with the reference."""
+    reference = Reference.open(folder)
+    for compute_type in _COMPUTE_TYPES:
+        engine = Engine.open(folder, prompt, max_new_tokens, compute_type)
+        yield engine, reference.compare(engine)
 
 
 def verified(folder: Path) -> Json:
     """Kind of processor → its record in verified.json; empty before the first verification."""
     try:
-        records: Json = json.loads((folder / VERIFIED).read_text(encoding="utf-8"))
+        records: Json = json.loads((folder / _VERIFIED).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise unreadable_weights(folder / VERIFIED, error) from error
+        raise unreadable_weights(folder / _VERIFIED, error) from error
     return records
 
 
-def _record(folder: Path, record: Json) -> None:
-    from daedap.model.device import processor_kind  # torch takes seconds to import
-
+def _record(folder: Path, processor: str, record: object) -> None:
     with suppress(StorageError):  # on a read-only disk, verify again each time
-        write_json(folder / VERIFIED, {**verified(folder), processor_kind(): record})
+        write_json(folder / _VERIFIED, {**verified(folder), processor: record})
 
 
 def _pair(row: dict[str, Any]) -> Pair:
     return Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])})
+
+
+# Bundles
+
+
+def save_language_model(engine: Engine, folder: Path) -> None:
+    """Write an engine and what it takes to ask it without PyTorch and transformers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model.bin", "config.json", "vocabulary.json", _REFERENCE):
+        shutil.copyfile(engine.folder / name, folder / name)
+    if (engine.folder / REPLIES).is_dir():
+        shutil.copytree(engine.folder / REPLIES, folder / REPLIES)
+    tokenizer = engine.prompt.tokenizer
+    tokenizer.backend_tokenizer.save(str(folder / _TOKENIZER))
+    settings = {
+        "template": asdict(engine.prompt.template),
+        "max_length": engine.prompt.max_length,
+        "max_new_tokens": engine.max_new_tokens,
+        "unk": tokenizer.unk_token_id,
+        "pad": tokenizer.pad_token_id,
+        "special": tokenizer.all_special_ids,
+    }
+    write_json(folder / _PROMPT, settings)
+    write_json(folder / _VERIFIED, {_processor(): engine.compute_type})
+
+
+def open_language_model(folder: Path) -> Engine:
+    """Read it, on a new processor with the fastest compute type that agrees with the reference, else the most exact.
+
+    Raises RunError when a file is missing or damaged.
+    """
+    try:
+        settings = json.loads((folder / _PROMPT).read_text(encoding="utf-8"))
+        backend = Tokenizer.from_file(str(folder / _TOKENIZER))
+        backend.no_truncation()
+        backend.no_padding()
+        tokenizer = PlainTokenizer(backend, settings["unk"], settings["pad"], tuple(settings["special"]))
+        template = Template(**settings["template"])
+    except Exception as error:  # tokenizers raises Exception itself
+        raise unreadable_weights(folder, error) from error
+    prompt = Prompt(cast("PreTrainedTokenizerFast", tokenizer), template, settings["max_length"])
+    if compute_type := verified(folder).get(_processor()):
+        return Engine.open(folder, prompt, settings["max_new_tokens"], compute_type)
+    compared = _compared(folder, prompt, settings["max_new_tokens"])
+    engine = next((engine for engine, agreement in compared if agreement.close), None)
+    if engine is None:
+        message = "The language model gives other answers on this processor than where it was exported."
+        _log.warning(translate(message))
+        engine = Engine.open(folder, prompt, settings["max_new_tokens"], _COMPUTE_TYPES[-1])
+    _record(folder, _processor(), engine.compute_type)
+    return engine
+
+
+def _processor() -> str:
+    """Equal for processors on which an int8 model gives the same results; told without PyTorch."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines() if cpu.exists() else []
+    flags = {line for line in lines if line.startswith(("flags", "Features", "vendor_id"))}
+    features = hashlib.sha256("\n".join(sorted(flags)).encode()).hexdigest()[:16] if flags else platform.processor()
+    return f"{platform.machine()} {features}"

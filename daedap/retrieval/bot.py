@@ -111,7 +111,7 @@ class Bot:
         if self.model:
             return self.model
         if (self.run.folder / "engine" / "prompt.json").exists():
-            from daedap.model.bundled import open_language_model
+            from daedap.model.verify import open_language_model
 
             return open_language_model(self.run.folder / "engine")
         if not (self.run.folder / "training.json").exists():

@@ -10,10 +10,10 @@ from daedap.files import new_folder
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import MAX_PAIRS, BiEncoder
-from daedap.retrieval.fitting import extends_index, needs_bi_encoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
+from daedap.training.planner import extends_index, needs_bi_encoder
 from daedap.types import Pair
 
 if TYPE_CHECKING:

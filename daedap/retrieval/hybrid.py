@@ -21,12 +21,12 @@ from daedap.i18n import translate
 from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
-from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.large_matcher import EXACT_UP_TO, LargeMatcher, is_large
 from daedap.retrieval.lexical import DAMAGE, Hits, LexicalIndex, LexicalKnn, chunks, damaged, largest
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.rerank import Reranker, RerankWeights, default_weights, fit_weights
+from daedap.training.planner import ENOUGH_DEV_ROWS
 from daedap.types import Float32Array, Pair
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from daedap.korean.text import comparison_form
 from daedap.retrieval.encoder import PairEmbeddings
-from daedap.retrieval.fitting import ENOUGH_DEV_ROWS
 from daedap.retrieval.lexical import LexicalKnn
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Encoder, Query, encode_queries, texts_of
+from daedap.training.planner import ENOUGH_DEV_ROWS
 from daedap.types import Float64Array, Pair
 
 if TYPE_CHECKING:

@@ -11,26 +11,20 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from daedap.i18n import translate
-from daedap.model.batching import sorted_batches
-from daedap.model.device import Machine
-from daedap.model.distributed import broadcast, is_main, new_shared_file, shard
+from daedap.model.device import Machine, broadcast, is_main, new_shared_file, shard
 from daedap.model.loss import Batch, TokenizedRows, collate
-from daedap.model.prompt import Example
+from daedap.model.prompt import Example, sorted_batches
 from daedap.model.trainable import SPLITTABLE, frozen_lower, lowest_trained_block, unwrap_peft
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 _log = logging.getLogger("daedap")
 _BATCH_SIZE = 64
@@ -61,14 +55,18 @@ class CacheFolder:
         """Bytes that the states of these examples take."""
         return sum(len(example.ids) - 1 for example in examples) * self.width * self.dtype.itemsize
 
-    def make_room(self, size: int) -> None:
-        """Delete the least recently used files until `size` more bytes are within the limit or none is left."""
+    def has(self, path: Path, size: int) -> bool:
+        """Whether a file exists; if not, the least recently used ones give way to its `size` bytes."""
+        if path.exists():
+            path.touch()  # most recently used
+            return True
         files = sorted(self.folder.glob("*.states"), key=lambda path: path.stat().st_mtime)
         held = sum(path.stat().st_size for path in files)
         while files and held + size > self.limit:
             held -= files[0].stat().st_size
             with suppress(PermissionError):  # on Windows, another process may have it open
                 files.pop(0).unlink(missing_ok=True)
+        return False
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class FrozenBlocks:
 
         @torch.inference_mode()
         def run(ids: Tensor) -> Tensor:
-            with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+            with machine.autocast():
                 states: Tensor = lower(ids)
             return states
 
@@ -146,28 +144,18 @@ def find_frozen(
 
 def cached_rows(examples: Sequence[Example], lower: Lower, cache: CacheFolder, device: str) -> CachedRows:
     """The examples with their states, computed unless the file exists. Raises StorageError."""
-    path, starts = cache.file(examples), _starts(examples)
-    if not broadcast(partial(_exists, path, cache, cache.size(examples))):
+    path, size, starts = cache.file(examples), cache.size(examples), _starts(examples)
+    if not broadcast(partial(cache.has, path, size)):
         _fill(path, examples, starts, lower, cache, device)
-    positions = sum(len(example.ids) - 1 for example in examples)
-    flat = torch.from_file(str(path), size=positions * cache.width, dtype=cache.dtype)
-    return CachedRows(examples, flat.view(positions, cache.width), starts, device)
-
-
-def _exists(path: Path, cache: CacheFolder, size: int) -> bool:
-    """Whether the file exists; if not, make room for `size` bytes."""
-    if path.exists():
-        path.touch()  # most recently used
-        return True
-    cache.make_room(size)
-    return False
+    flat = torch.from_file(str(path), size=size // cache.dtype.itemsize, dtype=cache.dtype)
+    return CachedRows(examples, flat.view(-1, cache.width), starts, device)
 
 
 def _fill(
     path: Path, examples: Sequence[Example], starts: Sequence[int], lower: Lower, cache: CacheFolder, device: str
 ) -> None:
     """Compute and write all states, every process its shard of the batches."""
-    batches = shard(sorted_batches(_lengths(examples), _BATCH_SIZE))
+    batches = shard(sorted_batches([len(example.ids) for example in examples], _BATCH_SIZE))
     total, label = sum(map(len, batches)), translate("frozen layers")
     with new_shared_file(path) as file, tqdm(total=total, unit="row", desc=label, disable=not is_main()) as bar:
         for rows in batches:
@@ -180,13 +168,9 @@ def _fill(
 
 
 def _starts(examples: Sequence[Example]) -> list[int]:
-    starts = [0] * len(examples)
-    order = [row for rows in sorted_batches(_lengths(examples), _BATCH_SIZE) for row in rows]
-    ends = accumulate(len(examples[row].ids) - 1 for row in order)
-    for row, end in zip(order, ends, strict=True):
-        starts[row] = end - (len(examples[row].ids) - 1)
-    return starts
-
-
-def _lengths(examples: Sequence[Example]) -> list[int]:
-    return [len(example.ids) for example in examples]
+    """Each example's first row in the file, which holds them in the order of `sorted_batches`."""
+    positions = np.array([len(example.ids) - 1 for example in examples], np.int64)
+    order = np.argsort(positions, kind="stable")
+    starts = np.empty_like(positions)
+    starts[order] = np.cumsum(positions[order]) - positions[order]
+    return list(map(int, starts))

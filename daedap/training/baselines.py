@@ -22,12 +22,9 @@ from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     PrinterCallback,
     Trainer,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
     set_seed,
 )
@@ -57,24 +54,13 @@ def kogpt2_shape(tokenizer_folder: Path | None = None) -> Base:
     folder = tokenizer_folder or BUILT_IN
     tokenizer = load_tokenizer(folder)
     build_prompt(tokenizer, 64)  # sets its chat template
+    shape: dict[str, Any] = {"vocab_size": 51_200, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}
+    specials = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        model = GPT2LMHeadModel(_kogpt2_config(tokenizer))
+        model = GPT2LMHeadModel(GPT2Config(**shape, **specials))
     self_test(KOGPT2_SHAPE, model, tokenizer)
     return Base(KOGPT2_SHAPE, model, tokenizer, "random weights", digest(*sorted(folder.glob("tokenizer*.json"))))
-
-
-def _kogpt2_config(tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
-    return GPT2Config(
-        vocab_size=51_200,
-        n_positions=1024,
-        n_embd=768,
-        n_layer=12,
-        n_head=12,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
 
 
 BaselineName = Literal["lora_padded", "full_padded", "trl_best"]
@@ -82,7 +68,7 @@ NAMES: tuple[BaselineName, ...] = get_args(BaselineName)
 LENGTH = 128
 """Padded length of a row in ids; longer conversations are left out of the measurement."""
 _IGNORE_INDEX = -100
-_Floats = Literal["fp32", "bf16"]
+FloatType = Literal["fp32", "bf16"]
 
 
 class BaselineSettings(NamedTuple):
@@ -91,7 +77,7 @@ class BaselineSettings(NamedTuple):
     folder: Path
     """Scratch folder, for the libraries and the trained weights."""
     device: str = "cpu"
-    precision: _Floats = "fp32"
+    precision: FloatType = "fp32"
     max_steps: int | None = None
     """Stop after this many steps; None: train for `epochs`."""
     epochs: int = 3
@@ -184,18 +170,14 @@ def _lora_padded(base: Base, examples: Sequence[Example], options: dict[str, Any
     names = {name.rpartition(".")[2] for name, _ in base.model.named_modules()}
     target = ["c_attn"] if "c_attn" in names else ["q_proj", "v_proj"]
     model = get_peft_model(base.model, _lora(base, target, rank=8, dropout=0.05))
-    return _padded(model, base, examples, options)
+    return _full_padded(base, examples, options, model)
 
 
-def _full_padded(base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
-    return _padded(base.model, base, examples, options)
-
-
-def _padded(model: Any, base: Base, examples: Sequence[Example], options: dict[str, Any]) -> Trainer:
+def _full_padded(base: Base, examples: Sequence[Example], options: dict[str, Any], model: Any = None) -> Trainer:
     """Every row padded to `LENGTH`; questions are labels as well as answers, padding is not."""
     prompt = base.prompt(LENGTH)
     rows = [_padded_row(example.ids, prompt.pad_id, prompt.max_length) for example in examples]
-    return Trainer(model=model, args=TrainingArguments(**options), train_dataset=rows)
+    return Trainer(model=model or base.model, args=TrainingArguments(**options), train_dataset=rows)
 
 
 def _padded_row(ids: list[int], pad: int, length: int) -> dict[str, list[int]]:
@@ -251,21 +233,16 @@ def _lora(base: Base, target: str | list[str], *, rank: int, dropout: float) -> 
         lora_alpha=2 * rank,
         lora_dropout=dropout,
         target_modules=target,
-        fan_in_fan_out=any(
-            isinstance(module, Conv1D) for module in base.model.modules()
-        ),  # GPT-2's weights are (in, out)
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.model.modules()),  # as in trainable.py
     )
 
 
-BASELINES: dict[str, Baseline] = {
-    baseline.name: baseline
-    for baseline in (
-        Baseline("lora_padded", 8, 3e-4, _lora_padded),
-        Baseline("full_padded", 4, 5e-5, _full_padded),
-        Baseline("trl_best", 32, 2e-4, _trl_best, any_precision=True),
-    )
-}
-"""All baselines by name."""
+_ALL = (
+    Baseline("lora_padded", 8, 3e-4, _lora_padded),
+    Baseline("full_padded", 4, 5e-5, _full_padded),
+    Baseline("trl_best", 32, 2e-4, _trl_best, any_precision=True),
+)
+BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _ALL}
 
 
 @dataclass
@@ -282,21 +259,18 @@ class _StepRecorder(TrainerCallback):
 
         def recording(rows: Any) -> Any:
             batch = collate(rows)
-            self.batches.append((*batch["input_ids"].shape, self._head_positions(batch["labels"])))
+            labels: Tensor = batch["labels"]
+            positions = labels.numel() if self.full_head else int((labels != _IGNORE_INDEX).sum())
+            self.batches.append((*batch["input_ids"].shape, positions))
             return batch
 
         return recording
 
-    def _head_positions(self, labels: Tensor) -> int:
-        return labels.numel() if self.full_head else int((labels != _IGNORE_INDEX).sum())
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Start the clock."""
         self.since = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: object) -> None:
         """Record a step."""
         synchronize(self.device)
         now = time.perf_counter()

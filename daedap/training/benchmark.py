@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
@@ -21,19 +21,17 @@ from daedap.data.split import RunRows
 from daedap.files import write_json, write_lines
 from daedap.korean.text import nfc
 from daedap.model.base import Base
-from daedap.model.batching import sorted_batches
 from daedap.model.device import has_fast_bf16, processor_name
 from daedap.model.loss import score_answers
-from daedap.model.prompt import Prompt
+from daedap.model.prompt import Prompt, sorted_batches
 from daedap.model.trainable import unwrap_peft
 from daedap.runs import Run, TrainConfig
-from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, Step, train_baseline
+from daedap.training.baselines import LENGTH, Baseline, BaselineSettings, FloatType, Step, train_baseline
 from daedap.training.finetune import finetune
 from daedap.training.profiling import PeakMemory, matmul_peak, step_flops
 from daedap.training.trainer import Task
 from daedap.types import Pair
 
-FloatType = Literal["fp32", "bf16"]
 _PROBE_STEPS = 2
 
 
@@ -132,12 +130,30 @@ def choose_baseline_precision(baseline: Baseline, context: BenchContext) -> Floa
 
 def measure_speed(baseline: Baseline, context: BenchContext, precision: FloatType, steps: int) -> Measurement:
     """Measure `steps` steps, at least 2."""
-    return _measure(baseline, context, _settings(context, precision, max_steps=steps))
+    return _measure(baseline, context, precision, max_steps=steps)
 
 
 def measure_quality(baseline: Baseline, context: BenchContext, precision: FloatType, epochs: int) -> Measurement:
     """Measure whole epochs and the resulting bits per character."""
-    return _measure(baseline, context, _settings(context, precision, epochs=epochs))
+    return _measure(baseline, context, precision, epochs=epochs)
+
+
+def _measure(baseline: Baseline, context: BenchContext, precision: FloatType, **length: int) -> Measurement:
+    settings = BaselineSettings(context.scratch, context.device, precision, seed=context.seed, **length)
+    base, whole = context.base(), settings.max_steps is None
+    with PeakMemory() as memory:
+        model, steps, seconds = train_baseline(baseline, base, context.train, settings)
+    return Measurement(
+        baseline.name,
+        precision,
+        sum(step.rows for step in steps),
+        seconds,
+        step_rates(steps),
+        memory.peak_bytes,
+        flops_per_row(model, steps),
+        whole,
+        _dev_bits(model, base.prompt(LENGTH), context) if whole else None,
+    )
 
 
 def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measurement:
@@ -148,7 +164,7 @@ def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measur
         started = time.perf_counter()
         setup = finetune(run, RunRows(run.folder), base)
         seconds = time.perf_counter() - started
-    trainer = setup.trainer
+    trainer, task = setup.trainer, setup.trainer.task
     events = [json.loads(line) for line in (run.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     rates = [event["samples_per_second"] for event in events if event["event"] == "train"]
     measured = Measurement(
@@ -158,11 +174,9 @@ def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measur
         seconds,
         tuple(rates[1:] or rates),
         memory.peak_bytes,
-        _flops_per_row(trainer.task, trainer.train_options.per_device_train_batch_size),
+        _flops_per_row(task, trainer.train_options.per_device_train_batch_size),
         True,
-        bits_per_character(unwrap_peft(trainer.task.model).float(), setup.prompt, context.dev, context.device)
-        if context.dev
-        else None,
+        _dev_bits(unwrap_peft(task.model).float(), setup.prompt, context),
     )
     shutil.rmtree(folder)  # the next variant must not find this activation cache
     return measured
@@ -183,39 +197,11 @@ def _prepare_run(variant: Variant, context: BenchContext, folder: Path, epochs: 
 def _flops_per_row(task: Task, size: int) -> float:
     """Floating-point operations of what is computed: the trained blocks and the shortlist."""
     examples = task.train.examples
-    lengths = [len(example.ids) for example in examples]
     total = 0.0
-    for rows in sorted_batches(lengths, size):
-        positions = sum(examples[row].n_labels for row in rows)
-        total += step_flops(
-            task.loss.model, rows=len(rows), length=max(lengths[row] for row in rows) - 1, head_positions=positions
-        )
+    for rows in sorted_batches([len(example.ids) for example in examples], size):
+        labels, longest = sum(examples[row].n_labels for row in rows), len(examples[rows[-1]].ids) - 1
+        total += step_flops(task.loss.model, rows=len(rows), length=longest, head_positions=labels)
     return total / len(examples)
-
-
-def _settings(
-    context: BenchContext, precision: FloatType, max_steps: int | None = None, epochs: int = 1
-) -> BaselineSettings:
-    return BaselineSettings(context.scratch, context.device, precision, max_steps, epochs, context.seed)
-
-
-def _measure(baseline: Baseline, context: BenchContext, settings: BaselineSettings) -> Measurement:
-    base = context.base()
-    with PeakMemory() as memory:
-        trained = train_baseline(baseline, base, context.train, settings)
-    whole = settings.max_steps is None
-    prompt = base.prompt(LENGTH)
-    return Measurement(
-        baseline.name,
-        settings.precision,
-        sum(step.rows for step in trained.steps),
-        trained.seconds,
-        step_rates(trained.steps),
-        memory.peak_bytes,
-        flops_per_row(trained.model, trained.steps),
-        whole,
-        bits_per_character(trained.model, prompt, context.dev, context.device) if whole and context.dev else None,
-    )
 
 
 def step_rates(steps: Sequence[Step]) -> tuple[float, ...]:
@@ -228,6 +214,10 @@ def flops_per_row(model: nn.Module, steps: Sequence[Step]) -> float:
     warm = steps[1:] or steps
     flops = (step_flops(model, rows=step.rows, length=step.length, head_positions=step.head_positions) for step in warm)
     return sum(flops) / sum(step.rows for step in warm)
+
+
+def _dev_bits(model: PreTrainedModel | PeftModel, prompt: Prompt, context: BenchContext) -> float | None:
+    return bits_per_character(model, prompt, context.dev, context.device) if context.dev else None
 
 
 def bits_per_character(model: PreTrainedModel | PeftModel, prompt: Prompt, dev: Sequence[Pair], device: str) -> float:

@@ -1,30 +1,27 @@
-"""Training plans: the time that a training takes on this machine, and what to reduce to fit it into a budget."""
+"""Training plans, without torch: what is fitted on so many rows, how long it takes, and what to reduce to fit a budget.
+
+profiling.py measures what a plan is made from.
+"""
 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import nn
-from transformers import PreTrainedModel
 
 from daedap.i18n import translate
-from daedap.model.device import Machine, best_of_n
-from daedap.model.loss import AnswerLoss, Batch, collate, cross_entropy_in_chunks
-from daedap.model.prompt import Example, round_up
-from daedap.model.trainable import SPLITTABLE, frozen_lower, unwrap_peft
-from daedap.retrieval.fitting import ENOUGH_DEV_ROWS, needs_bi_encoder
 
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-_TRIAL_ROWS, _TRIAL_BLOCKS = 32, 4
+ENOUGH_DEV_ROWS = 100
+"""Dev rows from which on a run fits rerank weights of its own, and may let its language model propose answers. As many
+are used for both: more change nothing (docs/EXPERIMENTS.md)."""
+_BI_ENCODER_ROWS = 5_000
+"""Training rows from which on a bi-encoder is fitted; for fewer, sentence vectors rank as well without any training."""
+_MAX_GROWTH = 1.1
+"""Rows per row that bi-encoder and weights were fitted on, up to which a parent's index is extended."""
 _LAYER_FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 _ROW_FRACTIONS = (1.0, 0.5, 0.25, 0.1)
 _LOSS_BY_LAYERS = ((1 / 6, 1 / 3, 1 / 2, 1), (0.455, 0.311, 0.225, 0.0))
@@ -98,20 +95,14 @@ class Plan:
             "{used:,} of {rows:,} rows × {epochs} epochs, top {layers} of {blocks} layers: "
             "about {training} for training, {scores} for the rest."
         )
-        used = round(self.fraction * self.rows)
-        lines = [
-            translate(
-                template,
-                **asdict(self),
-                used=used,
-                training=_minutes(self.seconds),
-                scores=_minutes(self.scoring),
-            )
-        ]
-        if self.budget is not None and (requested := self.requested + self.scoring) > self.budget:
+        times = {"training": _minutes(self.seconds), "scores": _minutes(self.scoring)}
+        lines = [translate(template, **asdict(self), used=round(self.fraction * self.rows), **times)]
+        if self.budget is None:
+            return lines
+        if (requested := self.requested + self.scoring) > self.budget:
             template = "All rows, epochs and layers would take {requested}; within {budget}, this plan loses least."
             lines.append(translate(template, requested=_minutes(requested), budget=_minutes(self.budget)))
-        if self.budget is not None and self.seconds + self.scoring > self.budget:
+        if self.seconds + self.scoring > self.budget:
             lines.append(translate("That is more than the budget: training ends when the time is over."))
         return lines
 
@@ -125,42 +116,6 @@ def _minutes(seconds: float) -> str:
     return translate("{minutes:.1f} min", minutes=seconds / 60)
 
 
-def measure_costs(
-    model: PreTrainedModel | PeftModel,
-    examples: Sequence[Example],
-    machine: Machine,
-    *,
-    all_layers_trained: bool = False,
-) -> Costs:
-    """Time training steps on rows of average length, with several trained blocks and with one; no weight is changed.
-
-    Several: all blocks in full fine-tuning, else at most four, to save memory. `all_layers_trained`: whatever is
-    measured, so that one kind of step is enough.
-    """
-    batch = collate(_average_rows(examples), machine.device)
-    times = 1 if len(examples) <= 2 * _TRIAL_ROWS else 5  # measuring must not take longer than a short training
-    blocks, rows = unwrap_peft(model).config.get_text_config().num_hidden_layers, len(batch.inputs)
-    if all_layers_trained or blocks == 1 or unwrap_peft(model).config.model_type not in SPLITTABLE:
-        each = best_of_n(trial_step(AnswerLoss(model), batch, machine), times) / rows / blocks
-        return Costs(0.0, each, each / 3)  # the backward pass takes two thirds
-    several = blocks if isinstance(model, PreTrainedModel) else min(blocks, _TRIAL_BLOCKS)
-    frozen = best_of_n(_forward(frozen_lower(unwrap_peft(model), blocks - 1), batch, machine)) / rows / (blocks - 1)
-    one, more = (best_of_n(_upper_step(model, batch, blocks - depth, machine)) / rows for depth in (1, several))
-    trained = max(0.0, more - one) / (several - 1)
-    head = best_of_n(_head(unwrap_peft(model), batch, machine)) / rows
-    return Costs(max(0.0, one - trained), trained, frozen, head)
-
-
-def _upper_step(model: PreTrainedModel | PeftModel, batch: Batch, lowest: int, machine: Machine) -> Callable[[], None]:
-    """A training step of the blocks from `lowest` on, given the hidden states below; of the whole model for block 0."""
-    if not lowest:
-        return trial_step(AnswerLoss(model), batch, machine)
-    with torch.no_grad():
-        states = frozen_lower(unwrap_peft(model), lowest)(batch.inputs)
-    upper = Batch(states, batch.row, batch.position, batch.label)
-    return trial_step(AnswerLoss(model, first_block=lowest), upper, machine)
-
-
 def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int | None) -> Plan:
     """The plan with the lowest expected dev loss within the budget, else the fastest one; `request` without a budget.
 
@@ -172,10 +127,8 @@ def choose_plan(costs: Costs, request: Plan, *, layers: int | None, epochs: int 
         return request
     depths = [layers] if layers else sorted({math.ceil(request.blocks * share) for share in _LAYER_FRACTIONS})
     lengths = [epochs] if epochs else range(1, request.epochs + 1)
-    plans = [
-        replace(request, layers=depth, epochs=length, fraction=fraction)
-        for depth, length, fraction in product(depths, lengths, _ROW_FRACTIONS)
-    ]
+    choices = product(depths, lengths, _ROW_FRACTIONS)
+    plans = [replace(request, layers=depth, epochs=length, fraction=share) for depth, length, share in choices]
     timed = [replace(plan, seconds=_seconds(costs, plan)) for plan in plans]
     within = [plan for plan in timed if plan.seconds + request.scoring <= request.budget]
     return min(within, key=_expected_loss) if within else min(timed, key=lambda plan: plan.seconds)
@@ -216,55 +169,15 @@ def _seconds(costs: Costs, plan: Plan) -> float:
 
 def _expected_loss(plan: Plan) -> float:
     """Expected increase in dev loss over the full plan, nats per token."""
-    depth = plan.layers / plan.blocks
-    return float(
-        np.interp(depth, *_LOSS_BY_LAYERS)
-        + np.interp(plan.epochs, *_LOSS_BY_EPOCHS)
-        + np.interp(plan.fraction, *_LOSS_BY_ROWS)
-    )
+    by_layers = np.interp(plan.layers / plan.blocks, *_LOSS_BY_LAYERS)
+    return float(by_layers + np.interp(plan.epochs, *_LOSS_BY_EPOCHS) + np.interp(plan.fraction, *_LOSS_BY_ROWS))
 
 
-def _average_rows(examples: Sequence[Example]) -> list[Example]:
-    """Up to 32 rows of average padded length."""
-    rows = sorted(examples, key=lambda example: len(example.ids))
-    lengths = [round_up(len(row.ids)) for row in rows]
-    middle = bisect_left(lengths, sum(lengths) / len(lengths))
-    first = max(0, min(middle - _TRIAL_ROWS // 2, len(rows) - _TRIAL_ROWS))
-    return rows[first : first + _TRIAL_ROWS]
+def needs_bi_encoder(*, train: int, dev: int) -> bool:
+    """Whether one is worth its time: only answers that the language model proposes or that are ranked depend on it."""
+    return train >= _BI_ENCODER_ROWS and dev >= ENOUGH_DEV_ROWS
 
 
-def trial_step(loss: AnswerLoss, batch: Batch, machine: Machine) -> Callable[[], None]:
-    """A function that runs a training step, optimizer included, with a learning rate of 0."""
-    weights = [weight for weight in loss.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=0.0, fused=True)
-
-    def work() -> None:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
-            loss(batch).mean().backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return work
-
-
-def _head(model: PreTrainedModel, batch: Batch, machine: Machine) -> Callable[[], None]:
-    """The loss of a batch by the head alone."""
-    head = cast("nn.Linear", model.get_output_embeddings())
-    states = torch.zeros(len(batch.label), head.in_features, device=machine.device)
-
-    @torch.inference_mode()
-    def work() -> None:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
-            cross_entropy_in_chunks(head, states, torch.arange(len(states), device=machine.device), batch.label)
-
-    return work
-
-
-def _forward(lower: nn.Module, batch: Batch, machine: Machine) -> Callable[[], None]:
-    @torch.inference_mode()
-    def work() -> None:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
-            lower(batch.inputs)
-
-    return work
+def extends_index(*, train: int, fitted: int) -> bool:
+    """Whether so few of `train` rows are new that the parent's index, fitted on `fitted` rows, need not be refitted."""
+    return train <= _MAX_GROWTH * fitted

@@ -33,7 +33,7 @@ from daedap.model.device import Machine, choose_device, choose_machine, require_
 from daedap.model.prompt import Prompt, build_prompt
 from daedap.model.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
 from daedap.runs import Json, Run
-from daedap.training.trainer import Progress, TrainingLoop, check_finite
+from daedap.training.checkpoint import Progress, TrainingLoop, check_finite
 
 _TOKENIZE_BATCH = 10_000
 PADDING = -100
@@ -104,18 +104,14 @@ def _blocks(ids: Ids, length: int) -> Ids:
 
 def encode_documents(documents: Sequence[Document], prompt: Prompt) -> Corpus:
     """Tokenize documents: BOS before a plain text and EOS after each of its parts; dialogues in the chat template."""
-    encoded = _encode_texts([text for document in documents for text in document.texts], prompt)
+    texts = [text for document in documents for text in document.texts]
+    batches = (texts[start : start + _TOKENIZE_BATCH] for start in range(0, len(texts), _TOKENIZE_BATCH))
+    flags = {"add_special_tokens": False, "split_special_tokens": True}  # as in tokenizer.encode
+    encoded = (ids for batch in batches for ids in prompt.tokenizer(batch, **flags)["input_ids"])
     dtype = np.uint16 if len(prompt.tokenizer) <= 1 << 16 else np.uint32
     parts = [np.array(_render(document, encoded, prompt), dtype=dtype) for document in documents]
     starts = np.cumsum([0, *map(len, parts)])[:-1]
     return Corpus(np.concatenate(parts), starts, sum(document.characters for document in documents))
-
-
-def _encode_texts(texts: Sequence[str], prompt: Prompt) -> Iterator[list[int]]:
-    """Ids of each text, in batches; typed control tokens stay text, as in tokenizer.encode."""
-    for start in range(0, len(texts), _TOKENIZE_BATCH):
-        batch = list(texts[start : start + _TOKENIZE_BATCH])
-        yield from prompt.tokenizer(batch, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
 def _render(document: Document, encoded: Iterator[list[int]], prompt: Prompt) -> list[int]:
@@ -175,9 +171,8 @@ class Pretrainer(TrainingLoop):
             while self.fraction_done < 1:
                 loss, norm = self._step(next(batches))
                 bar.n = round(100 * self.fraction_done)
-                bar.set_postfix_str(
-                    translate("{tokens:,} tokens, loss {loss:.2f}", tokens=self.progress.tokens, loss=loss)
-                )
+                tokens = self.progress.tokens
+                bar.set_postfix_str(translate("{tokens:,} tokens, loss {loss:.2f}", tokens=tokens, loss=loss))
                 self._end_step(loss, norm, dev)
         self._save_checkpoint(self.options.save_total_limit)
 
@@ -220,21 +215,16 @@ class Pretrainer(TrainingLoop):
     def _evaluate_dev(self, dev: Corpus | None) -> None:
         if dev is None:
             return
-        rows, length = self.options.per_device_train_batch_size, self.options.block_size
-        bits = total_bits(self.model, self.loss, dev, rows, length) / dev.characters
-        progress = self.progress
-        progress.bits_per_character = bits
+        options, progress = self.options, self.progress
+        total = total_bits(self.model, self.loss, dev, options.per_device_train_batch_size, options.block_size)
+        progress.bits_per_character = bits = total / dev.characters
         if progress.best_bits is None or bits < progress.best_bits:
             progress.best_bits, progress.best_step = bits, progress.step
         self._log("dev", bits_per_character=bits)
 
     def _log(self, event: str, **fields: float) -> None:
-        position = {
-            "step": self.progress.step,
-            "tokens": self.progress.tokens,
-            "seconds": round(self._elapsed(), 1),
-        }
-        Run(self.folder).note(event, **position, **fields)
+        progress, seconds = self.progress, round(self._elapsed(), 1)
+        Run(self.folder).note(event, step=progress.step, tokens=progress.tokens, seconds=seconds, **fields)
 
 
 def steps_per_pass(train: Corpus, options: PretrainOptions) -> int:
@@ -256,8 +246,9 @@ def optimizers(model: nn.Module, options: PretrainOptions) -> list[torch.optim.O
     Muon (Jordan et al., 2024) orthogonalizes the update of a matrix; its rate is scaled to AdamW's as in Liu et al.
     (2025, arXiv:2502.16982), so that one rate and one weight decay serve both.
     """
-    hidden = [weight for name, weight in model.named_parameters() if _is_hidden_matrix(name, weight)]
-    rest = [weight for name, weight in model.named_parameters() if not _is_hidden_matrix(name, weight)]
+    hidden, rest = list[Tensor](), list[Tensor]()
+    for name, weight in model.named_parameters():
+        (hidden if weight.ndim == 2 and not re.search(r"embed|lm_head", name) else rest).append(weight)
     rate, decay = options.learning_rate, options.weight_decay
     adamw = torch.optim.AdamW([{"params": rest, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.95))
     if options.optim == "adamw_torch":
@@ -266,15 +257,11 @@ def optimizers(model: nn.Module, options: PretrainOptions) -> list[torch.optim.O
     return [adamw, torch.optim.Muon(hidden, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")]
 
 
-def _is_hidden_matrix(name: str, weight: Tensor) -> bool:
-    return weight.ndim == 2 and not re.search(r"embed|lm_head", name)
-
-
 def next_token_loss(model: nn.Module, machine: Machine, *, compiled: bool) -> Loss:
     """A function from blocks, (rows, length + 1), to the mean −ln p of all ids but the first of a row and padding."""
 
     def loss(blocks: Tensor) -> Tensor:
-        with torch.autocast(machine.device, torch.bfloat16, enabled=machine.precision == "bf16"):
+        with machine.autocast():
             logits = model(input_ids=blocks[:, :-1].clamp(min=0), use_cache=False).logits
         return cross_entropy(logits.flatten(0, 1).float(), blocks[:, 1:].flatten(), ignore_index=PADDING)
 
@@ -335,14 +322,16 @@ def pretrain_base(run: Run) -> PretrainState:
 
     Raises RunError, BaseError, SettingsError and StorageError.
     """
-    options = _read_options(run)
+    config = run.document("config.json")
+    budget = config["schedule"]["budget"]
+    options = PretrainOptions(**{**config["schedule"], "budget": budget and timedelta(seconds=budget)})
     train = Corpus.load(run.folder / "data" / "train.npz")
-    dev = Corpus.load(run.folder / "data" / "dev.npz") if "dev" in run.document("config.json")["sizes"] else None
+    dev = Corpus.load(run.folder / "data" / "dev.npz") if "dev" in config["sizes"] else None
     steps_per_pass(train, options)  # too short texts fail here, before anything slow
     if options.torch_compile:
         require_compiler()
     tokenizer = load_tokenizer(run.folder / "data")
-    model = _initial_model(run, tokenizer, options)
+    model = _initial_model(run, config, tokenizer, options)
     machine = _recorded_machine(run, options, model.config.get_text_config().hidden_size)
     pretrainer = Pretrainer(model, options, machine, run.folder)
     progress = pretrainer.run(train, dev)
@@ -359,20 +348,16 @@ def _recorded_machine(run: Run, options: PretrainOptions, width: int) -> Machine
     return machine
 
 
-def _initial_model(run: Run, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions) -> PreTrainedModel:
+def _initial_model(
+    run: Run, config: Json, tokenizer: PreTrainedTokenizerFast, options: PretrainOptions
+) -> PreTrainedModel:
     """The model of the run's base, or one of the run's shape with random weights."""
-    config = run.document("config.json")
     if recorded := config["base"]:
         return load_recorded_base(run, recorded).model
     shape = ArchitectureOptions(**config["shape"])
     model = random_init_model(tokenizer, options.seed, shape, max_positions=options.block_size)
     self_test(str(run.folder), model, tokenizer)
     return model
-
-
-def _read_options(run: Run) -> PretrainOptions:
-    values = run.document("config.json")["schedule"]
-    return PretrainOptions(**{**values, "budget": values["budget"] and timedelta(seconds=values["budget"])})
 
 
 def _save(run: Run, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, progress: PretrainState) -> None:

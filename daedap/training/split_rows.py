@@ -1,13 +1,18 @@
-"""Split a file's rows into training, dev and test rows; with `--from`, extend the parent's split."""
+"""Which rows of a file a run learns from: those that are not too long, split into training, dev and test rows.
+
+With `--from`, the parent's split is extended. Nothing here needs torch, unless a base other than the built-in one says
+how long a row may be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from daedap.config import ModelOptions, ReadOptions, SplitOptions
+from daedap.config import FRESH, MINI, ModelOptions, ReadOptions, SplitOptions
 from daedap.data.doctor import Loaded
 from daedap.data.split import (
     Split,
@@ -26,9 +31,52 @@ from daedap.korean.text import comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
+BUILT_IN = Path(__file__).parent.parent / "mini"
+"""Folder of daedap-mini."""
+_CONTROL_TOKENS = 3
+"""<|user|> question <|assistant|> answer </s>: what daedap-mini's chat template adds."""
 _USED: tuple[SplitName, ...] = ("train", "dev", "test")
 _CHANGEABLE = ("dropout", "precision", "device", "cache_gb", "fraction")
 """Options that may differ from the parent's; all others are taken over."""
+
+
+@dataclass(frozen=True)
+class LengthLimit:
+    """The longest pair that a base learns; longer ones are only looked up."""
+
+    base: str
+    tokens: int
+    """Question, answer and control tokens; for a fresh base, characters."""
+    fits: Callable[[Pair], bool]
+
+
+def length_limit(base: str, max_length: int) -> LengthLimit:
+    """The limit of a base and of `--max-length`, whichever is lower.
+
+    Raises BaseError when a base other than the built-in ones can't be loaded.
+    """
+    if base == FRESH:
+        return LengthLimit(base, max_length, lambda pair: len(pair.question) + len(pair.answer) + 8 <= max_length)
+    if base != MINI:
+        from daedap.model.base import load_base  # torch takes seconds to import
+
+        prompt = load_base(base).prompt(max_length)
+        return LengthLimit(base, prompt.max_length, prompt.fits)
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(BUILT_IN / "tokenizer.json"))
+    tokenizer.encode_special_tokens = True  # a typed </s> is text
+    positions: int = json.loads((BUILT_IN / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    limit = min(max_length, positions)
+
+    def fits(pair: Pair) -> bool:
+        if 4 * (len(pair.question) + len(pair.answer) + 2) + _CONTROL_TOKENS <= limit:  # four bytes a character at most
+            return True
+        texts = (pair.question, pair.answer)
+        lengths = (len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
+        return sum(lengths) + _CONTROL_TOKENS <= limit
+
+    return LengthLimit(MINI, limit, fits)
 
 
 def parent_options(
@@ -44,10 +92,8 @@ def parent_options(
         )
     config, data = parent.config, parent.document("data/source.json")
     inherited = replace(config.model, layers=parent.state["plan"]["layers"])
-    dev_size, test_size = (
-        as_fraction(size, data["usable"]) for size in (config.split.dev_size, config.split.test_size)
-    )
-    split_before = replace(config.split, dev_size=dev_size, test_size=test_size)
+    dev, test = (as_fraction(size, data["usable"]) for size in (config.split.dev_size, config.split.test_size))
+    split_before = replace(config.split, dev_size=dev, test_size=test)
     return _inherit(parent, model_options, inherited), _inherit(parent, split_options, split_before)
 
 
@@ -72,8 +118,8 @@ def _inherit(parent: Run, wanted: Any, inherited: Any) -> Any:
     return replace(inherited, **{name: getattr(wanted, name) for name in _CHANGEABLE if hasattr(wanted, name)})
 
 
-def continue_split(
-    parent: Run, file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, taught: Sequence[Pair] = ()
+def _continue_split(
+    parent: Run, file: Path, pairs: Sequence[Pair], split_options: SplitOptions, seed: int, taught: Sequence[Pair]
 ) -> tuple[Split, frozenset[str]]:
     """The parent's split, extended by the pairs of the file that it does not hold.
 
@@ -112,10 +158,6 @@ class SplitRows:
     new: frozenset[str] = frozenset()
     """Ids of the rows that the parent did not use."""
 
-    def count_new(self) -> Json:
-        """The number of new rows in each split."""
-        return {name: sum(pair.id in self.new for pair in self.parts.rows(name)) for name in _USED}
-
 
 def split_rows(
     file: Path,
@@ -129,14 +171,13 @@ def split_rows(
 
     `taught`: lessons. They are training rows whatever the split; rows of the file that they correct are left out.
     """
-    nothing = frozenset[str]()
     corrected = {comparison_form(pair.question) for pair in taught}
     pairs = [pair for pair in pairs if pair.history or comparison_form(pair.question) not in corrected]
-    parts, new = (
-        continue_split(parent, file, pairs, split_options, seed, taught)
-        if parent
-        else (_with_taught(split(pairs, split_options, seed=seed), taught), nothing)
-    )
+    new = frozenset[str]()
+    if parent:
+        parts, new = _continue_split(parent, file, pairs, split_options, seed, taught)
+    else:
+        parts = _with_taught(split(pairs, split_options, seed=seed), taught)
     require_training_rows(parts, file)
     if "dev" not in parts.assignments:
         tell([translate("No dev rows: training can't stop early, and the last weights are kept.")])
@@ -145,19 +186,19 @@ def split_rows(
 
 def _with_taught(parts: Split, taught: Sequence[Pair]) -> Split:
     """The split with lessons as further training rows; those that it holds already become training rows."""
-    trained = {pair.id for pair in taught}
-    new = [pair for pair in taught if pair.id not in {pair.id for pair in parts.pairs}]
-    before: list[SplitName] = [
-        "train" if pair.id in trained else name for pair, name in zip(parts.pairs, parts.assignments, strict=True)
-    ]
-    components = [*parts.components, *range(len(parts.pairs), len(parts.pairs) + len(new))]
-    after: list[SplitName] = ["train"] * len(new)
-    return replace(parts, pairs=[*parts.pairs, *new], assignments=[*before, *after], components=components)
+    trained, known = {pair.id for pair in taught}, {pair.id for pair in parts.pairs}
+    pairs = [*parts.pairs, *(pair for pair in taught if pair.id not in known)]
+    held = zip(parts.pairs, parts.assignments, strict=True)
+    assignments: list[SplitName] = ["train" if pair.id in trained else name for pair, name in held]
+    assignments += ["train"] * (len(pairs) - len(parts.pairs))
+    components = [*parts.components, *range(len(parts.pairs), len(pairs))]
+    return replace(parts, pairs=pairs, assignments=assignments, components=components)
 
 
 def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, split_result: SplitRows) -> Json:
     """`data/source.json`: file, digest, counts and leakage of the rows; also logged."""
-    parts, new = split_result.parts, split_result.count_new()
+    parts = split_result.parts
+    new = {name: sum(pair.id in split_result.new for pair in parts.rows(name)) for name in _USED}
     counts = {side: parts.assignments.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
     leak = asdict(parts.leak)
     message = (
@@ -166,14 +207,8 @@ def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, spl
     )
     tell([translate(message, **counts, **leak)])
     if split_result.new:
-        tell(
-            [
-                translate(
-                    "New among them: {train:,} training rows, {dev:,} dev rows, {test:,} test rows.",
-                    **new,
-                )
-            ]
-        )
+        message = "New among them: {train:,} training rows, {dev:,} dev rows, {test:,} test rows."
+        tell([translate(message, **new)])
     return {
         "file": str(file),
         "sha256": digest(file),

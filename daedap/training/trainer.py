@@ -1,126 +1,35 @@
-"""The training loop of fine-tuning, and what it shares with pretraining.
+"""The training loop of fine-tuning.
 
 A step is the same whether training was interrupted before it or not: batches depend on seed and epoch, and a checkpoint
-holds weights, optimizer, random states and progress.
+holds the rest (checkpoint.py).
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
+import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from peft import PeftModel
+from torch import nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from daedap.config import TrainOptions
-from daedap.errors import SettingsError
 from daedap.i18n import translate
-from daedap.model.batching import epoch_batches, sorted_batches
-from daedap.model.device import Machine
-from daedap.model.distributed import all_reduce_sum, barrier, broadcast, is_main, shard, world_size
+from daedap.model.device import Machine, all_reduce_sum, barrier, broadcast, is_main, shard, world_size
 from daedap.model.loss import AnswerLoss, TokenizedRows, shortlist
-from daedap.model.prompt import Example, Prompt
-from daedap.runs import Json, Run
+from daedap.model.prompt import Example, Prompt, sorted_batches
+from daedap.runs import Run
 from daedap.training.activation_cache import CachedRows, FrozenBlocks
-from daedap.training.checkpoint import cut_log, keep_only_trained, load_weights, resume, save_checkpoint, save_weights
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-
-@dataclass
-class Progress:
-    """The position of a training, saved in every checkpoint by accelerate."""
-
-    step: int = 0
-    seconds: float = 0.0
-    """Time of training until the last checkpoint, interrupted processes included."""
-
-    def state_dict(self) -> Json:
-        """The state as plain values."""
-        return asdict(self)
-
-    def load_state_dict(self, state: Json) -> None:
-        """Restore a saved state."""
-        self.__dict__.update(state)
-
-
-class TrainingLoop:
-    """Clock, checkpoints, log and weight updates of a training that can be resumed from any checkpoint."""
-
-    machine: Machine
-    folder: Path
-    """The run's folder: `log.jsonl` and `checkpoints/` are written there."""
-    progress: Progress
-    accelerator: Accelerator
-    clock: Callable[[], float]
-    """Seconds since some moment."""
-    _clock_at_checkpoint: float
-    """The clock at the last checkpoint, or at the start; `progress.seconds` is the time before."""
-    resumable: bool = True
-    """Write checkpoints."""
-
-    def _new_accelerator(self, model: nn.Module, **options: Any) -> Accelerator:
-        """An accelerator whose checkpoints hold the model's trained weights, random states and the progress."""
-        AcceleratorState._reset_state(reset_partial_state=True)  # a process may train twice with other options
-        accelerator = Accelerator(cpu=self.machine.device == "cpu", **options)
-        keep_only_trained(accelerator, model)
-        accelerator.register_for_checkpointing(self.progress)
-        self._clock_at_checkpoint = self.clock()
-        return accelerator
-
-    def _resume(self) -> None:
-        """Load the newest checkpoint, if any, remove later log lines and start the clock."""
-        resume(self.accelerator, self.folder)
-        if is_main():
-            cut_log(self.folder, self.progress.step)
-        self._clock_at_checkpoint = self.clock()
-
-    def _elapsed(self) -> float:
-        """Seconds of training, those before an interruption included as far as its last checkpoint."""
-        return self.progress.seconds + self.clock() - self._clock_at_checkpoint
-
-    def _backward(self, loss: Tensor, parameters: Iterable[Tensor], max_norm: float) -> float:
-        """Compute and clip the gradients. Returns their norm before clipping."""
-        self.accelerator.backward(loss)
-        return float(self.accelerator.clip_grad_norm_(parameters, max_norm))
-
-    def _apply_gradients(self, optimizers: Sequence[torch.optim.Optimizer], rate: float) -> None:
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            optimizer.step()
-            optimizer.zero_grad()
-        self.progress.step += 1
-
-    def _save_checkpoint(self, keep: int) -> None:
-        """Write a checkpoint and delete all but the newest `keep`."""
-        now = self.clock()
-        self.progress.seconds += now - self._clock_at_checkpoint
-        self._clock_at_checkpoint = now
-        if is_main() and self.resumable:
-            save_checkpoint(self.accelerator, self.folder / "checkpoints", self.progress.step, keep)
-
-
-def check_finite(step: int, *values: float) -> None:
-    """Raise SettingsError when a loss or gradient norm is NaN or infinite."""
-    if not all(map(math.isfinite, values)):
-        raise SettingsError(
-            "Loss or gradient norm became NaN or infinite at step {step}.",
-            "Lower --learning-rate, or give --precision fp32.",
-            step=step,
-        )
+from daedap.training.checkpoint import Progress, TrainingLoop, check_finite, load_weights, save_weights
 
 
 class WeightAverage:
@@ -140,18 +49,9 @@ class WeightAverage:
         self._update(self._mean, self._weights, self.count)
         self.count += 1
 
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """Within the block the model has the averaged weights; the original weights are restored exactly."""
-        self.swap()
-        try:
-            yield
-        finally:
-            self.swap()
-
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange the model's weights and the mean."""
+        """Exchange the model's weights and the mean; a second time restores both exactly."""
         for weight, mean in zip(self._weights, self._mean, strict=True):
             own = weight.clone()
             weight.copy_(mean)
@@ -200,6 +100,8 @@ def build_task(
     return Task(model, loss, AnswerLoss(model, first_block=first_block), train, dev)
 
 
+_BUCKET = 32
+"""Batches per bucket: large enough that a batch holds nearly equal lengths, small enough to stay random."""
 _DEV_BATCH_SIZE = 16
 """Small, because dev logits cover the whole vocabulary."""
 _MIN_AVERAGED = 2
@@ -273,11 +175,8 @@ class Trainer(TrainingLoop):
         barrier()  # process 0 may still be writing the best weights
         averaged = self._load_kept_weights()
         self.accelerator.end_training()
-        progress = self.progress
-        best = progress.best_loss if self.task.dev.examples else None
-        return TrainResult(
-            progress.epoch, progress.step, progress.best_epoch, best, averaged, round(progress.seconds, 1)
-        )
+        end, best = self.progress, self.progress.best_loss if self.task.dev.examples else None
+        return TrainResult(end.epoch, end.step, end.best_epoch, best, averaged, round(end.seconds, 1))
 
     def _load_kept_weights(self) -> bool:
         """Load the best weights, else the average, else keep the last ones. Returns whether they are an average."""
@@ -291,11 +190,14 @@ class Trainer(TrainingLoop):
 
     def _prepare(self, total_steps: int) -> None:
         self.total_steps = total_steps
-        optimizer = torch.optim.AdamW(
-            _parameter_groups(self.task.model, self.train_options.weight_decay),
-            lr=self.train_options.learning_rate or 0.0,
-            fused=True,
-        )
+        weights = [weight for weight in self.task.model.parameters() if weight.requires_grad]
+        matrices = [weight for weight in weights if weight.ndim > 1]
+        vectors = [weight for weight in weights if weight.ndim <= 1]  # norms and biases, as in transformers' Trainer
+        groups = [
+            {"params": matrices, "weight_decay": self.train_options.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.train_options.learning_rate or 0.0, fused=True)
         if self.machine.compiled:
             self.task.loss.compile(dynamic=True)
         self.loss, self.optimizer = self.accelerator.prepare(self.task.loss, optimizer)
@@ -322,17 +224,19 @@ class Trainer(TrainingLoop):
         batches = self._batches(self.progress.epoch)
         first = self.progress.step - self.progress.epoch * len(batches)
         self.loss.train()
-        window = _LogWindow(self.clock())
+        since, nats, labels, trained = self.clock(), 0.0, 0, 0  # sums over the steps since the last line of the log
         for rows in batches[first:]:
             if not self._update_fraction_done():
                 break
-            window.add(*self._step(rows), rows=len(rows))
+            step_nats, step_labels, norm = self._step(rows)
+            nats, labels, trained = nats + step_nats, labels + step_labels, trained + len(rows)
             bar.update()
             if self.progress.step % self.train_options.logging_steps == 0 or self.progress.step == self.total_steps:
-                bar.set_postfix(loss=f"{window.loss:.3f}", refresh=False)
+                bar.set_postfix(loss=f"{nats / labels:.3f}", refresh=False)
                 now, rate = self.clock(), self.optimizer.param_groups[0]["lr"]
-                self._log("train", **window.summary(now), learning_rate=rate)
-                window = _LogWindow(now)
+                speed = round(trained / (now - since), 2)
+                self._log("train", loss=nats / labels, grad_norm=norm, samples_per_second=speed, learning_rate=rate)
+                since, nats, labels, trained = now, 0.0, 0, 0
             if self.progress.step % self.train_options.save_steps == 0 and rows is not batches[-1]:
                 self._save_checkpoint(self.train_options.save_total_limit)
 
@@ -361,7 +265,7 @@ class Trainer(TrainingLoop):
         patience = train_options.early_stopping_patience
         stopped = bool(patience) and progress.stale_epochs >= patience
         progress.done = stopped or progress.epoch >= train_options.epochs or not self._update_fraction_done()
-        self._save_checkpoint(self.train_options.save_total_limit)
+        self._save_checkpoint(train_options.save_total_limit)
 
     @torch.inference_mode()
     def _dev_loss(self, dev: Rows) -> float:
@@ -376,8 +280,9 @@ class Trainer(TrainingLoop):
         """Save the weights if they, or their average so far, have the lowest dev loss."""
         better = self._keep_if_best("dev")
         if self.average and self.average.count >= _MIN_AVERAGED:
-            with self.average.swapped_in():
-                better = self._keep_if_best("average") or better
+            self.average.swap()
+            better = self._keep_if_best("average") or better
+            self.average.swap()
         self.progress.stale_epochs = 0 if better else self.progress.stale_epochs + 1
 
     def _keep_if_best(self, event: Literal["dev", "average"]) -> bool:
@@ -397,37 +302,15 @@ class Trainer(TrainingLoop):
         self.accelerator.log({f"{event}/{name}": value for name, value in fields.items()}, step=self.progress.step)
 
 
-@dataclass
-class _LogWindow:
-    """Sums over the steps since the last line of the log, and the last step's gradient norm."""
+def epoch_batches(lengths: Sequence[int], size: int, *, seed: int, epoch: int) -> list[list[int]]:
+    """Row indices of each batch of one epoch, in random order; every row occurs once.
 
-    start: float
-    """The clock at the first step."""
-    nats: float = 0.0
-    labels: int = 0
-    rows: int = 0
-    last_grad_norm: float = 0.0
-
-    def add(self, nats: float, labels: int, grad_norm: float, *, rows: int) -> None:
-        """Add a step."""
-        self.nats, self.labels, self.rows = self.nats + nats, self.labels + labels, self.rows + rows
-        self.last_grad_norm = grad_norm
-
-    @property
-    def loss(self) -> float:
-        """Mean over labels, in nats."""
-        return self.nats / self.labels
-
-    def summary(self, now: float) -> dict[str, float]:
-        """The fields of a line of the log."""
-        rate = self.rows / (now - self.start)
-        return {"loss": self.loss, "grad_norm": self.last_grad_norm, "samples_per_second": round(rate, 2)}
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Weight decay for matrices, none for norms and biases, as in transformers' Trainer."""
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return [
-        {"params": [weight for weight in weights if weight.ndim > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim <= 1], "weight_decay": 0.0},
-    ]
+    Rows are shuffled, sorted by length within buckets of 32 batches, and the batches are shuffled again. Depends on
+    seed and epoch only.
+    """
+    random = np.random.default_rng((seed, epoch))
+    shuffled = random.permutation(len(lengths))
+    buckets = [shuffled[start : start + size * _BUCKET] for start in range(0, len(lengths), size * _BUCKET)]
+    ordered = [bucket[np.argsort(np.asarray(lengths)[bucket], kind="stable")] for bucket in buckets]
+    batches = [bucket[start : start + size].tolist() for bucket in ordered for start in range(0, len(bucket), size)]
+    return [batches[index] for index in random.permutation(len(batches))]

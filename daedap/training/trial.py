@@ -58,7 +58,8 @@ class TrialContext:
 
     def expected_plan(self, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]) -> Plan:
         """The plan of a training on `train` with these options and no budget."""
-        plan = _plan(self.folder, self._copy_base(), model_options, train_options, train, self.machine)
+        inputs = _inputs(self.base, model_options, train_options, train, [])
+        plan = _plan(self.folder, inputs, self.machine)
         return replace(plan, seconds=self.slowdown * plan.seconds)
 
     def train(self, model_options: ModelOptions, train_options: TrainOptions, on_epoch_end: DevEval) -> TorchModel:
@@ -67,7 +68,7 @@ class TrialContext:
         Raises SettingsError when the loss is NaN, and whatever `on_epoch_end` raises.
         """
         rows = RunRows(self.folder)
-        inputs = _inputs(self._copy_base(), model_options, train_options, rows["train"], rows["dev"])
+        inputs = _inputs(self.base, model_options, train_options, rows["train"], rows["dev"])
         plan = replace(
             self.plan, layers=model_options.layers or self.plan.layers, epochs=train_options.epochs, fraction=1.0
         )
@@ -80,10 +81,6 @@ class TrialContext:
         trainer.run()
         return torch_model
 
-    def _copy_base(self) -> Base:
-        """A deep copy, as training changes the base; loading it again takes seconds."""
-        return replace(self.base, model=copy.deepcopy(self.base.model))
-
 
 def prepare_trials(
     folder: Path, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair]
@@ -92,32 +89,26 @@ def prepare_trials(
     base = choose_base(model_options, train_options, train)
     width = base.model.config.get_text_config().hidden_size
     machine = choose_machine(model_options.device, model_options.precision, width)
-    timed = replace(base, model=copy.deepcopy(base.model))
-    plan = _plan(folder, timed, model_options, train_options, train, machine)
-    rate = train_options.learning_rate or default_rate(model_options, base)
-    return TrialContext(folder, base, machine, plan, method_of(model_options, base), rate)
+    inputs = _inputs(base, model_options, train_options, train, [])
+    plan, rate = _plan(folder, inputs, machine), inputs.train_options.learning_rate
+    return TrialContext(folder, base, machine, plan, method_of(model_options, base), rate or 0.0)
 
 
 def _inputs(
     base: Base, model_options: ModelOptions, train_options: TrainOptions, train: Sequence[Pair], dev: Sequence[Pair]
 ) -> TrainingInputs:
+    """The inputs of a training, which changes its base: a copy, as loading it again takes seconds."""
     examples = tokenize(base.prompt(model_options.max_length), train, dev, [])
     rate = train_options.learning_rate or default_rate(model_options, base)
     options = replace(train_options, budget=None, learning_rate=rate)
+    base = replace(base, model=copy.deepcopy(base.model))
     return TrainingInputs(base=base, model_options=model_options, train_options=options, examples=examples)
 
 
-def _plan(
-    folder: Path,
-    base: Base,
-    model_options: ModelOptions,
-    train_options: TrainOptions,
-    train: Sequence[Pair],
-    machine: Machine,
-) -> Plan:
-    inputs = _inputs(base, model_options, train_options, train, [])
-    indexing = indexing_seconds(len(inputs.examples.train), dev_rows=len(RunRows(folder)["dev"]))
-    return make_plan(inputs, machine, scored=len(RunRows(folder)["test"]), indexing=indexing)
+def _plan(folder: Path, inputs: TrainingInputs, machine: Machine) -> Plan:
+    rows = RunRows(folder)
+    indexing = indexing_seconds(len(inputs.examples.train), dev_rows=len(rows["dev"]))
+    return make_plan(inputs, machine, scored=len(rows["test"]), indexing=indexing)
 
 
 @contextmanager
