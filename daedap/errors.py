@@ -57,3 +57,8 @@ class ExportError(DaedapError):
 
 class StorageError(DaedapError):
     """A folder that can't be written, or a full disk."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message, at most 200 characters; without a message, the error's name."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

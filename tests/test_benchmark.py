@@ -203,7 +203,7 @@ def test_without_trl_its_recipe_is_left_out(
     words = ["bench", str(file), "--base", str(folder), "--recipes", "trl_best", "--runs", str(tmp_path)]
     with caplog.at_level("INFO", logger="daedap"):
         assert cli(words) == 0
-    assert "pip install daedap[bench]" in caplog.text
+    assert 'pip install "daedap[bench]"' in caplog.text
 
 
 def test_names_of_recipes_are_those_there_are() -> None:

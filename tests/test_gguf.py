@@ -310,7 +310,7 @@ def test_a_weight_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_the_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = toy("qwen3", tmp_path).path
     monkeypatch.setitem(sys.modules, "gguf", None)
-    refused(path, r"takes the package gguf.*pip install daedap\[gguf\]")
+    refused(path, r'takes the package gguf.*pip install "daedap\[gguf\]"')
 
 
 def test_the_reader_agrees_with_the_package(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ def _available(names: Sequence[RecipeName]) -> Iterator[Baseline]:
         if baseline.available:
             yield baseline
         else:
-            missing = "{recipe} is left out, for TRL is not installed. Install it: pip install daedap[bench]"
+            missing = '{recipe} is left out, for TRL is not installed. Install it: pip install "daedap[bench]"'
             tell([translate(missing, recipe=baseline.name)])
 
 

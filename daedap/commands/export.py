@@ -105,7 +105,7 @@ def _refuse(run: Run, path: Path, options: ExportOptions) -> None:
     if "bundle" in run.manifest:
         raise SettingsError("{folder} is a bundle already.", "Export the run it was made from.", folder=run.folder)
     if options.to == "gguf" and find_spec("gguf") is None:
-        raise SettingsError("--to gguf takes the package gguf.", "Install it: pip install daedap[gguf]")
+        raise SettingsError("--to gguf takes the package gguf.", 'Install it: pip install "daedap[gguf]"')
 
 
 def _export_bundle(run: Run, path: Path, options: ExportOptions) -> Exported:

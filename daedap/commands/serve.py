@@ -101,7 +101,7 @@ def _require_server() -> None:
     if missing:
         raise SettingsError(
             "daedap serve needs {names}, which is not installed.",
-            "Install it: pip install daedap[serve]",
+            'Install it: pip install "daedap[serve]"',
             names=", ".join(missing),
         )
 

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from daedap.database.schema import METADATA, revisions
-from daedap.errors import SettingsError, StorageError
+from daedap.errors import SettingsError, StorageError, first_line
 from daedap.files import storage
 from daedap.runs import DATABASE
 
@@ -58,12 +58,11 @@ class Database:
         try:
             database.upgrade()
         except (sql.exc.SQLAlchemyError, sqlite3.Error) as error:
-            cause = str(getattr(error, "orig", None) or error).strip()
             raise StorageError(
                 "{where}: the database can't be used ({error}).",
                 "Check that it runs and that the URL is right.",
-                where=_without_password(url or str(runs / DATABASE)),
-                error=cause.splitlines()[0] if cause else type(error).__name__,
+                where=without_password(url or str(runs / DATABASE)),
+                error=first_line(getattr(error, "orig", None) or error),
             ) from error
         return database
 
@@ -123,19 +122,36 @@ class Store:
     database: Database
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """A URL that may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
-def _engine(url: str) -> Engine:
+def with_driver(url: str, option: str) -> str:
+    """The URL with the PostgreSQL driver psycopg if it names none. Raises SettingsError if that is not installed."""
     if _POSTGRES.match(url) and not find_spec("psycopg"):
         raise SettingsError(
-            "--db {url}: the driver for PostgreSQL is not installed.",
-            "Install it: pip install daedap[postgresql]",
-            url=_without_password(url),
+            "{option} {url}: the driver for PostgreSQL is not installed.",
+            'Install it: pip install "daedap[postgresql]"',
+            option=option,
+            url=without_password(url),
         )
-    url = _POSTGRES.sub("postgresql+psycopg://", url)
+    return _POSTGRES.sub("postgresql+psycopg://", url)
+
+
+def unusable_url(url: str, option: str, error: Exception) -> SettingsError:
+    """The refusal of a URL that names no database."""
+    return SettingsError(
+        "{option} {url}: no database that can be used here ({error}).",
+        "Try postgresql://user@host/name.",
+        option=option,
+        url=without_password(url),
+        error=first_line(error),
+    )
+
+
+def _engine(url: str) -> Engine:
+    url = with_driver(url, "--db")
     try:
         if not url.startswith("sqlite"):
             made = sql.make_url(url)
@@ -143,12 +159,7 @@ def _engine(url: str) -> Engine:
             return sql.create_engine(made, connect_args=wait, pool_pre_ping=True, pool_size=10)
         engine = sql.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
     except (sql.exc.ArgumentError, sql.exc.NoSuchModuleError, ImportError) as error:
-        raise SettingsError(
-            "--db {url}: no database that can be used here ({error}).",
-            "Try postgresql://user@host/name.",
-            url=_without_password(url),
-            error=error,
-        ) from error
+        raise unusable_url(url, "--db", error) from error
     sql.event.listen(engine, "connect", _set_up_sqlite)
     sql.event.listen(engine, "begin", _begin_sqlite)
     return engine

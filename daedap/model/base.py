@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Pr
 from transformers.utils import logging
 
 from daedap.config import FRESH, MINI, ArchitectureOptions
-from daedap.errors import BaseError, RunError
+from daedap.errors import BaseError, RunError, first_line
 from daedap.files import digest
 from daedap.korean.text import comparison_form
 from daedap.model.gguf import find_gguf, pick_gguf, read_gguf
@@ -180,7 +180,7 @@ def _load_model(folder: Path) -> PreTrainedModel:
             "{folder}: its weights can't be loaded ({error}).",
             "The files may be cut short, unsafe or of an unknown architecture; get them again.",
             folder=folder,
-            error=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
+            error=first_line(error),
         ) from error
     if missing := sorted(report["missing_keys"]):  # transformers only warns, and initialises them at random
         raise BaseError(

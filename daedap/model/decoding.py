@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from daedap.errors import RunError
+from daedap.errors import RunError, first_line
 from daedap.model.prompt import Prompt
 from daedap.model.tokenizer import decode
 from daedap.types import Float64Array, Generation, Pair
@@ -116,5 +116,5 @@ def unreadable_weights(folder: Path, error: Exception) -> RunError:
         "{folder}: the weights can't be read ({error}).",
         "Restore the folder from a backup or train again.",
         folder=folder,
-        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        error=first_line(error),
     )

@@ -28,7 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 from transformers.activations import NewGELUActivation
 
 from daedap.config import DeviceName, Precision
-from daedap.errors import SettingsError
+from daedap.errors import SettingsError, first_line
 from daedap.files import new_file
 from daedap.i18n import translate
 
@@ -199,7 +199,7 @@ def require_compiler() -> None:
         raise SettingsError(
             "--torch-compile: PyTorch can't compile here ({error}).",
             "Install a C++ compiler (g++ or clang), or leave --torch-compile out.",
-            error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            error=first_line(error),
         ) from error
 
 

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer, normalizers
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 
-from daedap.errors import EncoderError
+from daedap.errors import EncoderError, first_line
 from daedap.files import digest, new_folder
 from daedap.i18n import tell, translate
 from daedap.model.convert import quantize
@@ -237,7 +237,7 @@ def _load_model(source: _Source) -> PreTrainedModel:
             "{name}: its weights can't be loaded ({error}).",
             "The files may be cut short, unsafe or of an unknown architecture; get them again.",
             name=source.settings.name,
-            error=str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__,
+            error=first_line(error),
         ) from error
     missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:  # transformers only warns, and initialises them at random

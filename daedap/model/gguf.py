@@ -204,7 +204,7 @@ def read_gguf(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerFast, str
     """Model, tokenizer and licence ("unknown" when it names none) of a file. Raises BaseError."""
     if find_spec("gguf") is None:
         raise BaseError(
-            "{path}: reading GGUF files takes the package gguf.", "Install it: pip install daedap[gguf]", path=path
+            "{path}: reading GGUF files takes the package gguf.", 'Install it: pip install "daedap[gguf]"', path=path
         )
     try:
         file = GgufReader.open(path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from daedap.errors import BaseError
+from daedap.errors import BaseError, first_line
 from daedap.korean.text import compatibility_jamo, nfc
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
             "{folder}: its tokenizer can't be loaded ({error}).",
             "The folder must hold the model's tokenizer files (tokenizer.json, tokenizer_config.json).",
             folder=folder,
-            error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            error=first_line(error),
         ) from error
 
 

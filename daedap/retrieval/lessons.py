@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,11 +123,8 @@ def stored_lessons(runs: Path) -> list[Lesson]:
     from daedap.database.connection import Database  # a second to import
     from daedap.database.lessons import LessonStore
 
-    database = Database.open(None, runs)
-    try:
+    with closing(Database.open(None, runs)) as database:
         return LessonStore(database).in_force()
-    finally:
-        database.close()
 
 
 def bundled_lessons(folder: Path) -> list[Lesson]:

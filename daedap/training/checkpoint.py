@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from daedap.errors import RunError, SettingsError
+from daedap.errors import RunError, SettingsError, first_line
 from daedap.files import new_folder, new_path, remove_folder, write_text
 from daedap.model.device import Machine, is_main
 from daedap.runs import Json
@@ -180,5 +180,5 @@ def _unreadable(folder: Path, error: Exception) -> RunError:
         "{folder}: the checkpoint can't be read ({error}).",
         "Delete this folder and resume again: the checkpoint before it is used.",
         folder=folder,
-        error=str(error).splitlines()[0] if str(error) else type(error).__name__,
+        error=first_line(error),
     )

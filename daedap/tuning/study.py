@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import statistics
 import time
 import warnings
@@ -21,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daedap.config import ModelOptions, TrainOptions
-from daedap.errors import SettingsError, StorageError
+from daedap.database.connection import unusable_url, with_driver, without_password
+from daedap.errors import SettingsError, StorageError, first_line
 from daedap.files import storage
 from daedap.i18n import translate
 from daedap.runs import Json
@@ -46,7 +46,6 @@ Value = int | float | str
 Values = Mapping[str, Value]
 """Name of an option → its value."""
 AUGMENTATIONS = ("none", "typo", "polite", "typo,spacing")
-_POSTGRES = re.compile(r"^postgres(ql)?://")
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,9 @@ def _layers(plan: Plan, method: str) -> Axis:
 def require_optuna() -> None:
     """Raise SettingsError if Optuna is not installed."""
     if not find_spec("optuna"):
-        raise SettingsError("daedap tune needs Optuna, which is not installed.", "Install it: pip install daedap[tune]")
+        raise SettingsError(
+            "daedap tune needs Optuna, which is not installed.", 'Install it: pip install "daedap[tune]"'
+        )
 
 
 @contextmanager
@@ -176,7 +177,7 @@ def open_storage(url: str) -> Iterator[RDBStorage]:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        database = _connect(_with_driver(url))
+        database = _connect(with_driver(url, "--storage"))
         try:
             yield database
         finally:
@@ -187,24 +188,9 @@ def open_storage(url: str) -> Iterator[RDBStorage]:
         raise StorageError(
             "{where}: the database can't be used ({error}).",
             "Check that it runs and that the URL is right; the same command continues the study.",
-            where=_without_password(url),
-            error=str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__,
+            where=without_password(url),
+            error=first_line(cause),
         ) from error
-
-
-def _with_driver(url: str) -> str:
-    """The URL with the PostgreSQL driver psycopg if it names none. Raises SettingsError if that is not installed."""
-    if _POSTGRES.match(url) and not find_spec("psycopg"):
-        raise SettingsError(
-            "--storage {url}: the driver for PostgreSQL is not installed.",
-            "Install it: pip install daedap[postgresql]",
-            url=_without_password(url),
-        )
-    return _POSTGRES.sub("postgresql+psycopg://", url)
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
 
 
 @contextmanager
@@ -234,12 +220,7 @@ def _connect(url: str) -> RDBStorage:
                     heartbeat_stale_trial_callback=retry,
                 )
             except (ArgumentError, NoSuchModuleError, ImportError) as error:
-                raise SettingsError(
-                    "--storage {url}: no database that can be used here ({error}).",
-                    "Try postgresql://user@host/name.",
-                    url=_without_password(url),
-                    error=str(error).splitlines()[0],
-                ) from error
+                raise unusable_url(url, "--storage", error) from error
             except DBAPIError as error:  # two machines create the tables at the same time
                 race = isinstance(error, IntegrityError | ProgrammingError) or "already exists" in str(error)
                 if attempt == 4 or not race:
