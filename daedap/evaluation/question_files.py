@@ -19,10 +19,10 @@ from daedap.data.inputs import (
     JSON_SUFFIXES,
     YAML_SUFFIXES,
     detect,
-    inner_name,
     open_text,
     refuse_unknown,
     refuse_unreadable,
+    suffix_of,
 )
 from daedap.data.objects import objects, parquet_objects, yaml_objects
 from daedap.data.tables import records, sniff
@@ -174,7 +174,7 @@ def _read_table(file: Path) -> list[_Row]:
 
 
 def _read_text(file: Path) -> list[_Row]:
-    suffix = Path(inner_name(file)).suffix.lower()
+    suffix = suffix_of(file)
     if suffix == ".parquet":
         return _rows_of_objects(parquet_objects(file), file)
     with open_text(file, detect(file)) as text:
