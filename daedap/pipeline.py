@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 import daedap.runs as run_store
 from daedap.config import FRESH
-from daedap.data.doctor import Fits, load
+from daedap.data.doctor import load
 from daedap.data.split import RunRows, write_lookup, write_split
 from daedap.errors import StorageError
 from daedap.evaluation.evaluate_run import evaluate_after_training
@@ -40,15 +40,13 @@ from daedap.retrieval.bot import Bot
 from daedap.retrieval.build import build_index
 from daedap.retrieval.lessons import latest_lessons
 from daedap.runs import Json, Run, TrainConfig
-from daedap.training.split_rows import describe_source, split_rows, with_parents_lookup
+from daedap.training.split_rows import describe_source, length_limit, split_rows, with_parents_lookup
 from daedap.types import Lesson, Pair
 
 if TYPE_CHECKING:
     from daedap.model.base import Base
 
 _LIBRARIES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "scikit-learn", "numpy", "kiwipiepy")
-_FRESH_TEMPLATE_TOKENS = 8
-"""An over-estimate of the tokens that a fresh model's chat template adds to question and answer; so far there are 5."""
 _log = logging.getLogger("daedap")
 
 
@@ -61,7 +59,8 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
     parent = Run(runs / config.parent) if config.parent else None
     base = _load_base(config, parent)
     config = _with_encoder(config, runs)
-    fits = _fits(config, base)
+    length = config.model.max_length
+    fits = base.prompt(length).fits if base else length_limit(FRESH, length).fits
     loaded = load(Path(config.file), config.read, fits=fits, keep_too_long=parent is None)
     tell(loaded.report.lines())
     if not loaded.report.usable:  # what is too long can't be scored either
@@ -69,7 +68,7 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
             "No row fits into --max-length {length}: the language model trains on truncated rows; "
             "retrieval uses the full text."
         )
-        tell([translate(message, length=config.model.max_length)])
+        tell([translate(message, length=length)])
         config = replace(config, split=replace(config.split, dev_size=0, test_size=0))
     taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
     learned, too_long = [pair for pair in taught if fits(pair)], [pair for pair in taught if not fits(pair)]
@@ -209,14 +208,6 @@ def _with_encoder(config: TrainConfig, runs: Path) -> TrainConfig:
     open_encoder(name, runs / "cache")
     absolute = str(Path(name).resolve()) if Path(name).is_dir() else name
     return replace(config, model=replace(config.model, encoder=absolute))
-
-
-def _fits(config: TrainConfig, base: Base | None) -> Fits:
-    """Whether question, answer and end token fit: by the base's tokenizer, or counting a character as a token."""
-    length = config.model.max_length
-    if base:
-        return base.prompt(length).fits
-    return lambda pair: len(pair.question) + len(pair.answer) + _FRESH_TEMPLATE_TOKENS <= length
 
 
 def _manifest(run: Run) -> Json:

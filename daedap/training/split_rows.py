@@ -35,6 +35,8 @@ BUILT_IN = Path(__file__).parent.parent / "mini"
 """Folder of daedap-mini."""
 _CONTROL_TOKENS = 3
 """<|user|> question <|assistant|> answer </s>: what daedap-mini's chat template adds."""
+_FRESH_CONTROL_TOKENS = 8
+"""An over-estimate of those of a fresh base, whose tokenizer is not fitted yet; so far there are 5."""
 _USED: tuple[SplitName, ...] = ("train", "dev", "test")
 _CHANGEABLE = ("dropout", "precision", "device", "cache_gb", "fraction")
 """Options that may differ from the parent's; all others are taken over."""
@@ -56,7 +58,9 @@ def length_limit(base: str, max_length: int) -> LengthLimit:
     Raises BaseError when a base other than the built-in ones can't be loaded.
     """
     if base == FRESH:
-        return LengthLimit(base, max_length, lambda pair: len(pair.question) + len(pair.answer) + 8 <= max_length)
+        return LengthLimit(
+            base, max_length, lambda pair: len(pair.question) + len(pair.answer) + _FRESH_CONTROL_TOKENS <= max_length
+        )
     if base != MINI:
         from daedap.model.base import load_base  # torch takes seconds to import
 
