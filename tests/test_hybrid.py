@@ -9,7 +9,7 @@ from conftest import PAIRS
 from queries import encoded
 
 from daedap.errors import RunError
-from daedap.retrieval.encoder import BiEncoder
+from daedap.retrieval.encoder import BI_ENCODER_FILES, BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
 from daedap.retrieval.rerank import Reranker, RerankWeights, beats_look_up, differences, fit_linear, fit_weights
 from daedap.types import Float64Array, Generation, Pair
@@ -67,6 +67,8 @@ def test_the_same_seed_learns_the_same(encoder: BiEncoder) -> None:
 def test_what_is_saved_is_read_again(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     retriever: HybridRetriever = request.getfixturevalue(kind)
     retriever.save(tmp_path)
+    files = {"encoder.json", "idf.npy", "matrix.npz", "pairs.jsonl", "sentences.npz", "weights.json"}
+    assert {path.name for path in tmp_path.iterdir()} == files.union(BI_ENCODER_FILES if kind == "retriever" else ())
     again = HybridRetriever.open(tmp_path)
     assert (again.bi_encoded is None) == (retriever.bi_encoded is None) == (kind == "plain")
     for one, other in zip(*(each.search(encoded(*ASKED[:9]), 3) for each in (retriever, again)), strict=True):

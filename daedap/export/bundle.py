@@ -35,6 +35,7 @@ from daedap.files import write_json, write_lines, write_text
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import BUILT_IN, CENTRE, FILES
 from daedap.retrieval.bot import Bot
+from daedap.retrieval.encoder import BI_ENCODER_FILES
 from daedap.retrieval.lessons import LESSONS
 from daedap.runs import Run
 from daedap.types import Reply
@@ -44,8 +45,6 @@ USAGE = """\
 pip install --no-deps daedap && pip install -r requirements.txt
 daedap answer --run FOLDER "안녕하세요"
 ```"""
-_BI_ENCODER = ("features.json", "features.npz", "maps.npz", "parts.npy", "vectors.npz")
-"""Files of an index that only answering with the language model reads."""
 _PACKAGES = (
     "charset-normalizer ctranslate2 cyclopts filelock jinja2 numpy openpyxl psutil pyyaml scipy tokenizers usearch"
 )
@@ -92,7 +91,7 @@ def export_bundle(run: Run, folder: Path) -> BundleCheck:
 def write(run: Run, bot: Bot, folder: Path) -> None:
     """Write everything that a run's bot answers with; the language model, if CTranslate2 computes it."""
     generates = bot.generates and _copy_language_model(bot, folder / "engine")
-    left_out = shutil.ignore_patterns("encoder.json", *(() if generates else _BI_ENCODER))
+    left_out = shutil.ignore_patterns("encoder.json", *(() if generates else BI_ENCODER_FILES))
     shutil.copytree(run.folder / "index", folder / "index", ignore=left_out, copy_function=shutil.copyfile)
     if bot.generates and not generates:
         message = "PyTorch computes this bot's language model. A bundle looks up alone: some answers differ."

@@ -36,6 +36,8 @@ _COMPONENTS, _SAMPLE, _MAX_FEATURES = 512, 40_000, 40_000
 """Dimensions of LSA, texts it is fitted on, and features that it knows at most."""
 _BATCH = 4096
 _EMOTICONS = frozenset("ㅋㅎㅠㅜ") | {"ㅋㅋ", "ㅎㅎ", "ㅠㅠ", "ㅜㅜ"}
+BI_ENCODER_FILES = ("features.json", "features.npz", "components.npy", "maps.npz", "vectors.npz")
+"""What a bi-encoder adds to an index; only answering with the language model reads it."""
 
 
 @dataclass(frozen=True)
