@@ -102,11 +102,11 @@ def save_tiny(folder: Path) -> None:
     """A random GPT-2 of two blocks with daedap-mini's tokenizer."""
     from transformers import GPT2Config, GPT2LMHeadModel, set_seed
 
-    from daedap.model.base import BUILT_IN
+    from daedap.model.base import MINI_FOLDER
     from daedap.model.tokenizer import load_tokenizer, save_tokenizer
 
     set_seed(42)
-    tokenizer = load_tokenizer(BUILT_IN)
+    tokenizer = load_tokenizer(MINI_FOLDER)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     shape = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=64, n_layer=2, n_head=2, **ends)
     GPT2LMHeadModel(shape).save_pretrained(folder)

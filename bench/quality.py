@@ -92,7 +92,7 @@ def _exam(run: Run, rows: int) -> EvalSet:
 
 
 def _ranking(run: Run, eval_set: EvalSet) -> dict[str, Right]:
-    bot = Bot.of(run, held_out=False)
+    bot = Bot.from_run(run, held_out=False)
     ranker = bot.retriever.reranker(bot.language_model)
     apart = differences(
         dev_features(ranker, read_rows(run.folder, "dev"), [pair.answer for pair in bot.retriever.index.pairs])
@@ -108,9 +108,9 @@ def _ranking(run: Run, eval_set: EvalSet) -> dict[str, Right]:
 
 
 def _saying(run: Run, eval_set: EvalSet) -> dict[str, Right]:
-    bot = Bot.of(run, held_out=False)
+    bot = Bot.from_run(run, held_out=False)
     asked = _questions(eval_set)
-    silent = Bot.of(run, answer_options=AnswerOptions(samples=0), held_out=False)
+    silent = Bot.from_run(run, answer_options=AnswerOptions(samples=0), held_out=False)
     replies = {
         "people": [pair.answer for pair in eval_set.ranked_pairs],
         "nearest question by letters": [near[0].answer for near in bot.retriever.index.nearest(asked)],
@@ -122,7 +122,7 @@ def _saying(run: Run, eval_set: EvalSet) -> dict[str, Right]:
 
 
 def _replying(run: Run, eval_set: EvalSet) -> Right:
-    bot = Bot.of(run, held_out=False)
+    bot = Bot.from_run(run, held_out=False)
     return _backward(run, eval_set, [reply.text for reply in bot.reply_many(_questions(eval_set))])
 
 

@@ -193,7 +193,7 @@ class RememberingMatcher(AnswerMatcher):
         rows: NDArray[np.int64],
         similarities: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        if not self.weights.reads_together:
+        if not self.weights.uses_interaction_model:
             return super()._log_odds(query, known, rows, similarities)
         key = (query.tobytes(), tuple(rows.tolist()))
         if key not in self.read:
@@ -225,7 +225,7 @@ def fit(faqs: Sequence[Faq], encoder: Cached, weights: MatchWeights) -> MatchWei
     whole = [faq for faq in faqs if "removed" not in faq.kinds]
     views = [matcher(faq, encoder, weights).views(encode_queries(faq.queries, encoder)) for faq in whole]
     weights = replace(weights, views=fit_views(whole, views))
-    if weights.reads_together:
+    if weights.uses_interaction_model:
         weights = replace(weights, interaction=fit_interaction(whole, encoder, weights))
     parts = [scored(faq, encoder, weights) for faq in faqs]
     signals, right = (np.concatenate(column) for column in list(zip(*parts, strict=True))[:2])

@@ -149,7 +149,7 @@ def hits(file: Path, run: Run | None, teacher: SentenceEncoder | None) -> None:
     """Hits@1/20 on the default test rows of a file, or on those of a run; unseen: the answer is not in training."""
     everything = split(load(file).pairs, SplitOptions())
     test = own_test_rows(run).pairs if run else everything.rows("test")
-    bot = Bot.of(run, held_out=False) if run else None
+    bot = Bot.from_run(run, held_out=False) if run else None
     index = bot.retriever.index if bot else LexicalIndex.build(everything.rows("train"))
     offered, questions = candidates(test), [pair.question for pair in test]
     seen = {pair.answer for pair in index.pairs}
@@ -164,7 +164,7 @@ def hits(file: Path, run: Run | None, teacher: SentenceEncoder | None) -> None:
             )
             scores[f"{name}: question and answer"] = np.einsum("qw,qcw->qc", encoder.encode(questions), vectors)
     if bot:
-        scores["the bot's score"] = bot.preferences(test, offered)
+        scores["the bot's score"] = bot.score_candidates(test, offered)
     for name, values in scores.items():
         first = gold_ranks(np.asarray(values, np.float64)) <= 1
         print(f"| {name} | {100 * first.mean():.1f} | {100 * first[unseen].mean():.1f} |")

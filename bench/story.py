@@ -169,7 +169,7 @@ def scored(run: Run, asked: int) -> Run:
     found = evaluate(
         read_rows(run.folder, "test"),
         components=read_components(run.folder, "test"),
-        systems=Systems({"model": open_trained(run)}, {"bot": Bot.of(run, held_out=False)}),
+        systems=Systems({"model": open_trained(run)}, {"bot": Bot.from_run(run, held_out=False)}),
         index=LexicalIndex.open(run.folder / "index"),
         options=EvalSettings(rows=asked, timed_questions=0),
     )

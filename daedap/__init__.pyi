@@ -171,8 +171,7 @@ def pretrain(
         num_hidden_layers: Its depth.
         num_attention_heads: Attention heads; they share the width evenly.
         budget: Time to train, for instance 90m or 2h; the learning rate falls to nothing as it ends. [default: 2h]
-        num_train_epochs: End after so many passes over the texts, should that come first: more would learn them by
-            heart.
+        num_train_epochs: End after this many passes over the texts, should that come first: more would overfit.
         max_steps: Train for so many steps instead: as the clock decides nothing then, the same seed gives the same
             bytes.
         block_size: Tokens read at a time; also the longest conversation the base is used to.
@@ -183,10 +182,10 @@ def pretrain(
         warmup_steps: Steps in which the learning rate rises.
         decay_ratio: Share of the budget in which it falls, at the end.
         max_grad_norm: Gradients longer than this are shortened to it.
-        save_steps: A checkpoint every so many steps.
-        eval_steps: A look at the held-out texts every so many steps.
+        save_steps: Steps between checkpoints.
+        eval_steps: Steps between evaluations on the held-out texts.
         save_total_limit: Checkpoints to keep.
-        logging_steps: A line in the log every so many steps.
+        logging_steps: Steps between lines of the log.
         precision: Number format of the matrix products; auto tries both and takes the faster.
         device: Where to compute; auto takes the best there is.
         torch_compile: Compile the model first: half a minute, then about 1.4 times as fast; needs a C++ compiler.
@@ -319,14 +318,14 @@ def train(
         save_steps: Steps between checkpoints, besides one after each epoch.
         save_total_limit: Checkpoints to keep.
         logging_steps: Steps between lines of the log.
-        torch_compile: Compile the steps first. [default: when this training is long enough to win the time back]
+        torch_compile: Compile the steps first. [default: when this training is long enough to repay it]
         replay: With --from: share of the known rows to replay. [default: ten per new row but at least 32, at most a
             tenth of them, and never fewer than are new]
         seed: Decides the order of rows, dropout, and the weights of a fresh model.
         report_to: Send the curves to a tracker too.
         runs: Folder of the runs.
-        from_: Go on from a finished run with the rows that it has not learned: its number, folder, latest or best.
-        resume: Go on with an interrupted run: its number or folder; without a value, the latest one.
+        from_: Continue a finished run with the rows that it has not learned: its number, folder, latest or best.
+        resume: Resume an interrupted run: its number or folder; without a value, the latest one.
         evaluate: Score the finished run on its test rows.
         lessons: Learn what was taught, too (daedap teach, the admin page); afterwards each lesson is checked.
     """
@@ -437,7 +436,7 @@ def tune(
         save_steps: Steps between checkpoints, besides one after each epoch.
         save_total_limit: Checkpoints to keep.
         logging_steps: Steps between lines of the log.
-        torch_compile: Compile the steps first. [default: when this training is long enough to win the time back]
+        torch_compile: Compile the steps first. [default: when this training is long enough to repay it]
         replay: With --from: share of the known rows to replay. [default: ten per new row but at least 32, at most a
             tenth of them, and never fewer than are new]
         seed: Decides the order of rows, dropout, and the weights of a fresh model.

@@ -31,7 +31,7 @@ from cyclopts.exceptions import RepeatArgumentError, UnusedCliTokensError
 from cyclopts.help import DefaultFormatter, HelpPanel
 
 from daedap.errors import ColumnsError, DaedapError
-from daedap.files import storage
+from daedap.files import storage_errors
 from daedap.i18n import translate
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(arguments: Sequence[str]) -> int:
     _set_up_streams()
     words = _completed([word for word in arguments if word != "--json"])
     try:
-        with storage(Path.cwd()):
+        with storage_errors(Path.cwd()):
             result: Result | None = _app()(words, print_error=False)
             _write(result, as_json="--json" in arguments)
     except BrokenPipeError:  # whoever reads, `head` for instance, has seen enough

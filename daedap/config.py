@@ -179,7 +179,7 @@ class TrainOptions(AugmentOptions):
     logging_steps: int = 10
     """Steps between lines of the log."""
     torch_compile: bool | None = None
-    """Compile the steps first. [default: when this training is long enough to win the time back]"""
+    """Compile the steps first. [default: when this training is long enough to repay it]"""
     replay: float | None = None
     """With --from: share of the known rows to replay. [default: ten per new row but at least 32, at most a tenth of
     them, and never fewer than are new]"""
@@ -232,14 +232,14 @@ def read_train_options(recorded: Mapping[str, Any]) -> TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Where runs are kept."""
+    """Which run to start from or to resume, and what to do with the finished one."""
 
     runs: Path = RUNS
     """Folder of the runs."""
     from_: str | None = None
-    """Go on from a finished run with the rows that it has not learned: its number, folder, latest or best."""
+    """Continue a finished run with the rows that it has not learned: its number, folder, latest or best."""
     resume: str | None = None
-    """Go on with an interrupted run: its number or folder; without a value, the latest one."""
+    """Resume an interrupted run: its number or folder; without a value, the latest one."""
     evaluate: bool = True
     """Score the finished run on its test rows."""
     lessons: bool = False
@@ -282,7 +282,7 @@ class PretrainOptions:
     budget: timedelta | None = None
     """Time to train, for instance 90m or 2h; the learning rate falls to nothing as it ends. [default: 2h]"""
     num_train_epochs: int = 10
-    """End after so many passes over the texts, should that come first: more would learn them by heart."""
+    """End after this many passes over the texts, should that come first: more would overfit."""
     max_steps: int | None = None
     """Train for so many steps instead: as the clock decides nothing then, the same seed gives the same bytes."""
     block_size: int = 256
@@ -302,13 +302,13 @@ class PretrainOptions:
     max_grad_norm: float = 1.0
     """Gradients longer than this are shortened to it."""
     save_steps: int = 200
-    """A checkpoint every so many steps."""
+    """Steps between checkpoints."""
     eval_steps: int = 500
-    """A look at the held-out texts every so many steps."""
+    """Steps between evaluations on the held-out texts."""
     save_total_limit: int = 2
     """Checkpoints to keep."""
     logging_steps: int = 20
-    """A line in the log every so many steps."""
+    """Steps between lines of the log."""
     precision: Precision = "auto"
     """Number format of the matrix products; auto tries both and takes the faster."""
     device: DeviceName = "auto"

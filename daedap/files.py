@@ -22,8 +22,8 @@ _NO_SPACE = re.compile(r"os error (27|28|122)|PytorchStreamWriter|inline_contain
 
 
 @contextmanager
-def storage(place: Path) -> Iterator[None]:
-    """Tell a full or unwritable disk in one clear line (StorageError)."""
+def storage_errors(place: Path) -> Iterator[None]:
+    """Turn the OSErrors of a full or unwritable disk into a StorageError."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def storage(place: Path) -> Iterator[None]:
 def new_folder(path: Path) -> Iterator[Path]:
     """A temporary folder that becomes `path` once the block ends well; an older `path` is replaced."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with storage(path):
+    with storage_errors(path):
         previous = path.with_name(f".{path.name}.old.tmp")
         for left in (temporary, previous):
             shutil.rmtree(left, ignore_errors=True)
@@ -68,7 +68,7 @@ def remove_folder(path: Path) -> None:
 @contextmanager
 def new_path(path: Path) -> Iterator[Path]:
     """A temporary name for a file that becomes `path` once the block ends well; an older `path` is replaced at once."""
-    with storage(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _own_name(path)
         try:
@@ -91,19 +91,19 @@ def _own_name(path: Path) -> Path:
     """A temporary name that is this process's own. Files of killed processes of this machine beside it are deleted."""
     machine = socket.gethostname()
     for left in path.parent.glob(f".*.{escape(machine)}.*.tmp"):
-        if not _lives(left.name.split(".")[-2]):
+        if not _is_running(left.name.split(".")[-2]):
             left.unlink(missing_ok=True)
     return path.with_name(f".{path.name}.{machine}.{os.getpid()}.tmp")
 
 
-def _lives(process: str) -> bool:
+def _is_running(process: str) -> bool:
     from psutil import pid_exists  # `daedap --help` does without
 
     return not process.isdecimal() or pid_exists(int(process))
 
 
 def _tell_full_disk(error: BaseException, path: Path) -> None:
-    """Raise the OSError that stands behind an error of the libraries that write weights, if it is this one."""
+    """Raise OSError(ENOSPC) if the error of a library that writes weights means a full disk."""
     if _NO_SPACE.search(str(error)):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
@@ -144,7 +144,7 @@ def add_line(path: Path, record: Mapping[str, object], *, lasting: bool) -> None
     from filelock import FileLock  # as above
 
     line = json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-    with storage(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")), path.open("ab+") as file:
             _cut_unended(file)

@@ -132,7 +132,7 @@ def check_lessons(run: Run) -> None:
     if not file.exists():
         return
     lessons = [Lesson(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-    bot = Bot.of(run, held_out=True)
+    bot = Bot.from_run(run, held_out=True)
     typos = [replace(lesson, question=add_typo(lesson.question, random.Random(lesson.question))) for lesson in lessons]
     known = {comparison_form(lesson.question) for lesson in lessons}
     typos = [lesson for lesson in typos if comparison_form(lesson.question) not in known]
@@ -213,7 +213,7 @@ def _with_encoder(config: TrainConfig, runs: Path) -> TrainConfig:
 def _manifest(run: Run) -> Json:
     from daedap.model.device import processor_kind  # torch takes seconds to import
     from daedap.model.engine import ENGINE
-    from daedap.model.verify import PYTORCH, verified
+    from daedap.model.verify import PYTORCH, read_verifications
 
     parent = run.config.parent
     return {
@@ -224,7 +224,7 @@ def _manifest(run: Run) -> Json:
         **run.trained,
         "seconds": {**run.state["seconds"], "train": run.trained["training"]["seconds"]},
         "headline": run.headline if (run.folder / "evaluation").exists() else {},
-        "engine": verified(run.folder / ENGINE).get(processor_kind(), {"compute_type": PYTORCH}),
+        "engine": read_verifications(run.folder / ENGINE).get(processor_kind(), {"compute_type": PYTORCH}),
         "files": run_store.sizes(run.folder),
     }
 

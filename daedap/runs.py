@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 
 from daedap.config import ModelOptions, ReadOptions, SplitOptions, TrainOptions, read_train_options
 from daedap.errors import BaseError, DataError, RunError, SettingsError, StorageError
-from daedap.files import add_line, digest, new_folder, storage, sweep, write_json
+from daedap.files import add_line, digest, new_folder, storage_errors, sweep, write_json
 
 Json = dict[str, Any]
 DATABASE = "daedap.db"
@@ -51,7 +51,7 @@ class TrainConfig:
     model: ModelOptions = field(default_factory=ModelOptions)
     train: TrainOptions = field(default_factory=TrainOptions)
     parent: str | None = None
-    """The run it goes on from: its folder's name beside this run's, or its absolute path."""
+    """The run that it continues: its folder's name beside this run's, or its absolute path."""
     evaluate: bool = True
     study: str | None = None
     """The study that found these options, and the trial: `name:14`."""
@@ -119,7 +119,7 @@ class Run:
 
     @property
     def parent(self) -> Run | None:
-        """The run that it goes on from; its folder may be gone."""
+        """The run that this one continues; its folder may be gone."""
         name = self.config.parent
         return Run(self.folder.parent / name) if name else None
 
@@ -229,7 +229,7 @@ class Run:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
         except KeyboardInterrupt:
-            if not (self.folder / "config.json").exists():  # nothing to go on from
+            if not (self.folder / "config.json").exists():  # nothing to resume from
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -244,7 +244,7 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run while it is trained; the system lets go of it when the process dies.
+        """Hold the run while it is trained; the OS releases the lock when the process dies.
 
         First deletes temporary files that a killed process left.
         """
@@ -263,7 +263,7 @@ class Run:
 
 def create(runs: Path) -> Run:
     """Make the next numbered folder; several processes may ask at once."""
-    with storage(runs):
+    with storage_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         while True:
             number = 1 + max((run.number for run in list_runs(runs)), default=0)
@@ -279,7 +279,7 @@ def scratch_folder(runs: Path, prefix: str) -> Iterator[Path]:
     A folder of the runs that was made for it goes too.
     """
     new = not runs.exists()
-    with storage(runs):
+    with storage_errors(runs):
         runs.mkdir(parents=True, exist_ok=True)
         for left in runs.glob(f"{prefix}*"):
             if time.time() - left.stat().st_mtime > _STALE and not Run(left).busy:
@@ -379,7 +379,7 @@ def unpacked(archive: Path) -> Path:
     cache = Path(os.environ.get("DAEDAP_CACHE") or Path.home() / ".cache" / "daedap")
     folder = cache / "bundles" / digest(archive)[:32]
     try:
-        with storage(cache):
+        with storage_errors(cache):
             folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not folder.is_dir():

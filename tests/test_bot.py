@@ -106,7 +106,7 @@ def test_what_the_model_proposes_is_said_when_it_fits_best(bot: Bot) -> None:
 
 def test_candidate_answers_are_scored(bot: Bot) -> None:
     pairs = PAIRS[:6]
-    found = bot.preferences(pairs, [[pair.answer, "몰라요.", "네."] for pair in pairs])
+    found = bot.score_candidates(pairs, [[pair.answer, "몰라요.", "네."] for pair in pairs])
     assert found.shape == (6, 3)
     assert (found.argmax(axis=1) == 0).all()
 
@@ -213,7 +213,7 @@ def test_pairs_are_answered_with_the_turns_before_them(trained: Run) -> None:
     bot = Bot.open(trained.folder, answer_options=AnswerOptions(samples=2, fallback="off"))
     turns = (Message("user", "강아지 키워요"), Message("assistant", "좋겠네요."))
     pairs = [Pair("화를 내요", "저런.", history=turns), Pair("화를 내요", "저런.")]
-    assert bot.answers(pairs) == [bot.reply("화를 내요", turns), bot.reply("화를 내요")]
+    assert bot.reply_to_pairs(pairs) == [bot.reply("화를 내요", turns), bot.reply("화를 내요")]
 
 
 def test_known_questions_are_answered_however_strange_the_others_are(trained: Run) -> None:

@@ -14,7 +14,7 @@ from daedap.data.findings import KINDS, Report
 from daedap.errors import DataError
 from daedap.model.prompt import build_prompt
 from daedap.model.tokenizer import load_tokenizer
-from daedap.training.split_rows import BUILT_IN, length_limit
+from daedap.training.split_rows import MINI_FOLDER, length_limit
 from daedap.types import Pair
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "chatbot"
@@ -235,7 +235,7 @@ def test_chatbot_data() -> None:
 
 def test_the_limit_is_that_of_the_base(tmp_path: Path) -> None:
     """The built-in base counts its tokens without torch, exactly as its prompt does in training."""
-    prompt = build_prompt(load_tokenizer(BUILT_IN), 256)
+    prompt = build_prompt(load_tokenizer(MINI_FOLDER), 256)
     limit = length_limit("daedap-mini", 1000)
     assert limit.tokens == 256, "its own limit"
     texts = ["보조금 신청 방법을 알려 드립니다. ", "ㅋㅋ 안녕 ", "</s><|user|> ", "😀🇰🇷 ", "a1! "]

@@ -266,7 +266,7 @@ def test_chat_ends_with_its_input(own: Run) -> None:
 
 @pytest.mark.parametrize("word", ["종료", "끝", "exit", "Quit", "/quit"])
 def test_words_that_end_a_chat(trained: Run, word: str) -> None:
-    talk = Talk(Bot.of(trained, held_out=True))
+    talk = Talk(Bot.from_run(trained, held_out=True))
     assert talk.take("/good") and not talk.take(word)
 
 

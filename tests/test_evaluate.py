@@ -66,14 +66,14 @@ class NanModel:
 class EchoBot:
     """Repeats the question, or falls back for a few of them; prefers the longest answer."""
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+    def reply_to_pairs(self, pairs: Sequence[Pair]) -> list[Reply]:
         unknown = set("밥물술옷")
         return [
             Reply(text, "뭐라고요?", "fallback", 0.0) if unknown & {*text} else Reply(text, text, "generated", -1.0)
             for text in (pair.question for pair in pairs)
         ]
 
-    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    def score_candidates(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         assert len(pairs) == len(candidates)
         return np.array([[float(len(text)) for text in texts] for texts in candidates])
 

@@ -33,7 +33,7 @@ from daedap.export.gguf import FILE, NORMAL, SpmVocabulary, prompt_ids, token_di
 from daedap.export.gguf import write as write_gguf
 from daedap.export.language_model import adapter_answers, merged_answers, write_adapter, write_merged
 from daedap.files import write_json
-from daedap.model.base import BUILT_IN
+from daedap.model.base import MINI_FOLDER
 from daedap.model.decoding import DecodingRules
 from daedap.model.gguf import GgufReader, dequantized_model
 from daedap.model.language_model import TorchModel, load_prompt, open_trained
@@ -167,8 +167,8 @@ def test_a_bundle_generates_without_torch(trained: Run, tmp_path: Path) -> None:
     assert made.verification.differences == ()
     asked = [Pair(f"{pair.question[:3]} 그리고 {pair.answer[:2]}", "") for pair in PAIRS[:10]]
     bundled = Bot.open(tmp_path / "bot")
-    assert {reply.source for reply in bundled.answers(asked)} >= {"generated"}
-    assert bundled.answers(asked) == bot.answers(asked)
+    assert {reply.source for reply in bundled.reply_to_pairs(asked)} >= {"generated"}
+    assert bundled.reply_to_pairs(asked) == bot.reply_to_pairs(asked)
     ours, theirs = bot.language_model, bundled.language_model
     assert ours.sample(asked, 3, seed=1) == theirs.sample(asked, 3, seed=1)
     assert (ours.log2_probability(PAIRS) == theirs.log2_probability(PAIRS)).all()
@@ -304,7 +304,7 @@ def test_no_typed_control_token_reaches_llama_cpp(gguf_file: Path, model: TorchM
 
 def test_tokens_of_another_tokenizer_are_seen(gguf_file: Path, rules: DecodingRules) -> None:
     texts = [pair.question for pair in PAIRS]
-    other = DecodingRules(build_prompt(load_tokenizer(BUILT_IN), 256), 6)
+    other = DecodingRules(build_prompt(load_tokenizer(MINI_FOLDER), 256), 6)
     assert token_differences(gguf_file.parent, rules, texts) == []
     assert len(token_differences(gguf_file.parent, other, texts)) > len(texts)
 

@@ -52,11 +52,11 @@ OUTSIDE = [
 class Scripted:
     """Gives these replies."""
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+    def reply_to_pairs(self, pairs: Sequence[Pair]) -> list[Reply]:
         by_question = {reply.question: reply for reply in REPLIES}
         return [by_question[pair.question] for pair in pairs]
 
-    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    def score_candidates(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         return np.zeros((len(pairs), len(candidates[0])))
 
 
@@ -113,7 +113,7 @@ def test_look_ups_beside_the_bot() -> None:
     same = [EvalQuestion(pair.question, (pair.answer,)) for pair in KNOWN]
 
     class Silent(Scripted):
-        def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        def reply_to_pairs(self, pairs: Sequence[Pair]) -> list[Reply]:
             return [Reply(pair.question, "글쎄요", "fallback", 0.0) for pair in pairs]
 
     systems = evaluate_faq(Silent(), KNOWN, same, []).systems

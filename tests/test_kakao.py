@@ -7,7 +7,7 @@ import pytest
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow
-from daedap.data.reader import Source, open_source, rows
+from daedap.data.reader import Source, detect_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -39,7 +39,7 @@ def english(monkeypatch: pytest.MonkeyPatch) -> None:
 def chat(folder: Path, text: str, name: str = "chat.txt", speaker: str | None = "김철수") -> list[Pair | BadRow]:
     path = folder / name
     path.write_text(text, encoding="utf-8-sig")
-    source = open_source(path, ReadOptions(speaker=speaker))
+    source = detect_source(path, ReadOptions(speaker=speaker))
     assert source.format == "kakaotalk"
     return list(rows(source))
 
@@ -329,7 +329,7 @@ def test_a_table_that_a_spreadsheet_saved_again(tmp_path: Path) -> None:
     ]
     path = tmp_path / "KakaoTalk_Chat.csv"
     path.write_bytes("\r\n".join(rows).encode("cp949"))
-    source = open_source(path, ReadOptions(speaker="김철수"))
+    source = detect_source(path, ReadOptions(speaker="김철수"))
     assert [(row.question, row.answer) for row in rows_of(source)] == [("예약 되나요?", "네 돼요")]
 
 
@@ -342,16 +342,16 @@ def test_inside_a_zip_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("KakaoTalkChats.txt", ANDROID)
         archive.writestr("3f9ad0c1.jpg", b"\xff\xd8\xff")
-    assert [pair.answer for pair in rows_of(open_source(path, ReadOptions(speaker="김철수")))] == ["응\n\n왜?"]
+    assert [pair.answer for pair in rows_of(detect_source(path, ReadOptions(speaker="김철수")))] == ["응\n\n왜?"]
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.txt", ANDROID)
         archive.writestr("b.txt", ANDROID)
     with pytest.raises(DataError, match=r"holds several files: a\.txt, b\.txt\. Unpack it"):
-        open_source(path, ReadOptions(speaker="김철수"))
+        detect_source(path, ReadOptions(speaker="김철수"))
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a.jpg", b"\xff\xd8\xff")
     with pytest.raises(DataError, match="no text file or table"):
-        open_source(path)
+        detect_source(path)
 
 
 def test_a_chat_named_csv(tmp_path: Path) -> None:

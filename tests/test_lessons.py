@@ -222,7 +222,7 @@ def test_a_lesson_that_is_only_found_letter_for_letter_is_told(
     caplog.set_level("INFO", logger="daedap")
     lessons = [NEW, replace(NEW, id="2", question="문은 언제 닫아요"), replace(NEW, id="3", question="OK?")]
     known = {lesson.question: lesson.answer for lesson in lessons[::2]}
-    monkeypatch.setattr(Bot, "of", lambda run, held_out: LiteralBot(known))
+    monkeypatch.setattr(Bot, "from_run", lambda run, held_out: LiteralBot(known))
     run = with_lessons(tmp_path, lessons)
     pipeline.check_lessons(run)
     assert run.state["lessons"] == {
@@ -246,7 +246,7 @@ def test_a_check_that_fails_leaves_the_run_complete(
     def fail(run: Run, held_out: bool) -> LiteralBot:
         raise ValueError("no bot")
 
-    monkeypatch.setattr(Bot, "of", fail)
+    monkeypatch.setattr(Bot, "from_run", fail)
     pipeline.complete_run(run)
     assert "The lessons could not be checked (ValueError: no bot)" in caplog.text
     assert "lessons" not in run.manifest

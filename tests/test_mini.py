@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import daedap
 from daedap.config import MINI
-from daedap.model.base import BUILT_IN, Base, load_base
+from daedap.model.base import MINI_FOLDER, Base, load_base
 from daedap.model.tokenizer import decode, encode
 
 pytestmark = pytest.mark.slow
@@ -40,15 +40,15 @@ def mini() -> Base:
 
 
 def test_it_fits_into_the_package() -> None:
-    sizes = {path.name: path.stat().st_size for path in BUILT_IN.iterdir()}
+    sizes = {path.name: path.stat().st_size for path in MINI_FOLDER.iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"} <= set(sizes)
     assert sum(sizes.values()) <= 30e6
-    assert BUILT_IN.parent == Path(daedap.__file__).parent
+    assert MINI_FOLDER.parent == Path(daedap.__file__).parent
 
 
 def test_transformers_loads_it() -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(BUILT_IN)
-    model = AutoModelForCausalLM.from_pretrained(BUILT_IN)
+    tokenizer: Any = AutoTokenizer.from_pretrained(MINI_FOLDER)
+    model = AutoModelForCausalLM.from_pretrained(MINI_FOLDER)
     assert (model.config.model_type, len(tokenizer)) == ("llama", model.config.vocab_size)
     talk = [{"role": "user", "content": "안녕"}, {"role": "assistant", "content": "안녕하세요!"}]
     ids = tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"]
@@ -94,7 +94,7 @@ def test_training_starts_from_it(tmp_path: Path) -> None:
 
 
 def test_the_model_card_names_the_data() -> None:
-    card = (BUILT_IN / "MODEL_CARD.md").read_text(encoding="utf-8")
+    card = (MINI_FOLDER / "MODEL_CARD.md").read_text(encoding="utf-8")
     sources = ["NSMC", "GoEmotions", "KOTE", "HG-TODS", "XPersona", "ChatterBot"]
     licences = ["CC0", "Apache-2.0", "BSD-3-Clause"]
     assert all(name in card for name in sources + licences)

@@ -11,7 +11,7 @@ import pytest
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow
-from daedap.data.reader import open_source, rows
+from daedap.data.reader import detect_source, rows
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -28,7 +28,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 
 def read(path: Path, **read_options: Any) -> list[Pair | BadRow]:
-    return list(rows(open_source(path, ReadOptions(**read_options))))
+    return list(rows(detect_source(path, ReadOptions(**read_options))))
 
 
 def message(found: list[Pair | BadRow]) -> list[tuple[int, str, str]]:
@@ -50,7 +50,7 @@ def test_csv_with_a_header(tmp_path: Path) -> None:
         Pair("12시 땡!", "하루가 또 가네요.", "0", line=2),
         Pair("안녕", "반가워요", "1", line=3),
     ]
-    source = open_source(path)
+    source = detect_source(path)
     assert (source.format, source.encoding) == ("csv", "utf-8")
     assert source.columns is not None and source.columns.answer.name == "A"
 
@@ -77,7 +77,7 @@ def test_the_delimiter_is_told_though_sentences_hold_commas(
 ) -> None:
     lines = ["안녕, 나야|응, 반가워, 진짜", "밥, 먹었니|네, 먹었어요", "잘 가|또, 봐요"]
     path = written(tmp_path, name, "\n".join(lines).replace("|", delimiter))
-    assert open_source(path).format == format_
+    assert detect_source(path).format == format_
     assert message(read(path))[0] == (1, "안녕, 나야", "응, 반가워, 진짜")
 
 
@@ -214,7 +214,7 @@ def test_excel(tmp_path: Path) -> None:
 
 def test_excel_is_known_by_its_content(tmp_path: Path) -> None:
     path = workbook(tmp_path / "a.xlsx", ("안녕", "반가워")).rename(tmp_path / "a.csv")
-    assert open_source(path).format == "xlsx"
+    assert detect_source(path).format == "xlsx"
     assert message(read(path)) == [(1, "안녕", "반가워")]
 
 

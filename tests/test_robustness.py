@@ -26,10 +26,10 @@ TRUTH = {pair.question: pair.answer for pair in TEST}
 class ExactMatch:
     """Knows each question only as it is written; anything else gets a fallback."""
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+    def reply_to_pairs(self, pairs: Sequence[Pair]) -> list[Reply]:
         return [Reply(one.question, TRUTH.get(one.question, "글쎄요"), "retrieved", 1.0) for one in pairs]
 
-    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    def score_candidates(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         rows = zip(pairs, candidates, strict=True)
         return np.array([[float(TRUTH.get(one.question) == answer) for answer in offered] for one, offered in rows])
 
@@ -78,10 +78,10 @@ def test_the_interval_is_that_of_the_difference() -> None:
     class Half(ExactMatch):
         """Reads questions without spaces as well, where the noun is one of the first five."""
 
-        def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+        def score_candidates(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
             texts = [pair.question for pair in pairs]
             read = [Pair(f"{text[0]} 좋아해" if text[0] in NOUNS[:5] else text, "") for text in texts]
-            return super().preferences(read, candidates)
+            return super().score_candidates(read, candidates)
 
     (one_by_one,) = measure_robustness(Half(), eval_set(), {"spacing": without_space})
     (in_fives,) = measure_robustness(Half(), eval_set([row // 5 for row in range(20)]), {"spacing": without_space})
@@ -114,7 +114,7 @@ def test_randomness_depends_on_pair_and_kind_only() -> None:
 
 def test_replies_are_the_same_by_comparison_form() -> None:
     class Wavering(ExactMatch):
-        def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+        def reply_to_pairs(self, pairs: Sequence[Pair]) -> list[Reply]:
             texts = [pair.question for pair in pairs]
             return [Reply(text, "그래요!" if "!" in text else "그래요.", "generated", 0.0) for text in texts]
 

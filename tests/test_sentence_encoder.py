@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from daedap.errors import EncoderError
-from daedap.model.sentence_encoder import BUILT_IN, FILES, SentenceEncoder
+from daedap.model.sentence_encoder import ENCODER_FOLDER, FILES, SentenceEncoder
 
 TEXTS = ["배송은 언제 와요?", "오늘 기분이 너무 좋아", "ㅋㅋㅋㅋ", "", "?!", "환불은요? " * 90, "漢字 😀 뷁"]
 
@@ -94,19 +94,19 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_told(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "encoder"
-    shutil.copytree(BUILT_IN, folder)
+    shutil.copytree(ENCODER_FOLDER, folder)
     (folder / name).write_bytes(b"{")
     with pytest.raises(EncoderError, match="holds no sentence encoder"):
         SentenceEncoder.open(folder)
 
 
 def test_the_built_in_encoder_knows_its_version(encoder: SentenceEncoder) -> None:
-    assert encoder.settings.digest == hashlib.sha256((BUILT_IN / "model.bin").read_bytes()).hexdigest()
+    assert encoder.settings.digest == hashlib.sha256((ENCODER_FOLDER / "model.bin").read_bytes()).hexdigest()
 
 
 def test_a_prefix_is_put_before_each_text(tmp_path: Path, encoder: SentenceEncoder) -> None:
     folder = tmp_path / "encoder"
-    shutil.copytree(BUILT_IN, folder)
+    shutil.copytree(ENCODER_FOLDER, folder)
     (folder / "encoder.json").write_text(json.dumps({"prefix": "질문: ", "max_length": 128}), encoding="utf-8")
     prefixed = SentenceEncoder.open(folder).encode(["배송비는?"])
     np.testing.assert_allclose(prefixed, encoder.encode(["질문: 배송비는?"]), atol=1e-3)

@@ -84,7 +84,7 @@ def skill_request(utterance: Any, user: Any, **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def opened(
-    runs: Path, *, patience: float = 4.0, per_minute: int = 0, sure: float | None = None, **options: Any
+    runs: Path, *, timeout: float = 4.0, per_minute: int = 0, sure: float | None = None, **options: Any
 ) -> Iterator[Server]:
     """`sure`: the probability from which on a known answer is given."""
     settings = ServeOptions(kakao=True, naver=True, **options)
@@ -97,7 +97,7 @@ def opened(
         return ""
 
     channels = Channels(
-        service, {"kakao": "k-1", "naver": "n-1"}, patience=patience, limit=RateLimit(per_minute), post=keep
+        service, {"kakao": "k-1", "naver": "n-1"}, timeout=timeout, limit=RateLimit(per_minute), post=keep
     )
     app = build_app(service, channels)
     with TestClient(app, base_url="http://localhost", raise_server_exceptions=False) as client:
@@ -310,14 +310,14 @@ def test_one_process_of_several_works_on_an_event(runs: Path, store: bool) -> No
 
 
 def test_late_answers_are_posted_by_one_process(runs: Path) -> None:
-    with opened(runs, patience=0.0) as one, opened(runs, patience=0.0) as other:
+    with opened(runs, timeout=0.0) as one, opened(runs, timeout=0.0) as other:
         for server in (one, other, one, other):
             assert server.kakao("늦은 질문", callbackUrl=CALLBACK).json()["useCallback"]
     assert len(one.posted + other.posted) == 1
 
 
 def test_a_late_answer_is_posted_once(runs: Path) -> None:
-    with opened(runs, patience=0.0) as server:
+    with opened(runs, timeout=0.0) as server:
         for _ in range(3):
             promise = server.kakao(KNOWN.question, callbackUrl=CALLBACK).json()
             assert promise == {"version": "2.0", "useCallback": True, "data": {"text": promise["data"]["text"]}}
@@ -488,7 +488,7 @@ def test_telephone_numbers_are_not_kept(runs: Path, caplog: pytest.LogCaptureFix
 
 
 def test_late_answers_to_naver_are_sent_with_the_token(runs: Path) -> None:
-    with opened(runs, patience=0.0, naver_token="ct_우리") as server:
+    with opened(runs, timeout=0.0, naver_token="ct_우리") as server:
         for _ in range(2):
             response = server.naver(event="send", user="al-1", textContent={"text": KNOWN.question})
             assert (response.status_code, response.content) == (200, b"")

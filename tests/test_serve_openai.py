@@ -262,8 +262,8 @@ class Recorder:
 def test_a_language_model_is_asked_as_the_client_wants(client: TestClient, trained: Run) -> None:
     app: Any = client.app
     options = AnswerOptions(samples=2, fallback="off")
-    model = Recorder(Bot.of(trained, answer_options=options, held_out=True).language_model)
-    bot = Bot.of(trained, answer_options=options, held_out=True, model=model)
+    model = Recorder(Bot.from_run(trained, answer_options=options, held_out=True).language_model)
+    bot = Bot.from_run(trained, answer_options=options, held_out=True, model=model)
     wanted: list[Any] = [None, None, Sampling(1.5), Sampling(1.5), Sampling(0), *[Sampling(2.0, 0.5, 7)] * 2]
     questions = [Question(bot, Pair(f"양자역학을 설명해 봐 {n}", ""), each) for n, each in enumerate(wanted)]
     replies = app.app.state.service.bots.answer(questions)
@@ -279,7 +279,7 @@ def test_a_language_model_is_asked_as_the_client_wants(client: TestClient, train
 
 
 def test_top_p(trained: Run) -> None:
-    model = Bot.of(trained, answer_options=AnswerOptions(samples=2), held_out=True).language_model
+    model = Bot.from_run(trained, answer_options=AnswerOptions(samples=2), held_out=True).language_model
     asked = [Pair("양자역학을 설명해 봐", "")]
     (greedy,) = model.reply(asked)
     (certain,) = model.sample(asked, 6, seed=1, temperature=5.0, top_p=1e-6)

@@ -418,9 +418,8 @@ def kill_and_resume(setup_training: list[str], runs: Path, moments: list[int]) -
     at, run = [], runs / "0001"
     for words, moment in zip([setup_training, *(["--resume"] for _ in moments)], moments, strict=False):
         process = command(*words, "--runs", str(runs))
-        psutil.Process(process.pid).nice(
-            10 if os.name == "posix" else psutil.IDLE_PRIORITY_CLASS
-        )  # else it may end first
+        if os.name == "posix":
+            psutil.Process(process.pid).nice(10)  # on a busy machine it might end before this process sees the moment
         while process.poll() is None and last_step(run) < moment:
             time.sleep(0.002)
         process.kill()

@@ -24,7 +24,7 @@ from daedap.model.convert import convert, quantize
 from daedap.model.device import processor_kind
 from daedap.model.engine import Engine
 from daedap.model.language_model import TorchModel
-from daedap.model.verify import Agreement, Reference, open_engine, open_verified_engine, verified
+from daedap.model.verify import Agreement, Reference, open_engine, open_verified_engine, read_verifications
 from daedap.runs import Run, find
 
 ROWS = toys.PAIRS[:12]
@@ -62,7 +62,7 @@ def test_int8_is_used_where_it_agrees(model: TorchModel, tmp_path: Path) -> None
     engine = open_verified(model, folder)
     assert engine is not None
     assert engine.compute_type == "int8"
-    actual = verified(folder)[processor_kind()]
+    actual = read_verifications(folder)[processor_kind()]
     assert actual["compute_type"] == "int8"
     assert abs(actual["bpc_difference"]) <= 0.02
 
@@ -91,7 +91,7 @@ def test_no_engine_is_used_where_none_agrees(
     assert open_verified(model, folder) is None
     assert open_verified(model, folder) is None
     assert caplog.text.count("PyTorch answers, slower") == 1, "reported once, then recorded"
-    assert verified(folder)[processor_kind()] == {"compute_type": "pytorch"}
+    assert read_verifications(folder)[processor_kind()] == {"compute_type": "pytorch"}
 
 
 def test_a_kind_of_processor_is_verified_once(
@@ -108,15 +108,15 @@ def test_a_kind_of_processor_is_verified_once(
         open_verified(model, folder)
     Reference.of(model, ROWS).save(folder)
     assert open_verified(model, folder) is not None
-    assert set(verified(folder)) == {here, processor_kind()}
+    assert set(read_verifications(folder)) == {here, processor_kind()}
 
 
 def test_a_run_is_moved_to_another_processor(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = Run(Path(shutil.copytree(trained.folder, tmp_path / "0001")))
-    assert moved.manifest["engine"] == verified(moved.folder / "engine")[processor_kind()]
+    assert moved.manifest["engine"] == read_verifications(moved.folder / "engine")[processor_kind()]
     monkeypatch.setenv("CT2_FORCE_CPU_ISA", "GENERIC")
     assert isinstance(open_engine(moved), Engine)
-    assert processor_kind() in verified(moved.folder / "engine")
+    assert processor_kind() in read_verifications(moved.folder / "engine")
     assert find(str(moved.folder), tmp_path) == moved, "records of other processors are no damage"
 
 

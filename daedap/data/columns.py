@@ -187,7 +187,7 @@ class _Chooser:
         self.places = {part: self.find(name) for part, name in requested.items() if name}
         fixed = set(self.places)
         if self.header:
-            self.addindex_of()
+            self.add_by_headers()
         by_content = not {"question", "answer"} <= self.places.keys()
         self.add_by_content()
         if not {"question", "answer"} <= self.places.keys():
@@ -237,7 +237,7 @@ class _Chooser:
         if part not in self.places and (index := self.best(*roles)) is not None:
             self.places[part] = index
 
-    def addindex_of(self) -> None:
+    def add_by_headers(self) -> None:
         """Add columns by their headers. 제목 is the question of 내용 or of 답변, 내용 the question of 답변."""
         self.add("question", "question")
         self.add("answer", "answer")

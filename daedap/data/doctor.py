@@ -20,7 +20,7 @@ import numpy as np
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow, clean, clean_text, excerpt, find_personal, is_damaged, mask_personal, texts_of
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, TextStats
-from daedap.data.reader import DEFAULT_READ_OPTIONS, Source, open_source, rows
+from daedap.data.reader import DEFAULT_READ_OPTIONS, Source, detect_source, rows
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
 from daedap.types import Message, Pair
@@ -53,7 +53,7 @@ def check(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS, *, fits:
     `fits` tells whether a pair and its end token fit the model; None: pairs of up to `LONGEST` characters do. Raises
     DataError when the file can't be read; a file without usable rows gives a report with `usable` 0.
     """
-    doctor = _Doctor(open_source(path, read_options), fits)
+    doctor = _Doctor(detect_source(path, read_options), fits)
     deque(doctor.kept_pairs(), 0)
     return doctor.report()
 
@@ -70,7 +70,7 @@ def load(
     Raises DataError when the file can't be read or has no usable row; `keep_too_long` returns pairs of which all are
     too long as usable ones.
     """
-    doctor = _Doctor(open_source(path, read_options), fits)
+    doctor = _Doctor(detect_source(path, read_options), fits)
     kept = list(doctor.kept_pairs())
     pairs, lookup = ([pair for pair, is_learned in kept if is_learned is learned] for learned in (True, False))
     report = doctor.report()

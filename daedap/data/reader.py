@@ -91,7 +91,7 @@ class Source:
         return nfc((self.read_options.speaker or "").strip())
 
 
-def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
+def detect_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
     """Detect what a file is and where its questions and answers are; reads all of it to detect the encoding.
 
     Raises DataError when the file can't be read, or holds no questions and answers.
@@ -100,10 +100,10 @@ def open_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) ->
     refuse_damaged_archive(path)
     source = Source(path=path, read_options=read_options)
     if is_excel(path):
-        source = _open_excel(source)
+        source = _detect_excel(source)
     else:
         refuse_unknown(path)
-        source = _open_objects(source) if suffix_of(path) in _OBJECTS else _open_text(source)
+        source = _detect_objects(source) if suffix_of(path) in _OBJECTS else _detect_text(source)
     if read_options.speaker and source.format != "kakaotalk" and not source.turns:
         raise DataError(
             "{file} is not a KakaoTalk chat, so there is no speaker {value} in it.",
@@ -157,7 +157,7 @@ def _table_rows(
 # ---- workbooks ----
 
 
-def _open_excel(source: Source) -> Source:
+def _detect_excel(source: Source) -> Source:
     sheets = read_sheets(source.path)
     if not sheets:
         raise empty_file(source.path)
@@ -218,7 +218,7 @@ def _excel_rows(source: Source) -> Iterator[Pair | BadRow]:
 # ---- text files ----
 
 
-def _open_text(source: Source) -> Source:
+def _detect_text(source: Source) -> Source:
     source = replace(source, text=(encoding := detect(source.path)))
     with open_text(source.path, encoding) as lines:
         sample = list(islice(lines, _SAMPLE))
@@ -229,7 +229,7 @@ def _open_text(source: Source) -> Source:
     if not is_json and is_chat(sample) and not chat_columns(re.split("[,;\t]", start)):
         return _open_chat(replace(source, format="kakaotalk"))
     if is_json or start.startswith(("{", "[{", "[[", '["')) or start.strip() == "[":
-        return _open_objects(source, start)
+        return _detect_objects(source, start)
     if start[:200].casefold().startswith(("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")):
         raise DataError(
             "{file} is a web page or XML that was saved under another name.",
@@ -238,10 +238,10 @@ def _open_text(source: Source) -> Source:
         )
     if style_of(sample) and not any(source.requested.values()):
         return replace(source, format="text")
-    return _open_table(source, sample)
+    return _detect_table(source, sample)
 
 
-def _open_table(source: Source, sample: Sequence[str]) -> Source:
+def _detect_table(source: Source, sample: Sequence[str]) -> Source:
     delimiter = sniff(sample, "\t" if suffix_of(source.path) in (".tsv", ".tab") else ",")
     source = replace(source, delimiter=delimiter, format="tsv" if delimiter.endswith("\t") else "csv")
     filled = [record for record in records(sample, delimiter) if record.fields != []]
@@ -278,7 +278,7 @@ def _columns_of(source: Source, rows: Sequence[tuple[int, Sequence[str]]]) -> Co
 _Objects = Iterable[tuple[int, dict[str, Any] | BadRow]]
 
 
-def _open_objects(source: Source, start: str = "") -> Source:
+def _detect_objects(source: Source, start: str = "") -> Source:
     """Open JSON that begins with `start`, YAML or Parquet."""
     format = _OBJECTS.get(suffix_of(source.path), "jsonl")
     text = detect(source.path) if format == "yaml" else source.text

@@ -1,6 +1,6 @@
 """Opening the database: SQLite beside the runs, or PostgreSQL by URL; brought to the current schema.
 
-Whatever is acknowledged is on the disk: SQLite writes ahead (WAL) and syncs at every commit.
+Commits are durable: SQLite writes ahead (WAL) and syncs at every commit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from daedap.database.schema import METADATA, revisions
 from daedap.errors import SettingsError, StorageError, first_line
-from daedap.files import storage
+from daedap.files import storage_errors
 from daedap.runs import DATABASE
 
 HEAD = "0002"
@@ -52,7 +52,7 @@ class Database:
         """
         url = url or os.environ.get("DAEDAP_DB")
         if not url:
-            with storage(runs):
+            with storage_errors(runs):
                 runs.mkdir(parents=True, exist_ok=True)
         database = cls(_engine(url or f"sqlite:///{runs / DATABASE}"))
         try:

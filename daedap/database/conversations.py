@@ -22,7 +22,7 @@ _FORM = 400
 """Characters of a comparison form that are kept."""
 _FAILED = replies.c.source == "fallback"
 TIE = 0
-"""The winner of a comparison that both runs won."""
+"""`winner` of a tie."""
 
 
 @dataclass(frozen=True, kw_only=True)

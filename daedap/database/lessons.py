@@ -211,7 +211,7 @@ def from_cell(text: str) -> str:
 
 
 def count_hits(connection: Connection, hits: Mapping[str, int]) -> None:
-    """Lessons answered so many times more; within a transaction, as its last act.
+    """Add to the lessons' hit counts; to be called last in a transaction.
 
     In the order of their ids: two servers that count the same lessons would wait for each other otherwise.
     """

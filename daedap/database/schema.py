@@ -114,7 +114,7 @@ revisions = Table(
 )
 
 
-def now(later: timedelta = timedelta(0)) -> str:
-    """The time in UTC, or so much later, to the millisecond."""
-    then = datetime.now(timezone.utc) + later
+def now(offset: timedelta = timedelta(0)) -> str:
+    """The time in UTC plus `offset`, to the millisecond."""
+    then = datetime.now(timezone.utc) + offset
     return then.isoformat(timespec="milliseconds").replace("+00:00", "Z")

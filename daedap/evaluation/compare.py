@@ -21,7 +21,7 @@ from daedap.data.split import question_in_context, read_rows
 from daedap.errors import RunError
 from daedap.evaluation.evaluate import Row
 from daedap.evaluation.metrics import PARTS, Interval, PreferenceCounts, bootstrap, sign_test, unique
-from daedap.files import add_line, storage
+from daedap.files import add_line, storage_errors
 from daedap.korean.text import comparison_form
 
 if TYPE_CHECKING:
@@ -378,7 +378,7 @@ def read_preferences(path: Path) -> list[Preference]:
     """All preferences, oldest first; none if the file does not exist. Raises RunError for a damaged line."""
     if not path.exists():
         return []
-    with storage(path):
+    with storage_errors(path):
         *lines, _unterminated = path.read_bytes().split(b"\n")
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 

@@ -175,8 +175,8 @@ def evaluate(
     """Evaluate the systems and the two references.
 
     `components` has one name for each test pair. `index` holds the known pairs: the training pairs and those that are
-    only used for retrieval; bland and seen answers are told by them, and the retrieval baseline answers from them.
-    Raises RunError without test pairs.
+    only used for retrieval; they determine which answers count as bland or seen, and the retrieval baseline answers
+    from them. Raises RunError without test pairs.
     """
     assert len(components) == len(test), f"{len(components)} components for {len(test)} pairs"
     if not test:
@@ -208,14 +208,14 @@ def evaluate(
 
 
 def _evaluate_bot(bot: ScorableBot, eval_set: EvalSet, known: Collection[tuple[str, str]]) -> _Outcome:
-    given = bot.answers(eval_set.ranked_pairs)
+    given = bot.reply_to_pairs(eval_set.ranked_pairs)
     replies = tuple(reply.text for reply in given)
     terms = {
-        **_ranking(bot.preferences(eval_set.ranked_pairs, eval_set.candidates), eval_set),
+        **_ranking(bot.score_candidates(eval_set.ranked_pairs, eval_set.candidates), eval_set),
         **_style(replies, eval_set),
         **{f"source_{name}": _rate(rate, eval_set) for name, rate in measure.parts(given, known).items()},
     }
-    return _Outcome(terms, replies, _time(lambda pair: bot.answers([pair]), eval_set))
+    return _Outcome(terms, replies, _time(lambda pair: bot.reply_to_pairs([pair]), eval_set))
 
 
 def _evaluate_model(model: ScorableModel, eval_set: EvalSet) -> _Outcome:
@@ -423,8 +423,9 @@ def _hits_and_replies(
     """Hits@1 and the replies' comparison forms; `pairs` stand at `places` of the ranked pairs."""
     if not pairs:
         return np.zeros(0), []
-    ranks = measure.gold_ranks(bot.preferences(pairs, [eval_set.candidates[place] for place in places]))
-    return measure.ranking(ranks)["hits_at_1"].numerators, [comparison_form(one.text) for one in bot.answers(pairs)]
+    ranks = measure.gold_ranks(bot.score_candidates(pairs, [eval_set.candidates[place] for place in places]))
+    replies = [comparison_form(reply.text) for reply in bot.reply_to_pairs(pairs)]
+    return measure.ranking(ranks)["hits_at_1"].numerators, replies
 
 
 def robustness_json(effects: Sequence[PerturbationEffect]) -> dict[str, Any]:

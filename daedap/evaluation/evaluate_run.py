@@ -34,7 +34,7 @@ from daedap.evaluation.question_files import EvalQuestion
 from daedap.evaluation.run_record import PARENT_SYSTEMS
 from daedap.evaluation.tables import PERCENT, format_score, join_blocks, metric_formats
 from daedap.evaluation.testset import EvalSettings, make_eval_set
-from daedap.files import new_folder, storage, write_json, write_lines, write_text
+from daedap.files import new_folder, storage_errors, write_json, write_lines, write_text
 from daedap.i18n import translate
 from daedap.korean.perturb import perturb
 from daedap.korean.text import comparison_form
@@ -91,7 +91,7 @@ def evaluate_run(run: Run, rows: EvalRows, count: int, *, perturbed: bool, save:
         effects = measure_robustness(bot, eval_set, {kind: _perturbation(kind) for kind in PERTURBATIONS})
         evaluation = replace(evaluation, perturbed=tuple(effects))
     if save:
-        with _told_only():
+        with _warn_if_unsaved():
             save_evaluation(run, evaluation, bots)
     return evaluation
 
@@ -100,16 +100,16 @@ def evaluate_questions(
     run: Run, paraphrases: Sequence[EvalQuestion], out_of_scope: Sequence[EvalQuestion]
 ) -> FaqEvaluation:
     """Ask a run's bot paraphrases and questions out of scope, and write `evaluation/faq.json`."""
-    bot = Bot.of(run, held_out=True)
+    bot = Bot.from_run(run, held_out=True)
     faq = evaluate_faq(bot, bot.retriever.index.pairs, paraphrases, out_of_scope)
-    with _told_only(), FileLock(run.folder / ".evaluation.lock"):
+    with _warn_if_unsaved(), FileLock(run.folder / ".evaluation.lock"):
         write_json(run.folder / "evaluation" / FAQ, faq.to_json())
     return faq
 
 
 @contextmanager
-def _told_only() -> Iterator[None]:
-    """Scores that can't be kept are shown all the same."""
+def _warn_if_unsaved() -> Iterator[None]:
+    """Log a StorageError instead of raising it: the scores are shown all the same."""
     try:
         yield
     except StorageError as error:
@@ -203,7 +203,7 @@ def save_evaluation(run: Run, evaluation: Evaluation, bots: Mapping[str, Bot]) -
         return
     parent = _complete_parent(run)
     forgetting = _forgetting(run, parent, evaluation, bots) if parent else None
-    with storage(folder), FileLock(run.folder / ".evaluation.lock"), new_folder(folder) as new:
+    with storage_errors(folder), FileLock(run.folder / ".evaluation.lock"), new_folder(folder) as new:
         write_json(new / "scores.json", evaluation.to_json())
         write_lines(new / "rows.jsonl", [row.to_json() for row in evaluation.rows])
         write_text(new / "table.txt", "\n".join(evaluation.lines()) + "\n")
@@ -227,7 +227,7 @@ def _open_bot(run: Run, model: LanguageModel) -> Bot:
     from daedap.model.language_model import EngineWithScorer  # torch takes seconds to import
     from daedap.model.verify import open_engine
 
-    return Bot.of(run, held_out=False, model=EngineWithScorer(open_engine(run), model))
+    return Bot.from_run(run, held_out=False, model=EngineWithScorer(open_engine(run), model))
 
 
 def _recorded_by_parent(parent: Run, rows: EvalRows, options: EvalSettings) -> dict[str, dict[str, Row]]:
@@ -304,7 +304,7 @@ def _forgetting(run: Run, parent: Run, evaluation: Evaluation, bots: Mapping[str
         candidates=evaluation.candidates,
         forgetting=_parent_difference([row for row in evaluation.rows if row.id in known]),
         gain=_parent_difference([row for row in evaluation.rows if row.id not in known]),
-        before=_exact_answer_rate(bots.get("parent_bot") or Bot.of(parent, held_out=False), new),
+        before=_exact_answer_rate(bots.get("parent_bot") or Bot.from_run(parent, held_out=False), new),
         after=_exact_answer_rate(bots["bot"], new),
     )
     _log.info("\n".join(report.lines()))

@@ -1,4 +1,4 @@
-"""FAQ accuracy: known questions in other words, questions that nothing known answers, and how well scores tell them.
+"""FAQ accuracy: known questions in other words, questions out of scope, and how well scores separate the two.
 
 Beside the bot stand look-ups that need no training and never refuse: character n-grams and the sentence encoder alone.
 """
@@ -51,10 +51,10 @@ class LookUpScores:
     right: Mapping[str, Score]
     """Kind of paraphrase ("all" first) → share whose nearest known answer is right."""
     auroc_right: float | None
-    """How well its score tells the questions whose nearest known answer is right from all others, out of scope among
-    them; None if all are right, or none."""
+    """AUROC of its score for "the nearest known answer is right", which it never is out of scope; None if all are
+    right, or none."""
     auroc_scope: float | None
-    """How well its score tells paraphrases from questions out of scope; None without both."""
+    """AUROC of its score for "the question is in scope"; None without both kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def right_answer_rate(bot: ScorableBot, questions: Sequence[EvalQuestion]) -> Sc
 
 
 def _ask(bot: ScorableBot, questions: Sequence[EvalQuestion]) -> Sequence[Reply]:
-    return bot.answers([Pair(question.question, "") for question in questions])
+    return bot.reply_to_pairs([Pair(question.question, "") for question in questions])
 
 
 def _outcome(question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]]) -> FaqReply:

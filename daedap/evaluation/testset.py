@@ -44,11 +44,11 @@ class ScorableModel(Protocol):
 class ScorableBot(Protocol):
     """A bot: it replies by any means, and ranks candidate answers."""
 
-    def answers(self, pairs: Sequence[Pair], /) -> Sequence[Reply]:
+    def reply_to_pairs(self, pairs: Sequence[Pair], /) -> Sequence[Reply]:
         """One reply to each pair's question and history, as a user would get it."""
         ...
 
-    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]], /) -> NDArray[np.float64]:
+    def score_candidates(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]], /) -> NDArray[np.float64]:
         """(pairs, candidates): a score of each candidate as the answer, higher is better.
 
         All lists of candidates have the same length.

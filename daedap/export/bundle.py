@@ -33,7 +33,7 @@ from daedap.errors import ExportError
 from daedap.export.common import Difference, Verification, write_card
 from daedap.files import write_json, write_lines, write_text
 from daedap.i18n import tell, translate
-from daedap.model.sentence_encoder import BUILT_IN, CENTRE, FILES
+from daedap.model.sentence_encoder import CENTRE, ENCODER_FOLDER, FILES
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.encoder import BI_ENCODER_FILES
 from daedap.retrieval.lessons import LESSONS
@@ -165,7 +165,7 @@ def compress(folder: Path, archive: Path) -> None:
 def _copy_encoder(run: Run, folder: Path) -> None:
     """The encoder that the index was made with: the built-in one, or a converted one from the cache beside the runs."""
     made_by = json.loads((run.folder / "index" / "encoder.json").read_text(encoding="utf-8"))
-    source = run.folder.parent / "cache" / "encoders" / made_by["digest"] if made_by["name"] else BUILT_IN
+    source = run.folder.parent / "cache" / "encoders" / made_by["digest"] if made_by["name"] else ENCODER_FOLDER
     for name in (*FILES, CENTRE, "MODEL_CARD.md"):
         if (source / name).is_file():
             _copy(source / name, folder / name)

@@ -1,4 +1,4 @@
-"""What all exports have: their options, a comparison with the run, and a README that warns of what is to be minded.
+"""What all exports have: their options, a comparison with the run, and a README with the warnings that apply.
 
 What a target answers is computed the way its users do it, with the exported files alone; what the run answers, by
 daedap. Both decode greedily, so every difference has a cause: a tokenizer that splits otherwise, a template, a weight.

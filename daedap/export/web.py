@@ -32,7 +32,7 @@ from daedap.errors import ExportError
 from daedap.export.common import Difference, Verification, write_card
 from daedap.files import write_json
 from daedap.i18n import translate_to
-from daedap.model.sentence_encoder import BUILT_IN
+from daedap.model.sentence_encoder import ENCODER_FOLDER
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.courtesies import LONGEST, phrases
 from daedap.retrieval.interaction import InteractionModel
@@ -78,10 +78,10 @@ def write(bot: Bot, folder: Path) -> None:
     for source in (*sorted(_PAGE.iterdir()), *(_STATIC / name for name in _SHARED)):
         if source.is_file():
             shutil.copyfile(source, folder / source.name)
-    tokenizer = json.loads((BUILT_IN / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer = json.loads((ENCODER_FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     encoder, index = _Tensors("encoder.bin"), _Tensors("index.bin")
-    for name, values in read_weights(BUILT_IN / "model.bin"):
+    for name, values in read_weights(ENCODER_FOLDER / "model.bin"):
         encoder.add(f"encoder/{name}", values)
     data = _bot_data(bot, folder, index)
     data["tensors"] = {**encoder.save(folder), **index.save(folder)}

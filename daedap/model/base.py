@@ -34,7 +34,7 @@ _ROUND_TRIP_TEXTS = (
     "근육이 커지기 위해서는 12시에 밥을 먹어야 한다.",
     "ㅋㅋ 고마워ㅠㅠ!",
 )
-BUILT_IN = Path(__file__).parent.parent / "mini"
+MINI_FOLDER = Path(__file__).parent.parent / "mini"
 _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 
@@ -109,7 +109,7 @@ def load_recorded_base(run: Run, recorded: Json) -> Base:
 
 def _locate(name: str) -> Path:
     """A GGUF file, a folder, or the hub's files in the local cache, which works without a network, too."""
-    folder = BUILT_IN if name == MINI else Path(name)
+    folder = MINI_FOLDER if name == MINI else Path(name)
     if (folder / "model" / "config.json").exists():
         raise BaseError(
             "{name} is a run, not a base.", "Give its model: --base {model}", name=name, model=folder / "model"

@@ -29,7 +29,7 @@ from daedap.types import Float32Array
 
 Pooling = Literal["mean", "cls"]
 """A text's vector: the mean over its tokens, or the first token's."""
-BUILT_IN = Path(__file__).parent.parent / "encoder"
+ENCODER_FOLDER = Path(__file__).parent.parent / "encoder"
 FILES = ("model.bin", "config.json", "vocabulary.json", "tokenizer.json", "encoder.json")
 CENTRE = "centre.npy"
 _AT_ONCE = 32
@@ -74,7 +74,7 @@ class SentenceEncoder:
 
         Raises EncoderError when a file is missing or damaged.
         """
-        folder, workers = folder or BUILT_IN, workers or _cores()
+        folder, workers = folder or ENCODER_FOLDER, workers or _cores()
         missing = [name for name in FILES if not (folder / name).is_file()]
         if missing:
             raise _damaged(folder, f"{missing[0]} is missing")

@@ -154,7 +154,7 @@ def open_verified_engine(folder: Path, prompt: Prompt, max_new_tokens: int) -> E
     """
     from daedap.model.device import processor_kind  # torch takes seconds to import
 
-    if record := verified(folder).get(processor_kind()):
+    if record := read_verifications(folder).get(processor_kind()):
         compute_type = str(record["compute_type"])
         return None if compute_type == PYTORCH else Engine.open(folder, prompt, max_new_tokens, compute_type)
     engine = verify_engine(folder, prompt, max_new_tokens)
@@ -188,7 +188,7 @@ def _compared(folder: Path, prompt: Prompt, max_new_tokens: int) -> Iterator[tup
         yield engine, reference.compare(engine)
 
 
-def verified(folder: Path) -> Json:
+def read_verifications(folder: Path) -> Json:
     """Kind of processor → its record in verified.json; empty before the first verification."""
     try:
         records: Json = json.loads((folder / _VERIFIED).read_text(encoding="utf-8"))
@@ -201,7 +201,7 @@ def verified(folder: Path) -> Json:
 
 def _record(folder: Path, processor: str, record: object) -> None:
     with suppress(StorageError):  # on a read-only disk, verify again each time
-        write_json(folder / _VERIFIED, {**verified(folder), processor: record})
+        write_json(folder / _VERIFIED, {**read_verifications(folder), processor: record})
 
 
 def _pair(row: dict[str, Any]) -> Pair:
@@ -247,7 +247,7 @@ def open_language_model(folder: Path) -> Engine:
     except Exception as error:  # tokenizers raises Exception itself
         raise unreadable_weights(folder, error) from error
     prompt = Prompt(cast("PreTrainedTokenizerFast", tokenizer), template, settings["max_length"])
-    if compute_type := verified(folder).get(_processor()):
+    if compute_type := read_verifications(folder).get(_processor()):
         return Engine.open(folder, prompt, settings["max_new_tokens"], compute_type)
     compared = _compared(folder, prompt, settings["max_new_tokens"])
     engine = next((engine for engine, agreement in compared if agreement.close), None)

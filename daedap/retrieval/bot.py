@@ -73,13 +73,13 @@ class Bot:
         lessons taught since.
         """
         opened = find(str(run), Path(runs))
-        bot = cls.of(opened, answer_options=answer_options, held_out=held_out)
+        bot = cls.from_run(opened, answer_options=answer_options, held_out=held_out)
         if held_out:
             bot.teach(stored_lessons(opened.folder.parent))
         return bot
 
     @classmethod
-    def of(
+    def from_run(
         cls,
         run: Run,
         *,
@@ -137,7 +137,7 @@ class Bot:
         match = self.retriever.matcher.match(self.retriever.encode([question]), count)[0]
         return self.retriever.index.evidence(match.rows, match.similarities)
 
-    def known_row(self, question: str) -> Pair | None:
+    def exact_pair(self, question: str) -> Pair | None:
         """The row for exactly this question, if there is one; of several, the newest."""
         row = self.retriever.matcher.exact_row(question)
         return None if row is None else self.retriever.index.pairs[row]
@@ -156,11 +156,11 @@ class Bot:
 
     def reply(self, question: str, history: Sequence[Message] = ()) -> Reply:
         """Answer one question, given the turns before it."""
-        return self.answers([Pair(question, "", history=tuple(history))])[0]
+        return self.reply_to_pairs([Pair(question, "", history=tuple(history))])[0]
 
     def reply_many(self, questions: Iterable[str]) -> list[Reply]:
         """Answer independent questions in one batch."""
-        return self.answers([Pair(question, "") for question in questions])
+        return self.reply_to_pairs([Pair(question, "") for question in questions])
 
     def stream(self, question: str, on_text: Callable[[str], None], history: Sequence[Message] = ()) -> Reply:
         """Like `reply`; `on_text` gets the text line by line once it is chosen among the candidates."""
@@ -169,16 +169,16 @@ class Bot:
             on_text(line)
         return reply
 
-    def preferences(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
+    def score_candidates(self, pairs: Sequence[Pair], candidates: Sequence[Sequence[str]]) -> NDArray[np.float64]:
         """(pairs, candidates): scores of candidate answers, equally many for each pair."""
         return np.stack(self._reranker.scores(self.retriever.encode(pairs), candidates))
 
-    def answers(self, pairs: Sequence[Pair]) -> list[Reply]:
+    def reply_to_pairs(self, pairs: Sequence[Pair]) -> list[Reply]:
         """A reply to each pair's question and history, in one batch; the pairs' own answers are ignored.
 
         Exactly known questions are looked up; only the others are encoded.
         """
-        return _completed(
+        return _fill_missing(
             [self._exact_reply(printable(pair.question)) for pair in pairs],
             lambda rest: self._decide(self.retriever.encode(pairs[row] for row in rest)),
         )
@@ -190,7 +190,7 @@ class Bot:
         book = self.lessons  # another thread may teach meanwhile
         if lesson := book.exact(question) if book else None:
             return lesson.reply(question)
-        if row := self.known_row(question):
+        if row := self.exact_pair(question):
             return Reply(question, row.answer, "retrieved", 1.0, Evidence(row.question, row.answer, 1.0))
         return None
 
@@ -202,7 +202,7 @@ class Bot:
         if not self.generates:
             return [self._by_match(*each) for each in zip(queries, matches, lessons, strict=True)]
         hits = self.retriever.search(queries, _NEAREST)
-        return _completed(
+        return _fill_missing(
             [self._by_similarity(*each) for each in zip(queries, hits, lessons, strict=True)],
             lambda rest: self._rerank([queries[row] for row in rest], [hits[row] for row in rest]),
         )
@@ -266,7 +266,7 @@ class Bot:
     def _rerank(self, queries: Sequence[Query], hits: Sequence[Hits]) -> list[Reply]:
         """The best of the nearest known questions' answers and of the model's proposals."""
         fits = self.language_model.prompt.fits
-        hits = [self._where(lambda pair: fits(replace(pair, history=())), each) for each in hits]
+        hits = [self._filter_hits(lambda pair: fits(replace(pair, history=())), each) for each in hits]
         hits = [self._in_speech_level(each) for each in hits]
         known = [[self.retriever.index.pairs[row].answer for row in each.rows] for each in hits]
         proposals = [
@@ -277,14 +277,14 @@ class Bot:
         best = self._reranker.best(queries, texts)
         return [self._chosen(*each) for each in zip(queries, hits, proposals, best, strict=True)]
 
-    def _where(self, holds: Callable[[Pair], bool], hits: Hits) -> Hits:
-        """The hits of which this holds; all, where it holds of none."""
-        kept = [place for place, row in enumerate(hits.rows) if holds(self.retriever.index.pairs[row])]
+    def _filter_hits(self, condition: Callable[[Pair], bool], hits: Hits) -> Hits:
+        """The hits whose pairs fulfil a condition; all of them where none does."""
+        kept = [place for place, row in enumerate(hits.rows) if condition(self.retriever.index.pairs[row])]
         return Hits(hits.rows[kept], hits.similarities[kept]) if kept else hits
 
     def _in_speech_level(self, hits: Hits) -> Hits:
         """Without answers in another speech level than the bot's, unless there are no others."""
-        return self._where(lambda pair: self._keeps_speech_level(pair.answer), hits)
+        return self._filter_hits(lambda pair: self._keeps_speech_level(pair.answer), hits)
 
     def _keeps_speech_level(self, answer: str) -> bool:
         return self._speech_level in (None, speech_level(answer))
@@ -320,8 +320,8 @@ class Bot:
         return Reply(query.text, proposal.text, "generated", proposal.log2_probability, known[0])
 
 
-def _completed(replies: Sequence[Reply | None], answer: Callable[[list[int]], Sequence[Reply]]) -> list[Reply]:
-    """The replies, with those that are missing from `answer`, which is asked for their places at once."""
-    missing = [place for place, reply in enumerate(replies) if reply is None]
-    later = dict(zip(missing, answer(missing) if missing else [], strict=True))
-    return [reply or later[place] for place, reply in enumerate(replies)]
+def _fill_missing(replies: Sequence[Reply | None], answer: Callable[[list[int]], Sequence[Reply]]) -> list[Reply]:
+    """Replace each None by a reply from `answer`, which is called once with the indices of all of them."""
+    missing = [index for index, reply in enumerate(replies) if reply is None]
+    filled = dict(zip(missing, answer(missing) if missing else [], strict=True))
+    return [reply or filled[index] for index, reply in enumerate(replies)]

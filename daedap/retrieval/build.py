@@ -47,7 +47,7 @@ def _extended(run: Run, rows: RunRows) -> tuple[HybridRetriever, int] | None:
         return None
     known = {pair.id for pair in read_rows(run.parent.folder, "lookup")}
     lookup = [pair for pair in rows["lookup"] if pair.id not in known]
-    return parent.with_new([*train[: run.new_rows], *lookup]), encoder_rows
+    return parent.extended([*train[: run.new_rows], *lookup]), encoder_rows
 
 
 def _fitted(run: Run, rows: RunRows, model: LanguageModel, starter: Sequence[Pair]) -> tuple[HybridRetriever, int]:

@@ -28,7 +28,7 @@ from daedap.korean.text import (
     model_version,
     strip_emoticons,
 )
-from daedap.retrieval.lexical import SIDES, Hits, nearest_vectors, surrounded
+from daedap.retrieval.lexical import PAIR_SIDES, Hits, nearest_vectors, surrounded
 from daedap.retrieval.query import Query, texts_of
 from daedap.types import Float32Array, Pair
 
@@ -287,5 +287,5 @@ class PairEmbeddings:
     def open(cls, folder: Path, pairs: int) -> PairEmbeddings:
         """Read the vectors of an index's pairs; the file may hold those of more pairs behind them."""
         with np.load(folder / "vectors.npz", allow_pickle=False) as file:
-            questions, answers = (file[side][:pairs].astype(np.float32) for side in SIDES)
+            questions, answers = (file[side][:pairs].astype(np.float32) for side in PAIR_SIDES)
         return cls(BiEncoder.open(folder), questions, answers)

@@ -22,7 +22,7 @@ from daedap.korean.text import comparison_form
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import BiEncoder, PairEmbeddings
 from daedap.retrieval.large_matcher import EXACT_UP_TO, LargeMatcher, is_large
-from daedap.retrieval.lexical import DAMAGE, Hits, LexicalIndex, LexicalKnn, chunks, damaged, largest
+from daedap.retrieval.lexical import READ_ERRORS, Hits, LexicalIndex, LexicalKnn, chunks, damaged, largest
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.retrieval.query import Query, encode_queries, texts_of
 from daedap.retrieval.rerank import Reranker, RerankWeights, default_weights, fit_weights
@@ -68,7 +68,7 @@ class HybridRetriever:
 
     @property
     def embeddings(self) -> PairEmbeddings | AnswerMatcher:
-        """By which pairs and answers are compared besides their characters: the bi-encoder's, else sentence vectors."""
+        """Vectors for semantic similarity: the bi-encoder's if there is one, else sentence vectors."""
         return self.bi_encoded or self.matcher
 
     def encode(self, questions: Iterable[Pair | str]) -> list[Query]:
@@ -109,7 +109,7 @@ class HybridRetriever:
     def _lexical_knn(self) -> LexicalKnn:
         return LexicalKnn(self.index)
 
-    def with_new(self, pairs: Sequence[Pair]) -> HybridRetriever:
+    def extended(self, pairs: Sequence[Pair]) -> HybridRetriever:
         """With new pairs before the known ones; the bi-encoder and the weights stay as they were fitted."""
         index = LexicalIndex.build([*pairs, *self.index.pairs])
         bi_encoded = self.bi_encoded.extended(before=pairs) if self.bi_encoded else None
@@ -141,7 +141,7 @@ class HybridRetriever:
             has_bi_encoder = (folder / "vectors.npz").exists()
             bi_encoded = PairEmbeddings.open(folder, len(index.pairs)) if has_bi_encoder else None
             return cls(index, matcher, weights, bi_encoded)
-        except DAMAGE as error:
+        except READ_ERRORS as error:
             raise damaged(folder, str(error)) from error
 
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from daedap.i18n import translate
-from daedap.retrieval.lexical import SIDES, CharTfidf, Hits, LexicalIndex, surrounded
+from daedap.retrieval.lexical import PAIR_SIDES, CharTfidf, Hits, LexicalIndex, surrounded
 from daedap.retrieval.matcher import AnswerMatcher, Match, MatchWeights, Signals
 from daedap.retrieval.query import Encoder, Query
 from daedap.types import Float32Array, Pair
@@ -190,7 +190,7 @@ class LargeMatcher(AnswerMatcher):
 
     def save(self, folder: Path) -> None:
         """Write graphs, vectors and keys."""
-        for side, graph, vectors in zip(SIDES, self.graphs, (self.questions, self.answers), strict=True):
+        for side, graph, vectors in zip(PAIR_SIDES, self.graphs, (self.questions, self.answers), strict=True):
             graph.index.save(str(folder / f"{side}.usearch"))
             np.save(folder / f"{side}.npy", vectors.astype(np.float16, copy=False), allow_pickle=False)
         np.save(folder / "keys.npy", self.keys, allow_pickle=False)
@@ -199,8 +199,8 @@ class LargeMatcher(AnswerMatcher):
     def open(cls, folder: Path, index: LexicalIndex, encoder: Encoder) -> LargeMatcher:
         """Map the files of an index's pairs; they may hold more pairs behind them."""
         pairs = len(index.pairs)
-        questions, answers = (np.load(folder / f"{side}.npy", mmap_mode="r")[:pairs] for side in SIDES)
-        one, other = (VectorGraph.open(folder / f"{side}.usearch") for side in SIDES)
+        questions, answers = (np.load(folder / f"{side}.npy", mmap_mode="r")[:pairs] for side in PAIR_SIDES)
+        one, other = (VectorGraph.open(folder / f"{side}.usearch") for side in PAIR_SIDES)
         keys = np.load(folder / "keys.npy", allow_pickle=False)[:pairs]
         if not len(keys) == len(questions) == len(answers) == pairs:
             raise ValueError(f"{pairs} pairs, {len(keys)} keys")

@@ -31,14 +31,15 @@ from daedap.types import Evidence, Float32Array, Float64Array, Message, Pair
 
 FEATURES = 2**18
 """Hash buckets: about ten for each pair of characters that a file of 12,000 questions holds."""
-CELLS = 8_000_000
+MAX_SIMILARITIES = 8_000_000
 """Similarities held at once, 4 bytes each: 32 MB."""
-SIDES = ("questions", "answers")
-"""Of pairs, as their vectors are named in files."""
+PAIR_SIDES = ("questions", "answers")
+"""Names of the two vectors of a pair, in files."""
 _COMMON = 8
+"""N-grams in more than one of so many pairs are multiplied as dense columns."""
 _SPACES = re.compile(r"\s\s+")
 _BITS = 2**32 - 1
-DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class Hits(NamedTuple):
@@ -102,7 +103,7 @@ class LexicalIndex:
         more = self.ngrams.vectors([pair.question for pair in pairs]).T.tocsr()
         return LexicalIndex([*self.pairs, *pairs], self.ngrams, sparse.hstack([self._postings, more], format="csr"))
 
-    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = CELLS) -> Hits:
+    def search(self, questions: Sequence[str], k: int = 1, *, cells: int = MAX_SIMILARITIES) -> Hits:
         """The `k` nearest pairs of each question, with at most `cells` cosines in memory at once."""
         shape = (len(questions), len(self.pairs))
         return nearest(lambda part: self.similarities(questions[part]), shape, k, cells)
@@ -200,13 +201,15 @@ def _bucket(ngram: str) -> int:
     return min(state, 2**32 - state) % FEATURES  # its absolute value, as of a signed number
 
 
-def chunks(queries: int, pairs: int, cells: int = CELLS) -> Iterator[slice]:
+def chunks(queries: int, pairs: int, cells: int = MAX_SIMILARITIES) -> Iterator[slice]:
     """Slices of the queries whose similarities to all pairs are computed together: at most `cells` numbers each."""
     step = max(1, cells // pairs)
     return (slice(start, start + step) for start in range(0, queries, step))
 
 
-def nearest(similarities: Callable[[slice], Float32Array], shape: tuple[int, int], k: int, cells: int = CELLS) -> Hits:
+def nearest(
+    similarities: Callable[[slice], Float32Array], shape: tuple[int, int], k: int, cells: int = MAX_SIMILARITIES
+) -> Hits:
     """The `k` nearest pairs of each query (all of them, when there are fewer). `shape`: (queries, pairs).
 
     `similarities`: slice of the queries → (queries, pairs). At most `cells` of them are in memory at once.
@@ -251,7 +254,7 @@ def _reading(path: Path) -> Iterator[IO[bytes]]:
     except FileNotFoundError as error:
         message = "{file}: this part of the index is missing."
         raise RunError(message, "Train again to make a whole run.", file=path) from error
-    except DAMAGE as error:
+    except READ_ERRORS as error:
         raise damaged(path, str(error)) from error
 
 

@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from daedap.korean.text import comparison_form
 from daedap.retrieval.interaction import InteractionModel, TokenPair
 from daedap.retrieval.lexical import (
-    CELLS,
-    SIDES,
+    MAX_SIMILARITIES,
+    PAIR_SIDES,
     CharTfidf,
     Hits,
     LexicalIndex,
@@ -85,7 +85,7 @@ class MatchWeights:
         return cls(**{**saved, "small_talk": tuple(saved["small_talk"])})
 
     @property
-    def reads_together(self) -> bool:
+    def uses_interaction_model(self) -> bool:
         """Whether the interaction model is used."""
         return self.interaction > 0
 
@@ -196,7 +196,7 @@ class AnswerMatcher:
 
     def signals(self, queries: Sequence[Query], k: int = 4) -> list[Signals]:
         """What the match of each query is decided by."""
-        parts = chunks(len(queries), len(self.index.pairs), CELLS // 4)
+        parts = chunks(len(queries), len(self.index.pairs), MAX_SIMILARITIES // 4)
         return [signals for part in parts for signals in self._signals(queries[part], k)]
 
     def search(self, vectors: Float32Array, k: int) -> Hits:
@@ -230,7 +230,7 @@ class AnswerMatcher:
         best = np.array([each.rows[0] for each in ranked])
         columns = {
             **{name: view[range(len(best)), best] for name, view in zip(VIEWS, views, strict=True)},
-            **self._lead(scores, views, [each.rows for each in ranked]),
+            **self._margins(scores, views, [each.rows for each in ranked]),
             **_interaction_signals(ranked),
             **_token_signals(ranked),
             "coverage": self._coverage(texts, best.tolist()),
@@ -268,7 +268,7 @@ class AnswerMatcher:
         self, query: Float32Array, known: Sequence[TokenPair], rows: NDArray[np.int64], similarities: Float32Array
     ) -> Float32Array:
         """(rows,). query: (tokens, width); similarities: (2, pairs), to questions and to answers."""
-        if not self.weights.reads_together:
+        if not self.weights.uses_interaction_model:
             return np.zeros(len(rows), np.float32)
         read_rows = rows[: len(known)]
         sides = similarities[:, read_rows]
@@ -286,7 +286,7 @@ class AnswerMatcher:
         sorted_cosines = [cosines[place] for place in order if place < len(cosines)]
         return Candidates(rows[order], scores[order], log_odds[order], sorted_cosines)
 
-    def _lead(
+    def _margins(
         self, scores: Float32Array, views: Float32Array, rows: Sequence[NDArray[np.int64]]
     ) -> dict[str, Float32Array]:
         """Scores of the best pair less those of its rivals, the pairs with other answers.
@@ -398,7 +398,7 @@ class AnswerMatcher:
     def open(cls, folder: Path, index: LexicalIndex, encoder: Encoder) -> AnswerMatcher:
         """Read the vectors of an index's pairs; the file may hold those of more pairs behind them."""
         with np.load(folder / "sentences.npz", allow_pickle=False) as file:
-            questions, answers = (file[side][: len(index.pairs)].astype(np.float32) for side in SIDES)
+            questions, answers = (file[side][: len(index.pairs)].astype(np.float32) for side in PAIR_SIDES)
         return cls(index, encoder, questions, answers, MatchWeights.default(built_in=encoder.built_in))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daedap.data.reader import open_source, rows
+from daedap.data.reader import detect_source, rows
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.courtesies import courtesy_of
 from daedap.retrieval.lexical import LexicalIndex
@@ -82,7 +82,7 @@ class SmallTalk:
 
 def built_in_pairs() -> list[Pair]:
     """All built-in pairs."""
-    return [row for row in rows(open_source(STARTER)) if isinstance(row, Pair)]
+    return [row for row in rows(detect_source(STARTER)) if isinstance(row, Pair)]
 
 
 def _offers_help(pair: Pair) -> bool:

@@ -19,7 +19,17 @@ from daedap.errors import RunError
 from daedap.evaluation.run_record import RunRecord, read_run_record
 from daedap.runs import Json, Run
 from daedap.serve.errors import ApiError, not_found
-from daedap.serve.page import OWNER, Answer, Correction, Question, Server, correction, lessons_json, owner_of, run_json
+from daedap.serve.page import (
+    OWNER,
+    Answer,
+    Correction,
+    Question,
+    ServiceDep,
+    correction,
+    lessons_json,
+    owner_of,
+    run_json,
+)
 from daedap.serve.review import grouped
 from daedap.serve.service import Service
 from daedap.types import LessonScope
@@ -65,7 +75,7 @@ class Dismissal(BaseModel):
 
 
 @login_router.post("/login")
-def login(body: Login, server: Server, request: Request) -> JSONResponse:
+def login(body: Login, server: ServiceDep, request: Request) -> JSONResponse:
     """Let the owner in."""
     server.login_limit.take(request.scope["daedap.client"])
     if not hmac.compare_digest(body.password.encode("utf-8", "replace"), server.password.encode()):
@@ -79,7 +89,7 @@ def login(body: Login, server: Server, request: Request) -> JSONResponse:
 
 
 @login_router.post("/logout")
-def logout(server: Server, request: Request) -> JSONResponse:
+def logout(server: ServiceDep, request: Request) -> JSONResponse:
     """End the session."""
     server.sessions.end(request.cookies.get(OWNER))
     response = JSONResponse({"owner": False})
@@ -88,7 +98,7 @@ def logout(server: Server, request: Request) -> JSONResponse:
 
 
 @router.get("/overview")
-def overview(server: Server) -> Json:
+def overview(server: ServiceDep) -> Json:
     """Counts of everything."""
     counts = Counter(lesson.state for lesson in server.lessons.all())
     return {
@@ -100,7 +110,7 @@ def overview(server: Server) -> Json:
 
 
 @router.get("/runs")
-def runs(server: Server) -> Json:
+def runs(server: ServiceDep) -> Json:
     """All runs, the latest first, unfinished and damaged ones too."""
     current = server.bots.current.run
     return {"runs": [_run(run, current) for run in reversed(run_store.list_runs(server.bots.runs))]}
@@ -122,7 +132,7 @@ def _run(run: Run, current: Run) -> Json:
 
 
 @router.get("/runs/{number}")
-def run(number: int, server: Server) -> Json:
+def run(number: int, server: ServiceDep) -> Json:
     """One run with its curves and scores."""
     record = run_record(server, number)
     manifest = record.manifest
@@ -159,7 +169,7 @@ def run_record(server: Service, number: int) -> RunRecord:
 
 @router.get("/conversations")
 def conversations(
-    server: Server,
+    server: ServiceDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[str | None, Query(max_length=32)] = None,
     only: Literal["bad", "fallback", "lesson"] | None = None,
@@ -171,7 +181,7 @@ def conversations(
 
 
 @router.get("/conversations/{id}")
-def conversation(id: str, server: Server) -> Json:
+def conversation(id: str, server: ServiceDep) -> Json:
     """One conversation; that it was read is noted."""
     stored = server.conversations.find(id)
     if not stored:
@@ -181,7 +191,7 @@ def conversation(id: str, server: Server) -> Json:
 
 
 @router.delete("/conversations/{id}")
-def delete(id: str, server: Server) -> Json:
+def delete(id: str, server: ServiceDep) -> Json:
     """Delete a conversation."""
     if not (deleted := server.conversations.delete(id=id)):
         raise not_found("conversation")
@@ -197,13 +207,13 @@ def _not_understood(server: Service) -> list[Json]:
 
 
 @router.get("/unanswered")
-def unanswered(server: Server) -> Json:
+def unanswered(server: ServiceDep) -> Json:
     """What was not understood, in groups of like questions, the most asked first."""
     return {"groups": grouped(_not_understood(server))}
 
 
 @router.post("/unanswered/dismiss")
-def dismiss(body: Dismissal, server: Server) -> Json:
+def dismiss(body: Dismissal, server: ServiceDep) -> Json:
     """Take questions out of the queue."""
     count = server.conversations.dismiss(body.questions)
     server.audit.note("owner", "dismiss", questions=count)
@@ -211,13 +221,13 @@ def dismiss(body: Dismissal, server: Server) -> Json:
 
 
 @router.get("/lessons")
-def lessons(server: Server, state: State | Literal["all"] = "all") -> Json:
+def lessons(server: ServiceDep, state: State | Literal["all"] = "all") -> Json:
     """Lessons of a state."""
     return {"lessons": lessons_json(server, *server.lessons.all(None if state == "all" else state))}
 
 
 @router.post("/lessons")
-def teach(body: Taught, server: Server, request: Request) -> Json:
+def teach(body: Taught, server: ServiceDep, request: Request) -> Json:
     """A lesson that is in force at once."""
     new = correction(server, body, "", owner=True, keep_personal=body.keep_personal)
     (lesson,) = server.lessons.add(new)
@@ -225,14 +235,14 @@ def teach(body: Taught, server: Server, request: Request) -> Json:
 
 
 @router.post("/lessons/{id}/accept")
-def accept(id: str, body: Change, server: Server) -> Json:
+def accept(id: str, body: Change, server: ServiceDep) -> Json:
     """Put a lesson in force, changed or as it is."""
     _movable(server, id)
     return _changed(server, "accept_lesson", server.lessons.accept(id, body.model_dump(exclude_none=True)))
 
 
 @router.post("/lessons/{id}/reject")
-def reject(id: str, server: Server) -> Json:
+def reject(id: str, server: ServiceDep) -> Json:
     """Take a lesson out of the queue."""
     if _movable(server, id).state != "pending":
         raise ApiError(409, "conflict", "Only a lesson that waits can be rejected; one in force can be undone.")
@@ -240,7 +250,7 @@ def reject(id: str, server: Server) -> Json:
 
 
 @router.post("/lessons/{id}/undo")
-def undo(id: str, server: Server) -> Json:
+def undo(id: str, server: ServiceDep) -> Json:
     """Take a lesson out of force, or a rejected one back into the queue."""
     if _movable(server, id).state not in ("accepted", "rejected"):
         raise ApiError(409, "conflict", "There is nothing to undo.")
@@ -265,7 +275,7 @@ def _changed(server: Service, action: str, lesson: TaughtLesson | None) -> Json:
 
 
 @router.get("/lessons.csv")
-def export(server: Server) -> Response:
+def export(server: ServiceDep) -> Response:
     """All lessons as a table; that they were exported is noted."""
     stored = server.lessons.all()
     server.audit.note("owner", "export_lessons", lessons=len(stored))
@@ -274,6 +284,6 @@ def export(server: Server) -> Response:
 
 
 @router.get("/audit")
-def audit(server: Server, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Json:
+def audit(server: ServiceDep, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Json:
     """Who did what, the latest first."""
     return {"entries": server.audit.latest(limit)}

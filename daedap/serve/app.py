@@ -24,7 +24,7 @@ from daedap.serve.channels.naver import router as naver_router
 from daedap.serve.errors import ApiError
 from daedap.serve.observability import forget_process, log_failure
 from daedap.serve.openai import router as openai_router
-from daedap.serve.page import Server, owner_of
+from daedap.serve.page import ServiceDep, owner_of
 from daedap.serve.page import router as page_router
 from daedap.serve.security import Guard
 
@@ -120,14 +120,14 @@ async def health() -> dict[str, str]:
 
 
 @health_router.get("/ready")
-def ready(server: Server) -> dict[str, Any]:
+def ready(server: ServiceDep) -> dict[str, Any]:
     """That the database answers, too."""
     server.lessons.revision()
     return {"status": "ready", "run": server.bots.current.run.number}
 
 
 @health_router.get("/metrics")
-def metrics(server: Server) -> Response:
+def metrics(server: ServiceDep) -> Response:
     """For Prometheus."""
     return Response(server.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -150,7 +150,7 @@ async def admin() -> FileResponse:
 
 
 @pages_router.get("/admin/runs/{number}/report")
-def report(number: int, server: Server, request: Request) -> Response:
+def report(number: int, server: ServiceDep, request: Request) -> Response:
     """What `daedap report` writes; whoever is not the owner is led to the login."""
     from daedap.evaluation.diagnose import diagnose
     from daedap.evaluation.report import report_page  # with jinja2, which the server can start without

@@ -83,7 +83,7 @@ class Bots:
             self._others.move_to_end(number)
             return self._others[number]
 
-    def newer(self) -> bool:
+    def refresh_run(self) -> bool:
         """Change to the run that is latest or best by now, once it is open and warm. Returns whether there was one."""
         run = run_store.find(self.name, self.runs)
         if run.folder == self.current.run.folder:
@@ -118,7 +118,7 @@ class Bots:
         return [replies[row] for row in range(len(questions))]
 
     def _open(self, run: Run) -> Bot:
-        bot = Bot.of(run, answer_options=self.answer_options, held_out=True)
+        bot = Bot.from_run(run, answer_options=self.answer_options, held_out=True)
         bot.teach(self._lessons)
         known = bot.retriever.index.pairs[0].question
         bot.reply_many([known, f"{known} 그리고요?", "안녕하세요"])  # whatever is read at first use is read now
@@ -152,7 +152,7 @@ def alternatives(bot: Bot, question: str, count: int) -> list[Reply]:
 
 def _answers(bot: Bot, queries: Sequence[Pair]) -> Sequence[Reply | Exception]:
     try:
-        return bot.answers(queries)
+        return bot.reply_to_pairs(queries)
     except Exception as error:
         if len(queries) == 1:
             if not isinstance(error, DaedapError):

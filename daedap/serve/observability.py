@@ -65,13 +65,13 @@ class Metrics:
 
 
 def forget_process() -> None:
-    """This process ends: what it is busy with counts no more."""
+    """Remove this process's gauges as it exits."""
     if os.environ.get(FOLDER_VARIABLE):
         mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
 
 def forget_killed_processes() -> None:
-    """What workers were busy with that were killed counts no more; called as another one takes the place of one."""
+    """Remove the gauges of workers that were killed; called as another one replaces them."""
     for file in Path(os.environ[FOLDER_VARIABLE]).glob("gauge_live*_*.db"):
         match = re.search(r"_(\d+)\.db$", file.name)
         if match and not psutil.pid_exists(int(match[1])):

@@ -29,7 +29,7 @@ from daedap.retrieval.bot import Bot
 from daedap.runs import Json, Run
 from daedap.serve.bots import Question, alternatives
 from daedap.serve.errors import ApiError, invalid
-from daedap.serve.page import Server, pieces
+from daedap.serve.page import ServiceDep, pieces
 from daedap.serve.service import Service, asked
 from daedap.types import Message, Reply, Sampling
 
@@ -310,7 +310,7 @@ async def _chunks(
 
 
 @router.post("/chat/completions")
-async def chat(body: ChatRequest, server: Server, caller: Caller) -> Any:
+async def chat(body: ChatRequest, server: ServiceDep, caller: Caller) -> Any:
     """Answer the last message of the user."""
     body.refuse_unsupported()
     bot, (text, history) = await _bot(server, body.model), conversation(body.messages)
@@ -346,7 +346,7 @@ def _chat_parts(choice: Choice) -> Iterator[Json]:
 
 
 @router.post("/completions")
-async def completions(body: CompletionRequest, server: Server, caller: Caller) -> Any:
+async def completions(body: CompletionRequest, server: ServiceDep, caller: Caller) -> Any:
     """Answer each prompt."""
     body.refuse_unsupported()
     prompts = _texts_of(body.prompt, "prompt", "Give a text or a list of texts; token ids are not supported.")
@@ -377,7 +377,7 @@ def _completion(text: str, choice: Choice) -> Json:
 
 
 @router.post("/responses")
-async def responses(body: ResponseRequest, server: Server, caller: Caller) -> Any:
+async def responses(body: ResponseRequest, server: ServiceDep, caller: Caller) -> Any:
     """Answer the last message of the input."""
     body.refuse_unsupported()
     if body.previous_response_id:
@@ -454,14 +454,14 @@ async def _response_events(response: Json, choice: Choice) -> AsyncIterator[str]
 
 
 @router.get("/models")
-def models(server: Server) -> Json:
+def models(server: ServiceDep) -> Json:
     """The runs; `daedap` is the one that is served."""
     served = {**_model(server.bots.current.run), "id": _NAME}
     return {"object": "list", "data": [served, *map(_model, server.bots.complete())]}
 
 
 @router.get("/models/{name}")
-def model(name: str, server: Server) -> Json:
+def model(name: str, server: ServiceDep) -> Json:
     """One model."""
     found: Json | None = next((each for each in models(server)["data"] if each["id"] == name), None)
     if not found:

@@ -66,7 +66,7 @@ def owner_of(request: Request) -> bool:
     return service_of(request).sessions.valid(request.cookies.get(OWNER))
 
 
-Server = Annotated[Service, Depends(service_of)]
+ServiceDep = Annotated[Service, Depends(service_of)]
 Client = Annotated[str, Depends(client_of)]
 IsOwner = Annotated[bool, Depends(owner_of)]
 
@@ -112,7 +112,7 @@ class Verdict(BaseModel):
 
 
 @router.get("/info")
-def info(server: Server, client: Client, owner: IsOwner) -> Json:
+def info(server: ServiceDep, client: Client, owner: IsOwner) -> Json:
     """What the page needs to know first."""
     options, bot = server.options, server.bots.current
     pairs = bot.retriever.index.pairs
@@ -140,7 +140,7 @@ def _may_choose(server: Service, owner: bool) -> bool:
 
 
 @router.get("/runs")
-def runs(server: Server, owner: IsOwner) -> Json:
+def runs(server: ServiceDep, owner: IsOwner) -> Json:
     """The runs that can be chosen, the latest first."""
     current = server.bots.current.run
     chosen = server.bots.complete() if _may_choose(server, owner) else [current]
@@ -164,7 +164,7 @@ def run_json(run: Run, current: Run) -> Json | None:
 
 
 @router.post("/ask")
-async def ask(body: Ask, server: Server, client: Client, owner: IsOwner, response: Response) -> Any:
+async def ask(body: Ask, server: ServiceDep, client: Client, owner: IsOwner, response: Response) -> Any:
     """Answer a question, at once or as a stream of events: start, text, done."""
     if body.run not in (None, server.bots.current.run.number) and not _may_choose(server, owner):
         raise ApiError(403, "forbidden", "Only the owner may choose a run.", param="run")
@@ -200,7 +200,7 @@ def _own_reply(server: Service, id: str, client: str, owner: bool) -> StoredRepl
 
 
 @router.put("/replies/{id}/vote")
-def vote(id: str, body: Vote, server: Server, client: Client) -> Json:
+def vote(id: str, body: Vote, server: ServiceDep, client: Client) -> Json:
     """Judge one's own reply."""
     reply = _own_reply(server, id, client, owner=False)
     server.conversations.vote(reply.id, body.vote, body.comment and plain(body.comment))
@@ -221,7 +221,7 @@ def correction(
 
 
 @router.post("/corrections/preview")
-def preview_correction(body: Correction, server: Server, client: Client, owner: IsOwner) -> Json:
+def preview_correction(body: Correction, server: ServiceDep, client: Client, owner: IsOwner) -> Json:
     """Which questions a correction would answer, before it is saved."""
     lesson = correction(server, body, client, owner)
     fields = {"question": lesson.question, "answer": lesson.answer, "masked": lesson.masked}
@@ -230,7 +230,7 @@ def preview_correction(body: Correction, server: Server, client: Client, owner: 
 
 
 @router.post("/corrections")
-def correct(body: Correction, server: Server, client: Client, owner: IsOwner) -> Json:
+def correct(body: Correction, server: ServiceDep, client: Client, owner: IsOwner) -> Json:
     """Teach: the owner's correction is in force at once, a visitor's waits for the owner."""
     (lesson,) = server.lessons.add(correction(server, body, client, owner))
     server.audit.note("owner" if owner else "visitor", "teach", lesson=lesson.id)
@@ -248,7 +248,7 @@ def lessons_json(server: Service, *lessons: TaughtLesson) -> list[Json]:
 
 
 @router.get("/conversations")
-def conversations(server: Server, client: Client) -> Json:
+def conversations(server: ServiceDep, client: Client) -> Json:
     """One's own conversations, the latest first."""
     names = ("id", "title", "started", "updated", "replies")
     return {"conversations": [{name: each[name] for name in names} for each in server.conversations.of_client(client)]}
@@ -261,13 +261,13 @@ def _own(server: Service, id: str, client: str) -> str:
 
 
 @router.get("/conversations/{id}")
-def conversation(id: str, server: Server, client: Client) -> Json | None:
+def conversation(id: str, server: ServiceDep, client: Client) -> Json | None:
     """One of one's own conversations."""
     return server.conversations.find(_own(server, id, client))
 
 
 @router.delete("/conversations/{id}")
-def delete(id: str, server: Server, client: Client) -> Json:
+def delete(id: str, server: ServiceDep, client: Client) -> Json:
     """Delete one of one's own conversations."""
     deleted = server.conversations.delete(id=_own(server, id, client))
     server.audit.note("visitor", "delete_conversation", conversation=id)
@@ -275,7 +275,7 @@ def delete(id: str, server: Server, client: Client) -> Json:
 
 
 @router.delete("/conversations")
-def delete_all(server: Server, client: Client) -> Json:
+def delete_all(server: ServiceDep, client: Client) -> Json:
     """Delete all of one's own conversations."""
     deleted = server.conversations.delete(client=client)
     server.audit.note("visitor", "delete_conversations", conversations=deleted)
@@ -283,7 +283,7 @@ def delete_all(server: Server, client: Client) -> Json:
 
 
 @router.post("/comparisons")
-async def compare(body: Compare, server: Server, client: Client, owner: IsOwner) -> Json:
+async def compare(body: Compare, server: ServiceDep, client: Client, owner: IsOwner) -> Json:
     """Two runs' answers to a question, without their names and in random order."""
     if not _may_choose(server, owner):
         raise ApiError(403, "forbidden", "Only the owner may compare runs.")
@@ -309,7 +309,7 @@ async def compare(body: Compare, server: Server, client: Client, owner: IsOwner)
 
 
 @router.put("/comparisons/{id}")
-def judge(id: str, body: Verdict, server: Server, client: Client) -> Json:
+def judge(id: str, body: Verdict, server: ServiceDep, client: Client) -> Json:
     """Say which answer is better; only now are the runs named."""
     shown = server.comparisons.find(id, client)
     if not shown:
@@ -322,7 +322,7 @@ def judge(id: str, body: Verdict, server: Server, client: Client) -> Json:
 
 
 @router.get("/comparisons/tally")
-def running_tally(first: RunNumber, second: RunNumber, server: Server) -> Json:
+def running_tally(first: RunNumber, second: RunNumber, server: ServiceDep) -> Json:
     """How two runs stand against each other."""
     wins = server.comparisons.winners(first, second)
     counts = sign_test(wins[first], wins[second], wins[TIE])

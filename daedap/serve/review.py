@@ -80,7 +80,7 @@ def conflicts(bot: Bot, in_force: Sequence[Lesson], lessons: Sequence[TaughtLess
         other = latest.get(comparison_form(taught.question))
         if other and other.id != taught.id and other.answer != taught.answer:
             return {"kind": "lesson", "question": other.question, "answer": other.answer, "id": other.id}
-        row = bot.known_row(taught.question)
+        row = bot.exact_pair(taught.question)
         if row and comparison_form(row.answer) != comparison_form(taught.answer):
             return {"kind": "row", "question": row.question, "answer": row.answer, "id": None}
         return None
@@ -93,7 +93,7 @@ def preview(bot: Bot, taught: TaughtLesson, in_force: Sequence[Lesson], asked: S
 
     "near": the known questions nearest to its own, which keep their answers.
     """
-    form, row = comparison_form(taught.question), bot.known_row(taught.question)
+    form, row = comparison_form(taught.question), bot.exact_pair(taught.question)
     caught = [_entry("known", row.question, row.answer, 1.0)] if row else []
     caught += [
         _entry("lesson", each.question, each.answer, 1.0)

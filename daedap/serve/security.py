@@ -237,10 +237,10 @@ class _Exchange:
 
 @dataclass
 class RateLimit:
-    """So many a minute and client; as many at once after a pause. 0: no limit.
+    """Requests per minute and client, as many at once after a pause: the generic cell rate algorithm. 0: no limit.
 
-    Each request moves the time at which its client would be free of debt; that may lie a minute ahead. Where there are
-    several workers, they share these times in a file, which needn't survive them.
+    `free` in the table is the theoretical arrival time, at most a minute ahead. Several workers share these times in a
+    file, which needn't survive them.
     """
 
     per_minute: int

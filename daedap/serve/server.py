@@ -26,7 +26,7 @@ from uvicorn.supervisors import Multiprocess
 
 from daedap.config import AnswerOptions
 from daedap.errors import SettingsError
-from daedap.files import storage
+from daedap.files import storage_errors
 from daedap.serve.app import build_app
 from daedap.serve.channels.common import Channels
 from daedap.serve.observability import FOLDER_VARIABLE, forget_killed_processes
@@ -56,7 +56,7 @@ def channel_secrets(options: ServeOptions, runs: Path) -> dict[str, str]:
 
 def _kept(path: Path) -> str:
     """A random text that is made once and kept in a file that only its owner can read."""
-    with storage(path):
+    with storage_errors(path):
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)  # a bundle may be served where no run was made
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

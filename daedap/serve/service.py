@@ -115,7 +115,7 @@ class Service:
         """Run the queues and the polling tasks; at the end, drain the queues."""
         workers = [self._questions.run(), self._writes.run(), _repeat(self.bots.refresh_lessons, _LESSON_SECONDS)]
         if self.options.watch:
-            workers.append(_repeat(self.bots.newer, _RUN_SECONDS))
+            workers.append(_repeat(self.bots.refresh_run, _RUN_SECONDS))
         if self.options.retention_days is not None:
             workers.append(_repeat(self.delete_old, _SWEEP_SECONDS))
         tasks = [asyncio.create_task(worker) for worker in workers]

@@ -33,7 +33,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from daedap.files import digest
-from daedap.model.base import BUILT_IN, Base, self_test
+from daedap.model.base import MINI_FOLDER, Base, self_test
 from daedap.model.prompt import Example, build_prompt
 from daedap.model.tokenizer import load_tokenizer
 from daedap.model.trainable import unwrap_peft
@@ -51,7 +51,7 @@ def kogpt2_shape(tokenizer_folder: Path | None = None) -> Base:
     With the tokenizer of a folder (a `tokenizer.json` is enough), else daedap-mini's. Raises BaseError when the
     tokenizer can't be read, garbles Korean, or has more than 51,200 ids.
     """
-    folder = tokenizer_folder or BUILT_IN
+    folder = tokenizer_folder or MINI_FOLDER
     tokenizer = load_tokenizer(folder)
     build_prompt(tokenizer, 64)  # sets its chat template
     shape: dict[str, Any] = {"vocab_size": 51_200, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12}

@@ -21,7 +21,7 @@ are used for both: more change nothing (docs/EXPERIMENTS.md)."""
 _BI_ENCODER_ROWS = 5_000
 """Training rows from which on a bi-encoder is fitted; for fewer, sentence vectors rank as well without any training."""
 _MAX_GROWTH = 1.1
-"""Rows per row that bi-encoder and weights were fitted on, up to which a parent's index is extended."""
+"""A parent's index is extended, not fitted again, up to this many times the rows that it was fitted on."""
 _LAYER_FRACTIONS = (1, 2 / 3, 1 / 2, 1 / 3, 1 / 6)
 _ROW_FRACTIONS = (1.0, 0.5, 0.25, 0.1)
 _LOSS_BY_LAYERS = ((1 / 6, 1 / 3, 1 / 2, 1), (0.455, 0.311, 0.225, 0.0))
@@ -37,7 +37,8 @@ _RANKER_PAIRS = 2000
 _CANDIDATE_SHARE = 0.6
 """Share of a row's tokens that a candidate adds: questions are encoded once for all their candidates."""
 _BOT_ROWS = 20
-"""Forward passes of a row that cost as much as the bot's part of a question: samples, and its candidates without it."""
+"""Cost of the bot's answer to a question, in forward passes of a row: samples, and scores of the candidates without
+the question."""
 _ENCODER_ROWS = 27_000
 """Training rows from which on fitting a bi-encoder takes no more steps."""
 _INDEX_SECONDS, _SECONDS_PER_ROW, _SECONDS_PER_ENCODER_ROW = 3.5, 0.003, 0.003

@@ -31,7 +31,7 @@ from daedap.korean.text import comparison_form
 from daedap.runs import Json, Run
 from daedap.types import Pair
 
-BUILT_IN = Path(__file__).parent.parent / "mini"
+MINI_FOLDER = Path(__file__).parent.parent / "mini"
 """Folder of daedap-mini."""
 _CONTROL_TOKENS = 3
 """<|user|> question <|assistant|> answer </s>: what daedap-mini's chat template adds."""
@@ -68,9 +68,9 @@ def length_limit(base: str, max_length: int) -> LengthLimit:
         return LengthLimit(base, prompt.max_length, prompt.fits)
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(BUILT_IN / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(MINI_FOLDER / "tokenizer.json"))
     tokenizer.encode_special_tokens = True  # a typed </s> is text
-    positions: int = json.loads((BUILT_IN / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
+    positions: int = json.loads((MINI_FOLDER / "config.json").read_text(encoding="utf-8"))["max_position_embeddings"]
     limit = min(max_length, positions)
 
     def fits(pair: Pair) -> bool:

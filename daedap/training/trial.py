@@ -28,7 +28,7 @@ from daedap.training.planner import Plan, indexing_seconds
 from daedap.types import Pair
 
 _log = logging.getLogger("daedap")
-DevEval = Callable[[int, TorchModel], None]
+EpochCallback = Callable[[int, TorchModel], None]
 """Called after each epoch with its number and the current model; an exception ends the trial."""
 
 
@@ -62,7 +62,9 @@ class TrialContext:
         plan = _plan(self.folder, inputs, self.machine)
         return replace(plan, seconds=self.slowdown * plan.seconds)
 
-    def train(self, model_options: ModelOptions, train_options: TrainOptions, on_epoch_end: DevEval) -> TorchModel:
+    def train(
+        self, model_options: ModelOptions, train_options: TrainOptions, on_epoch_end: EpochCallback
+    ) -> TorchModel:
         """A model trained on the rows in the scratch folder, with the weights that `daedap train` would keep.
 
         Raises SettingsError when the loss is NaN, and whatever `on_epoch_end` raises.

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from daedap.config import ModelOptions, TrainOptions
 from daedap.database.connection import unusable_url, with_driver, without_password
 from daedap.errors import SettingsError, StorageError, first_line
-from daedap.files import storage
+from daedap.files import storage_errors
 from daedap.i18n import translate
 from daedap.runs import Json
 from daedap.tuning.objective import DevRows, measure_objective
@@ -154,7 +154,7 @@ def open_study(url: str | None, folder: Path, name: str, signature: Json, trial_
     study is created. Raises SettingsError if the stored signature is another one, and StorageError if the database
     fails at any time within the block.
     """
-    with storage(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with open_storage(url or f"sqlite:///{folder / 'study.db'}") as database:
         study = _create_or_load(database, name, signature, trial_size)

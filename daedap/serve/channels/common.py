@@ -58,7 +58,7 @@ class Answer:
     suggestions: tuple[str, ...] = ()
     reply: str | None = None
     """The id of the reply, where it is kept: votes name it."""
-    put_off: bool = False
+    retry: bool = False
     """It only asks to try again: the same question is a new event then."""
 
 
@@ -122,7 +122,7 @@ class Channels:
     service: Service
     secrets: Mapping[str, str]
     """By the name of the channel. They stand in its address, since neither platform signs its requests."""
-    patience: float = 4.0
+    timeout: float = 4.0
     """Seconds after which a platform, which waits for 5, is sent something other than the answer."""
     limit: RateLimit = field(default_factory=lambda: RateLimit(_PER_MINUTE, "channels"))
     """Of each person."""
@@ -150,7 +150,7 @@ class Channels:
         async def run() -> Answer:
             if await claimed:
                 answer = await work()
-                if answer.put_off:
+                if answer.retry:
                     self._events.pop(key, None)
                 self._in_background(self._keep(key, answer))
                 return answer
@@ -174,14 +174,14 @@ class Channels:
 
     async def _keep(self, key: str, answer: Answer) -> None:
         events = self.service.events
-        if answer.put_off:
+        if answer.retry:
             await self.service.write(Change(lambda connection: events.forget(connection, key)))
         elif self.service.options.store:
             await self.service.write(Change(lambda connection: events.keep(connection, key, asdict(answer))))
 
     async def _answer_of_another(self, key: str) -> Answer | None:
         """What another process answers to the event; None: it keeps no answers, or it was ended."""
-        end = time.monotonic() + self.patience
+        end = time.monotonic() + self.timeout
         while self.service.options.store and time.monotonic() < end:
             if kept := await run_in_threadpool(self.service.events.answer, key):
                 return Answer(kept["text"], tuple(kept["suggestions"]), kept["reply"])
@@ -190,7 +190,7 @@ class Channels:
 
     async def in_time(self, work: Work) -> Answer | None:
         """The answer, if it is there before the platform gives up."""
-        done, _ = await asyncio.wait({work.answer}, timeout=self.patience)
+        done, _ = await asyncio.wait({work.answer}, timeout=self.timeout)
         return work.answer.result() if done else None
 
     def send_later(self, work: Work, message: Callable[[Answer], Message]) -> None:
@@ -226,7 +226,7 @@ class Channels:
             self._told.popitem(last=False)
         return self.service.options.ai_notice and time_now - then > _PAUSE.total_seconds()
 
-    def noticed(self, text: str) -> str:
+    def with_ai_notice(self, text: str) -> str:
         """A text after the words that an AI answers."""
         return f"{self.translate('An AI answers. It can be wrong.')}\n\n{text}"
 
@@ -248,11 +248,11 @@ class Channels:
         except Exception as error:
             if isinstance(error, ApiError) and error.code in _BUSY:
                 busy = self.translate("Many people are asking right now. Please try again in a moment.")
-                return Answer(busy, put_off=True)
+                return Answer(busy, retry=True)
             log_failure(error)
-            return Answer(self.translate("Something went wrong. Please try again."), put_off=True)
+            return Answer(self.translate("Something went wrong. Please try again."), retry=True)
         begins = self.first_word(client) and conversation is None
-        text = self.noticed(stored.answer) if begins else stored.answer
+        text = self.with_ai_notice(stored.answer) if begins else stored.answer
         return Answer(text, tuple(stored.suggestions), stored.id if stored.conversation else None)
 
     @property
@@ -269,7 +269,7 @@ class Channels:
                 return None
         except Exception as error:
             log_failure(error)
-            return Answer(self.translate("Something went wrong. Please try again."), put_off=True)
+            return Answer(self.translate("Something went wrong. Please try again."), retry=True)
         if vote == "good":
             return Answer(self.translate("Thank you! I am glad that it helped."))
         return Answer(self.translate("Thank you for telling me. The answer will be looked at."))

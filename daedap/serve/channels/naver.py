@@ -120,7 +120,7 @@ async def _answer(channels: Channels, client: str, said: Said) -> Answer:
         return await channels.ask(client, said.question)
     if said.kind == "greeting":
         greeting = channels.translate("Hello! What would you like to know?")
-        shown = channels.noticed(greeting) if channels.first_word(client) else greeting
+        shown = channels.with_ai_notice(greeting) if channels.first_word(client) else greeting
         return Answer(shown, tuple(example_questions(channels.service.bots.current, 3)))
     if said.kind == "telephone":
         refusal = "I don't take telephone numbers, and have not kept yours. Please ask me in words."
