@@ -311,16 +311,19 @@ def test_one_process_of_several_works_on_an_event(runs: Path, store: bool) -> No
 
 def test_late_answers_are_posted_by_one_process(runs: Path) -> None:
     with opened(runs, timeout=0.0) as one, opened(runs, timeout=0.0) as other:
-        for server in (one, other, one, other):
+        for server in (one, other):
             assert server.kakao("늦은 질문", callbackUrl=CALLBACK).json()["useCallback"]
+        for server in (one, other):
+            server.kakao("늦은 질문", callbackUrl=CALLBACK)  # by now it may be answered at once
     assert len(one.posted + other.posted) == 1
 
 
 def test_a_late_answer_is_posted_once(runs: Path) -> None:
     with opened(runs, timeout=0.0) as server:
-        for _ in range(3):
-            promise = server.kakao(KNOWN.question, callbackUrl=CALLBACK).json()
-            assert promise == {"version": "2.0", "useCallback": True, "data": {"text": promise["data"]["text"]}}
+        promise = server.kakao(KNOWN.question, callbackUrl=CALLBACK).json()
+        assert promise == {"version": "2.0", "useCallback": True, "data": {"text": promise["data"]["text"]}}
+        for _ in range(2):
+            server.kakao(KNOWN.question, callbackUrl=CALLBACK)  # by now it may be answered at once
         elsewhere = said(server.kakao("안녕", callbackUrl="https://evil.example/x"))
         assert (
             elsewhere
