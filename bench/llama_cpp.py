@@ -10,11 +10,11 @@ import sys
 import unicodedata
 from pathlib import Path
 
+from daedap.data.reader import built_in_pairs
 from daedap.data.split import SPLITS, read_rows
 from daedap.export.common import pick_questions, trained_answers
 from daedap.model.decoding import DecodingRules
 from daedap.model.language_model import open_trained
-from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 from daedap.types import Pair
 

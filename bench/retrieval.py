@@ -23,6 +23,7 @@ from sentence_encoder.texts import is_held_out, trade_number
 
 from daedap.config import AnswerOptions, SplitOptions
 from daedap.data.doctor import load
+from daedap.data.reader import built_in_pairs
 from daedap.data.split import split
 from daedap.evaluation.evaluate_run import own_test_rows
 from daedap.evaluation.faq import FaqReply, LookUp, LookUpScores, baselines, evaluate_faq, look_up_scores
@@ -33,7 +34,6 @@ from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.lexical import LexicalIndex, LexicalKnn
-from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run, find
 from daedap.types import Pair
 

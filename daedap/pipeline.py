@@ -72,11 +72,11 @@ def train_from_config(config: TrainConfig, runs: Path, lessons: Sequence[Lesson]
         config = replace(config, split=replace(config.split, dev_size=0, test_size=0))
     taught = [Pair(lesson.question, lesson.answer) for lesson in latest_lessons(lessons)]
     learned, too_long = [pair for pair in taught if fits(pair)], [pair for pair in taught if not fits(pair)]
-    parts = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
-    source = describe_source(Path(config.file), loaded, config.split, parts)
+    rows = split_rows(Path(config.file), loaded.pairs, config.split, config.train.seed, parent, learned)
+    source = describe_source(Path(config.file), loaded, config.split, rows)
     run = run_store.create(runs)
     with run.discard_if_not_started(), run.locked():
-        write_split(run.folder, parts.parts, first=parts.new)
+        write_split(run.folder, rows.split, first=rows.new_ids)
         write_lookup(run.folder, [*too_long, *with_parents_lookup(loaded.lookup, parent)])
         if lessons:
             write_lines(run.folder / "data" / "lessons.jsonl", [asdict(lesson) for lesson in latest_lessons(lessons)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,11 @@ class Pair:
     """Where it begins in its file, counted from 1; 0 when it comes from no file."""
     conversation_id: str = ""
     """Pairs cut from one conversation share it; a split never parts them."""
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Pair:
+        """A pair from its fields, the messages of its history as objects."""
+        return cls(**{**fields, "history": tuple(Message(**message) for message in fields["history"])})
 
     @property
     def id(self) -> str:

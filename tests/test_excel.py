@@ -12,7 +12,7 @@ from daedap.config import ReadOptions
 from daedap.data.clean import BadRow
 from daedap.data.doctor import check
 from daedap.data.excel import format_cell
-from daedap.data.reader import detect_source, rows
+from daedap.data.reader import detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.types import Pair
 
@@ -36,7 +36,7 @@ def workbook(path: Path, **sheets: Sequence[tuple[object, ...]]) -> Any:
 
 
 def read(path: Path, sheet: str | None = None) -> list[Pair | BadRow]:
-    return list(rows(detect_source(path, ReadOptions(sheet=sheet))))
+    return list(read_pairs(detect_source(path, ReadOptions(sheet=sheet))))
 
 
 def texts(found: list[Pair | BadRow]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 
 from daedap.data.clean import BadRow
 from daedap.data.objects import objects
-from daedap.data.reader import detect_source, rows
+from daedap.data.reader import detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -29,7 +29,7 @@ def english(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(folder: Path, text: str, name: str = "a.json") -> list[Pair | BadRow]:
     path = folder / name
     path.write_text(text, encoding="utf-8")
-    return list(rows(detect_source(path)))
+    return list(read_pairs(detect_source(path)))
 
 
 def texts(found: list[Pair | BadRow]) -> list[tuple[str, str]]:
@@ -202,7 +202,7 @@ def test_yaml_of_messages(tmp_path: Path) -> None:
     said = [("고객", "주차 되나요?"), ("상담원", "네 됩니다."), ("고객", "언제 열어요?"), ("상담원", "아홉 시예요.")]
     lines = (f"- 화자: {who}\n  발화: {text}\n" for who, text in said)
     (tmp_path / "a.yml").write_text("".join(lines), encoding="utf-8")
-    pairs = texts(list(rows(detect_source(tmp_path / "a.yml"))))
+    pairs = texts(list(read_pairs(detect_source(tmp_path / "a.yml"))))
     assert pairs == [("주차 되나요?", "네 됩니다."), ("언제 열어요?", "아홉 시예요.")]
 
 
@@ -216,7 +216,7 @@ def test_yaml_of_messages(tmp_path: Path) -> None:
 )
 def test_keys_that_are_numbers(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
-    assert texts(list(rows(detect_source(tmp_path / name))))[0] == ("주차 되나요?", "네 됩니다.")
+    assert texts(list(read_pairs(detect_source(tmp_path / name))))[0] == ("주차 되나요?", "네 됩니다.")
 
 
 def test_yaml_and_parquet(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_yaml_and_parquet(tmp_path: Path) -> None:
     from pyarrow import parquet
 
     parquet.write_table(pyarrow.Table.from_pylist(PAIRS), tmp_path / "a.parquet")
-    assert texts(list(rows(detect_source(tmp_path / "a.parquet")))) == EXPECTED
+    assert texts(list(read_pairs(detect_source(tmp_path / "a.parquet")))) == EXPECTED
     (tmp_path / "b.parquet").write_bytes(b"PAR1" + bytes(100))
     with pytest.raises(DataError, match="as Parquet"):
         detect_source(tmp_path / "b.parquet")

@@ -7,7 +7,7 @@ import pytest
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow
-from daedap.data.reader import Source, detect_source, rows
+from daedap.data.reader import Source, detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -41,7 +41,7 @@ def chat(folder: Path, text: str, name: str = "chat.txt", speaker: str | None = 
     path.write_text(text, encoding="utf-8-sig")
     source = detect_source(path, ReadOptions(speaker=speaker))
     assert source.format == "kakaotalk"
-    return list(rows(source))
+    return list(read_pairs(source))
 
 
 def pairs(found: list[Pair | BadRow]) -> list[Pair]:
@@ -334,7 +334,7 @@ def test_a_table_that_a_spreadsheet_saved_again(tmp_path: Path) -> None:
 
 
 def rows_of(source: Source) -> list[Pair]:
-    return pairs(list(rows(source)))
+    return pairs(list(read_pairs(source)))
 
 
 def test_inside_a_zip_archive(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from openpyxl import Workbook
 
 from daedap.data.doctor import load
+from daedap.data.reader import STARTER
 from daedap.errors import DataError
 from daedap.evaluation.question_files import EvalQuestion, read_out_of_scope, read_paraphrases
-from daedap.retrieval.small_talk import STARTER
 from daedap.types import Pair
 
 KNOWN = [Pair("배고파", "얼른 드세요."), Pair("졸려", "푹 자요"), Pair("자고 싶어", "눈 좀 붙여요")]

@@ -11,7 +11,7 @@ import pytest
 
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow
-from daedap.data.reader import detect_source, rows
+from daedap.data.reader import detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -28,7 +28,7 @@ def written(folder: Path, name: str, text: str) -> Path:
 
 
 def read(path: Path, **read_options: Any) -> list[Pair | BadRow]:
-    return list(rows(detect_source(path, ReadOptions(**read_options))))
+    return list(read_pairs(detect_source(path, ReadOptions(**read_options))))
 
 
 def message(found: list[Pair | BadRow]) -> list[tuple[int, str, str]]:
@@ -51,7 +51,7 @@ def test_csv_with_a_header(tmp_path: Path) -> None:
         Pair("안녕", "반가워요", "1", line=3),
     ]
     source = detect_source(path)
-    assert (source.format, source.encoding) == ("csv", "utf-8")
+    assert (source.format, source.encoding_name) == ("csv", "utf-8")
     assert source.columns is not None and source.columns.answer.name == "A"
 
 

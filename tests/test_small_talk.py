@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from queries import encoded
 
-from daedap.retrieval.small_talk import _HELPLINE, SmallTalk, _mentions_suicide, built_in_pairs
+from daedap.data.reader import built_in_pairs
+from daedap.retrieval.small_talk import _HELPLINE, SmallTalk, _mentions_suicide
 
 
 @pytest.fixture(scope="module")

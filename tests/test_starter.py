@@ -9,8 +9,8 @@ from datetime import timedelta
 from daedap.commands.train import starter_options
 from daedap.config import TrainOptions
 from daedap.data.doctor import load
+from daedap.data.reader import STARTER
 from daedap.korean.text import comparison_form, speech_level
-from daedap.retrieval.small_talk import STARTER
 
 PAIRS = load(STARTER).pairs
 PARAPHRASES = STARTER.with_name("starter_paraphrases.csv")

@@ -10,7 +10,7 @@ import pytest
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow
 from daedap.data.doctor import check, load
-from daedap.data.reader import detect_source, rows
+from daedap.data.reader import detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.types import Message, Pair
 
@@ -27,7 +27,7 @@ def written(folder: Path, text: str, name: str = "a.csv", encoding: str = "utf-8
 
 
 def read(path: Path, read_options: ReadOptions = ReadOptions()) -> list[Pair | BadRow]:
-    return list(rows(detect_source(path, read_options)))
+    return list(read_pairs(detect_source(path, read_options)))
 
 
 def texts(found: list[Pair | BadRow]) -> list[tuple[str, str]]:

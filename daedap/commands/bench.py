@@ -13,11 +13,11 @@ from cyclopts import Parameter
 
 from daedap.config import BenchOptions, ReadOptions, RecipeName, SplitOptions
 from daedap.data.doctor import load
+from daedap.data.reader import STARTER
 from daedap.data.split import split
 from daedap.errors import DataError
 from daedap.evaluation.tables import align_columns, join_blocks
 from daedap.i18n import tell, translate
-from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Json, scratch_folder
 
 if TYPE_CHECKING:

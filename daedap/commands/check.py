@@ -14,7 +14,7 @@ from daedap.config import MINI, ModelOptions, ReadOptions
 from daedap.data.dedup import near_duplicates
 from daedap.data.doctor import check as examine
 from daedap.data.findings import Report
-from daedap.data.reader import rows
+from daedap.data.reader import read_pairs
 from daedap.evaluation.row_rules import Finding, diagnose_rows
 from daedap.training.split_rows import length_limit
 from daedap.types import Pair
@@ -61,7 +61,7 @@ def check(
     options = ModelOptions(base=base, max_length=max_length)  # refuses what can't be
     limit = length_limit(options.base, options.max_length)
     report = examine(file, read_options, fits=limit.fits)
-    pairs = list(islice((row for row in rows(report.source) if isinstance(row, Pair)), COMPARED))
+    pairs = list(islice((row for row in read_pairs(report.source) if isinstance(row, Pair)), COMPARED))
     one_group = np.zeros(len(pairs), dtype=np.int64)
     near = sum(bool(earlier) for _, earlier in near_duplicates([pair.question for pair in pairs], one_group))
     usable = [pair for pair in pairs if pair.question.strip() and pair.answer.strip()]

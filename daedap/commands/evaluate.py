@@ -10,12 +10,12 @@ from cyclopts import Parameter
 
 import daedap.runs as run_store
 from daedap.config import RUNS, EvalOptions, ReadOptions
+from daedap.data.reader import built_in_pairs
 from daedap.data.split import SPLITS, read_rows
 from daedap.errors import SettingsError
 from daedap.evaluation.evaluate import Evaluation
 from daedap.evaluation.evaluate_run import evaluate_questions, evaluate_run, own_test_rows, rows_of_file
 from daedap.evaluation.question_files import EvalQuestion, read_out_of_scope, read_paraphrases
-from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 
 

@@ -15,10 +15,10 @@ from cyclopts import Parameter
 
 import daedap.runs as run_store
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions
+from daedap.data.reader import STARTER
 from daedap.errors import SettingsError
 from daedap.pipeline import complete_run, train_from_config
 from daedap.retrieval.lessons import stored_lessons
-from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Run, TrainConfig
 from daedap.training.split_rows import parent_file, parent_options
 from daedap.types import Lesson

@@ -12,11 +12,11 @@ from cyclopts import Parameter
 import daedap.runs as run_store
 from daedap.commands.train import STARTER_EPOCHS, train
 from daedap.config import ModelOptions, ReadOptions, RunOptions, SplitOptions, TrainOptions, TuneOptions
+from daedap.data.reader import STARTER
 from daedap.data.split import write_split
 from daedap.files import write_text
 from daedap.i18n import tell, translate
 from daedap.pipeline import train_from_config
-from daedap.retrieval.small_talk import STARTER
 from daedap.runs import Run, TrainConfig, scratch_folder
 from daedap.tuning.objective import measure_objective
 from daedap.tuning.result import SearchResult, TuneResult, VersusDefaults, study_page, versus_defaults

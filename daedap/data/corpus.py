@@ -13,7 +13,7 @@ from daedap.data.clean import clean, clean_text, is_damaged, texts_of
 from daedap.data.inputs import JSON_SUFFIXES, detect, open_text, refuse_unreadable
 from daedap.data.kakaotalk import is_chat
 from daedap.data.objects import objects
-from daedap.data.reader import DEFAULT_READ_OPTIONS, detect_source, rows
+from daedap.data.reader import DEFAULT_READ_OPTIONS, detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form
 from daedap.types import Pair
@@ -107,7 +107,7 @@ def _json_texts(path: Path) -> Corpus:
 
 
 def _dialogues(path: Path, read_options: ReadOptions) -> Corpus:
-    read = list(rows(detect_source(path, read_options)))
+    read = list(read_pairs(detect_source(path, read_options)))
     pairs = [clean(row)[0] for row in read if isinstance(row, Pair) and not is_damaged(*texts_of(row))]
     usable = [pair for pair in pairs if pair.question and pair.answer]
     conversations = groupby(enumerate(usable), key=lambda numbered: numbered[1].conversation_id or numbered[0])

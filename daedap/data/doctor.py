@@ -20,7 +20,7 @@ import numpy as np
 from daedap.config import ReadOptions
 from daedap.data.clean import BadRow, clean, clean_text, excerpt, find_personal, is_damaged, mask_personal, texts_of
 from daedap.data.findings import KINDS, NOT_ROWS, Example, Finding, Report, TextStats
-from daedap.data.reader import DEFAULT_READ_OPTIONS, Source, detect_source, rows
+from daedap.data.reader import DEFAULT_READ_OPTIONS, Source, detect_source, read_pairs
 from daedap.errors import DataError
 from daedap.korean.text import comparison_form, speech_level
 from daedap.types import Message, Pair
@@ -114,7 +114,7 @@ class _Doctor:
 
     def kept_pairs(self) -> Iterator[tuple[Pair, bool]]:
         """Every pair that is kept, normalized, and whether it fits the model; reads the file once."""
-        for row in rows(self.source):
+        for row in read_pairs(self.source):
             self.rows += not (isinstance(row, BadRow) and row.kind in NOT_ROWS)
             if isinstance(row, BadRow):
                 self.record(row.kind, row.line, row.value)
@@ -195,7 +195,7 @@ class _Doctor:
     def questions_at(self, lines: Iterable[int]) -> list[Example]:
         """Questions by line number, read from the file again: keeping all of them would cost memory."""
         missing, examples = set(lines), list[Example]()
-        for row in rows(self.source) if missing else ():
+        for row in read_pairs(self.source) if missing else ():
             if row.line in missing and isinstance(row, Pair):
                 missing.discard(row.line)
                 examples.append(Example(row.line, excerpt(row.question)))

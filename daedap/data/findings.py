@@ -177,7 +177,7 @@ class Report:
         return {
             "file": str(self.source.path),
             "format": self.source.format,
-            "encoding": self.source.encoding or None,
+            "encoding": self.source.encoding_name or None,
             "columns": {part: column.name if column else None for part, column in chosen.items()},
             "rows": self.rows,
             "usable": self.usable,
@@ -202,7 +202,7 @@ class Report:
                 rows=self.rows,
                 usable=self.usable + self.looked_up,
                 format=self.source.format,
-                encoding=f", {self.source.encoding}" if self.source.encoding else "",
+                encoding=f", {self.source.encoding_name}" if self.source.encoding_name else "",
             ),
             *_column_lines(self.source),
         ]

@@ -46,6 +46,8 @@ from daedap.types import Pair
 
 Format = Literal["csv", "tsv", "jsonl", "xlsx", "kakaotalk", "text", "yaml", "parquet"]
 DEFAULT_READ_OPTIONS = ReadOptions()
+STARTER = Path(__file__).with_name("starter.csv")
+"""The built-in pairs."""
 _SAMPLE = 200
 """Lines or rows read to detect the delimiter and the columns."""
 _OBJECTS: dict[str, Format] = {".yml": "yaml", ".yaml": "yaml", ".parquet": "parquet"}
@@ -58,7 +60,7 @@ class Source:
     path: Path
     format: Format = "csv"
     """By content, whatever the file's name ends with."""
-    text: Encoding | None = None
+    encoding: Encoding | None = None
     """None for Excel and Parquet."""
     delimiter: str = ""
     """Field separator of a text table."""
@@ -75,9 +77,9 @@ class Source:
     read_options: ReadOptions = DEFAULT_READ_OPTIONS
 
     @property
-    def encoding(self) -> str:
+    def encoding_name(self) -> str:
         """Name of the encoding, for the report."""
-        return self.text.name if self.text else ""
+        return self.encoding.name if self.encoding else ""
 
     @property
     def requested(self) -> dict[Part, str | None]:
@@ -89,6 +91,11 @@ class Source:
     def requested_speaker(self) -> str:
         """The name of the speaker whose messages are the answers, in NFC as in the parsed chat."""
         return nfc((self.read_options.speaker or "").strip())
+
+
+def built_in_pairs() -> list[Pair]:
+    """All built-in pairs."""
+    return [row for row in read_pairs(detect_source(STARTER)) if isinstance(row, Pair)]
 
 
 def detect_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) -> Source:
@@ -121,7 +128,7 @@ def detect_source(path: Path, read_options: ReadOptions = DEFAULT_READ_OPTIONS) 
     return source
 
 
-def rows(source: Source) -> Iterator[Pair | BadRow]:
+def read_pairs(source: Source) -> Iterator[Pair | BadRow]:
     """The pairs and the unreadable rows of a file, in order; text files are streamed."""
     name = source.path.name
     if source.format == "xlsx":
@@ -134,8 +141,8 @@ def rows(source: Source) -> Iterator[Pair | BadRow]:
     elif source.format in ("jsonl", "yaml", "parquet"):
         yield from _pairs_of_objects(source, _objects_of(source))
     else:
-        assert source.text, "all other formats are text"
-        with open_text(source.path, source.text) as lines:
+        assert source.encoding, "all other formats are text"
+        with open_text(source.path, source.encoding) as lines:
             if source.format == "text":
                 yield from marked_lines(lines)
             elif source.texts:
@@ -165,7 +172,7 @@ def _detect_excel(source: Source) -> Source:
     read: list[tuple[Sheet, Columns | TurnColumns]] = []
     for sheet in _chosen_sheets(source, sheets):
         if chat_columns(sheet.records[0].fields or []) and not source.read_options.question_column:
-            return _open_chat(replace(source, format="kakaotalk", sheets=(sheet.name,)))
+            return _detect_chat(replace(source, format="kakaotalk", sheets=(sheet.name,)))
         try:
             read.append((sheet, _sheet_columns(source, sheet)))
         except DataError as error:
@@ -219,7 +226,7 @@ def _excel_rows(source: Source) -> Iterator[Pair | BadRow]:
 
 
 def _detect_text(source: Source) -> Source:
-    source = replace(source, text=(encoding := detect(source.path)))
+    source = replace(source, encoding=(encoding := detect(source.path)))
     with open_text(source.path, encoding) as lines:
         sample = list(islice(lines, _SAMPLE))
     if not any(map(str.strip, sample)):
@@ -227,7 +234,7 @@ def _detect_text(source: Source) -> Source:
     start = next(line for line in sample if line.strip()).lstrip("\ufeff \t")
     is_json = suffix_of(source.path) in JSON_SUFFIXES
     if not is_json and is_chat(sample) and not chat_columns(re.split("[,;\t]", start)):
-        return _open_chat(replace(source, format="kakaotalk"))
+        return _detect_chat(replace(source, format="kakaotalk"))
     if is_json or start.startswith(("{", "[{", "[[", '["')) or start.strip() == "[":
         return _detect_objects(source, start)
     if start[:200].casefold().startswith(("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")):
@@ -248,7 +255,7 @@ def _detect_table(source: Source, sample: Sequence[str]) -> Source:
     if not filled:
         raise empty_file(source.path)
     if chat_columns(filled[0].fields or []) and not source.read_options.question_column:
-        return _open_chat(replace(source, format="kakaotalk"))
+        return _detect_chat(replace(source, format="kakaotalk"))
     rows = [(record.line, record.fields if record.fields is not None else [record.text.strip()]) for record in filled]
     try:
         columns = _columns_of(source, rows)
@@ -258,8 +265,8 @@ def _detect_table(source: Source, sample: Sequence[str]) -> Source:
         return replace(source, texts=texts)
     if isinstance(columns, Columns):
         return replace(source, columns=columns)
-    assert source.text, "its encoding was detected"
-    with open_text(source.path, source.text) as lines:
+    assert source.encoding, "its encoding was detected"
+    with open_text(source.path, source.encoding) as lines:
         return replace(source, turns=columns, speaker=_answer_speaker(source, records(lines, delimiter), columns))
 
 
@@ -281,8 +288,8 @@ _Objects = Iterable[tuple[int, dict[str, Any] | BadRow]]
 def _detect_objects(source: Source, start: str = "") -> Source:
     """Open JSON that begins with `start`, YAML or Parquet."""
     format = _OBJECTS.get(suffix_of(source.path), "jsonl")
-    text = detect(source.path) if format == "yaml" else source.text
-    source = replace(source, format=format, text=text)
+    text = detect(source.path) if format == "yaml" else source.encoding
+    source = replace(source, format=format, encoding=text)
     rows = [row for _, row in islice(_objects_of(source), _SAMPLE) if isinstance(row, dict)]
     if not rows and not start:
         raise empty_file(source.path)
@@ -300,10 +307,10 @@ def _detect_objects(source: Source, start: str = "") -> Source:
 
 
 def _objects_of(source: Source) -> Iterator[tuple[int, dict[str, Any] | BadRow]]:
-    if source.text is None:
+    if source.encoding is None:
         yield from parquet_objects(source.path)
         return
-    with open_text(source.path, source.text) as lines:
+    with open_text(source.path, source.encoding) as lines:
         yield from objects(lines) if source.format == "jsonl" else yaml_objects(source.path, lines.read())
 
 
@@ -363,7 +370,7 @@ def _pairs_of_objects(source: Source, rows: _Objects) -> Iterator[Pair | BadRow]
 # ---- chats, and who answers ----
 
 
-def _open_chat(source: Source) -> Source:
+def _detect_chat(source: Source) -> Source:
     """Accept a chat in which the speaker writes at least one message, and somebody else another."""
     counts = Counter(message.speaker for message in _chat_messages(source) if isinstance(message, ChatMessage))
     if not counts:
@@ -381,11 +388,11 @@ def _open_chat(source: Source) -> Source:
 
 
 def _chat_messages(source: Source) -> Iterator[ChatMessage | BadRow]:
-    if source.text is None:
+    if source.encoding is None:
         sheet = next(sheet for sheet in read_sheets(source.path) if sheet.name in source.sheets)
         yield from table_messages(sheet.records)
         return
-    with open_text(source.path, source.text) as lines:
+    with open_text(source.path, source.encoding) as lines:
         yield from table_messages(records(lines, source.delimiter)) if source.delimiter else text_messages(lines)
 
 

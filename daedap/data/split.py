@@ -16,10 +16,10 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from daedap.errors import DataError, RunError, SettingsError
 from daedap.files import write_lines
 from daedap.korean.perturb import perturb_each
 from daedap.korean.text import comparison_form
-from daedap.types import Message, Pair
+from daedap.types import Pair
 
 T = TypeVar("T")
 SplitName = Literal["train", "dev", "test", "left_out", "unused"]
@@ -364,9 +364,8 @@ def _records(folder: Path, name: StoredSplit) -> list[dict[str, object]]:
         ) from error
 
 
-def _pair(record: dict[str, object]) -> Pair:
+def _pair(record: Mapping[str, Any]) -> Pair:
     fields = {name: value for name, value in record.items() if name not in ("id", "component")}
     if "thread" in fields:  # what runs of version 0.1 call conversation_id
         fields["conversation_id"] = fields.pop("thread")
-    fields["history"] = tuple(Message(**message) for message in fields["history"])  # type: ignore[attr-defined]
-    return Pair(**fields)  # type: ignore[arg-type]
+    return Pair.from_json(fields)

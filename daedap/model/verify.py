@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -36,7 +36,7 @@ from daedap.model.engine import ENGINE, REPLIES, Engine
 from daedap.model.prompt import Prompt, Template
 from daedap.model.tokenizer import PlainTokenizer
 from daedap.runs import Json, Run
-from daedap.types import Message, Pair
+from daedap.types import Pair
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -127,7 +127,7 @@ class Reference:
         """Read it. Raises RunError when it is missing or damaged."""
         try:
             fields = json.loads((folder / _REFERENCE).read_text(encoding="utf-8"))
-            pairs = tuple(_pair(row) for row in fields.pop("pairs"))
+            pairs = tuple(Pair.from_json(row) for row in fields.pop("pairs"))
             return cls(pairs, **{name: tuple(values) for name, values in fields.items()})
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise unreadable_weights(folder / _REFERENCE, error) from error
@@ -202,10 +202,6 @@ def read_verifications(folder: Path) -> Json:
 def _record(folder: Path, processor: str, record: object) -> None:
     with suppress(StorageError):  # on a read-only disk, verify again each time
         write_json(folder / _VERIFIED, {**read_verifications(folder), processor: record})
-
-
-def _pair(row: dict[str, Any]) -> Pair:
-    return Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])})
 
 
 # Bundles

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from daedap.data.reader import built_in_pairs
 from daedap.data.split import RunRows, augment, read_rows, sample_rows
 from daedap.files import new_folder
 from daedap.i18n import tell, translate
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.encoder import MAX_PAIRS, BiEncoder
 from daedap.retrieval.hybrid import HybridRetriever, fit_retriever
-from daedap.retrieval.small_talk import built_in_pairs
 from daedap.runs import Run
 from daedap.training.planner import extends_index, needs_bi_encoder
 from daedap.types import Pair

@@ -27,7 +27,7 @@ from scipy import sparse
 
 from daedap.errors import RunError
 from daedap.korean.text import comparison_form, strip_emoticons
-from daedap.types import Evidence, Float32Array, Float64Array, Message, Pair
+from daedap.types import Evidence, Float32Array, Float64Array, Pair
 
 FEATURES = 2**18
 """Hash buckets: about ten for each pair of characters that a file of 12,000 questions holds."""
@@ -148,7 +148,7 @@ class LexicalIndex:
     def open(cls, folder: Path) -> LexicalIndex:
         """Read a saved index. Raises RunError when a file is missing, damaged or of another index."""
         with _reading(folder / "pairs.jsonl") as file:
-            pairs = [_pair_from_json(json.loads(line)) for line in file]
+            pairs = [Pair.from_json(json.loads(line)) for line in file]
             if not pairs:
                 raise ValueError("no pairs")
         with _reading(folder / "idf.npy") as file:
@@ -263,10 +263,6 @@ def damaged(file: Path, problem: str) -> RunError:
     return RunError(
         "{file}: the index is damaged ({problem}).", "Train again to make a whole run.", file=file, problem=problem
     )
-
-
-def _pair_from_json(row: dict[str, Any]) -> Pair:
-    return Pair(**{**row, "history": tuple(Message(**turn) for turn in row["history"])})
 
 
 NEAREST = 100

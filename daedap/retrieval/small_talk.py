@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from daedap.data.reader import detect_source, rows
+from daedap.data.reader import built_in_pairs
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
 from daedap.retrieval.courtesies import courtesy_of
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.retrieval.query import Query
 from daedap.types import Evidence, Float32Array, Pair
 
-STARTER = Path(__file__).parent.parent / "data" / "starter.csv"
-"""The built-in pairs."""
 # A number ends before a Hangul letter, which is a word character: \b would not see it in "109에".
 _HELPLINE = re.compile(r"(?<![\d-])(109|112|117|119|1303|1336|1342|1366|1388|1577-0199|1577-1389|1600-5500)(?![\d-])")
 _DISTRESS = re.compile(
@@ -78,11 +75,6 @@ class SmallTalk:
         courtesy = courtesy_of(question)
         own = (one for one in known if courtesy_of(one.question) == courtesy)
         return next(own, courtesy.reply(korean=self.korean)) if courtesy else None
-
-
-def built_in_pairs() -> list[Pair]:
-    """All built-in pairs."""
-    return [row for row in rows(detect_source(STARTER)) if isinstance(row, Pair)]
 
 
 def _offers_help(pair: Pair) -> bool:

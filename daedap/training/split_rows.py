@@ -158,8 +158,8 @@ def with_parents_lookup(pairs: Sequence[Pair], parent: Run | None) -> list[Pair]
 class SplitRows:
     """A split, and what is new in it."""
 
-    parts: Split
-    new: frozenset[str] = frozenset()
+    split: Split
+    new_ids: frozenset[str] = frozenset()
     """Ids of the rows that the parent did not use."""
 
 
@@ -199,10 +199,10 @@ def _with_taught(parts: Split, taught: Sequence[Pair]) -> Split:
     return replace(parts, pairs=pairs, assignments=assignments, components=components)
 
 
-def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, split_result: SplitRows) -> Json:
+def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, rows: SplitRows) -> Json:
     """`data/source.json`: file, digest, counts and leakage of the rows; also logged."""
-    parts = split_result.parts
-    new = {name: sum(pair.id in split_result.new for pair in parts.rows(name)) for name in _USED}
+    parts = rows.split
+    new = {name: sum(pair.id in rows.new_ids for pair in parts.rows(name)) for name in _USED}
     counts = {side: parts.assignments.count(side) for side in ("train", "dev", "test", "left_out", "unused")}
     leak = asdict(parts.leak)
     message = (
@@ -210,18 +210,18 @@ def describe_source(file: Path, loaded: Loaded, split_options: SplitOptions, spl
         "{questions:.1%} of the test questions and {answers:.1%} of the test answers are known from training."
     )
     tell([translate(message, **counts, **leak)])
-    if split_result.new:
+    if rows.new_ids:
         message = "New among them: {train:,} training rows, {dev:,} dev rows, {test:,} test rows."
         tell([translate(message, **new)])
     return {
         "file": str(file),
         "sha256": digest(file),
         "format": loaded.report.source.format,
-        "encoding": loaded.report.source.encoding,
+        "encoding": loaded.report.source.encoding_name,
         "rows": loaded.report.rows,
         "usable": loaded.report.usable or len(loaded.pairs),
         **counts,
-        **({"new": new} if split_result.new else {}),
+        **({"new": new} if rows.new_ids else {}),
         "components": len(set(parts.components)),
         "split": split_options.split,
         "leak": leak,
