@@ -285,14 +285,14 @@ def scratch_folder(runs: Path, prefix: str) -> Iterator[Path]:
             if time.time() - left.stat().st_mtime > _STALE and not Run(left).busy:
                 shutil.rmtree(left, ignore_errors=True)
         run = Run(Path(tempfile.mkdtemp(prefix=prefix, dir=runs)))
-    try:
-        with run.locked():
-            yield run.folder
-    finally:
-        shutil.rmtree(run.folder, ignore_errors=True)
-        if new:
-            with suppress(OSError):  # not empty: another process has made a run
-                runs.rmdir()
+        try:
+            with run.locked():
+                yield run.folder
+        finally:
+            shutil.rmtree(run.folder, ignore_errors=True)
+            if new:
+                with suppress(OSError):  # not empty: another process has made a run
+                    runs.rmdir()
 
 
 def list_runs(runs: Path) -> list[Run]:

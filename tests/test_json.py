@@ -234,3 +234,10 @@ def test_yaml_and_parquet(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_bytes(b"PAR1" + bytes(100))
     with pytest.raises(DataError, match="as Parquet"):
         detect_source(tmp_path / "b.parquet")
+
+
+def test_nested_aliases_of_yaml_do_not_grow(tmp_path: Path) -> None:
+    """Nine aliases of nine aliases and so on: 9 ** 12 values, if each were copied."""
+    levels = [f"x{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+    text = "\n".join(["x0: &a0 [주차]", *levels, "conversations:", "- - 주차 되나요?", "  - 네 됩니다."])
+    assert texts(read(tmp_path, text, "a.yml")) == [("주차 되나요?", "네 됩니다.")]

@@ -237,6 +237,7 @@ def test_a_damaged_workbook(tmp_path: Path) -> None:
         ("a.jsonl", "안녕,반가워\n", "no JSON objects; it begins: 안녕,반가워"),
         ("a.hwp", "안녕,반가워\n", "ending in '.hwp' can't be read.*xlsx"),
         ("a.xls", "<html><table><tr><td>질문</td></tr></table></html>", "a web page or XML.*save it as .xlsx"),
+        ("a.csv", "\x0b<html><table><tr><td>질문</td></tr></table></html>", "a web page or XML.*save it as .xlsx"),
         ("대화.eml", "From: a@example.com\n\n안녕", "an e-mail.*save the .txt"),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 import daedap.runs as run_store
 from daedap.errors import RunError, StorageError
 from daedap.files import digest, new_folder, remove_folder, write_json, write_lines, write_text
-from daedap.runs import Run, TrainConfig
+from daedap.runs import Run, TrainConfig, scratch_folder
 
 
 def script(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -343,3 +344,9 @@ def test_sizes_leave_out_what_grows(tmp_path: Path) -> None:
 def test_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_full_disk_in_a_scratch_folder_is_told(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no space left"), scratch_folder(tmp_path / "runs", "bench-") as folder:
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder / "model.bin"))
+    assert not (tmp_path / "runs").exists()

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import difflib
 import heapq
-import math
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -71,8 +70,9 @@ def load(
     too long as usable ones.
     """
     doctor = _Doctor(detect_source(path, read_options), fits)
-    kept = list(doctor.kept_pairs())
-    pairs, lookup = ([pair for pair, is_learned in kept if is_learned is learned] for learned in (True, False))
+    pairs, lookup = list[Pair](), list[Pair]()
+    for pair, is_learned in doctor.kept_pairs():
+        (pairs if is_learned else lookup).append(pair)
     report = doctor.report()
     if not pairs and keep_too_long:
         pairs, lookup = lookup, []
@@ -215,38 +215,45 @@ def masked(pair: Pair) -> Pair:
 class TextCounter:
     """Counts lengths and speech levels of texts."""
 
-    lengths: array[int] = field(default_factory=lambda: array("L"))
+    lengths: Counter[int] = field(default_factory=Counter)
     polite: int = 0
 
     def add(self, text: str) -> None:
         """Count one text."""
-        self.lengths.append(len(text))
+        self.lengths[len(text)] += 1
         self.polite += speech_level(text) == "polite"
 
     def stats(self) -> TextStats:
         """Mean, percentiles and share of polite texts."""
-        if not (count := len(self.lengths)):
+        if not (count := self.lengths.total()):
             return TextStats()
         p50, p95, p99 = (percentile(self.lengths, share) for share in (0.5, 0.95, 0.99))
-        mean, polite = sum(self.lengths) / count, self.polite / count
+        mean = sum(length * texts for length, texts in self.lengths.items()) / count
+        polite = self.polite / count
         return TextStats(round(mean, 2), p50, p95, p99, max(self.lengths), round(polite, 4))
 
 
-def percentile(lengths: Sequence[int], share: float) -> int:
+def percentile(lengths: Counter[int], share: float) -> int:
     """The smallest length that at least this share of the texts do not exceed; 0 where there are none."""
-    return sorted(lengths)[math.ceil(share * len(lengths)) - 1] if lengths else 0
+    seen, needed = 0, share * lengths.total()
+    for length in sorted(lengths):
+        seen += lengths[length]
+        if seen >= needed:
+            return length
+    return 0
 
 
 class OutlierCounter:
     """Counts the sizes of pairs and keeps the longest ones."""
 
     def __init__(self) -> None:
-        self._sizes = array("L")
+        self._sizes: Counter[int] = Counter()
         self._longest: list[tuple[int, int, str]] = []  # a heap of (characters, -line, question)
 
     def add(self, pair: Pair) -> None:
         """Count one pair."""
-        self._sizes.append(size := len(pair.question) + len(pair.answer))
+        size = len(pair.question) + len(pair.answer)
+        self._sizes[size] += 1
         heapq.heappush(self._longest, (size, -pair.line, pair.question))
         if len(self._longest) > EXAMPLES:
             heapq.heappop(self._longest)
@@ -258,7 +265,7 @@ class OutlierCounter:
         """
         limit = min(1_000, 10 * percentile(self._sizes, 0.95))
         longest = [Example(-line, excerpt(text)) for size, line, text in sorted(self._longest)[::-1] if size > limit]
-        return sum(size > limit for size in self._sizes), longest
+        return sum(pairs for size, pairs in self._sizes.items() if size > limit), longest
 
 
 @dataclass

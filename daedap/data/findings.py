@@ -109,12 +109,10 @@ class Finding:
         ]
         where = ", ".join(shown + ["…"] * (self.count > len(shown)))
         template = "kept: {what}: {count:,} ({where})"
-        if self.action != "kept":
-            template = (
-                "dropped: {what}: {count:,} ({where})"
-                if self.action == "dropped"
-                else "repaired: {what}: {count:,} ({where})"
-            )
+        if self.action == "dropped":
+            template = "dropped: {what}: {count:,} ({where})"
+        elif self.action == "repaired":
+            template = "repaired: {what}: {count:,} ({where})"
         return translate(template, what=self.description, count=self.count, where=where)
 
 

@@ -158,9 +158,17 @@ _BOMS = {  # UTF-32-LE's byte order mark begins with UTF-16-LE's, so it is teste
     **dict.fromkeys((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE), "utf-16"),
 }
 _BINARY = {
-    **{b"\x89PNG": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"%PDF": "PDF"},
-    **{b"PK\x03\x04": "zip", b"\x1f\x8b": "gzip", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z"},
-    **{b"\xd0\xcf\x11\xe0": "xls / doc / hwp", b"SQLite format 3": "SQLite", b"PAR1": "Parquet"},
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"GIF8": "GIF",
+    b"%PDF": "PDF",
+    b"PK\x03\x04": "zip",
+    b"\x1f\x8b": "gzip",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+    b"\xd0\xcf\x11\xe0": "xls / doc / hwp",
+    b"SQLite format 3": "SQLite",
+    b"PAR1": "Parquet",
 }
 """How files begin that are no text."""
 # The 2,350 common syllables of KS X 1001. UTF-8 misread as CP949 gives Hanja and rare syllables instead.

@@ -237,7 +237,7 @@ def _web_page_pair(row: Mapping[str, Any], line: int) -> Pair | None:
     """The pair of a question in schema.org's FAQPage, as web pages carry it for search engines."""
     question, accepted = row.get("name", row.get("text")), row.get("acceptedAnswer")
     reply = as_text(accepted[0] if isinstance(accepted, list) and accepted else accepted)
-    return Pair(question, reply, line=line) if isinstance(question, str) and reply else None
+    return Pair(question, reply, line=line) if isinstance(question, str) and accepted and reply else None
 
 
 def _maps_questions(row: Mapping[str, Any]) -> bool:

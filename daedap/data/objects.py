@@ -99,11 +99,17 @@ def _value(text: str) -> object:
         return None
 
 
-def _with_text_keys(value: Any) -> Any:
-    """A value whose objects have texts for keys, as in JSON; those of YAML and Python may be numbers or dates."""
-    if isinstance(value, dict):
-        return {str(key): _with_text_keys(one) for key, one in value.items()}
-    return [_with_text_keys(one) for one in value] if isinstance(value, list) else value
+def _with_text_keys(value: Any, copies: dict[int, Any] | None = None) -> Any:
+    """A value whose objects have texts for keys, as in JSON; those of YAML and Python may be numbers or dates.
+
+    `copies`: by id. YAML's aliases stay one object: a nest of them would grow exponentially.
+    """
+    copies = {} if copies is None else copies
+    if isinstance(value, dict) and id(value) not in copies:
+        copies[id(value)] = {str(key): _with_text_keys(inner, copies) for key, inner in value.items()}
+    elif isinstance(value, list) and id(value) not in copies:
+        copies[id(value)] = [_with_text_keys(inner, copies) for inner in value]
+    return copies.get(id(value), value)
 
 
 def _as_row(value: Any, line: int, text: str) -> Row | BadRow:

@@ -237,7 +237,7 @@ def _detect_text(source: Source) -> Source:
         return _detect_chat(replace(source, format="kakaotalk"))
     if is_json or start.startswith(("{", "[{", "[[", '["')) or start.strip() == "[":
         return _detect_objects(source, start)
-    if start[:200].casefold().startswith(("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")):
+    if start[:200].lstrip().casefold().startswith(("<html", "<!doctype", "<table", "<?xml", "<meta", "<head")):
         raise DataError(
             "{file} is a web page or XML that was saved under another name.",
             "Open it in Excel and save it as .xlsx or as CSV (UTF-8).",

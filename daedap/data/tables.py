@@ -302,7 +302,8 @@ def rendered_column(rows: Sequence[Sequence[str]]) -> Column | None:
 def rendered_pairs(table: Iterable[Record], texts: Column, name: str) -> Iterator[Pair | BadRow]:
     """The pairs of a table that holds whole conversations in one column."""
     for record in table:
-        cell = next(iter((record.fields or [])[texts.index : texts.index + 1]), "")
+        fields = record.fields or []
+        cell = fields[texts.index] if texts.index < len(fields) else ""
         if turns := _cell_turns(cell, record.line):
             yield from pairs_of(turns, Conversation(f"{name}:{record.line}"))
         elif record.fields is None or cell.strip() != texts.name:

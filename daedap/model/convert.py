@@ -113,7 +113,7 @@ def _build_spec(model: PreTrainedModel, prompt: Prompt, largest_pair: int | None
     """The model as a CTranslate2 specification, in int8 unless `largest_pair` is None. Raises EngineError."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)
-    if window and window < prompt.max_length:  # see _remove_sliding_windows
+    if window and window < prompt.max_length:  # see _patch_spec
         reason = "its sliding window is {window} tokens, and --max-length is {length}"
         raise _unsupported(model, translate(reason, window=window, length=prompt.max_length))
     norms = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")

@@ -176,7 +176,7 @@ def measure_ours(variant: Variant, context: BenchContext, epochs: int) -> Measur
         memory.peak_bytes,
         _flops_per_row(task, trainer.train_options.per_device_train_batch_size),
         True,
-        _dev_bits(unwrap_peft(task.model).float(), setup.prompt, context),
+        _dev_bits(unwrap_peft(task.model).float(), setup.prompt, context) if context.dev else None,
     )
     shutil.rmtree(folder)  # the next variant must not find this activation cache
     return measured

@@ -281,8 +281,10 @@ class Trainer(TrainingLoop):
         better = self._keep_if_best("dev")
         if self.average and self.average.count >= _MIN_AVERAGED:
             self.average.swap()
-            better = self._keep_if_best("average") or better
-            self.average.swap()
+            try:
+                better = self._keep_if_best("average") or better
+            finally:
+                self.average.swap()
         self.progress.stale_epochs = 0 if better else self.progress.stale_epochs + 1
 
     def _keep_if_best(self, event: Literal["dev", "average"]) -> bool:
