@@ -239,5 +239,5 @@ def test_yaml_and_parquet(tmp_path: Path) -> None:
 def test_nested_aliases_of_yaml_do_not_grow(tmp_path: Path) -> None:
     """Nine aliases of nine aliases and so on: 9 ** 12 values, if each were copied."""
     levels = [f"x{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
-    text = "\n".join(["x0: &a0 [주차]", *levels, "conversations:", "- - 주차 되나요?", "  - 네 됩니다."])
+    text = "\n".join(["conversations:", "- - 주차 되나요?", "  - 네 됩니다.", "x0: &a0 [주차]", *levels])
     assert texts(read(tmp_path, text, "a.yml")) == [("주차 되나요?", "네 됩니다.")]
