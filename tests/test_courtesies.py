@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 
 import pytest
-from queries import encoded
 
+from daedap.retrieval.bot import Bot
 from daedap.retrieval.courtesies import LONGEST, courtesy_of, phrases
-from daedap.retrieval.small_talk import SmallTalk
-from daedap.types import Evidence
+from daedap.retrieval.hybrid import HybridRetriever
+from daedap.runs import Run
+from daedap.types import Lesson, Pair
 
 FAQS = Path(__file__).parent.parent / "data" / "faq"
 
@@ -55,6 +57,13 @@ QUESTIONS = [
     "?",
     "",
     "메뉴",
+    "어음",
+    "노아",
+    "네오",
+    "바이오",
+    "하이네",
+    "노예",
+    "아예",
     "안녕 " * 40,
 ]
 
@@ -91,19 +100,50 @@ def test_phrases_repeated_to_no_end_take_no_time() -> None:
         assert courtesy_of((phrase * LONGEST)[: LONGEST - 1] + "뷁") is None
 
 
-def test_what_the_bot_knows_of_the_same_kind_goes_first() -> None:
-    small_talk = SmallTalk.built_in()
-    own = Evidence("안녕하세요", "어서 오세요, 솔빛 서점입니다.", 0.3)
-    other = Evidence("배송비는 얼마인가요?", "3,000원이에요.", 0.9)
-    query = encoded("하이루")[0]
-    assert small_talk.answer(query, [other, own], 0.9) is own
-    built_in = small_talk.answer(query, [other], 0.9)
-    assert built_in
-    assert built_in.answer == "안녕하세요! 무엇을 도와드릴까요?"
-    assert small_talk.answer(encoded("배송비 얼마")[0], [other, own], 0.9) is None
+def bot_with(*more: Pair) -> Bot:
+    """A bot in memory that knows the FAQ of a bookstore, and more."""
+    lines = (FAQS / "57_bookstore.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if "answer" in row]
+    pairs = [*(Pair(row["question"], row["answer"]) for row in rows), *more]
+    return Bot(Run(Path("in memory")), HybridRetriever.build(pairs))
+
+
+@pytest.fixture(scope="module")
+def bookstore() -> Bot:
+    return bot_with()
+
+
+@pytest.mark.parametrize("text", ["안뇽하세용", "굿모닝", "하이루", "방가방가"])
+def test_a_greeting_is_returned_by_what_the_bot_knows_best(bookstore: Bot, text: str) -> None:
+    assert bookstore.reply(text).text == "안녕하세요! 무엇을 도와드릴까요?"
+    own = bot_with(Pair("안녕하세요", "어서 오세요, 솔빛 서점입니다."), Pair("영업 시간이요", "아홉 시부터예요."))
+    assert own.reply(text).text == "어서 오세요, 솔빛 서점입니다."
+    own.teach([Lesson("1", "반가워요", "안녕하세요, 대답이에요.", "similar")])
+    reply = own.reply(text)
+    assert (reply.text, reply.source) == ("안녕하세요, 대답이에요.", "lesson")
+    assert own.reply("감사합니당").source == "retrieved", "a courtesy of another kind"
+
+
+def test_a_sure_lesson_comes_before_a_built_in_courtesy(bookstore: Bot) -> None:
+    bot = copy(bookstore)
+    bot.teach([Lesson("1", "상담원인가요 상담사인가요", "상담원은 1번을 눌러 주세요.", "similar")])
+    assert bot.reply("상담사인가요?").source == "lesson"
+    assert bookstore.reply("상담사인가요?").text.startswith("저는 사람이 아니라")
+
+
+def test_a_name_made_of_phrases_is_looked_up() -> None:
+    names = ["노아", "네오", "바이오", "어음", "하이네"]
+    bot = bot_with(*(Pair(f"{name} 시리즈는 몇 권까지 나왔나요?", f"{name}은 열 권이에요.") for name in names))
+    for name in names:
+        assert bot.reply(name).text != courtesy_reply("네"), name
+        assert courtesy_of(name) is None
 
 
 def test_a_bot_whose_file_is_english_answers_in_english() -> None:
-    reply = SmallTalk.built_in(korean=False).answer(encoded("thanks")[0], [], 0.0)
-    assert reply
-    assert reply.answer == "You are welcome. Just ask if there is anything else."
+    assert courtesy_reply("thanks", korean=False) == "You are welcome. Just ask if there is anything else."
+
+
+def courtesy_reply(text: str, *, korean: bool = True) -> str:
+    courtesy = courtesy_of(text)
+    assert courtesy
+    return courtesy.reply(korean=korean).answer

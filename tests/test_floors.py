@@ -21,7 +21,7 @@ model: sentence_encoder encoder_conversion
 training: split_rows planner profiling activation_cache biencoder checkpoint trainer finetune trial pretrain
 training: baselines benchmark
 retrieval: lexical interaction query matcher large_matcher encoder
-retrieval: rerank hybrid lessons courtesies small_talk bot build
+retrieval: courtesies rerank hybrid lessons distress bot build
 evaluation: metrics reply_retrieval run_record tables testset question_files faq
 evaluation: row_rules diagnose report
 evaluation: evaluate compare comparison_report evaluate_run

@@ -148,9 +148,10 @@ def evaluate_faq(
     answers_of: dict[str, set[str]] = {}
     for pair in known:
         answers_of.setdefault(pair.question, set()).add(comparison_form(pair.answer))
+    known_forms = set().union(*answers_of.values())
     known_pairs = {(pair.question, pair.answer) for pair in known}
     replies = [
-        _outcome(question, reply, reply_part(reply, known_pairs), answers_of)
+        _outcome(question, reply, reply_part(reply, known_pairs), answers_of, known_forms)
         for question, reply in zip(questions, _ask(bot, questions), strict=True)
     ]
     inside, outside = replies[:count], replies[count:]
@@ -183,12 +184,14 @@ def _ask(bot: ScorableBot, questions: Sequence[EvalQuestion]) -> Sequence[Reply]
     return bot.reply_to_pairs([Pair(question.question, "") for question in questions])
 
 
-def _outcome(question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]]) -> FaqReply:
-    """`answers_of`: known question → comparison forms of its answers."""
+def _outcome(
+    question: EvalQuestion, reply: Reply, part: Part, answers_of: Mapping[str, set[str]], known_forms: set[str]
+) -> FaqReply:
+    """`answers_of`: known question → comparison forms of its answers; `known_forms`: those of all known answers."""
     form = comparison_form(reply.text)
     suggested = {answer for text in reply.suggestions for answer in answers_of.get(text, ())}
     right = form in question.forms
-    known = right or any(form in answers for answers in answers_of.values())
+    known = right or form in known_forms
     return FaqReply(question, reply, part, known=known, right=right, suggested=bool(suggested & question.forms))
 
 

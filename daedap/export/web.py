@@ -2,7 +2,7 @@
 
     index.html page.js …    the page and the bot's arithmetic in plain JavaScript (browser/), without a build step
     page.json               what the page says
-    bot.json                known pairs, lessons, small talk, weights, and what lies where in the other files
+    bot.json                known pairs, lessons, courtesies, weights, and what lies where in the other files
     encoder.bin             the sentence encoder's weights, int8, as CTranslate2 has them
     tokenizer.json          its tokenizer
     index.bin               sentence vectors in half precision, rarities of n-grams, the interaction model
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, softmax
 
-import daedap.retrieval.small_talk as rules
+import daedap.retrieval.distress as rules
 from daedap.errors import ExportError
 from daedap.export.common import Difference, Verification, write_card
 from daedap.files import write_json
@@ -35,10 +35,10 @@ from daedap.i18n import translate_to
 from daedap.model.sentence_encoder import ENCODER_FOLDER
 from daedap.retrieval.bot import Bot
 from daedap.retrieval.courtesies import LONGEST, phrases
+from daedap.retrieval.distress import DistressHelp
 from daedap.retrieval.interaction import InteractionModel
 from daedap.retrieval.lexical import CharTfidf
 from daedap.retrieval.matcher import AnswerMatcher
-from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run
 from daedap.types import Pair
 
@@ -110,15 +110,15 @@ def _refuse(bot: Bot) -> None:
 
 def _bot_data(bot: Bot, folder: Path, index: _Tensors) -> dict[str, Any]:
     """What `bot.json` holds, but for the places of the tensors."""
-    matcher, book, talk = bot.retriever.matcher, bot.lessons, bot._small_talk
+    matcher, book, help = bot.retriever.matcher, bot.lessons, bot._distress_help
     korean, options = bot.speaks_korean, bot.answer_options
     lessons = book.lessons if book else ()
     interaction = InteractionModel.default()
     for name, values in interaction.weights.items():
         index.add(f"interaction/{name}", np.atleast_1d(values).astype(np.float32))
     index.add("matcher/direction", matcher._small_talk_direction)
-    index.add("smallTalk/questions", talk.vectors.astype(np.float16))
-    ngrams = {"questions": matcher.index.ngrams, "answers": matcher._answer_tfidf, "smallTalk": talk.index.ngrams}
+    index.add("distress/questions", help.vectors.astype(np.float16))
+    ngrams = {"questions": matcher.index.ngrams, "answers": matcher._answer_tfidf, "distress": help.index.ngrams}
     similar = book._matcher if book else None
     return {
         "format": FORMAT,
@@ -135,7 +135,8 @@ def _bot_data(bot: Bot, folder: Path, index: _Tensors) -> dict[str, Any]:
         "known": _add_pairs(index, "known", matcher, folder),
         "lessons": _add_pairs(index, "lessons", similar, folder) if similar else {"pairs": []},
         "taught": [[lesson.question, lesson.answer] for lesson in lessons],
-        "smallTalk": _small_talk(talk),
+        "distress": _distress(help),
+        "courtesies": _courtesies(bot),
     }
 
 
@@ -155,28 +156,34 @@ def _page_texts(korean: bool) -> dict[str, str]:
     }
 
 
-def _small_talk(talk: SmallTalk) -> dict[str, Any]:
-    pairs, courtesies, language = talk.index.pairs, phrases(), "ko" if talk.korean else "en"
+def _distress(help: DistressHelp) -> dict[str, Any]:
+    pairs = help.index.pairs
     return {
         "pairs": _texts(pairs),
         "comforts": [rules._mentions_suicide(pair.question) for pair in pairs],
         "distress": rules._DISTRESS.pattern,
         "ambiguous": rules._AMBIGUOUS.pattern,
         "threshold": rules._THRESHOLD,
-        "courtesies": {
-            "longest": LONGEST,
-            "fillers": courtesies["fillers"],
-            "kinds": [
-                {
-                    "name": kind["name"],
-                    "question": kind["question"],
-                    "answer": kind[language],
-                    "phrases": kind["phrases"],
-                }
-                for kind in courtesies["kinds"]
-            ],
-        },
     }
+
+
+def _courtesies(bot: Bot) -> dict[str, Any]:
+    """Phrases, and for each kind its reply: of a lesson, of a known pair, else the built-in one."""
+    data, language = phrases(), "ko" if bot.speaks_korean else "en"
+    lessons = bot.lessons._by_courtesy if bot.lessons else {}
+    kinds = [
+        {
+            "name": kind["name"],
+            "phrases": kind["phrases"],
+            "lesson": [lessons[kind["name"]].question, lessons[kind["name"]].answer]
+            if kind["name"] in lessons
+            else None,
+            "known": [own.question, own.answer] if (own := bot._own_courtesies.get(kind["name"])) else None,
+            "builtIn": [kind["question"], kind[language]],
+        }
+        for kind in data["kinds"]
+    ]
+    return {"longest": LONGEST, "fillers": data["fillers"], "kinds": kinds}
 
 
 def _texts(pairs: Sequence[Pair]) -> list[list[str]]:

@@ -18,12 +18,13 @@ from daedap.data.split import HELD_OUT, read_rows
 from daedap.errors import DataError, RunError
 from daedap.i18n import translate_to
 from daedap.korean.text import HANGUL, SpeechLevel, speech_level
+from daedap.retrieval.courtesies import by_courtesy, courtesy_of
+from daedap.retrieval.distress import DistressHelp
 from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.lessons import LessonBook, LessonHit, bundled_lessons, stored_lessons
 from daedap.retrieval.lexical import Hits
 from daedap.retrieval.matcher import Match
 from daedap.retrieval.query import Query, printable
-from daedap.retrieval.small_talk import SmallTalk
 from daedap.runs import Run, find
 from daedap.types import Evidence, Generation, Lesson, Message, Pair, Reply, Sampling
 
@@ -38,6 +39,8 @@ _SUGGESTIONS = 3
 _SAMPLES = 8
 _LEVEL_ROWS, _LEVEL_SHARE = 1000, 0.9
 """Known answers looked at for language and speech level, and the share from which on the bot keeps to it."""
+_COURTESY_ROWS = 100_000
+"""Known pairs among which those for courtesies are looked for: a few microseconds each, once."""
 _TOP_K = 40
 
 
@@ -129,8 +132,8 @@ class Bot:
         return self.retriever.reranker(self.language_model)
 
     @cached_property
-    def _small_talk(self) -> SmallTalk:
-        return SmallTalk.built_in(self.hidden, self.retriever.encoder, korean=self.speaks_korean)
+    def _distress_help(self) -> DistressHelp:
+        return DistressHelp.built_in(self.hidden, self.retriever.encoder)
 
     def nearest(self, question: str, count: int) -> list[Evidence]:
         """The `count` known pairs that match a question best, with distinct answers, best first."""
@@ -195,7 +198,7 @@ class Bot:
         return None
 
     def _decide(self, queries: Sequence[Query]) -> list[Reply]:
-        """Small talk, a lesson, or a known answer; else, with the language model, what reranking chooses."""
+        """Help, a courtesy, a lesson, or a known answer; else, with the language model, what reranking chooses."""
         book = self.lessons  # another thread may teach meanwhile
         matches = self.retriever.matcher.match(queries, 1 + _SUGGESTIONS) if book or not self.generates else []
         lessons = book.find(queries, matches) if book else [None] * len(queries)
@@ -208,10 +211,10 @@ class Bot:
         )
 
     def _by_match(self, query: Query, match: Match, lesson: LessonHit | None) -> Reply:
-        """Small talk, a lesson, the best pair's answer, suggestions, or the fallback: by probability."""
+        """Help, a lesson, a courtesy, the best pair's answer, suggestions, or the fallback: by probability."""
         evidence, options = self.retriever.index.evidence(match.rows, match.similarities), self.answer_options
         best, probability = evidence[0], match.probability
-        if reply := self._small_talk_or_lesson(query, evidence, max(best.similarity, probability), lesson):
+        if reply := self._before_known(query, evidence, max(best.similarity, probability), lesson):
             return reply
         if probability >= options.direct_answer_threshold or options.fallback == "off":
             return Reply(query.text, best.answer, "retrieved", probability, best)
@@ -222,10 +225,10 @@ class Bot:
         return Reply(query.text, text, "fallback", probability, best, suggestions)
 
     def _by_similarity(self, query: Query, hits: Hits, lesson: LessonHit | None) -> Reply | None:
-        """Small talk, a lesson, the fallback out of scope, or the answer to a known question; None: rerank."""
+        """Help, a lesson, a courtesy, the fallback out of scope, or the answer to a known question; None: rerank."""
         evidence = self.retriever.index.evidence(*hits)
         best = evidence[0]
-        if reply := self._small_talk_or_lesson(query, evidence, best.similarity, lesson):
+        if reply := self._before_known(query, evidence, best.similarity, lesson):
             return reply
         out_of_scope = best.similarity < min(self.retriever.weights.out_of_scope_threshold, KNOWN)
         if out_of_scope and self.answer_options.fallback != "off":
@@ -234,18 +237,33 @@ class Bot:
             return Reply(query.text, best.answer, "retrieved", best.similarity, best)
         return None
 
-    def _small_talk_or_lesson(
+    def _before_known(
         self, query: Query, known: Sequence[Evidence], score: float, lesson: LessonHit | None
     ) -> Reply | None:
-        """`known`: the pairs that match best; `score`: of the first of them, which help in distress must beat."""
-        taught = lesson.reply(query.text) if lesson else None
-        if taught and taught.evidence:
-            known, score = [taught.evidence, *known], max(score, taught.score)
-        small_talk = self._small_talk.answer(query, known, score)
-        if small_talk and not (taught and small_talk is taught.evidence):
-            return Reply(query.text, small_talk.answer, "retrieved", small_talk.similarity, small_talk)
-        sure = taught and taught.score >= self.answer_options.direct_answer_threshold
-        return taught if small_talk or sure else None
+        """Help in distress, a sure lesson, or a courtesy returned; `score`: of the first of `known`, the best pairs."""
+        help = self._distress_help.help(query, max(score, lesson.probability if lesson else 0.0))
+        if help:
+            return Reply(query.text, help.answer, "retrieved", help.similarity, help)
+        if lesson and lesson.probability >= self.answer_options.direct_answer_threshold:
+            return lesson.reply(query.text)
+        return self._courtesy_reply(query.text, known)
+
+    def _courtesy_reply(self, question: str, known: Sequence[Evidence]) -> Reply | None:
+        """By a lesson for the same kind of courtesy, else a known pair for it, else the built-in reply."""
+        if not (courtesy := courtesy_of(question)):
+            return None
+        book = self.lessons  # another thread may teach meanwhile
+        if lesson := book.courtesy(courtesy) if book else None:
+            return lesson.reply(question)
+        near = next((pair for pair in known if courtesy_of(pair.question) == courtesy), None)
+        evidence = near or self._own_courtesies.get(courtesy.name) or courtesy.reply(korean=self.speaks_korean)
+        return Reply(question, evidence.answer, "retrieved", evidence.similarity, evidence)
+
+    @cached_property
+    def _own_courtesies(self) -> dict[str, Evidence]:
+        """Kind of courtesy → the first known pair for it."""
+        pairs = self.retriever.index.pairs[:_COURTESY_ROWS]
+        return by_courtesy((pair.question, Evidence(pair.question, pair.answer, 1.0)) for pair in pairs)
 
     def _fallback(self, question: str, evidence: Evidence | None = None, score: float = 0.0) -> Reply:
         """The reply to an empty question, or to one that nothing known answers."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from daedap.korean.text import comparison_form
+from daedap.retrieval.courtesies import Courtesy, by_courtesy
 from daedap.retrieval.hybrid import HybridRetriever
 from daedap.retrieval.lexical import LexicalIndex, damaged
 from daedap.retrieval.matcher import SIGNALS, AnswerMatcher, Match, Signals, encode_pairs, with_rival
@@ -62,6 +63,11 @@ class LessonBook:
         lesson = self._by_form.get(comparison_form(question))
         return LessonHit(lesson, 1.0, 1.0, True) if lesson else None
 
+    def courtesy(self, courtesy: Courtesy) -> LessonHit | None:
+        """The latest lesson for a courtesy of this kind, however it is worded."""
+        lesson = self._by_courtesy.get(courtesy.name)
+        return LessonHit(lesson, 1.0, 1.0, False) if lesson else None
+
     def find(self, queries: Sequence[Query], known: Sequence[Match]) -> list[LessonHit | None]:
         """The lesson for exactly each query; else the one that fits it best, if better than all `known` pairs."""
         exact = [self.exact(query.text) for query in queries]
@@ -91,6 +97,10 @@ class LessonBook:
     @cached_property
     def _by_form(self) -> dict[str, Lesson]:
         return {comparison_form(each.question): each for each in self.lessons}
+
+    @cached_property
+    def _by_courtesy(self) -> dict[str, Lesson]:
+        return by_courtesy((each.question, each) for each in self._similar)
 
     @cached_property
     def _similar(self) -> list[Lesson]:

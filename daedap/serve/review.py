@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
 from threading import Lock
 
 import numpy as np
@@ -126,13 +128,10 @@ def _entry(kind: str, question: str, answer: str, similarity: float, times: int 
 
 def _caught(bot: Bot, lesson: Lesson, questions: Sequence[str]) -> list[float | None]:
     """Each question's similarity to the lesson where the lesson would answer it."""
-    if not questions:
-        return []
-    book, queries = LessonBook.build([lesson], bot.retriever), bot.retriever.encode(questions)
-    known = bot.retriever.matcher.match(queries, 4)
-    similarities: list[float | None] = []
-    for place, hit in enumerate(book.find(queries, known)):
-        sure = hit and hit.probability >= bot.answer_options.direct_answer_threshold
-        lost = hit and not hit.exact and known[place].exact
-        similarities.append(hit.similarity if hit and sure and not lost else None)
-    return similarities
+    taught = copy(bot)
+    taught.lessons = LessonBook.build([lesson], bot.retriever)
+    taught.answer_options = replace(
+        bot.answer_options, samples=0
+    )  # the language model proposes where no lesson answers
+    replies = taught.reply_many(questions)
+    return [reply.evidence.similarity if reply.lesson and reply.evidence else None for reply in replies]

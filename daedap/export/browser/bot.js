@@ -1,8 +1,8 @@
-// Question → reply, as daedap/retrieval/bot.py decides: lessons, known answers, small talk, suggestions, or the fallback.
+// Question → reply, as daedap/retrieval/bot.py decides: help, lessons, courtesies, known answers, suggestions, or the fallback.
 
 import { Encoder } from "./encoder.js";
 import { Interaction, Matcher, products, withRival } from "./matcher.js";
-import { CharTfidf, Postings, comparisonForm, strippedForm, wellFormed } from "./text.js";
+import { CharTfidf, Postings, comparisonForm, wellFormed, wordsOf } from "./text.js";
 import { Tokenizer } from "./tokenizer.js";
 
 const SUGGESTIONS = 3;
@@ -34,7 +34,7 @@ export class Bot {
     this.encoder = new Encoder(within(tensors, "encoder/"), within(mapped(data.tensors, (one) => one.shape), "encoder/"));
     this.tokenizer = new Tokenizer(saved, data.longest);
     const interaction = new Interaction(within(tensors, "interaction/"), within(mapped(data.tensors, (one) => one.shape), "interaction/"));
-    const ngrams = Object.fromEntries(["questions", "answers", "smallTalk"].map((name) =>
+    const ngrams = Object.fromEntries(["questions", "answers", "distress"].map((name) =>
       [name, new CharTfidf(tensors[`ngrams/${name}/columns`], tensors[`ngrams/${name}/values`], data.ngrams[name])]));
     const weights = { ...data.matcher, direction: tensors["matcher/direction"] };
     const matcher = (name) => {
@@ -45,7 +45,8 @@ export class Bot {
     this.known = matcher("known");
     this.lessonMatcher = data.lessons.pairs.length ? matcher("lessons") : null;
     this.taught = new Map(data.taught.toReversed().map(([question, answer]) => [comparisonForm(question), { question, answer }]));
-    this.smallTalk = new SmallTalk(data.smallTalk, ngrams.smallTalk, tensors["smallTalk/questions"]);
+    this.distress = new DistressHelp(data.distress, ngrams.distress, tensors["distress/questions"]);
+    this.courtesies = new Courtesies(data.courtesies);
   }
 
   /** What a question is answered: { answer, source, score, evidence, suggestions }. */
@@ -66,10 +67,12 @@ export class Bot {
     const { options } = this.data, evidence = match.rows.map((row) => pair(this.known.pairs[row]));
     const best = evidence[0];
     const toBeat = Math.max(clip(match.similarities[0]), match.probability, lesson?.probability ?? 0);
-    const known = evidence.map((one, place) => ({ ...one, similarity: clip(match.similarities[place]) }));
-    const talk = this.smallTalk.answer(query, lesson ? [lesson, ...known] : known, toBeat);
-    if (talk) return talk === lesson ? reply(lesson.answer, "lesson", lesson.probability, lesson) : reply(talk.answer, "retrieved", talk.similarity, talk);
+    const help = this.distress.help(query, toBeat);
+    if (help) return reply(help.answer, "retrieved", help.similarity, help);
     if (lesson && lesson.probability >= options.direct) return reply(lesson.answer, "lesson", lesson.probability, lesson);
+    const known = evidence.map((one, place) => ({ ...one, similarity: clip(match.similarities[place]) }));
+    const courtesy = this.courtesies.reply(query.text, known);
+    if (courtesy) return courtesy;
     if (match.probability >= options.direct) return reply(best.answer, "retrieved", match.probability, best);
     if (match.probability < options.suggestion) return this.fallback(best, match.probability);
     const suggestions = evidence.slice(0, SUGGESTIONS).map((one) => one.question);
@@ -98,19 +101,13 @@ export class Bot {
   }
 }
 
-/** Help for people in distress, and courtesies. */
-class SmallTalk {
+/** Help for people in distress. */
+class DistressHelp {
   constructor(data, ngrams, vectors) {
     Object.assign(this, { data, vectors });
     this.postings = new Postings(ngrams, data.pairs.map(([question]) => question));
     this.distress = new RegExp(data.distress, "u");
     this.ambiguous = new RegExp(data.ambiguous, "u");
-    const { kinds, fillers } = data.courtesies, groups = [...kinds, { name: "filler", phrases: fillers }];
-    this.phrase = new RegExp(`^(?:${groups.map(({ name, phrases }) => `(?<${name}>${phrases.join("|")})`).join("|")})$`, "u");
-  }
-
-  answer(query, known, toBeat) {
-    return this.help(query, toBeat) ?? this.courtesy(query.text, known);
   }
 
   help({ text, vector }, toBeat) {
@@ -124,19 +121,34 @@ class SmallTalk {
     similarity = clip(similarity);
     return distress || similarity >= Math.max(data.threshold, toBeat) ? { ...pair(data.pairs[best]), similarity } : null;
   }
+}
 
-  courtesy(text, known) {
-    const kind = this.kindOf(text);
-    return kind && (known.find((one) => this.kindOf(one.question) === kind) ?? { ...kind, similarity: 1 });
+/** Messages of set phrases, as daedap/retrieval/courtesies.py recognizes them. */
+class Courtesies {
+  constructor(data) {
+    this.data = data;
+    const groups = [...data.kinds, { name: "filler", phrases: data.fillers }];
+    this.phrase = new RegExp(`^(?:${groups.map(({ name, phrases }) => `(?<${name}>${phrases.join("|")})`).join("|")})$`, "u");
   }
 
-  /** The kind of courtesy that a whole message is, or null. */
+  /** The reply to a courtesy: of a lesson, of a known pair for the same kind, else the built-in one; null for others. */
+  reply(text, known) {
+    const kind = this.kindOf(text);
+    if (!kind) return null;
+    if (kind.lesson) return reply(kind.lesson[1], "lesson", 1, pair(kind.lesson));
+    const near = known.find((one) => this.kindOf(one.question) === kind), own = near ?? pair(kind.known ?? kind.builtIn);
+    return reply(own.answer, "retrieved", near ? near.similarity : 1, own);
+  }
+
   kindOf(text) {
-    const form = strippedForm(text), { kinds, longest } = this.data.courtesies;
+    const words = wordsOf(text), form = words.join(""), { kinds, longest } = this.data;
     if ([...form].length > longest) return null;
-    const until = new Map([[0, new Set()]]);
+    const begins = new Set([0]), until = new Map([[0, new Set()]]);
+    words.reduce((place, word) => (begins.add(place), place + word.length), 0);
     for (let start = 0; start < form.length; start++) {
-      for (let end = start + 1; until.has(start) && end <= form.length; end++) {
+      if (!until.has(start)) continue;
+      for (let end = start + 1; end <= form.length; end++) {
+        if (end === start + 1 && !begins.has(start) && form[start] !== form[start - 1]) continue; // inside a word
         const groups = this.phrase.exec(form.slice(start, end))?.groups;
         if (!groups) continue;
         const met = Object.keys(groups).filter((name) => groups[name] !== undefined);

@@ -26,9 +26,16 @@ export function comparisonForm(text) {
 }
 
 /** The comparison form without ㅋㅋ, ㅎㅎ, ㅠㅠ; a text that consists of them alone keeps them. */
-export function strippedForm(text) {
+function strippedForm(text) {
   const form = comparisonForm(text);
   return form.replace(EMOTION, "") || form;
+}
+
+/** Comparison forms of the words without emoticons, if there are others; of the text, if there are no words. */
+export function wordsOf(text) {
+  const found = text.match(/[\p{L}\p{N}]+/gu) ?? [], words = found.length ? found.map(strippedForm) : [strippedForm(text)];
+  const spoken = words.filter((word) => !/^[ㅋㅎㅠㅜ]+$/u.test(word));
+  return spoken.length ? spoken : words;
 }
 
 /** MurmurHash3 (x86, 32 bits, seed 0) of an n-gram, as a column. */

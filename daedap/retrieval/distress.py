@@ -1,16 +1,15 @@
-"""People in distress, whom every bot answers with a helpline, whatever it was trained on; and courtesies."""
+"""People in distress, whom every bot answers with a helpline, whatever it was trained on."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 
 from daedap.data.reader import built_in_pairs
 from daedap.model.sentence_encoder import SentenceEncoder, built_in_encoder
-from daedap.retrieval.courtesies import courtesy_of
 from daedap.retrieval.lexical import LexicalIndex
 from daedap.retrieval.query import Query
 from daedap.types import Evidence, Float32Array, Pair
@@ -31,35 +30,25 @@ _THRESHOLD = 0.65
 
 
 @dataclass(frozen=True)
-class SmallTalk:
-    """What a bot answers beside what its run knows: help for people in distress, and courtesies."""
+class DistressHelp:
+    """The built-in pairs that offer help."""
 
     index: LexicalIndex
-    """The built-in pairs that offer help."""
     vectors: Float32Array
     """(pairs, width): sentence vectors of their questions."""
-    korean: bool = True
-    """The language of the replies to courtesies; helplines are Korean."""
 
     @classmethod
-    def built_in(
-        cls, without: Collection[str] = (), encoder: SentenceEncoder | None = None, *, korean: bool = True
-    ) -> SmallTalk:
+    def built_in(cls, without: Collection[str] = (), encoder: SentenceEncoder | None = None) -> DistressHelp:
         """`without`: ids of pairs that are held out for a run's scores; `encoder`: by default the built-in one."""
         encoder = encoder or built_in_encoder()
         index = LexicalIndex.build([pair for pair in built_in_pairs() if _offers_help(pair) and pair.id not in without])
-        return cls(index, encoder.encode([pair.question for pair in index.pairs]), korean)
+        return cls(index, encoder.encode([pair.question for pair in index.pairs]))
 
-    def answer(self, query: Query, known: Sequence[Evidence], score_to_beat: float) -> Evidence | None:
-        """The pair to answer with; None where the message is neither.
+    def help(self, query: Query, score_to_beat: float) -> Evidence | None:
+        """The pair to answer with, if it is more similar than the run's best pair, whose score is `score_to_beat`.
 
-        Words of distress are answered by a pair that offers help, however similar; other messages if such a pair is
-        more similar than the run's best one, whose score is `score_to_beat`. A courtesy is answered by the run's own
-        pair for the same kind if it is among the best, `known`.
+        Words of distress are answered however similar the pair is.
         """
-        return self._help(query, score_to_beat) or self._courtesy(query.text, known)
-
-    def _help(self, query: Query, score_to_beat: float) -> Evidence | None:
         question, pairs = query.text, self.index.pairs
         similarities = (self.index.similarities([question])[0] + (self.vectors @ query.vector).clip(0)) / 2
         distress = bool(_DISTRESS.search(question)) or bool(_AMBIGUOUS.search(question) and score_to_beat < _THRESHOLD)
@@ -70,11 +59,6 @@ class SmallTalk:
         if not distress and similarity < max(_THRESHOLD, score_to_beat):
             return None
         return Evidence(pairs[best].question, pairs[best].answer, similarity)
-
-    def _courtesy(self, question: str, known: Sequence[Evidence]) -> Evidence | None:
-        courtesy = courtesy_of(question)
-        own = (one for one in known if courtesy_of(one.question) == courtesy)
-        return next(own, courtesy.reply(korean=self.korean)) if courtesy else None
 
 
 def _offers_help(pair: Pair) -> bool:
