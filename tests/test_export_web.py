@@ -91,7 +91,7 @@ def test_a_page_answers_as_the_bot(bot: Bot, tmp_path: Path) -> None:
     write(bot, tmp_path / "site")
     questions = [*questions_of(bot.run, len(PAIRS))[:194], *(lesson.question for lesson in LESSONS)]
     questions += ["주말에 문 열어요?", "죽고 싶어", "  ", "ㅋㅋ 漢字 😊\ud800"]
-    questions += ["고마웡", "네 안녕히 계세요~", "야 이 멍청이야", "👍", "네오", "네 네네", "안녕하세요, 문 닫는 시간은요?"]
+    questions += ["고마웡", "네 안녕히 계세요~", "야 이 멍청이야", "👍", "네오", "네 네네", "안녕하세요, 문 닫나요?"]
     expected = bot.reply_many(questions)
     with visit(tmp_path / "site") as (page, complaints):
         page.evaluate(OPEN)
