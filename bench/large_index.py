@@ -23,6 +23,7 @@ from daedap.data.doctor import load
 from daedap.model.sentence_encoder import built_in_encoder
 from daedap.retrieval.large_matcher import LargeMatcher
 from daedap.retrieval.lexical import LexicalIndex
+from daedap.retrieval.query import encode_queries, vectors_of
 from daedap.training.profiling import PeakMemory
 from daedap.types import Pair
 
@@ -35,6 +36,11 @@ class HalvesEncoder:
     def __init__(self) -> None:
         self.encoder = built_in_encoder()
         self.known: dict[str, FloatArray] = {}
+
+    @property
+    def built_in(self) -> bool:
+        """Its vectors are the built-in encoder's."""
+        return True
 
     def encode(self, texts: Sequence[str]) -> FloatArray:
         """(texts, width), rows of length 1."""
@@ -88,12 +94,13 @@ def ask(folder: Path, encoder: HalvesEncoder, asked: Sequence[str]) -> None:
     with PeakMemory() as watch:
         started = time.perf_counter()
         matcher = LargeMatcher.open(folder, LexicalIndex.open(folder), encoder)
-        matcher.match(asked[:10])
+        matcher.match(encode_queries(asked[:10], encoder))
         print(f"opened and warm in {time.perf_counter() - started:.1f} s, {watch.peak_bytes / 1e9:.2f} GB at most")
-        vectors, times = encoder.encode(asked[10:]), []
-        for question, vector in zip(asked[10:], vectors, strict=True):
+        queries, times = encode_queries(asked[10:], encoder), []
+        vectors = vectors_of(queries)
+        for query in queries:
             started = time.perf_counter()
-            matcher.match([question], vectors=vector[None])
+            matcher.match([query])
             times.append(1000 * (time.perf_counter() - started))
     median, slow = np.percentile(times, [50, 95])
     print(f"a match without encoding: median {median:.1f} ms, 95th percentile {slow:.1f} ms")
