@@ -76,7 +76,7 @@ def teach(
     bot = Bot.open(runs=runs)
     with closing(Database.open(db, runs)) as database:
         store = LessonStore(database)
-        effect = preview(bot, lesson, store.in_force(), ConversationStore(database).asked(ASKED))
+        effect = preview(bot, lesson, store.in_force(), ConversationStore(database).recent_questions(ASKED))
         store.add(lesson)
         AuditLog(database).note("command", "teach", lesson=lesson.id)
     return Taught(lesson, effect)

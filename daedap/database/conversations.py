@@ -157,7 +157,7 @@ class ConversationStore(Store):
                 by_form[row.form].append(row)
         return sorted(map(_not_understood, by_form.values()), key=lambda each: -each["count"])[:limit]
 
-    def asked(self, limit: int) -> list[tuple[str, int, str]]:
+    def recent_questions(self, limit: int) -> list[tuple[str, int, str]]:
         """The latest different questions: question, times asked, its last answer."""
         query = sql.select(replies.c.question, replies.c.form, replies.c.answer).order_by(replies.c.time.desc())
         counts, latest = Counter[str](), dict[str, tuple[str, str]]()

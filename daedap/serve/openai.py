@@ -30,7 +30,7 @@ from daedap.runs import Json, Run
 from daedap.serve.bots import Question, alternatives
 from daedap.serve.errors import ApiError, invalid
 from daedap.serve.page import ServiceDep, pieces
-from daedap.serve.service import Service, asked
+from daedap.serve.service import Service, make_question
 from daedap.types import Message, Reply, Sampling
 
 router = APIRouter(prefix="/v1")
@@ -150,10 +150,10 @@ def conversation(messages: Sequence[ChatMessage], param: str = "messages") -> tu
         text = _text(message, f"{param}.{place}.content")
         if message.role in ("user", "assistant"):
             turns.append(Message("user" if message.role == "user" else "assistant", text))
-    asked = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    if not asked:
+    user_turns = [place for place, turn in enumerate(turns) if turn.role == "user"]
+    if not user_turns:
         raise invalid("There is no message of a user to answer.", param)
-    return checked(turns[asked[-1]].content, param), turns[: asked[-1]]
+    return checked(turns[user_turns[-1]].content, param), turns[: user_turns[-1]]
 
 
 def checked(question: str, param: str) -> str:
@@ -266,8 +266,8 @@ def first_tokens(text: str, count: int) -> str:
 
 
 def _usage(prompt: str, choices: Sequence[Choice]) -> Json:
-    asked, answered = count_tokens(prompt), sum(count_tokens(choice.text) for choice in choices)
-    return {"prompt_tokens": asked, "completion_tokens": answered, "total_tokens": asked + answered}
+    read, written = count_tokens(prompt), sum(count_tokens(choice.text) for choice in choices)
+    return {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
 
 
 def _whole_prompt(history: Sequence[Message], text: str) -> str:
@@ -315,7 +315,7 @@ async def chat(body: ChatRequest, server: ServiceDep, caller: Caller) -> Any:
     body.refuse_unsupported()
     bot, (text, history) = await _bot(server, body.model), conversation(body.messages)
     most = body.max_completion_tokens or body.max_tokens
-    replies = await _replies(server, caller, asked(bot, text, history, body.sampling), body.n or 1)
+    replies = await _replies(server, caller, make_question(bot, text, history, body.sampling), body.n or 1)
     choices = [Choice.of(reply, bot.run.number, stop=body.stop, most=most) for reply in replies]
     prompt = _whole_prompt(history, text)
     if body.stream:
@@ -353,7 +353,7 @@ async def completions(body: CompletionRequest, server: ServiceDep, caller: Calle
     bot = await _bot(server, body.model)
     choices: list[Choice] = []
     for prompt in prompts:
-        question = asked(bot, checked(prompt, "prompt"), sampling=body.sampling)
+        question = make_question(bot, checked(prompt, "prompt"), sampling=body.sampling)
         replies = await _replies(server, caller, question, body.n or 1)
         choices += [Choice.of(each, bot.run.number, stop=body.stop, most=body.max_tokens) for each in replies]
     head, prompt = _head("text_completion", "cmpl-", bot), "\n".join(prompts)
@@ -385,7 +385,7 @@ async def responses(body: ResponseRequest, server: ServiceDep, caller: Caller) -
         raise ApiError(400, "unsupported_parameter", message, param="previous_response_id")
     messages = [ChatMessage(role="user", content=body.input)] if isinstance(body.input, str) else body.input
     bot, (text, history) = await _bot(server, body.model), conversation(messages, "input")
-    (reply,) = await _replies(server, caller, asked(bot, text, history, body.sampling))
+    (reply,) = await _replies(server, caller, make_question(bot, text, history, body.sampling))
     choice = Choice.of(reply, bot.run.number, most=body.max_output_tokens)
     response = _response(bot, body, choice, _whole_prompt(history, text))
     return _stream(_response_events(response, choice)) if body.stream else response

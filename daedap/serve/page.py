@@ -28,7 +28,7 @@ from daedap.serve.bots import example_questions
 from daedap.serve.errors import ApiError, invalid, not_found
 from daedap.serve.options import LOOPBACK
 from daedap.serve.review import ASKED, conflicts, preview
-from daedap.serve.service import Service, asked, plain
+from daedap.serve.service import Service, make_question, plain
 from daedap.types import LessonScope
 
 router = APIRouter(prefix="/api")
@@ -225,8 +225,8 @@ def preview_correction(body: Correction, server: ServiceDep, client: Client, own
     """Which questions a correction would answer, before it is saved."""
     lesson = correction(server, body, client, owner)
     fields = {"question": lesson.question, "answer": lesson.answer, "masked": lesson.masked}
-    asked = server.conversations.asked(ASKED) if owner else []
-    return {**fields, **preview(server.bots.current, lesson, server.lessons.in_force(), asked)}
+    recent = server.conversations.recent_questions(ASKED) if owner else []
+    return {**fields, **preview(server.bots.current, lesson, server.lessons.in_force(), recent)}
 
 
 @router.post("/corrections")
@@ -291,7 +291,7 @@ async def compare(body: Compare, server: ServiceDep, client: Client, owner: IsOw
         raise invalid("Give a question and two different runs.", "runs")
     order = random.sample(body.runs, 2)
     bots = [await server.bot(number) for number in order]
-    left, right = [await server.reply(client, asked(bot, body.question)) for bot in bots]
+    left, right = [await server.reply(client, make_question(bot, body.question)) for bot in bots]
     kept = server.options.store
     shown = Comparison(
         id=uuid.uuid4().hex,

@@ -183,7 +183,7 @@ class Service:
         if conversation and bot.generates:
             for turn in await run_in_threadpool(self.conversations.replies, conversation, _TURNS):
                 history += (Message("user", turn.question), Message("assistant", turn.answer))
-        reply = await self.reply(client, asked(bot, question, history))
+        reply = await self.reply(client, make_question(bot, question, history))
         kept_in = (conversation or uuid.uuid4().hex) if self.options.store else None
         stored = _stored(reply, bot, started, id, kept_in)
         await self._store(client, stored, begins=conversation is None)
@@ -224,7 +224,7 @@ def _stored(reply: Reply, bot: Bot, started: float, id: str | None, conversation
     )
 
 
-def asked(bot: Bot, text: str, history: Sequence[Message] = (), sampling: Sampling | None = None) -> Question:
+def make_question(bot: Bot, text: str, history: Sequence[Message] = (), sampling: Sampling | None = None) -> Question:
     """A question as it waits for its turn."""
     return Question(bot, Pair(plain(text), "", history=tuple(history)), sampling)
 
