@@ -40,7 +40,7 @@ from daedap.retrieval.interaction import InteractionModel
 from daedap.retrieval.lexical import CharTfidf
 from daedap.retrieval.matcher import AnswerMatcher
 from daedap.runs import Run
-from daedap.types import Pair
+from daedap.types import Evidence, Lesson, Pair
 
 FORMAT = 1
 MOST_PAIRS = 5_000
@@ -170,15 +170,17 @@ def _distress(help: DistressHelp) -> dict[str, Any]:
 def _courtesies(bot: Bot) -> dict[str, Any]:
     """Phrases, and for each kind its reply: of a lesson, of a known pair, else the built-in one."""
     data, language = phrases(), "ko" if bot.speaks_korean else "en"
-    lessons = bot.lessons._by_courtesy if bot.lessons else {}
+    lessons, known = bot.lessons._by_courtesy if bot.lessons else {}, bot._own_courtesies
+
+    def text(own: Lesson | Evidence | None) -> list[str] | None:
+        return [own.question, own.answer] if own else None
+
     kinds = [
         {
             "name": kind["name"],
             "phrases": kind["phrases"],
-            "lesson": [lessons[kind["name"]].question, lessons[kind["name"]].answer]
-            if kind["name"] in lessons
-            else None,
-            "known": [own.question, own.answer] if (own := bot._own_courtesies.get(kind["name"])) else None,
+            "lesson": text(lessons.get(kind["name"])),
+            "known": text(known.get(kind["name"])),
             "builtIn": [kind["question"], kind[language]],
         }
         for kind in data["kinds"]
